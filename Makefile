@@ -1,0 +1,30 @@
+# Each target works from a bare clone: the environment is made on the first call and after a change of pyproject.toml.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+$(VENV)/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,cpu,dev]"
+	touch $@
+
+demo: $(VENV)/.made
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.made
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.made
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+bench: $(VENV)/.made
+	$(BIN)/python benchmarks/export_time.py
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf $(VENV) demo_output

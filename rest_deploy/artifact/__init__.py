@@ -1,0 +1,1 @@
+"""What an artifact says of itself, and how it comes to be on disk."""

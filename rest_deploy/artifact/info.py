@@ -1,0 +1,155 @@
+"""What an artifact says of itself: one record, carried as JSON inside the file or beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rest_deploy.errors import ArtifactError, ConfigError
+from rest_deploy.specs import Precision, Preprocessing, TensorSpec
+
+SCHEMA = 1
+#: Key under which an ONNX file's metadata holds the record.
+METADATA_KEY = "rest_deploy"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights come from: a checkpoint file, or random numbers of a seed."""
+
+    file: str | None = None
+    sha256: str | None = None
+    seed: int | None = None
+
+    @property
+    def random(self) -> bool:
+        """True where no checkpoint was given, so that predictions mean nothing."""
+        return self.file is None
+
+
+@dataclass(frozen=True)
+class ArtifactInfo:
+    """The record.
+
+    Args:
+        format: ``"onnx"``, ``"pytorch"``, ...
+        precision: Number format of weights and activations.
+        model: Name of the model.
+        config: Its hyper-parameters.
+        weights: Where they come from.
+        labels: One name a class, or None where they are not known.
+        preprocessing: From an image to the input.
+        input: (batch, channels, height, width) float32.
+        output: (batch, classes) float32.
+        versions: Of the packages that made the file.
+        verification: Figures of the check against the PyTorch model, or None where it was skipped.
+        extra: What only this format has to say.
+    """
+
+    format: str
+    precision: Precision
+    model: str
+    config: Mapping[str, Any]
+    weights: Weights
+    labels: tuple[str, ...] | None
+    preprocessing: Preprocessing
+    input: TensorSpec
+    output: TensorSpec
+    versions: Mapping[str, str] = field(default_factory=dict)
+    verification: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits an image gets."""
+        return int(self.output.shape[1])
+
+    def label(self, index: int) -> str:
+        """Name of a class, or ``"class 7"`` where names are not known."""
+        return self.labels[index] if self.labels is not None else f"class {index}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the inverse of :meth:`from_dict`."""
+        return {
+            "schema": SCHEMA,
+            "format": self.format,
+            "precision": self.precision.value,
+            "model": self.model,
+            "config": dict(self.config),
+            "weights": {
+                "source": "random" if self.weights.random else "checkpoint",
+                "file": self.weights.file,
+                "sha256": self.weights.sha256,
+                "seed": self.weights.seed,
+            },
+            "labels": list(self.labels) if self.labels is not None else None,
+            "preprocessing": self.preprocessing.to_dict(),
+            "input": _tensor_to_dict(self.input),
+            "output": _tensor_to_dict(self.output),
+            "versions": dict(self.versions),
+            "verification": dict(self.verification) if self.verification is not None else None,
+            **({"extra": dict(self.extra)} if self.extra else {}),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ArtifactInfo:
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            ArtifactError: A field is missing or of the wrong kind, or a later version wrote it.
+        """
+        if values.get("schema") != SCHEMA:
+            raise ArtifactError(f"metadata of schema {values.get('schema')!r}; this version reads {SCHEMA}; upgrade it")
+        try:
+            weights, labels = values["weights"], values["labels"]
+            info = cls(
+                format=str(values["format"]),
+                precision=Precision.parse(values["precision"]),
+                model=str(values["model"]),
+                config=dict(values["config"]),
+                weights=Weights(weights["file"], weights["sha256"], weights["seed"]),
+                labels=None if labels is None else tuple(str(label) for label in labels),
+                preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+                input=_tensor_from_dict(values["input"]),
+                output=_tensor_from_dict(values["output"]),
+                versions=dict(values["versions"]),
+                verification=None if values["verification"] is None else dict(values["verification"]),
+                extra=dict(values.get("extra", {})),
+            )
+            if info.labels is not None and len(info.labels) != info.num_classes:
+                raise ArtifactError(f"metadata names {len(info.labels)} labels for {info.num_classes} classes")
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ConfigError) as exc:
+            raise ArtifactError(f"metadata cannot be read: {type(exc).__name__}: {exc}") from exc
+        return info
+
+    def to_json(self) -> str:
+        """Compact JSON text."""
+        return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, path: str | Path) -> ArtifactInfo:
+        """Read JSON text found in ``path``.
+
+        Raises:
+            ArtifactError: Names the path.
+        """
+        try:
+            values = json.loads(text)
+            if not isinstance(values, dict):
+                raise ArtifactError("metadata is no JSON object")
+            return cls.from_dict(values)
+        except ValueError as exc:
+            raise ArtifactError(f"{path}: metadata is no JSON: {exc}") from exc
+        except ArtifactError as exc:
+            raise ArtifactError(f"{path}: {exc}") from exc
+
+
+def _tensor_to_dict(tensor: TensorSpec) -> dict[str, Any]:
+    return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+
+
+def _tensor_from_dict(values: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(str(values["name"]), str(values["dtype"]), tuple(values["shape"]))

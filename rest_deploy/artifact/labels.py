@@ -1,0 +1,61 @@
+"""Names of classes: ImageNet-1k's, built in, or those of a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from rest_deploy.errors import ConfigError
+
+IMAGENET_CLASSES = 1000
+_MAX_BYTES = 4 << 20
+
+
+def imagenet_labels() -> tuple[str, ...]:
+    """The 1000 classes of ImageNet-1k in the order of their synset ids, as WordNet's lemmas.
+
+    The list is timm's (Apache-2.0, timm/data/_info); its words are WordNet 3.0's (Princeton University).
+    """
+    text = resources.files("rest_deploy").joinpath("data/imagenet_1k.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def default_labels(num_classes: int) -> tuple[str, ...] | None:
+    """ImageNet's names where the number of classes is ImageNet's, else None."""
+    return imagenet_labels() if num_classes == IMAGENET_CLASSES else None
+
+
+def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
+    """Read a file of labels: one a line, or JSON, a list or an object of class number to name.
+
+    Raises:
+        ConfigError: It cannot be read, or names another number of classes.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes are too many for labels; at most {_MAX_BYTES:,}")
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{path}: labels cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: labels must be UTF-8 text") from exc
+    labels = _parse_json(path, text) if path.suffix.lower() == ".json" else tuple(text.splitlines())
+    labels = tuple(label.strip() for label in labels)
+    if len(labels) != num_classes:
+        raise ConfigError(f"{path}: {len(labels)} labels for a model of {num_classes} classes; one is needed for each")
+    if not all(label and label.isprintable() for label in labels):
+        raise ConfigError(f"{path}: every label must be printable text, not empty")
+    return labels
+
+
+def _parse_json(path: Path, text: str) -> tuple[str, ...]:
+    try:
+        values = json.loads(text)
+        if isinstance(values, Mapping):
+            values = [values[str(index)] for index in range(len(values))]
+        return tuple(str(value) for value in values)
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ConfigError(f"{path}: needed: a JSON list of names, or an object of class number to name ({exc})") from exc

@@ -1,0 +1,69 @@
+"""Every error that rest_deploy raises on purpose.
+
+    RestDeployError
+    ├── ConfigError            a model, size, precision or option that cannot be meant
+    ├── CheckpointError        a checkpoint that cannot be read, or does not fit its model
+    ├── ExportError            an artifact could not be made
+    │   └── VerificationError  it was made, disagrees with its reference, and was not kept
+    ├── ArtifactError          a file that is no artifact of ours, or is damaged
+    ├── DeviceError            a device or provider that is not there
+    ├── MissingPackageError    an optional package that is not installed
+    ├── InputError             an array with the wrong dtype, rank or size
+    └── ImageError             an image that cannot be read or used
+
+Foreign errors are mapped where they enter, with ``raise ... from``. Each message says what was got,
+what is accepted and what to do next; the commands print it as one line and exit with 1.
+"""
+
+from __future__ import annotations
+
+
+class RestDeployError(Exception):
+    """Base of all errors that rest_deploy raises on purpose."""
+
+
+class ConfigError(RestDeployError, ValueError):
+    """A model, size, precision or option that cannot be meant."""
+
+
+class CheckpointError(RestDeployError):
+    """A checkpoint that cannot be read, or does not fit its model."""
+
+
+class ExportError(RestDeployError):
+    """An artifact could not be made."""
+
+
+class VerificationError(ExportError):
+    """An artifact was made, disagrees with its reference, and was not kept."""
+
+
+class ArtifactError(RestDeployError):
+    """A file that is no artifact of ours, or is damaged."""
+
+
+class DeviceError(RestDeployError):
+    """A device or execution provider that is not there."""
+
+
+class MissingPackageError(RestDeployError, ImportError):
+    """An optional package is not installed.
+
+    Args:
+        package: Name of the missing distribution, for example ``"onnxruntime"``.
+        purpose: What it is needed for, as it reads after "is needed to".
+        extra: The extra of rest-deploy that installs it.
+    """
+
+    def __init__(self, package: str, purpose: str, extra: str) -> None:
+        super().__init__(f'{package} is needed to {purpose}; install it: pip install "rest-deploy[{extra}]"')
+        self.package = package
+        self.extra = extra
+
+
+class InputError(RestDeployError, ValueError):
+    """An array with the wrong dtype, rank or size."""
+
+
+class ImageError(RestDeployError):
+    """An image that cannot be read or used."""

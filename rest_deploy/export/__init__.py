@@ -1,0 +1,1 @@
+"""From the deploy form to the files of each format."""

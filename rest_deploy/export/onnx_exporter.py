@@ -1,0 +1,134 @@
+"""Deploy form -> one ONNX file for any batch, height and width."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from rest_deploy.errors import ConfigError, ExportError
+from rest_deploy.export.passes.check_graph import check_graph
+from rest_deploy.export.passes.free_sizes import free_sizes
+from rest_deploy.export.passes.simplify import simplify
+from rest_deploy.export.trace import trace
+from rest_deploy.export.translate import TRANSLATIONS
+from rest_deploy.models.deploy import DeployBlock, DeployResT
+from rest_deploy.specs import TensorSpec
+
+_log = logging.getLogger(__name__)
+
+#: 18 is the first with every operator that the graph needs; 21 the last that ONNX Runtime 1.18 reads.
+MIN_OPSET, MAX_OPSET = 18, 21
+DEFAULT_OPSET = 18
+
+
+@dataclass(frozen=True)
+class OnnxConfig:
+    """How to write the file.
+
+    Args:
+        opset: ONNX operator set, 18 to 21.
+        simplify: Run onnxsim, and keep its result where it holds.
+
+    Raises:
+        ConfigError: An opset out of range.
+    """
+
+    opset: int = DEFAULT_OPSET
+    simplify: bool = True
+
+    def __post_init__(self) -> None:
+        if not MIN_OPSET <= self.opset <= MAX_OPSET:
+            raise ConfigError(
+                f"opset {self.opset}; accepted: {MIN_OPSET} to {MAX_OPSET}, which ONNX Runtime 1.18 and later read"
+            )
+
+
+@dataclass(frozen=True)
+class OnnxNotes:
+    """What there is to say of a written file.
+
+    Args:
+        opset, ir_version: Of the file.
+        nodes: Of its graph.
+        simplified: Whether it is onnxsim's result.
+        not_simplified_why: Where that was asked for and is not so.
+    """
+
+    opset: int
+    ir_version: int
+    nodes: int
+    simplified: bool
+    not_simplified_why: str | None = None
+
+
+def export(
+    deploy: DeployResT, image: TensorSpec, logits: TensorSpec, target: Path, config: OnnxConfig
+) -> OnnxNotes:
+    """Write a deploy form as ONNX.
+
+    Args:
+        deploy: In float32, on the CPU.
+        image, logits: Names and shapes of the input and the output.
+        target: File to write, without metadata.
+        config: How.
+
+    Raises:
+        ExportError: The network could not be traced or translated, or the graph is not what it must be.
+    """
+    blocks = sum(isinstance(piece, DeployBlock) for piece in deploy)
+    model = free_sizes(_to_onnx(deploy, int(image.shape[1]), config.opset), image, logits)
+    check_graph(model, blocks)
+    why = None
+    if config.simplify:
+        model, why = simplify(model, blocks)
+        if why is not None:
+            _log.warning("the graph is kept as traced: %s", why)
+    onnx.save(model, str(target))
+    return OnnxNotes(config.opset, model.ir_version, len(model.graph.node), config.simplify and why is None, why)
+
+
+def _to_onnx(deploy: DeployResT, channels: int, opset: int) -> onnx.ModelProto:
+    with _quiet():
+        program = trace(deploy, channels)
+        try:
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                custom_translation_table=dict(TRANSLATIONS),
+                optimize=False,  # onnxsim does that, and is checked
+                verbose=False,
+            )
+        except Exception as exc:  # torch.onnx raises its own types and whatever its translations raise
+            raise ExportError(f"torch.onnx could not translate the graph: {' '.join(str(exc).split())[:300]}") from exc
+    model: Any = exported.model_proto if exported is not None else None
+    if model is None:
+        raise ExportError("torch.onnx gave no graph")
+    if model.opset_import[0].version != opset or len(model.opset_import) != 1 or len(model.functions):
+        raise ExportError(f"torch.onnx gave operator sets {list(model.opset_import)}; asked for {opset} alone")
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
+    model.producer_name, model.producer_version = "rest_deploy", ""
+    result: onnx.ModelProto = model
+    return result
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.onnx from telling users of its lack of torchvision and of its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

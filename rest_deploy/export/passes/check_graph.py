@@ -1,0 +1,57 @@
+"""What must hold of every exported graph, whatever passes it went through."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import onnx
+from onnx import numpy_helper
+
+from rest_deploy.errors import ExportError
+
+#: The operators of the deploy form. None of them takes a size, but for Reshape, whose sizes are looked at below.
+OPERATORS = frozenset(
+    "Add Cast Constant Conv Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul Reciprocal ReduceMean Relu Reshape "
+    "Shape Sigmoid Softmax Sqrt Sub Transpose".split()
+)
+
+
+def check_graph(model: onnx.ModelProto, blocks: int) -> None:
+    """Check a graph against the structure of the deploy form.
+
+    Args:
+        model: The graph.
+        blocks: Transformer blocks of the network; each has one softmax, of at least two layer normalisations.
+
+    Raises:
+        ExportError: It is no valid ONNX, has other operators, a normalisation taken apart, or a size baked in.
+    """
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as exc:
+        raise ExportError(f"the graph is no valid ONNX: {str(exc).splitlines()[0]}") from exc
+    counts = Counter(node.op_type for node in model.graph.node)
+    strange = sorted(set(counts) - OPERATORS)
+    if strange:
+        raise ExportError(f"the graph has operators that the deploy form does not have: {', '.join(strange)}")
+    if counts["Softmax"] != blocks or counts["LayerNormalization"] < 2 * blocks:
+        raise ExportError(
+            f"the graph has {counts['Softmax']} Softmax and {counts['LayerNormalization']} LayerNormalization nodes for "
+            f"{blocks} blocks; they must be single nodes"
+        )
+    _check_reshapes(model)
+
+
+def _check_reshapes(model: onnx.ModelProto) -> None:
+    """A constant shape must leave batch, height, width and the number of tokens open; here they come first."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == 7}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name in ("value", "value_ints"):
+            value = onnx.helper.get_attribute_value(node.attribute[0])
+            constants[node.output[0]] = numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Reshape" and node.input[1] in constants and node.input[0] not in weights:
+            shape = [int(size) for size in constants[node.input[1]]]
+            if any(size > 0 for size in shape[:2]):
+                raise ExportError(f"node {node.name} reshapes to {shape}: a size of the traced image is baked in")

@@ -1,0 +1,32 @@
+"""Name the input's batch, height and width, and drop every size that was written down while tracing."""
+
+from __future__ import annotations
+
+import onnx
+
+from rest_deploy.specs import TensorSpec
+
+
+def free_sizes(model: onnx.ModelProto, image: TensorSpec, logits: TensorSpec) -> onnx.ModelProto:
+    """Give the graph the declared input and output, and no other shapes.
+
+    Postcondition: the graph has one input and one output, with names, dtypes and shapes as declared; its nodes carry no
+    traces of the exporter's source files.
+    """
+    model.graph.name = "rest"
+    _rename(model, model.graph.input[0].name, image.name)
+    _rename(model, model.graph.output[0].name, logits.name)
+    for value, spec in ((model.graph.input[0], image), (model.graph.output[0], logits)):
+        value.CopyFrom(onnx.helper.make_tensor_value_info(spec.name, onnx.TensorProto.FLOAT, spec.shape))
+    del model.graph.value_info[:]
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    return model
+
+
+def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
+    for node in model.graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]

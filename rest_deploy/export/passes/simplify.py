@@ -1,0 +1,69 @@
+"""onnxsim, trusted only where its result is still the graph that went in."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+import onnxruntime
+import onnxsim
+
+from rest_deploy.errors import ExportError
+from rest_deploy.export.passes.check_graph import check_graph
+
+_log = logging.getLogger(__name__)
+
+#: (batch, height, width) at which both graphs are run; neither is a traced size.
+_SIZES = ((2, 33, 49), (1, 80, 64))
+
+#: Largest difference of logits, relative to the largest logit or 1. Folding constants changes at most the rounding.
+_TOLERANCE = 1e-4
+
+
+def simplify(model: onnx.ModelProto, blocks: int) -> tuple[onnx.ModelProto, str | None]:
+    """Simplify a graph, and keep the result only where it holds.
+
+    Args:
+        model: A graph that passed :func:`check_graph`.
+        blocks: Transformer blocks, for the check of the result.
+
+    Returns:
+        The simplified graph and None, or the graph as it was and why.
+    """
+    try:
+        simplified, _ = onnxsim.simplify(model)
+    except Exception as exc:  # onnxsim's native part raises RuntimeError, its Python part much else
+        return model, f"onnxsim failed: {' '.join(str(exc).split())[:200]}"
+    try:
+        check_graph(simplified, blocks)
+        difference = _largest_difference(model, simplified)
+    except ExportError as exc:
+        return model, f"onnxsim spoiled the graph: {exc}"
+    if not difference <= _TOLERANCE:
+        return model, f"onnxsim changed the logits by {difference:.2g} (relative; allowed {_TOLERANCE:g})"
+    _log.info("onnxsim: %d nodes -> %d", len(model.graph.node), len(simplified.graph.node))
+    return simplified, None
+
+
+def _largest_difference(one: onnx.ModelProto, other: onnx.ModelProto) -> float:
+    rng = np.random.default_rng(0)
+    channels = one.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    sessions = [_session(one), _session(other)]
+    worst = 0.0
+    for batch, height, width in _SIZES:
+        image = rng.standard_normal((batch, channels, height, width)).astype(np.float32)
+        a, b = (session.run(None, {session.get_inputs()[0].name: image})[0] for session in sessions)
+        if a.shape != b.shape:
+            raise ExportError(f"outputs of shape {b.shape} instead of {a.shape}")
+        worst = max(worst, float(np.abs(a - b).max() / max(1.0, np.abs(a).max())))
+    return worst
+
+
+def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # ONNX Runtime's errors share no public base class
+        raise ExportError(f"ONNX Runtime does not load it: {' '.join(str(exc).split())[:200]}") from exc

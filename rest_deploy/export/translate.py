@@ -1,0 +1,47 @@
+"""The opaque layout operators of ``models/layout.py`` in ONNX, reading every size when they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx
+import torch
+from onnxscript import opset18 as op
+
+import rest_deploy.models.layout  # noqa: F401  (registers the operators)
+
+
+def _split_heads(x: Any, num_heads: int) -> Any:
+    """(B, H, W, C) -> (B, num_heads, H*W, C/num_heads)."""
+    head_dim = int(x.shape[3]) // num_heads
+    tokens = op.Reshape(x, op.Constant(value_ints=[0, -1, num_heads, head_dim]))  # 0: the batch as it is
+    return op.Transpose(tokens, perm=[0, 2, 1, 3])
+
+
+def _merge_heads(x: Any, like: Any) -> Any:
+    """(B, heads, H*W, C/heads) -> (B, H, W, C)."""
+    return op.Reshape(op.Transpose(x, perm=[0, 2, 1, 3]), op.Shape(like))
+
+
+def _mix_heads(x: Any, weight: Any) -> Any:
+    """(B, heads, N, K), (heads, heads) -> (B, heads, N, K)."""
+    flat = op.Reshape(x, op.Constant(value_ints=[0, 0, -1]))
+    return op.Reshape(op.MatMul(weight, flat), op.Shape(x))
+
+
+def _subtract_uniform(probabilities: Any) -> Any:
+    """(B, heads, N, K) -> the same, minus 1/K."""
+    keys = op.Cast(op.Shape(probabilities, start=3, end=4), to=onnx.TensorProto.FLOAT)
+    return op.Sub(probabilities, op.Reciprocal(keys))
+
+
+_OPERATORS = torch.ops.rest_deploy
+
+#: Opaque operator -> the function that writes it in ONNX, for ``torch.onnx.export``.
+TRANSLATIONS: Mapping[Any, Callable[..., Any]] = {
+    _OPERATORS.split_heads.default: _split_heads,
+    _OPERATORS.merge_heads.default: _merge_heads,
+    _OPERATORS.mix_heads.default: _mix_heads,
+    _OPERATORS.subtract_uniform.default: _subtract_uniform,
+}

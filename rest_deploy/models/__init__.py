@@ -1,0 +1,1 @@
+"""ResT in PyTorch: as its authors wrote it, and in the form that is deployed."""

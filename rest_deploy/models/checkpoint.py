@@ -1,0 +1,218 @@
+"""Checkpoints: read without running their code, check against a model, and read the architecture off the shapes.
+
+``.pth`` and ``.pt`` files may hold the weights bare or under ``model``, ``state_dict``, ``state_dict_ema`` or
+``model_ema``, with or without the prefix ``module.``; ``.safetensors`` files hold them bare. A checkpoint may carry
+a card (JSON under the key ``rest_deploy``) with its name, labels and preprocessing, so that nothing has to be said twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rest_deploy.errors import CheckpointError, ConfigError
+from rest_deploy.models.config import STAGES, ResTConfig
+from rest_deploy.specs import Preprocessing
+
+StateDict = dict[str, Tensor]
+
+SUFFIXES = (".pth", ".pt", ".safetensors")
+CARD_KEY = "rest_deploy"
+#: Where training scripts put the weights; averaged weights first where both are there, as they are what was evaluated.
+WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict")
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself beside its weights; every field may be absent."""
+
+    name: str | None = None
+    labels: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+
+    def to_json(self) -> str:
+        """JSON text; the inverse of :meth:`from_json`."""
+        return json.dumps(
+            {
+                "name": self.name,
+                "labels": self.labels,
+                "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Card:
+        """Read what :meth:`to_json` gave.
+
+        Raises:
+            CheckpointError: The text is no card.
+        """
+        try:
+            values = json.loads(text)
+            labels, preprocessing = values["labels"], values["preprocessing"]
+            return cls(
+                name=None if values["name"] is None else str(values["name"]),
+                labels=None if labels is None else tuple(str(label) for label in labels),
+                preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing),
+            )
+        except (ValueError, KeyError, TypeError) as exc:
+            raise CheckpointError(f"the checkpoint's {CARD_KEY!r} entry is no model card: {exc}") from exc
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights on the CPU, as stored, with where they came from."""
+
+    path: Path
+    sha256: str
+    state_dict: StateDict
+    card: Card
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint without running any code that it may carry.
+
+    Args:
+        path: A ``.pth``, ``.pt`` or ``.safetensors`` file.
+
+    Raises:
+        CheckpointError: It is missing, damaged, holds code, holds no weights, or holds NaN or infinite ones.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise CheckpointError(f"{path}: unknown kind of checkpoint; accepted: {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    state_dict, card = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
+    _check_finite(path, state_dict)
+    return Checkpoint(path, _sha256(path), state_dict, card)
+
+
+def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], card: Card) -> None:
+    """Write a ``.safetensors`` checkpoint that describes itself."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
+    save_file(tensors, str(path), metadata={CARD_KEY: card.to_json()})
+
+
+def infer_config(state_dict: Mapping[str, Tensor]) -> ResTConfig:
+    """Read the architecture off the shapes of a state dict with the authors' names.
+
+    Raises:
+        CheckpointError: The keys are not those of a ResT.
+    """
+    try:
+        stages = [f"stage{stage}.0" for stage in range(1, STAGES + 1)]
+        depths = [
+            1 + max(int(key.split(".")[1]) for key in state_dict if key.startswith(f"stage{stage}."))
+            for stage in range(1, STAGES + 1)
+        ]
+        widths = [state_dict[f"{stage}.norm1.weight"].shape[0] for stage in stages]
+        hidden = [state_dict[f"{stage}.mlp.fc1.weight"].shape[0] for stage in stages]
+        mixing = [state_dict.get(f"{stage}.attn.transform_conv.weight") for stage in stages]
+        reductions = [state_dict.get(f"{stage}.attn.sr.weight") for stage in stages]
+        return ResTConfig(
+            embed_dims=tuple(widths),
+            depths=tuple(depths),
+            num_heads=tuple(1 if weight is None else weight.shape[0] for weight in mixing),
+            mlp_ratios=tuple(h / w for h, w in zip(hidden, widths, strict=True)),
+            sr_ratios=tuple(1 if weight is None else weight.shape[-1] - 1 for weight in reductions),
+            num_classes=state_dict["head.weight"].shape[0],
+            in_channels=state_dict["stem.conv1.weight"].shape[1],
+        )
+    except (KeyError, ValueError, IndexError, ConfigError) as exc:
+        raise CheckpointError(f"the weights are not those of a ResT classifier: {exc}") from exc
+
+
+def check_keys(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str | Path) -> None:
+    """Compare a checkpoint's keys and shapes with a model's.
+
+    Raises:
+        CheckpointError: Lists missing, unexpected and mis-shaped keys, at most ten of each.
+    """
+    missing = [key for key in expected if key not in state_dict and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state_dict if key not in expected]
+    shapes = [
+        f"{key} has {tuple(state_dict[key].shape)}, the model {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state_dict and state_dict[key].shape != value.shape
+    ]
+    problems = [
+        f"{len(keys)} {what}: {_enumerate(keys)}"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shapes))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"{source} does not fit the model; {'; '.join(problems)}")
+
+
+def _read_pickle(path: Path) -> tuple[StateDict, Card]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        raise CheckpointError(
+            f"{path}: refused, as it is damaged or holds objects other than tensors, which could run code on loading; "
+            "save the bare weights: torch.save(model.state_dict(), PATH)"
+        ) from exc
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+        raise CheckpointError(f"{path}: damaged or no PyTorch checkpoint ({_first_line(exc)})") from exc
+    card = Card()
+    if isinstance(content, Mapping) and isinstance(content.get(CARD_KEY), str):
+        card = Card.from_json(content[CARD_KEY])
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}; needed: a state dict, bare or in {WRAPPERS}")
+    weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise CheckpointError(f"{path}: holds no weights; its keys: {[str(key) for key in content][:_LISTED]}")
+    if all(key.startswith("module.") for key in weights):
+        weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    return weights, card
+
+
+def _read_safetensors(path: Path) -> tuple[StateDict, Card]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (the handle is no mapping)
+    except (SafetensorError, OSError, ValueError) as exc:
+        raise CheckpointError(f"{path}: damaged or no safetensors file ({_first_line(exc)})") from exc
+    card = Card.from_json(metadata[CARD_KEY]) if CARD_KEY in metadata else Card()
+    return weights, card
+
+
+def _check_finite(path: Path, state_dict: StateDict) -> None:
+    bad = [key for key, value in state_dict.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if bad:
+        raise CheckpointError(
+            f"{path}: NaN or infinite weights in {len(bad)} tensors: {_enumerate(bad)}; a model trained to them is broken"
+        )
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]

@@ -1,0 +1,111 @@
+"""Architectures as data: the four published ResT variants, and the checks that a custom one must pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import Any
+
+from rest_deploy.errors import ConfigError
+
+STAGES = 4
+
+
+@dataclass(frozen=True)
+class ResTConfig:
+    """Hyper-parameters of a ResT (arXiv 2105.13677, table 1), one entry per stage where a tuple.
+
+    Args:
+        embed_dims: Channels of each stage; the first must be even, as the stem works at half of it.
+        depths: Blocks in each stage.
+        num_heads: Attention heads; each must divide its stage's channels.
+        mlp_ratios: Hidden channels of the MLP, as a multiple of the stage's channels.
+        sr_ratios: Spatial reduction of keys and values; 1 means none.
+        num_classes: Outputs of the head.
+        in_channels: Channels of the image.
+
+    Raises:
+        ConfigError: A value is out of range, or the tuples are not four long.
+    """
+
+    embed_dims: tuple[int, ...] = (64, 128, 256, 512)
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    num_heads: tuple[int, ...] = (1, 2, 4, 8)
+    mlp_ratios: tuple[float, ...] = (4.0, 4.0, 4.0, 4.0)
+    sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
+    num_classes: int = 1000
+    in_channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("embed_dims", "depths", "num_heads", "sr_ratios"):
+            self._check_tuple(name, int)
+        self._check_tuple("mlp_ratios", (int, float))
+        object.__setattr__(self, "mlp_ratios", tuple(float(ratio) for ratio in self.mlp_ratios))
+        for name in ("num_classes", "in_channels"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if self.embed_dims[0] % 2:
+            raise ConfigError(f"embed_dims[0] is {self.embed_dims[0]}; it must be even: the stem works at half of it")
+        for stage, (width, heads) in enumerate(zip(self.embed_dims, self.num_heads, strict=True), 1):
+            if width % heads:
+                raise ConfigError(f"stage {stage} has {width} channels, which {heads} heads do not divide")
+
+    def _check_tuple(self, name: str, kind: type | tuple[type, ...]) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, (list, tuple)) or len(value) != STAGES:
+            raise ConfigError(f"{name} is {value!r}; it must hold one number for each of the {STAGES} stages")
+        if not all(isinstance(n, kind) and not isinstance(n, bool) and n > 0 for n in value):
+            raise ConfigError(f"{name} is {value!r}; every entry must be a positive number")
+        object.__setattr__(self, name, tuple(value))
+
+    def hidden_dim(self, stage: int) -> int:
+        """Hidden channels of the MLP in stage 0 to 3, rounded down as the authors do."""
+        return int(self.embed_dims[stage] * self.mlp_ratios[stage])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the inverse of :meth:`from_dict`."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ResTConfig:
+        """Read what :meth:`to_dict` gave, lists as tuples.
+
+        Raises:
+            ConfigError: An unknown field, or a value out of range.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ConfigError(f"unknown model config fields {unknown}; known: {[field.name for field in fields(cls)]}")
+        return cls(**values)
+
+
+_WIDE = (96, 192, 384, 768)
+
+#: The published variants (arXiv 2105.13677, table 1).
+CONFIGS: Mapping[str, ResTConfig] = MappingProxyType(
+    {
+        "rest_lite": ResTConfig(),
+        "rest_small": ResTConfig(depths=(2, 2, 6, 2)),
+        "rest_base": ResTConfig(embed_dims=_WIDE, depths=(2, 2, 6, 2)),
+        "rest_large": ResTConfig(embed_dims=_WIDE, depths=(2, 2, 18, 2)),
+    }
+)
+
+
+def list_models() -> list[str]:
+    """Names that :func:`create_model` and ``rest-export --model`` accept."""
+    return list(CONFIGS)
+
+
+def get_config(name: str) -> ResTConfig:
+    """Config of a published variant.
+
+    Raises:
+        ConfigError: No such variant.
+    """
+    try:
+        return CONFIGS[name]
+    except KeyError:
+        raise ConfigError(f"unknown model {name!r}; known models: {', '.join(CONFIGS)}") from None

@@ -1,0 +1,186 @@
+"""The deploy form: the same function as :class:`ResT`, rewritten exactly, for inference.
+
+Every step is an identity over the real numbers, so only rounding differs, and it differs for the better.
+``docs/deploy-form.md`` derives each of them; the numbers below refer to it.
+
+The form is a chain of pieces on channels-last maps. Blocks of one stage differ in their weights alone, which
+is what lets the exporter trace one of them for all.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from rest_deploy.models.layout import merge_heads, mix_heads, split_heads, subtract_uniform
+from rest_deploy.models.rest import Attention, Block, PatchEmbed, PixelAttention, ResT, Stem
+
+INSTANCE_NORM_EPS = 1e-5
+
+
+class DeployStem(nn.Module):
+    """(B, in_channels, H, W) image -> (B, ceil(H/4), ceil(W/4), C) map."""
+
+    def __init__(self, conv1: nn.Conv2d, conv2: nn.Conv2d, conv3: nn.Conv2d, pos: PixelAttention) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3, self.pos = conv1, conv2, conv3, pos
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(self.conv1(x).relu()).relu()
+        return self.pos(self.conv3(x)).permute(0, 2, 3, 1)
+
+
+class DeployEmbed(nn.Module):
+    """(B, H, W, C_in) map -> (B, ceil(H/2), ceil(W/2), C) map."""
+
+    def __init__(self, conv: nn.Conv2d, pos: PixelAttention) -> None:
+        super().__init__()
+        self.conv, self.pos = conv, pos
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pos(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+
+class DeployAttention(nn.Module):
+    """(B, H, W, C) map -> (B, H, W, C) map: EMSA with its normalisation as one scalar a head."""
+
+    def __init__(self, attn: Attention) -> None:
+        super().__init__()
+        self.num_heads = attn.num_heads
+        k_weight, v_weight = attn.kv.weight.double().chunk(2)
+        _, v_bias = attn.kv.bias.double().chunk(2)
+        proj_weight, proj_bias = attn.proj.weight.double(), attn.proj.bias.double()
+        self.q = _linear_like(attn.q, attn.q.weight.double() * attn.scale, attn.q.bias.double() * attn.scale)  # (1)
+        self.k = _linear_like(attn.q, k_weight)  # (2): the softmax does not see a key's bias
+        self.v = _linear_like(attn.q, v_weight)
+        if self.num_heads > 1:  # (4): a value's bias is centred away
+            self.mix = nn.Parameter(attn.transform_conv.weight.data.flatten(1))  # (heads, heads); (2): nor the mixing's bias
+        else:  # rows of the softmax sum to one, so a value's bias goes straight to the projection
+            proj_bias = proj_bias + proj_weight @ v_bias
+        self.proj = _linear_like(attn.proj, proj_weight, proj_bias)
+        self.sr = attn.sr if attn.sr_ratio > 1 else None
+        self.sr_norm = attn.sr_norm if attn.sr_ratio > 1 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = x
+        if self.sr is not None and self.sr_norm is not None:
+            context = self.sr_norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))  # (B, ceil(H/s), ceil(W/s), C)
+        if self.num_heads > 1:
+            context = context - context.mean(dim=(1, 2), keepdim=True)  # (4); (2): softmax sees no shift of all keys
+        q = split_heads(self.q(x), self.num_heads)  # (B, heads, N, C/heads)
+        k = split_heads(self.k(context), self.num_heads)  # (B, heads, K, C/heads)
+        v = split_heads(self.v(context), self.num_heads)  # (B, heads, K, C/heads)
+        attn = q @ k.transpose(2, 3)  # (B, heads, N, K)
+        if self.num_heads > 1:
+            attn = mix_heads(attn, self.mix).softmax(dim=-1)  # (3)
+            attn = subtract_uniform(attn)  # (4): rows sum to zero now, as do the columns of v
+            variance = (attn * attn).mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)  # (B, heads, 1, 1)
+            v = v * (variance + INSTANCE_NORM_EPS).rsqrt()
+        else:
+            attn = attn.softmax(dim=-1)
+        return self.proj(merge_heads(attn @ v, x))
+
+
+class DeployBlock(nn.Module):
+    """(B, H, W, C) map -> (B, H, W, C) map."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.attn = DeployAttention(block.attn)
+        self.fc1, self.act, self.fc2 = block.mlp.fc1, block.mlp.act, block.mlp.fc2
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.fc2(self.act(self.fc1(self.norm2(x))))
+
+
+class DeployHead(nn.Module):
+    """(B, H, W, C) map -> (B, num_classes) logits."""
+
+    def __init__(self, norm: nn.LayerNorm, head: nn.Linear) -> None:
+        super().__init__()
+        self.norm, self.head = norm, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x).mean(dim=(1, 2)))
+
+
+class DeployResT(nn.Sequential):
+    """(B, in_channels, H, W) -> (B, num_classes) logits: the pieces in order, by name."""
+
+
+def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+    """A convolution of the same geometry with new weights, cast to the dtype of the old."""
+    new = nn.utils.skip_init(
+        nn.Conv2d, conv.in_channels, conv.out_channels, conv.kernel_size,
+        stride=conv.stride, padding=conv.padding, groups=conv.groups, bias=bias is not None,
+        dtype=conv.weight.dtype, device=conv.weight.device,
+    )  # fmt: skip
+    _set(new, weight, bias)
+    return new
+
+
+def _without_bias(conv: nn.Conv2d) -> nn.Conv2d:
+    """The convolution with a bias of zeros, which torch.onnx writes as a constant; no bias it writes as operators."""
+    return _conv_like(conv, conv.weight, torch.zeros(conv.out_channels))
+
+
+def _linear_like(linear: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """A linear layer with new weights, cast to the dtype of the old."""
+    out_features, in_features = weight.shape
+    new = nn.utils.skip_init(
+        nn.Linear, in_features, out_features, bias=bias is not None,
+        dtype=linear.weight.dtype, device=linear.weight.device,
+    )  # fmt: skip
+    _set(new, weight, bias)
+    return new
+
+
+def _set(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    module.weight.data.copy_(weight)
+    if bias is not None and module.bias is not None:
+        module.bias.data.copy_(bias)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Identity (1): one convolution for a convolution and the BatchNorm behind it, computed in float64."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise TypeError("a BatchNorm without running statistics cannot be folded")
+    gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    bias = norm.bias.double() - norm.running_mean.double() * gain
+    if conv.bias is not None:
+        bias = bias + conv.bias.double() * gain
+    return _conv_like(conv, conv.weight.double() * gain[:, None, None, None], bias)
+
+
+def _deploy_stem(stem: Stem) -> DeployStem:
+    return DeployStem(_fold(stem.conv1, stem.norm1), _fold(stem.conv2, stem.norm2), _without_bias(stem.conv3), stem.pos)
+
+
+def _deploy_embed(embed: PatchEmbed) -> DeployEmbed:
+    return DeployEmbed(_fold(embed.conv, embed.norm), embed.pos)
+
+
+@torch.no_grad()
+def to_deploy(model: ResT) -> DeployResT:
+    """The deploy form of a model, in eval mode, sharing nothing with it.
+
+    Args:
+        model: A ResT in any floating dtype; it is left as it was. Folding is done in float64 and rounded once.
+
+    Returns:
+        A module of the same function in eval mode: (B, in_channels, H, W) -> (B, num_classes).
+    """
+    model = copy.deepcopy(model)
+    deploy = DeployResT()
+    deploy.add_module("stem", _deploy_stem(model.stem))
+    for stage in range(1, 5):
+        if stage > 1:
+            deploy.add_module(f"patch_embed_{stage}", _deploy_embed(getattr(model, f"patch_embed_{stage}")))
+        for i, block in enumerate(getattr(model, f"stage{stage}")):
+            deploy.add_module(f"stage{stage}_{i}", DeployBlock(block))
+    deploy.add_module("head", DeployHead(model.norm, model.head))
+    return deploy.eval().requires_grad_(False)

@@ -1,0 +1,190 @@
+"""ResT as its authors wrote it (arXiv 2105.13677), for any image size.
+
+Parameter names are the authors' (github.com/wofmanaf/ResT), so their checkpoints load strictly. The one
+difference: each token grid is what its convolution yields, not half of what went in, so that odd and tiny
+sizes work. On multiples of 32 the two are the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rest_deploy.models.config import ResTConfig
+
+Grid = tuple[int, int]
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) map -> (B, H*W, C) tokens, row by row."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(x: Tensor, grid: Grid) -> Tensor:
+    """(B, H*W, C) tokens -> (B, C, H, W) map."""
+    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid)
+
+
+class PixelAttention(nn.Module):
+    """(B, C, H, W) -> (B, C, H, W): position code as spatial attention (section 3.3)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.pa_conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.pa_conv(x).sigmoid()
+
+
+class Stem(nn.Module):
+    """(B, in_channels, H, W) -> (B, dim, ceil(H/4), ceil(W/4))."""
+
+    def __init__(self, in_channels: int, dim: int) -> None:
+        super().__init__()
+        hidden = dim // 2
+        self.conv1 = nn.Conv2d(in_channels, hidden, kernel_size=3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(hidden)
+        self.conv2 = nn.Conv2d(hidden, hidden, kernel_size=3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(hidden)
+        self.conv3 = nn.Conv2d(hidden, dim, kernel_size=3, stride=2, padding=1, bias=False)
+        self.pos = PixelAttention(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(self.conv1(x)).relu()
+        x = self.norm2(self.conv2(x)).relu()
+        return self.pos(self.conv3(x))
+
+
+class PatchEmbed(nn.Module):
+    """(B, in_dim, H, W) -> (B, dim, ceil(H/2), ceil(W/2)): an overlapping convolution opens stages 2 to 4."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_dim, dim, kernel_size=3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(dim)
+        self.pos = PixelAttention(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pos(self.norm(self.conv(x)))
+
+
+class Attention(nn.Module):
+    """(B, N, C), (H, W) with H*W == N -> (B, N, C): efficient multi-head self-attention (EMSA, section 3.2)."""
+
+    def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (dim // num_heads) ** -0.5
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.sr_ratio = sr_ratio
+        if sr_ratio > 1:
+            self.sr = nn.Conv2d(
+                dim, dim, kernel_size=sr_ratio + 1, stride=sr_ratio, padding=sr_ratio // 2, groups=dim
+            )
+            self.sr_norm = nn.LayerNorm(dim)
+        if num_heads > 1:
+            self.transform_conv = nn.Conv2d(num_heads, num_heads, kernel_size=1)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, C/heads)
+        if self.sr_ratio > 1:
+            x = self.sr_norm(to_tokens(self.sr(to_map(x, grid))))  # (B, K, C)
+        k, v = self.kv(x).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, K, C/heads)
+        attn = (q @ k.transpose(-2, -1)) * self.scale  # (B, heads, N, K)
+        if self.num_heads > 1:
+            attn = _instance_norm(self.transform_conv(attn).softmax(dim=-1))
+        else:
+            attn = attn.softmax(dim=-1)
+        x = (attn @ v).transpose(1, 2).flatten(2)  # (B, N, C)
+        return self.proj(x)
+
+
+def _instance_norm(x: Tensor) -> Tensor:
+    """InstanceNorm2d without affine over (B, heads, N, K), eps 1e-5.
+
+    The operator itself, since ``nn.InstanceNorm2d`` refuses a map of one element, which a 1x1 grid gives.
+    """
+    return torch.instance_norm(
+        x, weight=None, bias=None, running_mean=None, running_var=None,
+        use_input_stats=True, momentum=0.0, eps=1e-5, cudnn_enabled=torch.backends.cudnn.enabled,
+    )  # fmt: skip
+
+
+class Mlp(nn.Module):
+    """(B, N, C) -> (B, N, C) with exact GELU."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """(B, N, C), (H, W) -> (B, N, C): pre-norm transformer block."""
+
+    def __init__(self, dim: int, num_heads: int, hidden_dim: int, sr_ratio: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, num_heads, sr_ratio)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, hidden_dim)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        x = x + self.attn(self.norm1(x), grid)
+        return x + self.mlp(self.norm2(x))
+
+
+class ResT(nn.Module):
+    """(B, in_channels, H, W) -> (B, num_classes) logits, any height and width from 1 pixel up."""
+
+    def __init__(self, config: ResTConfig) -> None:
+        super().__init__()
+        self.config = config
+        dims = config.embed_dims
+        self.stem = Stem(config.in_channels, dims[0])
+        self.patch_embed_2 = PatchEmbed(dims[0], dims[1])
+        self.patch_embed_3 = PatchEmbed(dims[1], dims[2])
+        self.patch_embed_4 = PatchEmbed(dims[2], dims[3])
+        self.stage1, self.stage2, self.stage3, self.stage4 = (self._stage(stage) for stage in range(4))
+        self.norm = nn.LayerNorm(dims[3])
+        self.head = nn.Linear(dims[3], config.num_classes)
+        self.apply(_init_weights)
+
+    def _stage(self, stage: int) -> nn.ModuleList:
+        c = self.config
+        return nn.ModuleList(
+            Block(c.embed_dims[stage], c.num_heads[stage], c.hidden_dim(stage), c.sr_ratios[stage])
+            for _ in range(c.depths[stage])
+        )
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """The (B, C, H, W) maps that leave the four stages, before the final norm."""
+        maps = []
+        embeds = (self.stem, self.patch_embed_2, self.patch_embed_3, self.patch_embed_4)
+        for embed, stage in zip(embeds, (self.stage1, self.stage2, self.stage3, self.stage4), strict=True):
+            x = embed(x)
+            grid = (x.shape[2], x.shape[3])
+            tokens = to_tokens(x)
+            for block in stage:
+                tokens = block(tokens, grid)
+            x = to_map(tokens, grid)
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(to_tokens(self.forward_features(x)[-1]))
+        return self.head(tokens.mean(dim=1))
+
+
+def _init_weights(module: nn.Module) -> None:
+    """The authors' initialisation; biases of convolutions stay as PyTorch draws them."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

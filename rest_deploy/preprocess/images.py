@@ -1,0 +1,113 @@
+"""Reading images: whatever Pillow opens comes out as 8-bit RGB, upright."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from rest_deploy.errors import ImageError
+
+#: A larger image is taken for a decompression bomb; the figure is Pillow's default, 1 GiB at 12 bytes a pixel.
+MAX_PIXELS = 89_478_485
+
+#: What a folder is searched for.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+_WHITE = (255, 255, 255)
+
+
+def load_image(source: str | Path | Image.Image | np.ndarray[Any, Any]) -> Image.Image:
+    """Read an image as 8-bit RGB.
+
+    EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8, and of an animation the
+    first frame is taken.
+
+    Args:
+        source: A path, a Pillow image, or an (H, W, 3) uint8 array in RGB order.
+
+    Raises:
+        ImageError: It is missing, damaged, empty, too large, or of a kind that has no one meaning as RGB.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        with _decoding("image"):
+            return _to_rgb(source, "image")
+    path = Path(source)
+    if not path.is_file():
+        raise ImageError(f"{path}: no such image file")
+    with _decoding(str(path)), Image.open(path) as image:
+        return _to_rgb(image, str(path))
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Image files of a folder, not of its subfolders, in order of name.
+
+    Raises:
+        ImageError: It holds none.
+    """
+    folder = Path(folder)
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not paths:
+        raise ImageError(f"{folder}: no images in this folder; looked for {', '.join(IMAGE_SUFFIXES)}")
+    return paths
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Map what Pillow raises, which on damaged files is as varied as the damage."""
+    try:
+        yield
+    except Image.DecompressionBombError as exc:
+        raise ImageError(_too_large(name, str(exc))) from exc
+    except UnidentifiedImageError as exc:
+        raise ImageError(f"{name}: not an image that Pillow can read") from exc
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, TypeError, IndexError, KeyError) as exc:
+        raise ImageError(f"{name}: damaged or unsupported image ({exc})") from exc
+
+
+def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        raise ImageError(
+            f"image array of dtype {array.dtype} and shape {array.shape}; needed: uint8 of shape (height, width, 3), RGB"
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(_too_large(name, f"{width}x{height} pixels"))
+    if width == 0 or height == 0:
+        raise ImageError(f"{name}: empty image of {width}x{height} pixels")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return _from_sixteen_bit(image, name)
+    if image.mode == "F":
+        raise ImageError(f"{name}: float pixels have no fixed range; save the image with 8 or 16 bits a channel")
+    if image.mode == "La":  # premultiplied grey; Pillow converts it to nothing but LA
+        image = image.convert("LA")
+    if image.has_transparency_data or image.mode == "RGBa":
+        layer = image.convert("RGBA")
+        backdrop = Image.new("RGBA", layer.size, (*_WHITE, 255))
+        return Image.alpha_composite(backdrop, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_sixteen_bit(image: Image.Image, name: str) -> Image.Image:
+    """Pillow clips 16-bit grey when it converts; here 65535 becomes 255. Mode I holds such values in 32 bits."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise ImageError(f"{name}: 32-bit pixels beyond 16 bits; save the image with 8 or 16 bits a channel")
+    grey = ((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _too_large(name: str, size: str) -> str:
+    return f"{name}: {size}, more than the {MAX_PIXELS:,} that are read; scale it down first"
+

@@ -1,0 +1,125 @@
+"""ONNX files in ONNX Runtime, on the CPU or on an NVIDIA GPU, never silently on another device than asked."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
+from rest_deploy.artifact.onnx_metadata import read_onnx_metadata
+from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, RestDeployError
+from rest_deploy.runtimes.base import Runtime
+from rest_deploy.runtimes.devices import Device, physical_cores
+
+_log = logging.getLogger(__name__)
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+#: Arithmetic on sizes, which ONNX Runtime keeps on the CPU by design: a few integers, no image data.
+_SHAPE_OPERATORS = frozenset({"Shape", "Gather", "Concat", "Cast", "Reciprocal", "Squeeze", "Unsqueeze"})
+
+
+class OnnxRuntime(Runtime):
+    """An ONNX file of ours in ONNX Runtime."""
+
+    def __init__(self, path: str | Path, device: str = "cpu", threads: int | None = None) -> None:
+        super().__init__(path, device, threads)
+        target = Device.parse(device)
+        self.info = read_onnx_info(self.path)
+        self._session = _open(self.path, target, threads)
+        self._names = [self.info.output.name]
+        self._input = self.info.input.name
+
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        try:
+            output: NDArray[np.float32] = self._session.run(self._names, {self._input: batch})[0]
+            return output
+        except Exception as exc:  # ONNX Runtime's errors share no public base class
+            raise RestDeployError(f"{self.path}: ONNX Runtime failed on input {batch.shape}: {_line(exc)}") from exc
+
+    def _close(self) -> None:
+        del self._session
+
+
+def read_onnx_info(path: Path) -> ArtifactInfo:
+    """The record inside an ONNX file, read without ONNX Runtime.
+
+    Raises:
+        ArtifactError: The file is missing, damaged, or was not made by rest-export.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; make it: rest-export --output {path} ...")
+    metadata = read_onnx_metadata(path)
+    if METADATA_KEY not in metadata:
+        raise ArtifactError(f"{path}: an ONNX file that rest-export did not make; export the checkpoint with rest-export")
+    return ArtifactInfo.from_json(metadata[METADATA_KEY], path)
+
+
+def _open(path: Path, device: Device, threads: int | None) -> Any:
+    ort = _import()
+    _check_provider(ort, device)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors; what matters of the warnings is checked below
+    options.intra_op_num_threads = threads or physical_cores()
+    providers: list[Any] = [_CPU]
+    if device.kind == "cuda":
+        providers = [(_CUDA, {"device_id": device.index})]
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as exc:  # ONNX Runtime's errors share no public base class
+        raise ArtifactError(f"{path}: ONNX Runtime {ort.__version__} cannot load it: {_line(exc)}") from exc
+    session.disable_fallback()
+    if device.kind == "cuda":
+        _check_on_gpu(session, device, path)
+    return session
+
+
+def _import() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise MissingPackageError("onnxruntime", "run .onnx files", "cpu") from exc
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise MissingPackageError("onnxruntime", "run .onnx files (the installed one is broken)", "cpu")
+    return onnxruntime
+
+
+def _check_provider(ort: Any, device: Device) -> None:
+    if device.kind == "cuda" and _CUDA not in ort.get_available_providers():
+        raise DeviceError(
+            f"device {device}: the installed ONNX Runtime {ort.__version__} has no CUDA provider; install it: "
+            'pip uninstall onnxruntime && pip install "rest-deploy[gpu]", or use device cpu'
+        )
+
+
+def _check_on_gpu(session: Any, device: Device, path: Path) -> None:
+    """ONNX Runtime falls back to the CPU with no more than a log line; here that is an error."""
+    active = session.get_providers()
+    if not active or active[0] != _CUDA:
+        raise DeviceError(
+            f"device {device}: ONNX Runtime could not start its CUDA provider (it has {active}); "
+            "check the NVIDIA driver, CUDA and cuDNN that this version needs, or use device cpu"
+        )
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        _log.warning("this ONNX Runtime does not tell which provider runs which node; cannot rule out nodes on the CPU")
+        return
+    stray = sorted(
+        {
+            node.op_type
+            for subgraph in session.get_provider_graph_assignment_info()
+            if subgraph.ep_name == _CPU
+            for node in subgraph.get_nodes()
+            if node.op_type not in _SHAPE_OPERATORS
+        }
+    )
+    if stray:
+        raise DeviceError(f"{path}: on {device} ONNX Runtime would run {', '.join(stray)} on the CPU; use device cpu")
+
+
+def _line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:300]

@@ -1,0 +1,87 @@
+"""Checkpoints in PyTorch: the reference that artifacts are measured against."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rest_deploy.artifact.info import ArtifactInfo, Weights
+from rest_deploy.artifact.labels import default_labels
+from rest_deploy.errors import DeviceError, RestDeployError
+from rest_deploy.models.factory import LoadedModel, load_model
+from rest_deploy.runtimes.base import Runtime
+from rest_deploy.runtimes.devices import Device
+from rest_deploy.specs import Precision, Preprocessing, TensorSpec
+
+
+class PyTorchRuntime(Runtime):
+    """A checkpoint as its authors wrote the network, in float32; its architecture is read off its shapes."""
+
+    def __init__(self, path: str | Path, device: str = "cpu", threads: int | None = None) -> None:
+        super().__init__(path, device, threads)
+        target = Device.parse(device)
+        _check_cuda(target)
+        loaded = load_model(None, self.path)
+        self.info = describe(loaded)
+        self._model = loaded.model.to(str(target))
+        self._device = str(target)
+        self._lock = threading.Lock()
+
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        with self._lock, _threads(self.threads), torch.inference_mode():
+            try:
+                output = self._model(torch.from_numpy(batch).to(self._device))
+            except RuntimeError as exc:
+                raise RestDeployError(f"{self.path}: PyTorch failed on input {batch.shape}: {exc}") from exc
+            result: NDArray[np.float32] = output.float().cpu().numpy()
+            return result
+
+    def _close(self) -> None:
+        del self._model
+
+
+class _threads:
+    """Set PyTorch's global number of CPU threads for the time of one call."""
+
+    def __init__(self, count: int | None) -> None:
+        self._count = count
+
+    def __enter__(self) -> None:
+        self._before = torch.get_num_threads()
+        if self._count:
+            torch.set_num_threads(self._count)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._before)
+
+
+def describe(loaded: LoadedModel) -> ArtifactInfo:
+    """The record of a model in PyTorch."""
+    config, card, checkpoint = loaded.model.config, loaded.card, loaded.checkpoint
+    weights = Weights(seed=loaded.seed)
+    if checkpoint is not None:
+        weights = Weights(checkpoint.path.name, checkpoint.sha256)
+    return ArtifactInfo(
+        format="pytorch",
+        precision=Precision.FP32,
+        model=loaded.name,
+        config=config.to_dict(),
+        weights=weights,
+        labels=card.labels or default_labels(config.num_classes),
+        preprocessing=card.preprocessing or Preprocessing(),
+        input=TensorSpec("image", "float32", ("batch", config.in_channels, "height", "width")),
+        output=TensorSpec("logits", "float32", ("batch", config.num_classes)),
+        versions={"torch": torch.__version__},
+    )
+
+
+def _check_cuda(device: Device) -> None:
+    if device.kind == "cuda" and device.index >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device {device}: this PyTorch ({torch.__version__}) sees {torch.cuda.device_count()} CUDA GPUs; "
+            "use device cpu, or install a CUDA build of torch and a driver"
+        )
