@@ -11,7 +11,7 @@ $(VENV)/.made: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.made
-	$(BIN)/python examples/demo.py
+	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.made
 	$(BIN)/python -m pytest
@@ -22,9 +22,10 @@ lint: $(VENV)/.made
 	$(BIN)/python -m mypy
 
 bench: $(VENV)/.made
-	$(BIN)/python benchmarks/export_time.py
-	$(BIN)/python benchmarks/latency.py
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python -m benchmarks.export_time
+	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.accuracy
 
 clean:
 	rm -rf $(VENV) demo_output

@@ -1,1 +1,65 @@
+"""ResT image models from a PyTorch checkpoint to proved artifacts, for any image size.
 
+Names are imported when first used, so that deploying needs neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rest_deploy.errors import RestDeployError
+    from rest_deploy.models.config import ResTConfig, list_models
+    from rest_deploy.models.factory import create_model
+    from rest_deploy.pipeline import export
+    from rest_deploy.predictor import Prediction, Predictor
+    from rest_deploy.verification import verify
+
+__all__ = [
+    "Prediction",
+    "Predictor",
+    "ResTConfig",
+    "RestDeployError",
+    "create_model",
+    "export",
+    "list_models",
+    "verify",
+]
+
+_HOMES = {
+    "Prediction": "rest_deploy.predictor",
+    "Predictor": "rest_deploy.predictor",
+    "ResTConfig": "rest_deploy.models.config",
+    "RestDeployError": "rest_deploy.errors",
+    "create_model": "rest_deploy.models.factory",
+    "export": "rest_deploy.pipeline",
+    "list_models": "rest_deploy.models.config",
+    "verify": "rest_deploy.verification",
+}
+
+
+# `export` is a function of this package and a subpackage of it. Python binds a subpackage's name when it first imports
+# it; done here and undone, so that the name stays free for the function whatever is imported later.
+importlib.import_module("rest_deploy.export")
+delattr(sys.modules[__name__], "export")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(_HOMES[name])
+    except ModuleNotFoundError as exc:
+        if exc.name != "torch":
+            raise
+        from rest_deploy.errors import MissingPackageError
+
+        raise MissingPackageError("torch", f"use rest_deploy.{name}", "export") from exc
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -21,7 +21,7 @@ from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.export.formats import get_format
 from rest_deploy.models.config import ResTConfig, get_config
 from rest_deploy.specs import Precision, Preprocessing
-from rest_deploy.verify import Comparison, measure, require
+from rest_deploy.verification import Comparison, measure, require
 
 if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
@@ -70,7 +70,9 @@ class ExportRequest:
             made = ", ".join(precision.value for precision in row.precisions)
             raise ConfigError(f"format {self.format} is not made in {self.precision.value}; it is made in {made}")
         if self.model is None and self.checkpoint is None:
-            raise ConfigError("neither a model nor a checkpoint was given; give --model NAME, --checkpoint FILE or both")
+            raise ConfigError(
+                "neither a model nor a checkpoint was given; give --model NAME, --checkpoint FILE or both"
+            )
         if isinstance(self.model, str):
             get_config(self.model)
         if self.output is not None and Path(self.output).suffix.lower() != row.suffix:
@@ -140,7 +142,9 @@ def run_export(request: ExportRequest) -> ExportResult:
     with clock("load"):
         loaded = load_model(request.model, request.checkpoint, seed=request.seed)
     info = _describe(request, loaded)
-    output = Path(request.output) if request.output is not None else Path(loaded.name + get_format(request.format).suffix)
+    output = (
+        Path(request.output) if request.output is not None else Path(loaded.name + get_format(request.format).suffix)
+    )
     check_writable(output)
     notes = []
     if info.weights.random:
@@ -193,12 +197,10 @@ def _verify(loaded: LoadedModel, artifact: Path, precision: Precision) -> Compar
 def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
     from rest_deploy.runtimes.pytorch import describe
 
-    info = describe(loaded)
-    labels = info.labels
+    given = None
     if request.labels is not None:
-        labels = read_labels(request.labels, info.num_classes)
-    if labels is not None and len(labels) != info.num_classes:
-        raise ConfigError(f"the checkpoint names {len(labels)} labels for {info.num_classes} classes; give --labels FILE")
+        given = read_labels(request.labels, loaded.model.config.num_classes)
+    info = describe(loaded, given)
     preprocessing = request.preprocessing or info.preprocessing
     channels = loaded.model.config.in_channels
     if len(preprocessing.mean) != channels:
@@ -211,7 +213,6 @@ def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
         info,
         format=request.format,
         precision=request.precision,
-        labels=labels,
         preprocessing=preprocessing,
         versions={package: _version(package) for package in packages},
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Union, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from rest_deploy.preprocess.images import list_images, load_image
 from rest_deploy.preprocess.transform import transform
 from rest_deploy.runtimes.registry import open_runtime
 
-ImageSource = Union[str, Path, Image.Image, NDArray[np.uint8]]
+ImageSource: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
 #: Pixels of input that one call of the network takes at most, unless one image alone is more: 16 at 224x224.
@@ -78,12 +78,16 @@ class Predictor:
 
     @overload
     def classify(
-        self, image: Sequence[ImageSource], top_k: int = ..., *, progress: Progress | None = ...
+        self, image: list[Any] | tuple[Any, ...], top_k: int = ..., *, progress: Progress | None = ...
     ) -> list[list[Prediction]]: ...
     @overload
     def classify(
-        self, image: ImageSource, top_k: int = ..., *, progress: Progress | None = ...
-    ) -> list[Prediction] | dict[Path, list[Prediction]]: ...
+        self, image: Image.Image | NDArray[np.uint8], top_k: int = ..., *, progress: Progress | None = ...
+    ) -> list[Prediction]: ...
+    @overload
+    def classify(  # a path may be a folder's
+        self, image: str | Path, top_k: int = ..., *, progress: Progress | None = ...
+    ) -> Any: ...
 
     def classify(self, image: Any, top_k: int = 5, *, progress: Progress | None = None) -> Any:
         """Classify an image, a list of images, or the images of a folder.
@@ -110,7 +114,9 @@ class Predictor:
             return dict(zip(paths, self._classify_all(paths, top_k, progress), strict=True))
         return self._classify_all([image], top_k, progress)[0]
 
-    def stream(self, images: Sequence[ImageSource], top_k: int = 5) -> Iterator[tuple[int, list[Prediction] | ImageError]]:
+    def stream(
+        self, images: Sequence[ImageSource], top_k: int = 5
+    ) -> Iterator[tuple[int, list[Prediction] | ImageError]]:
         """Classify many images, a bad one being no end of the others.
 
         Args:
@@ -132,7 +138,9 @@ class Predictor:
             group.append((index, pixels))
             if (len(group) + 1) * pixels.shape[1] * pixels.shape[2] > _PIXELS_A_CALL:
                 yield from self._run_group(waiting.pop(pixels.shape), top_k)
-            elif sum(p.size for g in waiting.values() for _, p in g) > 4 * 3 * _PIXELS_A_CALL:  # many sizes: bound memory
+            elif (
+                sum(p.size for g in waiting.values() for _, p in g) > 4 * 3 * _PIXELS_A_CALL
+            ):  # many sizes: bound memory
                 yield from self._run_group(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))), top_k)
         for group in waiting.values():
             yield from self._run_group(group, top_k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -41,7 +42,9 @@ class ImageSize:
     def __post_init__(self) -> None:
         for value in (self.height, self.width):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"image size {self.height!r}x{self.width!r}: both must be whole numbers of at least 1")
+                raise ConfigError(
+                    f"image size {self.height!r}x{self.width!r}: both must be whole numbers of at least 1"
+                )
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}"
@@ -55,7 +58,9 @@ class ImageSize:
         """
         match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
         if not match:
-            raise ConfigError(f"image size {text!r}; accepted: HEIGHTxWIDTH such as 480x640, or one number for a square")
+            raise ConfigError(
+                f"image size {text!r}; accepted: HEIGHTxWIDTH such as 480x640, or one number for a square"
+            )
         height = int(match[1])
         return cls(height, int(match[2]) if match[2] else height)
 
@@ -69,19 +74,21 @@ class Resize(str, Enum):
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+MIN_CROP_RATIO = 0.1  # below, the resized image is more than a hundred times what is cut out of it
+
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From an 8-bit image to the network's input: resize (bicubic, antialiased), scale to 0-1, subtract mean, divide by std.
+    """From an 8-bit image to the input: resize (bicubic, antialiased), scale to 0-1, subtract mean, divide by std.
 
     The default is the authors' evaluation transform at 224 pixels. They warp at 384 pixels and over.
 
     Args:
         resize: How the image is brought to ``size``.
         size: What the network sees; None exactly when ``resize`` is native.
-        crop_ratio: For ``crop``: side of the cut over the resized short side, 0 < ratio <= 1.
+        crop_ratio: For ``crop``: side of the cut over the resized short side, 0.1 to 1.
         mean: Mean of each input channel, on the scale 0-1. One value means the image is turned to grey, three to RGB.
         std: Standard deviation of each channel, on the same scale.
 
@@ -100,12 +107,12 @@ class Preprocessing:
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
             raise ConfigError(f"mean {self.mean} and std {self.std}: both must have 1 value (grey) or 3 (RGB)")
-        if any(not 0 < v < float("inf") for v in self.std) or any(abs(v) == float("inf") or v != v for v in self.mean):
+        if not all(0 < v < math.inf for v in self.std) or not all(math.isfinite(v) for v in self.mean):
             raise ConfigError(f"mean {self.mean} and std {self.std}: they must be finite and every std above 0")
-        if not 0 < self.crop_ratio <= 1:
-            raise ConfigError(f"crop_ratio {self.crop_ratio}: it must be above 0 and at most 1")
+        if not MIN_CROP_RATIO <= self.crop_ratio <= 1:
+            raise ConfigError(f"crop_ratio {self.crop_ratio}: it must be from {MIN_CROP_RATIO} to 1")
         if (self.size is None) != (self.resize is Resize.NATIVE):
-            raise ConfigError(f"resize {self.resize.value} with size {self.size}: native has no size, the others need one")
+            raise ConfigError(f"resize {self.resize.value} with size {self.size}: native has none, the others need one")
 
     @classmethod
     def for_size(cls, size: ImageSize) -> Preprocessing:
@@ -132,7 +139,7 @@ class Preprocessing:
         try:
             resize, size = Resize(values["resize"]), values["size"]
             return cls(**{**values, "resize": resize, "size": ImageSize(*size) if size is not None else None})
-        except (TypeError, ValueError) as exc:
+        except (TypeError, ValueError, OverflowError) as exc:
             raise ConfigError(f"preprocessing cannot be read: {exc}") from exc
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rest_deploy.errors import ArtifactError, ConfigError
+from rest_deploy.errors import ArtifactError
 from rest_deploy.specs import Precision, Preprocessing, TensorSpec
 
 SCHEMA = 1
@@ -47,6 +47,9 @@ class ArtifactInfo:
         versions: Of the packages that made the file.
         verification: Figures of the check against the PyTorch model, or None where it was skipped.
         extra: What only this format has to say.
+
+    Raises:
+        ArtifactError: The shapes are not those of a classifier, or labels and classes differ in number.
     """
 
     format: str
@@ -61,6 +64,16 @@ class ArtifactInfo:
     versions: Mapping[str, str] = field(default_factory=dict)
     verification: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for spec, rank in ((self.input, 4), (self.output, 2)):
+            size = spec.shape[1] if len(spec.shape) == rank else None
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ArtifactError(
+                    f"tensor {spec.name} has the shape {spec.shape}; needed: {rank} sizes, the second fixed"
+                )
+        if self.labels is not None and len(self.labels) != self.num_classes:
+            raise ArtifactError(f"{len(self.labels)} labels are named for {self.num_classes} classes")
 
     @property
     def num_classes(self) -> int:
@@ -105,7 +118,7 @@ class ArtifactInfo:
             raise ArtifactError(f"metadata of schema {values.get('schema')!r}; this version reads {SCHEMA}; upgrade it")
         try:
             weights, labels = values["weights"], values["labels"]
-            info = cls(
+            return cls(
                 format=str(values["format"]),
                 precision=Precision.parse(values["precision"]),
                 model=str(values["model"]),
@@ -119,11 +132,8 @@ class ArtifactInfo:
                 verification=None if values["verification"] is None else dict(values["verification"]),
                 extra=dict(values.get("extra", {})),
             )
-            if info.labels is not None and len(info.labels) != info.num_classes:
-                raise ArtifactError(f"metadata names {len(info.labels)} labels for {info.num_classes} classes")
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ConfigError) as exc:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:  # ConfigError is a ValueError
             raise ArtifactError(f"metadata cannot be read: {type(exc).__name__}: {exc}") from exc
-        return info
 
     def to_json(self) -> str:
         """Compact JSON text."""
@@ -141,7 +151,7 @@ class ArtifactInfo:
             if not isinstance(values, dict):
                 raise ArtifactError("metadata is no JSON object")
             return cls.from_dict(values)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise ArtifactError(f"{path}: metadata is no JSON: {exc}") from exc
         except ArtifactError as exc:
             raise ArtifactError(f"{path}: {exc}") from exc

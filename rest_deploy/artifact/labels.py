@@ -37,7 +37,7 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError(f"{path}: {path.stat().st_size:,} bytes are too many for labels; at most {_MAX_BYTES:,}")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as exc:
         raise ConfigError(f"{path}: labels cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
@@ -56,6 +56,8 @@ def _parse_json(path: Path, text: str) -> tuple[str, ...]:
         values = json.loads(text)
         if isinstance(values, Mapping):
             values = [values[str(index)] for index in range(len(values))]
-        return tuple(str(value) for value in values)
-    except (ValueError, KeyError, TypeError) as exc:
-        raise ConfigError(f"{path}: needed: a JSON list of names, or an object of class number to name ({exc})") from exc
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise TypeError("some are no text")
+        return tuple(values)
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise ConfigError(f"{path}: needed: a JSON list of names, or an object of number to name ({exc})") from exc

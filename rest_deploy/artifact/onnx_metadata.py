@@ -1,7 +1,8 @@
 """The metadata of an ONNX file, read and written without the onnx package and without touching its weights.
 
 An ONNX file is one protobuf message, ``ModelProto`` (github.com/onnx/onnx, onnx/onnx.proto): a row of fields, each a
-tag, then a number or a length and as many bytes. Fields other than ``metadata_props`` are skipped over, and one appended to the end of a file is a field like any other.
+tag, then a number or a length and as many bytes. Fields other than ``metadata_props`` are skipped over, and one
+appended to the end of a file is a field like any other.
 """
 
 from __future__ import annotations

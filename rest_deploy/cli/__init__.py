@@ -1,0 +1,1 @@
+"""The commands. Each is parse, one call, print."""

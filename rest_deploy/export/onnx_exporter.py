@@ -69,9 +69,7 @@ class OnnxNotes:
     not_simplified_why: str | None = None
 
 
-def export(
-    deploy: DeployResT, image: TensorSpec, logits: TensorSpec, target: Path, config: OnnxConfig
-) -> OnnxNotes:
+def export(deploy: DeployResT, image: TensorSpec, logits: TensorSpec, target: Path, config: OnnxConfig) -> OnnxNotes:
     """Write a deploy form as ONNX.
 
     Args:
@@ -91,6 +89,7 @@ def export(
         model, why = simplify(model, blocks)
         if why is not None:
             _log.warning("the graph is kept as traced: %s", why)
+    del model.metadata_props[:]  # onnxsim's notes on itself
     onnx.save(model, str(target))
     return OnnxNotes(config.opset, model.ir_version, len(model.graph.node), config.simplify and why is None, why)
 

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from rest_deploy.errors import ExportError
 
 #: (batch, height, width) of the two traces. No two sizes agree at any stride, and none of them is 1.
-TRACE_SIZES = ((2, 96, 128), (3, 65, 171))
+TRACE_SIZES = ((2, 96, 160), (3, 33, 225))
 
 
 def trace(deploy: nn.Module, in_channels: int) -> torch.export.ExportedProgram:

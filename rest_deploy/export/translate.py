@@ -7,9 +7,11 @@ from typing import Any
 
 import onnx
 import torch
-from onnxscript import opset18 as op
+from onnxscript import opset18
 
 import rest_deploy.models.layout  # noqa: F401  (registers the operators)
+
+op: Any = opset18  # its stubs know NumPy-like values, not the graph's
 
 
 def _split_heads(x: Any, num_heads: int) -> Any:

@@ -2,7 +2,8 @@
 
 ``.pth`` and ``.pt`` files may hold the weights bare or under ``model``, ``state_dict``, ``state_dict_ema`` or
 ``model_ema``, with or without the prefix ``module.``; ``.safetensors`` files hold them bare. A checkpoint may carry
-a card (JSON under the key ``rest_deploy``) with its name, labels and preprocessing, so that nothing has to be said twice.
+a card (JSON under the key ``rest_deploy``) with its name, labels and preprocessing, so that nothing has to be said
+twice.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import zipfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from rest_deploy.errors import CheckpointError, ConfigError
+from rest_deploy.errors import CheckpointError
 from rest_deploy.models.config import STAGES, ResTConfig
 from rest_deploy.specs import Preprocessing
 
@@ -61,12 +62,14 @@ class Card:
         try:
             values = json.loads(text)
             labels, preprocessing = values["labels"], values["preprocessing"]
+            if labels is not None and not all(isinstance(label, str) and label.isprintable() for label in labels):
+                raise ValueError("its labels are not all printable text")
             return cls(
                 name=None if values["name"] is None else str(values["name"]),
                 labels=None if labels is None else tuple(str(label) for label in labels),
                 preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing),
             )
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
             raise CheckpointError(f"the checkpoint's {CARD_KEY!r} entry is no model card: {exc}") from exc
 
 
@@ -102,7 +105,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], card: Card) -> None:
     """Write a ``.safetensors`` checkpoint that describes itself."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
-    save_file(tensors, str(path), metadata={CARD_KEY: card.to_json()})
+    Path(path).write_bytes(save(tensors, metadata={CARD_KEY: card.to_json()}))  # save_file makes it mode 0600
 
 
 def infer_config(state_dict: Mapping[str, Tensor]) -> ResTConfig:
@@ -113,10 +116,7 @@ def infer_config(state_dict: Mapping[str, Tensor]) -> ResTConfig:
     """
     try:
         stages = [f"stage{stage}.0" for stage in range(1, STAGES + 1)]
-        depths = [
-            1 + max(int(key.split(".")[1]) for key in state_dict if key.startswith(f"stage{stage}."))
-            for stage in range(1, STAGES + 1)
-        ]
+        depths = [_count_blocks(state_dict, f"stage{stage}.") for stage in range(1, STAGES + 1)]
         widths = [state_dict[f"{stage}.norm1.weight"].shape[0] for stage in stages]
         hidden = [state_dict[f"{stage}.mlp.fc1.weight"].shape[0] for stage in stages]
         mixing = [state_dict.get(f"{stage}.attn.transform_conv.weight") for stage in stages]
@@ -125,13 +125,26 @@ def infer_config(state_dict: Mapping[str, Tensor]) -> ResTConfig:
             embed_dims=tuple(widths),
             depths=tuple(depths),
             num_heads=tuple(1 if weight is None else weight.shape[0] for weight in mixing),
-            mlp_ratios=tuple(h / w for h, w in zip(hidden, widths, strict=True)),
+            mlp_ratios=tuple(_ratio(h, w) for h, w in zip(hidden, widths, strict=True)),
             sr_ratios=tuple(1 if weight is None else weight.shape[-1] - 1 for weight in reductions),
             num_classes=state_dict["head.weight"].shape[0],
             in_channels=state_dict["stem.conv1.weight"].shape[1],
         )
-    except (KeyError, ValueError, IndexError, ConfigError) as exc:
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as exc:  # ConfigError is a ValueError
         raise CheckpointError(f"the weights are not those of a ResT classifier: {exc}") from exc
+
+
+def _count_blocks(state_dict: Mapping[str, Tensor], stage: str) -> int:
+    numbers = {int(key.split(".")[1]) for key in state_dict if key.startswith(stage)}
+    if numbers != set(range(len(numbers))):
+        raise ValueError(f"the blocks of {stage.rstrip('.')} are not numbered 0 to {len(numbers) - 1}")
+    return len(numbers)
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """A ratio of which the model, which rounds down, makes ``hidden`` channels again."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def check_keys(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str | Path) -> None:
@@ -158,13 +171,15 @@ def check_keys(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor],
 
 def _read_pickle(path: Path) -> tuple[StateDict, Card]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of, it then raises
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         raise CheckpointError(
             f"{path}: refused, as it is damaged or holds objects other than tensors, which could run code on loading; "
             "save the bare weights: torch.save(model.state_dict(), PATH)"
         ) from exc
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+    except Exception as exc:  # on damaged files its unpickler raises whatever the damage leads to
         raise CheckpointError(f"{path}: damaged or no PyTorch checkpoint ({_first_line(exc)})") from exc
     card = Card()
     if isinstance(content, Mapping) and isinstance(content.get(CARD_KEY), str):
@@ -195,11 +210,22 @@ def _read_safetensors(path: Path) -> tuple[StateDict, Card]:
 
 
 def _check_finite(path: Path, state_dict: StateDict) -> None:
+    odd = [key for key, value in state_dict.items() if not _is_plain(value)]
+    if odd:
+        raise CheckpointError(
+            f"{path}: {len(odd)} tensors are sparse, quantized or without values: {_enumerate(odd)}; "
+            "save them dense, in float16, bfloat16, float32 or float64"
+        )
     bad = [key for key, value in state_dict.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if bad:
         raise CheckpointError(
-            f"{path}: NaN or infinite weights in {len(bad)} tensors: {_enumerate(bad)}; a model trained to them is broken"
+            f"{path}: NaN or infinite weights in {len(bad)} tensors: {_enumerate(bad)}; such a model is broken"
         )
+
+
+def _is_plain(value: Tensor) -> bool:
+    known = value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return value.layout == torch.strided and not value.is_meta and (known or not value.is_floating_point())
 
 
 def _enumerate(names: Sequence[str]) -> str:

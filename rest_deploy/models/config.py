@@ -21,7 +21,7 @@ class ResTConfig:
         depths: Blocks in each stage.
         num_heads: Attention heads; each must divide its stage's channels.
         mlp_ratios: Hidden channels of the MLP, as a multiple of the stage's channels.
-        sr_ratios: Spatial reduction of keys and values; 1 means none.
+        sr_ratios: Spatial reduction of keys and values; 1 means none, any other must be even.
         num_classes: Outputs of the head.
         in_channels: Channels of the image.
 
@@ -42,21 +42,31 @@ class ResTConfig:
             self._check_tuple(name, int)
         self._check_tuple("mlp_ratios", (int, float))
         object.__setattr__(self, "mlp_ratios", tuple(float(ratio) for ratio in self.mlp_ratios))
+        if any(ratio > 1 and ratio % 2 for ratio in self.sr_ratios):
+            raise ConfigError(
+                f"sr_ratios is {self.sr_ratios!r}; each must be 1 or even: with kernel s+1 and padding s//2 an odd "
+                "reduction has no output on the smallest grids"
+            )
         for name in ("num_classes", "in_channels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
         if self.embed_dims[0] % 2:
             raise ConfigError(f"embed_dims[0] is {self.embed_dims[0]}; it must be even: the stem works at half of it")
+        for stage, (width, ratio) in enumerate(zip(self.embed_dims, self.mlp_ratios, strict=True), 1):
+            if not 1 <= width * ratio < 1 << 31:
+                raise ConfigError(
+                    f"stage {stage}: mlp_ratios gives {ratio} x {width} channels; there must be at least 1, and finite"
+                )
         for stage, (width, heads) in enumerate(zip(self.embed_dims, self.num_heads, strict=True), 1):
             if width % heads:
                 raise ConfigError(f"stage {stage} has {width} channels, which {heads} heads do not divide")
 
     def _check_tuple(self, name: str, kind: type | tuple[type, ...]) -> None:
-        value = getattr(self, name)
+        value: Any = getattr(self, name)
         if not isinstance(value, (list, tuple)) or len(value) != STAGES:
             raise ConfigError(f"{name} is {value!r}; it must hold one number for each of the {STAGES} stages")
-        if not all(isinstance(n, kind) and not isinstance(n, bool) and n > 0 for n in value):
+        if not all(isinstance(entry, kind) and not isinstance(entry, bool) for entry in value) or min(value) <= 0:
             raise ConfigError(f"{name} is {value!r}; every entry must be a positive number")
         object.__setattr__(self, name, tuple(value))
 

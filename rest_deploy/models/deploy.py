@@ -56,7 +56,9 @@ class DeployAttention(nn.Module):
         self.k = _linear_like(attn.q, k_weight)  # (2): the softmax does not see a key's bias
         self.v = _linear_like(attn.q, v_weight)
         if self.num_heads > 1:  # (4): a value's bias is centred away
-            self.mix = nn.Parameter(attn.transform_conv.weight.data.flatten(1))  # (heads, heads); (2): nor the mixing's bias
+            self.mix = nn.Parameter(
+                attn.transform_conv.weight.data.flatten(1)
+            )  # (heads, heads); (2): nor the mixing's bias
         else:  # rows of the softmax sum to one, so a value's bias goes straight to the projection
             proj_bias = proj_bias + proj_weight @ v_bias
         self.proj = _linear_like(attn.proj, proj_weight, proj_bias)

@@ -35,7 +35,7 @@ def create_model(
         model: A name of :func:`list_models`, or a config of your own.
         checkpoint: ``.pth``, ``.pt`` or ``.safetensors`` with the authors' parameter names. The number of classes is
             read off its head. Without one the weights are random, drawn from ``seed``.
-        num_classes: Outputs of a model without a checkpoint, where they are not the config's.
+        num_classes: Outputs, where they are not the config's; a checkpoint must have as many.
         seed: Seed of random weights; the global generator is left as it was.
 
     Returns:
@@ -50,12 +50,13 @@ def create_model(
     if num_classes is not None:
         config = get_config(model) if isinstance(model, str) else model
         model = replace(config, num_classes=num_classes)
-    return load_model(model, checkpoint, seed=seed).model
+    made = load_model(model, checkpoint, seed=seed).model
+    if num_classes not in (None, made.config.num_classes):
+        raise ConfigError(f"{num_classes} classes were asked for; {checkpoint} has {made.config.num_classes}")
+    return made
 
 
-def load_model(
-    model: str | ResTConfig | None, checkpoint: str | Path | None = None, *, seed: int = 0
-) -> LoadedModel:
+def load_model(model: str | ResTConfig | None, checkpoint: str | Path | None = None, *, seed: int = 0) -> LoadedModel:
     """As :func:`create_model`, and say what was loaded. With a checkpoint, ``model`` may be left out."""
     if checkpoint is None:
         if model is None:

@@ -46,7 +46,9 @@ def subtract_uniform(probabilities: Tensor) -> Tensor:
 
 @torch.library.custom_op("rest_deploy::split_heads", mutates_args=())
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
-    return split_heads(x, num_heads).clone()  # an operator's result may not be a view of its argument
+    return split_heads(x, num_heads).clone(
+        memory_format=torch.contiguous_format
+    )  # an operator's result may not be a view of its argument
 
 
 @_split_heads.register_fake
@@ -56,7 +58,7 @@ def _(x: Tensor, num_heads: int) -> Tensor:
 
 @torch.library.custom_op("rest_deploy::merge_heads", mutates_args=())
 def _merge_heads(x: Tensor, like: Tensor) -> Tensor:
-    return merge_heads(x, like).clone()
+    return merge_heads(x, like).clone(memory_format=torch.contiguous_format)
 
 
 @_merge_heads.register_fake

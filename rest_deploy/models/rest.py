@@ -80,9 +80,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.sr_ratio = sr_ratio
         if sr_ratio > 1:
-            self.sr = nn.Conv2d(
-                dim, dim, kernel_size=sr_ratio + 1, stride=sr_ratio, padding=sr_ratio // 2, groups=dim
-            )
+            self.sr = nn.Conv2d(dim, dim, kernel_size=sr_ratio + 1, stride=sr_ratio, padding=sr_ratio // 2, groups=dim)
             self.sr_norm = nn.LayerNorm(dim)
         if num_heads > 1:
             self.transform_conv = nn.Conv2d(num_heads, num_heads, kernel_size=1)
@@ -91,12 +89,15 @@ class Attention(nn.Module):
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, C/heads)
         if self.sr_ratio > 1:
             x = self.sr_norm(to_tokens(self.sr(to_map(x, grid))))  # (B, K, C)
-        k, v = self.kv(x).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, K, C/heads)
+        k, v = (
+            self.kv(x).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        )  # (B, heads, K, C/heads)
         attn = (q @ k.transpose(-2, -1)) * self.scale  # (B, heads, N, K)
         if self.num_heads > 1:
-            attn = _instance_norm(self.transform_conv(attn).softmax(dim=-1))
-        else:
-            attn = attn.softmax(dim=-1)
+            attn = self.transform_conv(attn)
+        attn = attn.softmax(dim=-1)
+        if self.num_heads > 1:
+            attn = _instance_norm(attn)
         x = (attn @ v).transpose(1, 2).flatten(2)  # (B, N, C)
         return self.proj(x)
 

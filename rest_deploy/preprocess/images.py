@@ -49,9 +49,11 @@ def list_images(folder: str | Path) -> list[Path]:
     """Image files of a folder, not of its subfolders, in order of name.
 
     Raises:
-        ImageError: It holds none.
+        ImageError: It is none, or holds no images.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise ImageError(f"{folder}: no such folder")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not paths:
         raise ImageError(f"{folder}: no images in this folder; looked for {', '.join(IMAGE_SUFFIXES)}")
@@ -60,27 +62,31 @@ def list_images(folder: str | Path) -> list[Path]:
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """Map what Pillow raises, which on damaged files is as varied as the damage."""
+    """Map what Pillow raises."""
     try:
         yield
-    except Image.DecompressionBombError as exc:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:  # the warning, where it is an error
         raise ImageError(_too_large(name, str(exc))) from exc
     except UnidentifiedImageError as exc:
         raise ImageError(f"{name}: not an image that Pillow can read") from exc
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, TypeError, IndexError, KeyError) as exc:
+    except ImageError:
+        raise
+    except Exception as exc:  # OSError, SyntaxError, struct.error, ... : as varied as the damage
         raise ImageError(f"{name}: damaged or unsupported image ({exc})") from exc
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise ImageError(
-            f"image array of dtype {array.dtype} and shape {array.shape}; needed: uint8 of shape (height, width, 3), RGB"
+            f"image array of dtype {array.dtype} and shape {array.shape}; needed: RGB, uint8 (height, width, 3)"
         )
     return Image.fromarray(np.ascontiguousarray(array))
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     width, height = image.size
+    if image.format == "EPS":  # a program, which Pillow would hand to Ghostscript
+        raise ImageError(f"{name}: PostScript is not read; save the image as PNG or JPEG")
     if width * height > MAX_PIXELS:
         raise ImageError(_too_large(name, f"{width}x{height} pixels"))
     if width == 0 or height == 0:
@@ -105,9 +111,10 @@ def _from_sixteen_bit(image: Image.Image, name: str) -> Image.Image:
     if values.min() < 0 or values.max() > 0xFFFF:
         raise ImageError(f"{name}: 32-bit pixels beyond 16 bits; save the image with 8 or 16 bits a channel")
     grey = ((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
+    if isinstance(image.info.get("transparency"), int):  # a PNG's one transparent value, laid over white
+        grey[values == image.info["transparency"]] = 255
     return Image.fromarray(grey).convert("RGB")
 
 
 def _too_large(name: str, size: str) -> str:
     return f"{name}: {size}, more than the {MAX_PIXELS:,} that are read; scale it down first"
-

@@ -62,7 +62,7 @@ def _crop(image: Image.Image, size: ImageSize, ratio: float) -> Image.Image:
         width, height = int(short * image.width / image.height), short
     left, top = round((width - size.width) / 2), round((height - size.height) / 2)
     box = (left, top, left + size.width, top + size.height)
-    if max(width, height) > _LONG * short:  # the same pixels, but for a rounding here and there
+    if max(width, height) > _LONG * short:  # the same but for rounding between the passes
         x, y = image.width / width, image.height / height
         source = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
         return image.resize((size.width, size.height), Image.Resampling.BICUBIC, box=source)

@@ -29,7 +29,7 @@ class OnnxRuntime(Runtime):
     def __init__(self, path: str | Path, device: str = "cpu", threads: int | None = None) -> None:
         super().__init__(path, device, threads)
         target = Device.parse(device)
-        self.info = read_onnx_info(self.path)
+        self.info = read_info(self.path)
         self._session = _open(self.path, target, threads)
         self._names = [self.info.output.name]
         self._input = self.info.input.name
@@ -45,7 +45,7 @@ class OnnxRuntime(Runtime):
         del self._session
 
 
-def read_onnx_info(path: Path) -> ArtifactInfo:
+def read_info(path: Path) -> ArtifactInfo:
     """The record inside an ONNX file, read without ONNX Runtime.
 
     Raises:
@@ -55,7 +55,9 @@ def read_onnx_info(path: Path) -> ArtifactInfo:
         raise ArtifactError(f"{path}: no such file; make it: rest-export --output {path} ...")
     metadata = read_onnx_metadata(path)
     if METADATA_KEY not in metadata:
-        raise ArtifactError(f"{path}: an ONNX file that rest-export did not make; export the checkpoint with rest-export")
+        raise ArtifactError(
+            f"{path}: an ONNX file that rest-export did not make; export the checkpoint with rest-export"
+        )
     return ArtifactInfo.from_json(metadata[METADATA_KEY], path)
 
 

@@ -59,8 +59,13 @@ class _threads:
         torch.set_num_threads(self._before)
 
 
-def describe(loaded: LoadedModel) -> ArtifactInfo:
-    """The record of a model in PyTorch."""
+def read_info(path: Path) -> ArtifactInfo:
+    """The record of a checkpoint."""
+    return describe(load_model(None, path))
+
+
+def describe(loaded: LoadedModel, labels: tuple[str, ...] | None = None) -> ArtifactInfo:
+    """The record of a model in PyTorch, with other labels than its checkpoint's where they are given."""
     config, card, checkpoint = loaded.model.config, loaded.card, loaded.checkpoint
     weights = Weights(seed=loaded.seed)
     if checkpoint is not None:
@@ -71,7 +76,7 @@ def describe(loaded: LoadedModel) -> ArtifactInfo:
         model=loaded.name,
         config=config.to_dict(),
         weights=weights,
-        labels=card.labels or default_labels(config.num_classes),
+        labels=labels or card.labels or default_labels(config.num_classes),
         preprocessing=card.preprocessing or Preprocessing(),
         input=TensorSpec("image", "float32", ("batch", config.in_channels, "height", "width")),
         output=TensorSpec("logits", "float32", ("batch", config.num_classes)),

@@ -6,15 +6,16 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
+from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ArtifactError, MissingPackageError
 from rest_deploy.runtimes.base import Runtime
 
 
 @dataclass(frozen=True)
 class RuntimeRow:
-    """Module and class of a runtime, the package it imports, and the extra that installs it."""
+    """Module (with ``read_info``) and class of a runtime, the package it imports, and the extra that installs it."""
 
     module: str
     name: str
@@ -38,15 +39,33 @@ def open_runtime(path: str | Path, device: str = "cpu", threads: int | None = No
         MissingPackageError: The runtime's package is not installed.
         DeviceError: The device is not there.
     """
+    runtime: type[Runtime] = getattr(_module_for(path), _row_for(path).name)
+    return runtime(path, device=device, threads=threads)
+
+
+def read_info(path: str | Path) -> ArtifactInfo:
+    """What an artifact says of itself, without loading its network where that can be had.
+
+    Raises:
+        ArtifactError: Unknown suffix, or the file is missing, damaged or not ours.
+        MissingPackageError: The package that reads it is not installed.
+    """
+    info: ArtifactInfo = _module_for(path).read_info(Path(path))
+    return info
+
+
+def _row_for(path: str | Path) -> RuntimeRow:
     suffix = Path(path).suffix.lower()
     if suffix not in RUNTIMES:
         raise ArtifactError(f"{path}: unknown kind of artifact; accepted: {', '.join(RUNTIMES)}")
-    row = RUNTIMES[suffix]
+    return RUNTIMES[suffix]
+
+
+def _module_for(path: str | Path) -> ModuleType:
+    row = _row_for(path)
     try:
-        module = importlib.import_module(row.module)
+        return importlib.import_module(row.module)
     except ModuleNotFoundError as exc:
         if exc.name is not None and exc.name.split(".")[0] == "rest_deploy":
             raise
-        raise MissingPackageError(exc.name or row.package, f"open {suffix} files", row.extra) from exc
-    runtime: type[Runtime] = getattr(module, row.name)
-    return runtime(path, device=device, threads=threads)
+        raise MissingPackageError(exc.name or row.package, f"open {Path(path).suffix} files", row.extra) from exc

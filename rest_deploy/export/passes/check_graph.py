@@ -11,8 +11,8 @@ from rest_deploy.errors import ExportError
 
 #: The operators of the deploy form. None of them takes a size, but for Reshape, whose sizes are looked at below.
 OPERATORS = frozenset(
-    "Add Cast Constant Conv Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul Reciprocal ReduceMean Relu Reshape "
-    "Shape Sigmoid Softmax Sqrt Sub Transpose".split()
+    "Add Cast Constant Conv Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul Reciprocal ReduceMean Relu "  # noqa: SIM905
+    "Reshape Shape Sigmoid Softmax Sqrt Sub Transpose".split()
 )
 
 
@@ -36,15 +36,17 @@ def check_graph(model: onnx.ModelProto, blocks: int) -> None:
         raise ExportError(f"the graph has operators that the deploy form does not have: {', '.join(strange)}")
     if counts["Softmax"] != blocks or counts["LayerNormalization"] < 2 * blocks:
         raise ExportError(
-            f"the graph has {counts['Softmax']} Softmax and {counts['LayerNormalization']} LayerNormalization nodes for "
-            f"{blocks} blocks; they must be single nodes"
+            f"the graph has {counts['Softmax']} Softmax and {counts['LayerNormalization']} LayerNormalization nodes "
+            f"for {blocks} blocks; they must be single nodes"
         )
     _check_reshapes(model)
 
 
 def _check_reshapes(model: onnx.ModelProto) -> None:
     """A constant shape must leave batch, height, width and the number of tokens open; here they come first."""
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == 7}
+    constants = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == 7
+    }
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name in ("value", "value_ints"):
             value = onnx.helper.get_attribute_value(node.attribute[0])

@@ -12,6 +12,10 @@ import onnxsim
 from rest_deploy.errors import ExportError
 from rest_deploy.export.passes.check_graph import check_graph
 
+#: Turns a product and its bias into Reshape, Gemm and Reshape with sizes computed at run time, where channels are few.
+#: ONNX Runtime and TensorRT do as well without, and the added size arithmetic is what :func:`check_graph` rules out.
+_SKIPPED = ["fuse_matmul_add_bias_into_gemm_batched"]
+
 _log = logging.getLogger(__name__)
 
 #: (batch, height, width) at which both graphs are run; neither is a traced size.
@@ -32,7 +36,7 @@ def simplify(model: onnx.ModelProto, blocks: int) -> tuple[onnx.ModelProto, str 
         The simplified graph and None, or the graph as it was and why.
     """
     try:
-        simplified, _ = onnxsim.simplify(model)
+        simplified, _ = onnxsim.simplify(model, skipped_optimizers=_SKIPPED)
     except Exception as exc:  # onnxsim's native part raises RuntimeError, its Python part much else
         return model, f"onnxsim failed: {' '.join(str(exc).split())[:200]}"
     try:

@@ -1,0 +1,59 @@
+"""How long an export takes against PyTorch's TorchScript exporter: python -m benchmarks.export_time
+
+Ours is everything between the PyTorch model and the checked file: deploy form, both traces, translation, onnxsim, the
+checks of its result, writing. TorchScript's is torch.onnx.export(dynamo=False) of the model as written. Verification
+against float64, which only we do, is left out on both sides. Both run in turns in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import tempfile
+from pathlib import Path
+
+from benchmarks.as_written import export_as_written
+from benchmarks.paired import environment, time_paired
+from rest_deploy.export.onnx_exporter import OnnxConfig, export
+from rest_deploy.models.deploy import to_deploy
+from rest_deploy.models.factory import create_model
+from rest_deploy.specs import TensorSpec
+
+ALLOWED = 8.0
+IMAGE = TensorSpec("image", "float32", ("batch", 3, "height", "width"))
+LOGITS = TensorSpec("logits", "float32", ("batch", 1000))
+
+
+def main() -> None:
+    """Print a table."""
+    logging.disable(logging.WARNING)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["rest_small", "rest_large"])
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    print(environment())
+    print(f"{'model':<11} {'ours s':>7} {'TorchScript s':>13} {'ratio':>6} {'quartiles':>13} {'allowed':>8}")
+    for name in arguments.models:
+        model = create_model(name)
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "model.onnx"
+            timings = time_paired(
+                {
+                    "ours": lambda: export(to_deploy(model), IMAGE, LOGITS, target, OnnxConfig()),  # noqa: B023
+                    "torchscript": lambda: export_as_written(model, io.BytesIO()),  # noqa: B023
+                },
+                "torchscript",
+                rounds=arguments.rounds,
+            )
+        ours, theirs = timings["ours"], timings["torchscript"]
+        low, high = ours.spread
+        print(
+            f"{name:<11} {ours.median:7.2f} {theirs.median:13.2f} {ours.ratio:6.2f} {low:6.2f}-{high:6.2f} "
+            f"{ALLOWED:8.1f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

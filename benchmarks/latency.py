@@ -1,0 +1,63 @@
+"""Latency in ONNX Runtime on the CPU, against the same model exported as written: python -m benchmarks.latency"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from benchmarks.as_written import write_both
+from benchmarks.paired import environment, time_paired
+from rest_deploy.models.factory import create_model
+from rest_deploy.runtimes.devices import physical_cores
+
+ALLOWED = {224: 1.02, 512: 1.02, 1024: 0.90}
+
+
+def main() -> None:
+    """Print a table."""
+    logging.disable(logging.WARNING)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["rest_small"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224, 512, 1024])
+    parser.add_argument("--seconds", type=float, default=25, help="about how long each row takes")
+    arguments = parser.parse_args()
+    print(environment())
+    print("model        size rounds  ours ms as written ms  ratio     quartiles allowed")
+    for name in arguments.models:
+        with tempfile.TemporaryDirectory() as folder:
+            sessions = [_session(path) for path in write_both(create_model(name), Path(folder))]
+        for size in arguments.sizes:
+            _row(name, size, *sessions, seconds=arguments.seconds)
+
+
+def _row(
+    name: str, size: int, ours: onnxruntime.InferenceSession, theirs: onnxruntime.InferenceSession, *, seconds: float
+) -> None:
+    image = {"image": np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)}
+    contenders = {"ours": lambda: ours.run(None, image), "as written": lambda: theirs.run(None, image)}
+    once = time_paired(contenders, "as written", rounds=1)
+    rounds = max(5, int(seconds / sum(t.median for t in once.values())))
+    timings = time_paired(contenders, "as written", rounds=rounds, warmup=2)
+    low, high = timings["ours"].spread
+    print(
+        f"{name:<11} {size:5d} {rounds:6d} {1e3 * timings['ours'].median:8.1f} "
+        f"{1e3 * timings['as written'].median:13.1f} {timings['ours'].ratio:6.3f} {low:6.3f}-{high:6.3f} "
+        f"{ALLOWED.get(size, float('nan')):7.2f}",
+        flush=True,
+    )
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = physical_cores()
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+if __name__ == "__main__":
+    main()

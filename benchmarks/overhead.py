@@ -1,0 +1,74 @@
+"""What Predictor and rest-predict cost over bare ONNX Runtime: python -m benchmarks.overhead"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from benchmarks.paired import Timing, environment, time_paired
+from rest_deploy.pipeline import ExportRequest, run_export
+from rest_deploy.predictor import Predictor
+from rest_deploy.runtimes.devices import physical_cores
+
+IMAGE = Path(__file__).parent.parent / "examples" / "images" / "chelsea.png"
+
+BARE = """
+import numpy, onnxruntime, sys
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+session.run(None, {"image": numpy.zeros((1, 3, 224, 224), numpy.float32)})
+"""
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="rest_small")
+    parser.add_argument("--rounds", type=int, default=25)
+    arguments = parser.parse_args()
+    print(environment())
+    with tempfile.TemporaryDirectory() as folder:
+        path = run_export(ExportRequest(arguments.model, Path(folder) / "model.onnx", verify=False)).path
+        print(f"{'':<34} {'ours ms':>8} {'bare ms':>8} {'ratio':>6} {'quartiles':>13} {'allowed':>7}")
+        _print("Predictor.logits, 1x3x224x224", _calls(path, 20 * arguments.rounds), 1.03)
+        _print("rest-predict, whole process", _processes(path, arguments.rounds), 1.3)
+
+
+def _calls(path: Path, rounds: int) -> dict[str, Timing]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = physical_cores()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    batch = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    with Predictor(path) as predictor:
+        contenders = {"ours": lambda: predictor.logits(batch), "bare": lambda: session.run(None, {"image": batch})}
+        return time_paired(contenders, "bare", rounds=rounds, warmup=5)
+
+
+def _processes(path: Path, rounds: int) -> dict[str, Timing]:
+    command = Path(sys.executable).with_name("rest-predict")
+    ours = [str(command), str(path), str(IMAGE)]
+    bare = [sys.executable, "-c", BARE, str(path)]
+
+    def run(argv: list[str]) -> None:
+        subprocess.run(argv, check=True, capture_output=True)
+
+    return time_paired({"ours": lambda: run(ours), "bare": lambda: run(bare)}, "bare", rounds=rounds)
+
+
+def _print(what: str, timings: dict[str, Timing], allowed: float) -> None:
+    ours, bare = timings["ours"], timings["bare"]
+    low, high = ours.spread
+    print(
+        f"{what:<34} {1e3 * ours.median:8.1f} {1e3 * bare.median:8.1f} {ours.ratio:6.3f} {low:6.3f}-{high:6.3f} "
+        f"{allowed:7.2f}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

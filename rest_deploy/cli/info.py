@@ -1,0 +1,72 @@
+"""rest-info: what an artifact says of itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.cli.terminal import OK, clean, command, parser
+from rest_deploy.runtimes.registry import read_info
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = parser("rest-info", "Show what an artifact says of itself: model, weights, preprocessing, verification.")
+    made.add_argument("artifact", help=".onnx file, or a .pth, .pt or .safetensors checkpoint")
+    made.add_argument("--json", action="store_true", help="print JSON, labels included")
+    return made
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    info = read_info(arguments.artifact)
+    print(json.dumps(info.to_dict(), indent=2) if arguments.json else _text(Path(arguments.artifact), info))
+    return OK
+
+
+def _text(path: Path, info: ArtifactInfo) -> str:
+    weights = f"random, seed {info.weights.seed}: predictions mean nothing"
+    if not info.weights.random:
+        weights = f"{info.weights.file}, SHA-256 {str(info.weights.sha256)[:16]}..."
+    steps = info.preprocessing
+    mib = path.stat().st_size / 2**20
+    rows = {
+        "file": f"{path} ({mib:.1f} MiB)",
+        "format": f"{info.format}, {info.precision.value}",
+        "model": info.model,
+        "weights": weights,
+        "input": f"{info.input.name}: {info.input.dtype} {_shape(info.input.shape)}, any size from 1x1 up",
+        "output": f"{info.output.name}: {info.output.dtype} {_shape(info.output.shape)}",
+        "classes": f"{info.num_classes}: {', '.join(info.label(i) for i in range(min(3, info.num_classes)))}, ...",
+        "preprocessing": f"{steps.resize.value} {steps.size or ''} mean {steps.mean} std {steps.std}",
+        "config": ", ".join(f"{key} {value}" for key, value in info.config.items()),
+        "made with": ", ".join(f"{package} {version}" for package, version in info.versions.items()),
+        "details": ", ".join(f"{key} {value}" for key, value in info.extra.items() if value is not None),
+        "verified": _verification(info),
+    }
+    return "\n".join(f"{name:<14} {clean(str(value))}" for name, value in rows.items() if value)
+
+
+def _verification(info: ArtifactInfo) -> str:
+    if info.format == "pytorch":
+        return ""
+    if info.verification is None:
+        return "no (exported with --no-verify)"
+    cases = info.verification.get("cases", [])
+    worst = max(cases, key=lambda case: case["max_error"])
+    size = f"{worst['batch']}x{worst['height']}x{worst['width']}"
+    return (
+        f"against {info.verification.get('reference')} at {len(cases)} sizes; largest error {worst['max_error']:.2g} "
+        f"at {size}, where PyTorch float32's own is {worst['reference_error']:.2g}"
+    )
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(str(size) for size in shape)})"
+
+
+main = command(_main, _parser)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""rest-predict: classify images with an artifact."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress
+from rest_deploy.errors import ImageError
+from rest_deploy.predictor import Prediction, Predictor
+from rest_deploy.preprocess.images import list_images
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = parser("rest-predict", "Classify images with an exported ResT.")
+    made.add_argument("artifact", help=".onnx file, or a .pth, .pt or .safetensors checkpoint")
+    made.add_argument("images", nargs="+", help="image files, or folders of them")
+    made.add_argument("--top-k", type=int, default=5, metavar="K", help="predictions for each image (default 5)")
+    made.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu); never another than asked")
+    made.add_argument("--threads", type=int, help="CPU threads (default: physical cores)")
+    made.add_argument("--json", action="store_true", help="print JSON")
+    return made
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    paths = [path for image in arguments.images for path in _expand(Path(image))]
+    answers: dict[int, list[Prediction] | ImageError] = {}
+    with Predictor(arguments.artifact, arguments.device, threads=arguments.threads) as predictor:
+        if predictor.info.weights.random:
+            print(f"warning: {arguments.artifact} holds random weights; its predictions mean nothing", file=sys.stderr)
+        for index, answer in predictor.stream(paths, arguments.top_k):
+            answers[index] = answer
+            progress(len(answers), len(paths))
+    if arguments.json:
+        print(json.dumps([_as_json(path, answers[i]) for i, path in enumerate(paths)], indent=2))
+    failed = False
+    for i, path in enumerate(paths):
+        answer = answers[i]
+        if isinstance(answer, ImageError):
+            failed = True
+            print(f"error: {clean(str(answer))}", file=sys.stderr)
+        elif not arguments.json:
+            print(clean(str(path)))
+            for prediction in answer:
+                print(f"  {prediction.score:7.2%}  {clean(prediction.label)} ({prediction.index})")
+    return FAILED if failed else OK
+
+
+def _expand(path: Path) -> list[Path]:
+    return list_images(path) if path.is_dir() else [path]
+
+
+def _as_json(path: Path, answer: list[Prediction] | ImageError) -> dict[str, object]:
+    if isinstance(answer, ImageError):
+        return {"image": str(path), "error": str(answer)}
+    return {"image": str(path), "predictions": [vars(prediction) for prediction in answer]}
+
+
+main = command(_main, _parser)
+
+if __name__ == "__main__":
+    sys.exit(main())

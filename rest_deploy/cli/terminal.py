@@ -1,0 +1,70 @@
+"""What all commands share: exit codes, one-line errors, clean text, a progress line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from rest_deploy.errors import RestDeployError
+
+OK, FAILED = 0, 1  # 2, wrong usage, is argparse's own
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def command(
+    main: Callable[[argparse.Namespace], int], make_parser: Callable[[], argparse.ArgumentParser]
+) -> Callable[..., int]:
+    """A command's entry point: our errors become one line on stderr and exit code 1, with no traceback."""
+
+    def run(argv: Sequence[str] | None = None) -> int:
+        arguments = make_parser().parse_args(argv)
+        verbose = getattr(arguments, "verbose", False)
+        logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("rest_deploy").setLevel(logging.INFO if verbose else logging.ERROR)
+        if not verbose:
+            warnings.simplefilter("ignore")  # of third parties; ours are errors or notes
+        try:
+            return main(arguments)
+        except RestDeployError as exc:
+            if verbose:
+                logging.getLogger(__name__).exception("where it happened:")
+            print(f"error: {clean(str(exc))}", file=sys.stderr)
+        except BrokenPipeError:  # the reader of our output went away, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return _INTERRUPTED
+        return FAILED
+
+    return run
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser with what every command has."""
+    made = argparse.ArgumentParser(prog=name, description=description)
+    made.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    made.add_argument("--verbose", action="store_true", help="tell each step, and where an error happened")
+    return made
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"rest-deploy {importlib.metadata.version('rest-deploy')}")
+        parser.exit()
+
+
+def clean(text: str) -> str:
+    """Text fit for a terminal: one line, control characters shown as escapes instead of obeyed."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def progress(done: int, total: int) -> None:
+    """A counter on stderr, where a person is watching."""
+    if sys.stderr.isatty():
+        print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)

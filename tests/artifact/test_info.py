@@ -1,0 +1,164 @@
+"""The record inside an artifact: it comes back as it was written, and a damaged one is refused by name."""
+
+import json
+
+import pytest
+
+from rest_deploy.artifact.info import SCHEMA, ArtifactInfo, Weights
+from rest_deploy.errors import ArtifactError
+from rest_deploy.specs import ImageSize, Precision, Preprocessing, Resize, TensorSpec
+
+
+def make_info(**changes):
+    values = {
+        "format": "onnx",
+        "precision": Precision.FP16,
+        "model": "rest_small",
+        "config": {"depths": [2, 2, 6, 2]},
+        "weights": Weights("weights.pth", "00ff"),
+        "labels": ("cat", "Käse", "犬"),
+        "preprocessing": Preprocessing(Resize.WARP, ImageSize(384, 416)),
+        "input": TensorSpec("image", "float32", ("batch", 3, "height", "width")),
+        "output": TensorSpec("logits", "float32", ("batch", 3)),
+        "versions": {"torch": "2.13.0"},
+        "verification": {"max_error": 1e-6},
+        "extra": {"opset": 18},
+    }
+    return ArtifactInfo(**{**values, **changes})
+
+
+def without_labels(**fields):
+    return {**make_info(labels=None).to_dict(), **fields}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"labels": None},
+        {"verification": None},
+        {"extra": {}},
+        {"versions": {}},
+        {"weights": Weights(seed=7)},
+        {"precision": Precision.INT8},
+        {"preprocessing": Preprocessing(Resize.NATIVE, None, mean=(0.5,), std=(0.5,))},
+    ],
+)
+def test_json_round_trip(changes):
+    info = make_info(**changes)
+    assert ArtifactInfo.from_json(info.to_json(), "a.onnx") == info
+
+
+def test_json_is_compact_and_tells_where_the_weights_come_from():
+    text = make_info(weights=Weights(seed=7)).to_json()
+    assert json.loads(text)["weights"] == {"source": "random", "file": None, "sha256": None, "seed": 7}
+    assert json.loads(make_info().to_json())["weights"]["source"] == "checkpoint"
+    assert '": ' not in text
+    assert "犬" in text
+
+
+def test_weights_are_random_exactly_without_a_file():
+    assert Weights(seed=0).random
+    assert not Weights("weights.pth", "00ff").random
+
+
+def test_classes_and_their_names():
+    info = make_info()
+    assert info.num_classes == 3
+    assert info.label(2) == "犬"
+    assert make_info(labels=None).label(2) == "class 2"
+
+
+@pytest.mark.parametrize("schema", [0, SCHEMA + 1, "1", None, []])
+def test_another_schema_is_refused(schema):
+    with pytest.raises(ArtifactError, match=r"metadata of schema .* reads 1; upgrade"):
+        ArtifactInfo.from_dict({**make_info().to_dict(), "schema": schema})
+
+
+def test_a_missing_schema_is_refused():
+    with pytest.raises(ArtifactError, match="metadata of schema None"):
+        ArtifactInfo.from_dict({})
+
+
+@pytest.mark.parametrize("field", sorted(set(make_info().to_dict()) - {"schema", "extra"}))
+def test_a_missing_field_is_named(field):
+    values = make_info().to_dict()
+    del values[field]
+    with pytest.raises(ArtifactError, match=f"metadata cannot be read: KeyError: '{field}'"):
+        ArtifactInfo.from_dict(values)
+
+
+def test_extra_may_be_missing():
+    assert "extra" not in make_info(extra={}).to_dict()
+
+
+@pytest.mark.parametrize("labels", [(), ("cat", "dog"), ("cat", "dog", "cow", "owl")])
+def test_labels_must_be_as_many_as_classes(labels):
+    with pytest.raises(ArtifactError, match=f"{len(labels)} labels are named for 3 classes"):
+        ArtifactInfo.from_dict(make_info(labels=labels).to_dict())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("precision", "fp64"),
+        ("precision", None),
+        ("config", None),
+        ("config", [1, 2]),
+        ("weights", None),
+        ("weights", "weights.pth"),
+        ("labels", 3),
+        ("preprocessing", None),
+        ("preprocessing", {"resize": "crop"}),
+        ("input", None),
+        ("input", {"name": "image", "dtype": "float32"}),
+        ("input", {"name": "image", "dtype": "float32", "shape": 4}),
+        ("output", []),
+        ("versions", None),
+        ("verification", 0.1),
+        ("extra", None),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_refused(field, value):
+    with pytest.raises(ArtifactError, match="metadata cannot be read"):
+        ArtifactInfo.from_dict({**make_info().to_dict(), field: value})
+
+
+@pytest.mark.parametrize("shape", [[], ["batch"], ["batch", "classes"], ["batch", None], ["batch", float("inf")]])
+@pytest.mark.parametrize("labels", [None, ["cat", "dog", "cow"]])
+def test_an_output_without_a_number_of_classes_is_refused(shape, labels):
+    """Read here, with the file's name, and not when the first image comes."""
+    output = {"name": "logits", "dtype": "float32", "shape": shape}
+    with pytest.raises(ArtifactError, match="metadata|needed: [24] sizes, the second fixed"):
+        ArtifactInfo.from_dict(without_labels(labels=labels, output=output))
+
+
+@pytest.mark.parametrize("shape", [[], ["batch"], ["batch", "channels", "height", "width"], ["batch", None, 8, 8]])
+def test_an_input_without_a_number_of_channels_is_refused(shape):
+    with pytest.raises(ArtifactError, match="metadata|needed: [24] sizes, the second fixed"):
+        ArtifactInfo.from_dict(without_labels(input={"name": "image", "dtype": "float32", "shape": shape}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "metadata is no JSON"),
+        ("{", "metadata is no JSON"),
+        ("[]", "metadata is no JSON object"),
+        ("null", "metadata is no JSON object"),
+        ('"rest"', "metadata is no JSON object"),
+        ('{"schema": 2}', "metadata of schema 2"),
+        ("[" * 100_000, "metadata"),  # deeper than Python's recursion limit
+    ],
+    ids=["empty", "cut", "list", "null", "text", "schema", "deep"],
+)
+def test_errors_from_json_name_the_file(text, message):
+    with pytest.raises(ArtifactError, match=rf"^a\.onnx: .*{message}"):
+        ArtifactInfo.from_json(text, "a.onnx")
+
+
+def test_a_number_that_no_float_holds_is_refused():
+    values = make_info().to_dict()
+    values["preprocessing"]["mean"] = [10**400, 0, 0]
+    with pytest.raises(ArtifactError, match=r"^a\.onnx: "):
+        ArtifactInfo.from_json(json.dumps(values), "a.onnx")

@@ -1,0 +1,80 @@
+"""Models and artifacts that many tests share, each made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.factory import create_model
+from rest_deploy.models.rest import ResT
+from rest_deploy.pipeline import ExportRequest, ExportResult, run_export
+from rest_deploy.specs import Preprocessing, Resize
+
+ROOT = Path(__file__).parent.parent
+IMAGES = ROOT / "examples" / "images"
+DIGITS = ROOT / "examples" / "digits" / "rest_digits.safetensors"
+
+#: Small enough to trace in a second, with every kind of block: one head and several, reduction and none.
+TINY = ResTConfig(
+    embed_dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), sr_ratios=(4, 2, 2, 1), num_classes=7
+)
+
+torch.set_num_threads(2)
+
+
+def lively(model: ResT, seed: int = 0) -> ResT:
+    """Give a model weights that no layer leaves near zero: statistics and biases of BatchNorm too."""
+    generator = torch.Generator().manual_seed(seed)
+    for key, value in model.state_dict().items():
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            fan_in = value[0].numel() if value.ndim > 1 else 1
+            spread = {"running_var": (0.2 * noise).exp(), "running_mean": 0.1 * noise, "bias": 0.1 * noise}
+            fallback = 1 + 0.1 * noise if value.ndim == 1 else noise / fan_in**0.5
+            value.copy_(spread.get(key.rsplit(".", 1)[-1], fallback))
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> ResT:
+    """A tiny ResT in float32 with lively weights."""
+    return lively(create_model(TINY))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_model: ResT) -> Path:
+    """Its self-describing checkpoint: native size, own labels."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    native = Preprocessing(resize=Resize.NATIVE, size=None)
+    save_checkpoint(path, tiny_model.state_dict(), Card("tiny", tuple("abcdefg"), native))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> ExportResult:
+    """Its verified ONNX file, and what was told of it."""
+    output = tmp_path_factory.mktemp("tiny_onnx") / "tiny.onnx"
+    return run_export(ExportRequest(None, output, checkpoint=tiny_checkpoint))
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_export: ExportResult) -> Path:
+    """Path of the tiny model's ONNX file."""
+    return tiny_export.path
+
+
+@pytest.fixture(scope="session")
+def lite_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """rest_lite with random weights, as ``rest-export --model rest_lite`` makes it."""
+    return run_export(ExportRequest("rest_lite", tmp_path_factory.mktemp("lite") / "rest_lite.onnx")).path
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Seeded randomness."""
+    return np.random.default_rng(20210528)

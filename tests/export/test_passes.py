@@ -1,0 +1,121 @@
+"""Each pass on graphs that it must pass, mend or refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rest_deploy.errors import ExportError
+from rest_deploy.export.passes import simplify as simplify_module
+from rest_deploy.export.passes.check_graph import check_graph
+from rest_deploy.export.passes.free_sizes import free_sizes
+from rest_deploy.export.passes.simplify import simplify
+from rest_deploy.specs import TensorSpec
+from tests.conftest import TINY
+
+BLOCKS = sum(TINY.depths)
+
+
+@pytest.fixture
+def graph(tiny_onnx: Path) -> onnx.ModelProto:
+    return onnx.load(str(tiny_onnx))
+
+
+def _find(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.op_type == kind)
+
+
+def test_an_exported_graph_passes(graph: onnx.ModelProto) -> None:
+    check_graph(graph, BLOCKS)
+
+
+def test_another_operator_is_refused(graph: onnx.ModelProto) -> None:
+    relu = _find(graph, "Relu")
+    relu.op_type = "Softplus"
+    with pytest.raises(ExportError, match="operators that the deploy form does not have: Softplus"):
+        check_graph(graph, BLOCKS)
+
+
+def test_instance_normalization_is_refused(graph: onnx.ModelProto) -> None:
+    node = _find(graph, "LayerNormalization")
+    node.CopyFrom(helper.make_node("InstanceNormalization", list(node.input), list(node.output), node.name))
+    with pytest.raises(ExportError, match="InstanceNormalization"):
+        check_graph(graph, BLOCKS)
+
+
+def test_a_missing_softmax_is_refused(graph: onnx.ModelProto) -> None:
+    with pytest.raises(ExportError, match="must be single nodes"):
+        check_graph(graph, BLOCKS + 1)
+
+
+def test_a_baked_size_is_refused(graph: onnx.ModelProto) -> None:
+    reshape = _find(graph, "Reshape")
+    baked = numpy_helper.from_array(np.array([2, 768, 1, 8]), "baked")
+    graph.graph.initializer.append(baked)
+    reshape.input[1] = "baked"
+    with pytest.raises(ExportError, match="a size of the traced image is baked in"):
+        check_graph(graph, BLOCKS)
+
+
+def test_broken_onnx_is_refused(graph: onnx.ModelProto) -> None:
+    _find(graph, "Softmax").input[0] = "nowhere"
+    with pytest.raises(ExportError, match="no valid ONNX"):
+        check_graph(graph, BLOCKS)
+
+
+def test_sizes_are_freed_and_names_given() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"], doc_string="/home/somebody/model.py")
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3, 96, 128]) for name in ("x", "y")]
+    model = helper.make_model(helper.make_graph([node], "main", value[:1], value[1:]))
+    image, logits = (TensorSpec(name, "float32", ("batch", 3, "height", "width")) for name in ("image", "logits"))
+    freed = free_sizes(model, image, logits)
+    onnx.checker.check_model(freed)
+    assert [d.dim_param or d.dim_value for d in freed.graph.input[0].type.tensor_type.shape.dim] == list(image.shape)
+    assert (freed.graph.node[0].input[0], freed.graph.node[0].output[0]) == ("image", "logits")
+    assert "somebody" not in str(freed)
+
+
+def test_simplifying_that_fails_keeps_the_graph(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: onnx.ModelProto, **_: object) -> tuple[onnx.ModelProto, bool]:
+        raise RuntimeError("segmented\nfault")
+
+    monkeypatch.setattr(simplify_module.onnxsim, "simplify", fail)
+    kept, why = simplify(graph, BLOCKS)
+    assert kept is graph
+    assert why == "onnxsim failed: segmented fault"
+
+
+def test_simplifying_that_changes_an_output_keeps_the_graph(
+    graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(model: onnx.ModelProto, **_: object) -> tuple[onnx.ModelProto, bool]:
+        spoiled = onnx.ModelProto()
+        spoiled.CopyFrom(model)
+        bias = next(t for t in spoiled.graph.initializer if t.name.endswith("head.bias"))
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1e-2), bias.name))
+        return spoiled, True
+
+    monkeypatch.setattr(simplify_module.onnxsim, "simplify", spoil)
+    kept, why = simplify(graph, BLOCKS)
+    assert kept is graph
+    assert why is not None
+    assert "changed the logits by 0.01" in why
+
+
+def test_simplifying_that_bakes_a_size_keeps_the_graph(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bake(model: onnx.ModelProto, **_: object) -> tuple[onnx.ModelProto, bool]:
+        baked = onnx.ModelProto()
+        baked.CopyFrom(model)
+        baked.graph.initializer.append(numpy_helper.from_array(np.array([2, 768, 1, 8]), "baked"))
+        _find(baked, "Reshape").input[1] = "baked"
+        return baked, True
+
+    monkeypatch.setattr(simplify_module.onnxsim, "simplify", bake)
+    kept, why = simplify(graph, BLOCKS)
+    assert kept is graph
+    assert why is not None
+    assert "baked in" in why

@@ -1,0 +1,61 @@
+"""The authors' numbers, and the weights and inputs they were made with (tests/data/README.md says how)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rest_deploy.models.config import get_config
+from rest_deploy.models.rest import ResT
+
+DATA = Path(__file__).parent / "data"
+
+
+@cache
+def golden_values() -> Mapping[str, np.ndarray[Any, Any]]:
+    """Every array of golden.npz."""
+    with np.load(DATA / "golden.npz") as file:
+        return dict(file)
+
+
+def golden_cases() -> list[str]:
+    """``MODEL/BxCxHxW`` of every case."""
+    return [key for key in golden_values() if "/stage" not in key]
+
+
+def golden_state_dict(shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Float64 weights for the keys and shapes of a state dict."""
+    return {key: torch.as_tensor(_golden_weight(key, tuple(value.shape))) for key, value in shapes.items()}
+
+
+def _golden_weight(key: str, shape: tuple[int, ...]) -> Any:
+    normal = np.asarray(np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape))
+    if key.endswith("num_batches_tracked"):
+        return np.asarray(0)
+    if key.endswith("running_var"):
+        return np.exp(0.2 * normal)
+    if key.endswith(("running_mean", "bias")):
+        return 0.1 * normal
+    if len(shape) == 1:
+        return 1 + 0.1 * normal
+    return normal / np.sqrt(np.prod(shape[1:]))
+
+
+def golden_model(name: str) -> ResT:
+    """A model with the golden weights, in float64 and eval mode."""
+    model = ResT(get_config(name)).double().eval().requires_grad_(False)
+    model.load_state_dict(golden_state_dict(model.state_dict()))
+    return model
+
+
+def golden_input(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The input of a case."""
+    text = "x".join(map(str, shape))
+    return np.random.RandomState(zlib.crc32(text.encode())).standard_normal(shape)

@@ -1,0 +1,462 @@
+"""Checkpoints: every way that scripts write them, nothing that runs code, and errors that say what is wrong."""
+
+import hashlib
+import json
+import pickle
+import random
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rest_deploy.errors import CheckpointError, ConfigError
+from rest_deploy.models.checkpoint import Card, check_keys, infer_config, load_checkpoint, save_checkpoint
+from rest_deploy.models.config import CONFIGS, ResTConfig
+from rest_deploy.models.rest import ResT
+from rest_deploy.specs import Preprocessing, Resize
+from tests.conftest import TINY
+
+SMALL = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
+CARD = Card("mine", ("cat", "犬"), Preprocessing(Resize.NATIVE, None, mean=(0.5,), std=(0.5,)))
+
+
+def meta_state_dict(config):
+    """Keys and shapes without memory."""
+    with torch.device("meta"):
+        return ResT(config).state_dict()
+
+
+def assert_same(got, wanted):
+    assert list(got) == list(wanted)
+    for key, value in wanted.items():
+        assert torch.equal(got[key], value), key
+
+
+def saved(path, content, **options):
+    torch.save(content, path, **options)
+    return path
+
+
+# Reading
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".PTH"])
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "state_dict_ema", "model_ema"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_every_wrapper_with_and_without_prefix(tmp_path, suffix, wrapper, prefix):
+    weights = {prefix + key: value for key, value in SMALL.items()}
+    content = weights if wrapper is None else {wrapper: weights, "epoch": 300, "optimizer": {"state": {}}}
+    path = saved(tmp_path / f"weights{suffix}", content)
+    checkpoint = load_checkpoint(path)
+    assert_same(checkpoint.state_dict, SMALL)
+    assert checkpoint.card == Card()
+    assert checkpoint.path == path
+    assert checkpoint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_legacy_format_of_pytorch(tmp_path):
+    path = saved(tmp_path / "old.pth", {"model": SMALL}, _use_new_zipfile_serialization=False)
+    assert_same(load_checkpoint(str(path)).state_dict, SMALL)
+
+
+@pytest.mark.parametrize("averaged", ["model_ema", "state_dict_ema"])
+def test_averaged_weights_are_what_was_evaluated(tmp_path, averaged):
+    raw = {key: value + 1 for key, value in SMALL.items()}
+    path = saved(tmp_path / "a.pth", {"model": raw, "state_dict": raw, averaged: SMALL})
+    assert_same(load_checkpoint(path).state_dict, SMALL)
+
+
+def test_an_empty_place_for_averaged_weights_is_passed_over(tmp_path):
+    path = saved(tmp_path / "a.pth", {"model_ema": None, "model": SMALL})
+    assert_same(load_checkpoint(path).state_dict, SMALL)
+
+
+def test_a_prefix_of_some_keys_is_part_of_their_names(tmp_path):
+    weights = {"module.a": torch.ones(1), "b": torch.ones(1)}
+    assert list(load_checkpoint(saved(tmp_path / "a.pth", weights)).state_dict) == ["module.a", "b"]
+
+
+def test_what_is_no_tensor_is_left_out(tmp_path):
+    path = saved(tmp_path / "a.pth", {**SMALL, "epoch": 3, "name": "rest"})
+    assert_same(load_checkpoint(path).state_dict, SMALL)
+
+
+def test_safetensors_without_a_card(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(SMALL, path)
+    checkpoint = load_checkpoint(path)
+    assert {key: value.tolist() for key, value in checkpoint.state_dict.items()} == {
+        key: value.tolist() for key, value in SMALL.items()
+    }
+    assert checkpoint.card == Card()
+    assert checkpoint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("card", [Card(), CARD, replace(CARD, labels=None), replace(CARD, preprocessing=None)])
+def test_save_checkpoint_writes_weights_and_card(tmp_path, card):
+    path = tmp_path / "a.safetensors"
+    transposed = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.ones(2, requires_grad=True)}
+    save_checkpoint(path, transposed, card)
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.card == card
+    assert torch.equal(checkpoint.state_dict["a"], transposed["a"])
+    assert torch.equal(checkpoint.state_dict["b"], torch.ones(2))
+
+
+@pytest.mark.parametrize("content", [dict(SMALL), {"model": SMALL}], ids=["bare", "wrapped"])
+def test_a_card_in_a_pth_file(tmp_path, content):
+    path = saved(tmp_path / "a.pth", {**content, "rest_deploy": CARD.to_json()})
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.card == CARD
+    assert_same(checkpoint.state_dict, SMALL)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
+def test_weights_stay_as_stored(tmp_path, dtype):
+    path = saved(tmp_path / "a.pth", {"a": torch.ones(2, dtype=dtype)})
+    assert load_checkpoint(path).state_dict["a"].dtype == dtype
+
+
+# Cards
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '"mine"',
+        "{}",
+        '{"name": "mine", "labels": null}',
+        '{"name": null, "labels": 3, "preprocessing": null}',
+        '{"name": null, "labels": null, "preprocessing": {"resize": "crop"}}',
+        '{"name": null, "labels": null, "preprocessing": []}',
+        pytest.param("[" * 100_000, id="deeper than Python's recursion limit"),
+    ],
+)
+def test_what_is_no_card_is_refused(tmp_path, text):
+    with pytest.raises(CheckpointError, match="the checkpoint's 'rest_deploy' entry is no model card"):
+        Card.from_json(text)
+    save_file(SMALL, tmp_path / "a.safetensors", metadata={"rest_deploy": text})
+    torch.save({**SMALL, "rest_deploy": text}, tmp_path / "a.pth")
+    for name in ("a.safetensors", "a.pth"):
+        with pytest.raises(CheckpointError, match="is no model card"):
+            load_checkpoint(tmp_path / name)
+
+
+# Refusing
+
+
+class Malicious:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("place", ["epoch", "model", "weights"])
+def test_a_pickle_that_wants_to_run_code_is_refused_and_does_not_run(tmp_path, place, zipped):
+    marker = tmp_path / "ran"
+    attack = Malicious(marker)
+    content = {"epoch": {**SMALL, "epoch": attack}, "model": {"model": attack}, "weights": attack}[place]
+    path = saved(tmp_path / "a.pth", content, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"a\.pth: refused, .* could run code on loading; save the bare weights"):
+        load_checkpoint(path)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)
+    assert marker.exists()  # it would have
+
+
+def test_a_bare_pickle_that_wants_to_run_code_is_refused_and_does_not_run(tmp_path):
+    marker = tmp_path / "ran"
+    path = tmp_path / "a.pt"
+    path.write_bytes(pickle.dumps({"model": Malicious(marker)}, protocol=2))
+    with pytest.raises(CheckpointError, match=r"a\.pt: "):
+        load_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_a_whole_model_is_refused(tmp_path):
+    path = saved(tmp_path / "a.pth", torch.nn.Linear(2, 2))
+    with pytest.raises(CheckpointError, match=r"a\.pth: refused, .* torch\.save\(model\.state_dict\(\), PATH\)"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.bin", "a", "a.pth.tar", "a.ckpt"])
+def test_another_suffix_is_refused(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=r"unknown kind of checkpoint; accepted: \.pth, \.pt, \.safetensors"):
+        load_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+def test_a_missing_file_and_a_folder_are_refused(tmp_path, suffix):
+    with pytest.raises(CheckpointError, match=rf"none\{suffix}: no such checkpoint file"):
+        load_checkpoint(tmp_path / f"none{suffix}")
+    (tmp_path / f"folder{suffix}").mkdir()
+    with pytest.raises(CheckpointError, match=rf"folder\{suffix}: no such checkpoint file"):
+        load_checkpoint(tmp_path / f"folder{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80", b"\x80\x02", b"hello\n", b"<html>404</html>", b"version https://git-lfs", bytes(99), b"PK\x03\x04"],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path, suffix, content):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"a\{suffix}: (damaged or no|refused, as it is damaged)"):
+        load_checkpoint(path)
+
+
+def test_a_zip_file_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("readme.txt", "hello")
+    with pytest.raises(CheckpointError, match=r"a\.pth: damaged or no PyTorch checkpoint"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"), [([1, 2], "list"), (3, "int"), ("text", "str"), (torch.ones(2), "Tensor"), (None, "NoneType")]
+)
+def test_a_file_of_another_kind_of_thing_is_refused(tmp_path, content, kind):
+    with pytest.raises(CheckpointError, match=rf"a\.pth: holds a {kind}; needed: a state dict, bare or in"):
+        load_checkpoint(saved(tmp_path / "a.pth", content))
+
+
+def test_a_file_without_weights_is_refused_with_some_of_its_keys(tmp_path):
+    path = saved(tmp_path / "a.pth", {f"key {n}": n for n in range(100)})
+    with pytest.raises(CheckpointError, match=r"holds no weights; its keys: \['key 0', .*'key 9'\]"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_nan_and_infinite_weights_are_named(tmp_path, bad, dtype):
+    weights = {**SMALL, "bad.weight": torch.tensor([1, bad, 3], dtype=dtype)}
+    torch.save(weights, tmp_path / "a.pth")
+    save_file(weights, tmp_path / "a.safetensors")
+    for name in ("a.pth", "a.safetensors"):
+        with pytest.raises(CheckpointError, match=rf"{name}: NaN or infinite weights in 1 tensors: bad\.weight;"):
+            load_checkpoint(tmp_path / name)
+
+
+def test_at_most_ten_tensors_of_nan_are_named(tmp_path):
+    path = saved(tmp_path / "a.pth", {f"key {n}": torch.tensor([float("nan")]) for n in range(12)})
+    with pytest.raises(CheckpointError, match=r"in 12 tensors: key 0, .*key 9, \.\.\.; such a model"):
+        load_checkpoint(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch: these kinds of tensor are in beta
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.empty(3, device="meta"),
+        lambda: torch.eye(3).to_sparse(),
+        lambda: torch.eye(3).to_sparse_csr(),
+        lambda: torch.ones(3).to(torch.float8_e4m3fn),
+    ],
+    ids=["without memory", "sparse", "compressed", "float8"],
+)
+def test_tensors_that_no_rest_is_made_of_are_refused(tmp_path, make):
+    path = saved(tmp_path / "a.pth", {"a": make()})
+    with pytest.raises(CheckpointError, match=r"a\.pth: "):
+        load_checkpoint(path)
+
+
+def checkpoint_or_error(path):
+    """What is loaded, or None where it is refused; any other exception fails the test."""
+    try:
+        return load_checkpoint(path)
+    except CheckpointError as exc:
+        message = str(exc)
+    assert str(path) in message or "is no model card" in message
+    return None
+
+
+KINDS = ["zip", "legacy", "safetensors"]
+
+
+def write_sample(tmp_path, kind):
+    if kind == "safetensors":
+        path = tmp_path / "a.safetensors"
+        save_checkpoint(path, SMALL, CARD)
+        return path
+    return saved(tmp_path / "a.pth", {"model": SMALL}, _use_new_zipfile_serialization=kind == "zip")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_truncated_files_are_refused(tmp_path, kind):
+    path = write_sample(tmp_path, kind)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 3):
+        path.write_bytes(whole[:length])
+        assert checkpoint_or_error(path) is None, length
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch warns of some damage before it raises
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_files_are_refused_or_give_other_numbers(tmp_path, kind):
+    path = write_sample(tmp_path, kind)
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(generator.choice([1, 2, 5])):
+            damaged[generator.randrange(min(len(whole), 400))] = generator.randrange(256)
+        path.write_bytes(damaged)
+        refused += checkpoint_or_error(path) is None
+    assert refused > 100
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch warns of some pickle protocols before it raises
+def test_random_bytes_are_refused(tmp_path):
+    path = tmp_path / "a.pth"
+    generator = random.Random(0)
+    for start in (b"", b"\x80\x02", b"PK\x03\x04"):
+        for _ in range(200):
+            path.write_bytes(start + generator.randbytes(generator.randrange(1, 60)))
+            assert checkpoint_or_error(path) is None
+
+
+# The architecture, off the shapes
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_infer_config_of_the_published_variants(name):
+    assert infer_config(meta_state_dict(CONFIGS[name])) == CONFIGS[name]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        replace(TINY, in_channels=1, num_classes=1),
+        replace(TINY, in_channels=4, num_classes=1001),
+        replace(TINY, depths=(3, 1, 2, 11)),
+        replace(TINY, num_heads=(1, 1, 1, 1), sr_ratios=(1, 1, 1, 1)),
+        replace(TINY, num_heads=(8, 8, 8, 8), sr_ratios=(2, 4, 6, 8)),
+        replace(TINY, mlp_ratios=(1, 2, 3, 0.5)),
+    ],
+)
+def test_infer_config_of_custom_models(config):
+    assert infer_config(meta_state_dict(config)) == config
+
+
+@pytest.mark.parametrize("ratio", [2.6, 2.7, 3.3, 1 / 3, 15.001 / 22, 61.001 / 56])
+def test_infer_config_gives_the_same_shapes_where_a_ratio_was_rounded_down(ratio):
+    config = ResTConfig(
+        embed_dims=(22, 56, 88, 96), depths=(1,) * 4, num_heads=(1,) * 4, mlp_ratios=(ratio,) * 4, num_classes=2
+    )
+    inferred = infer_config(meta_state_dict(config))
+    assert [inferred.hidden_dim(stage) for stage in range(4)] == [config.hidden_dim(stage) for stage in range(4)]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["head.weight", "stem.conv1.weight", "stage1.0.norm1.weight", "stage3.0.mlp.fc1.weight"],
+)
+def test_infer_config_names_the_key_that_is_missing(key):
+    weights = meta_state_dict(TINY)
+    del weights[key]
+    with pytest.raises(CheckpointError, match=f"the weights are not those of a ResT classifier: '{key}'"):
+        infer_config(weights)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("stem.conv1.weight", ()),
+        ("stem.conv1.weight", (4,)),
+        ("stage1.0.norm1.weight", ()),
+        ("stage1.0.norm1.weight", (0,)),
+        ("stage1.0.norm1.weight", (7,)),  # odd
+        ("stage2.0.attn.transform_conv.weight", ()),
+        ("stage2.0.attn.transform_conv.weight", (5, 5, 1, 1)),  # does not divide 16
+        ("stage2.0.attn.sr.weight", ()),
+        ("stage2.0.attn.sr.weight", (16, 1, 1, 1)),  # a reduction of 0
+        ("stage2.0.attn.sr.weight", (16, 1, 4, 4)),  # an odd one
+        ("head.weight", ()),
+        ("head.weight", (0, 32)),
+    ],
+)
+def test_infer_config_refuses_impossible_shapes(key, shape):
+    weights = {**meta_state_dict(TINY), key: torch.empty(shape, device="meta")}
+    with pytest.raises(CheckpointError, match="the weights are not those of a ResT classifier"):
+        infer_config(weights)
+
+
+@pytest.mark.parametrize("key", ["stage1.x.weight", "stage1.", "stage1.1000000.norm1.weight"])
+def test_infer_config_refuses_impossible_block_numbers(key):
+    """One key must not make a model of a million blocks."""
+    with pytest.raises(CheckpointError, match="the weights are not those of a ResT classifier"):
+        infer_config({**meta_state_dict(TINY), key: torch.empty(8, device="meta")})
+
+
+def test_infer_config_of_something_else():
+    with pytest.raises(CheckpointError, match="the weights are not those of a ResT classifier") as caught:
+        infer_config(SMALL)
+    assert not isinstance(caught.value, ConfigError)
+
+
+# Keys
+
+
+def numbered(count, shape=(1,)):
+    return {f"key{n:02}": torch.empty(shape) for n in range(count)}
+
+
+def test_check_keys_accepts_what_fits():
+    check_keys(numbered(3), numbered(3), "a.pth")
+
+
+def test_check_keys_does_not_miss_the_counters_of_batch_norm():
+    """Files of PyTorch before 0.4.1 lack them."""
+    weights = meta_state_dict(TINY)
+    expected = dict(weights)
+    for key in expected:
+        if key.endswith("num_batches_tracked"):
+            del weights[key]
+    assert len(weights) < len(expected)
+    check_keys(weights, expected, "a.pth")
+
+
+def test_check_keys_tells_all_at_once():
+    got = {"same": torch.empty(1), "other": torch.empty(2, 3), "more": torch.empty(1)}
+    expected = {"same": torch.empty(1), "other": torch.empty(3, 2), "less": torch.empty(1)}
+    with pytest.raises(CheckpointError) as caught:
+        check_keys(got, expected, "a.pth")
+    assert str(caught.value) == (
+        "a.pth does not fit the model; 1 missing: less; 1 unexpected: more; "
+        "1 mis-shaped: other has (2, 3), the model (3, 2)"
+    )
+
+
+@pytest.mark.parametrize(("count", "listed", "dots"), [(10, 10, False), (11, 10, True), (99, 10, True)])
+def test_check_keys_lists_at_most_ten_of_each(count, listed, dots):
+    cases = {
+        "missing": ({}, numbered(count)),
+        "unexpected": (numbered(count), {}),
+        "mis-shaped": (numbered(count), numbered(count, (2,))),
+    }
+    for what, (got, expected) in cases.items():
+        with pytest.raises(CheckpointError, match=f"; {count} {what}: key00") as caught:
+            check_keys(got, expected, "a.pth")
+        assert str(caught.value).count("key") == listed
+        assert str(caught.value).endswith(", ...") is dots
+
+
+def test_a_card_is_json():
+    assert json.loads(CARD.to_json())["labels"] == ["cat", "犬"]

@@ -1,0 +1,103 @@
+"""Architectures as data: the published table, and what a custom one may be."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from rest_deploy.errors import ConfigError
+from rest_deploy.models.config import CONFIGS, ResTConfig, get_config, list_models
+from tests.conftest import TINY
+
+
+def test_the_published_variants():
+    """Table 1 of arXiv 2105.13677."""
+    assert list_models() == ["rest_lite", "rest_small", "rest_base", "rest_large"]
+    assert {name: config.depths for name, config in CONFIGS.items()} == {
+        "rest_lite": (2, 2, 2, 2),
+        "rest_small": (2, 2, 6, 2),
+        "rest_base": (2, 2, 6, 2),
+        "rest_large": (2, 2, 18, 2),
+    }
+    for name, config in CONFIGS.items():
+        widths = (64, 128, 256, 512) if name in ("rest_lite", "rest_small") else (96, 192, 384, 768)
+        assert config == ResTConfig(widths, config.depths, (1, 2, 4, 8), (4.0,) * 4, (8, 4, 2, 1), 1000, 3)
+
+
+def test_the_table_of_variants_is_read_only():
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        CONFIGS["rest_huge"] = ResTConfig()
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_get_config_knows_every_listed_name(name):
+    assert get_config(name) is CONFIGS[name]
+
+
+@pytest.mark.parametrize("name", ["", "rest", "ReST_Lite", "rest_lite ", "resnet50"])
+def test_an_unknown_name_is_refused_with_the_known_ones(name):
+    with pytest.raises(ConfigError, match=f"unknown model '{name}'; known models: rest_lite, rest_small, rest_base"):
+        get_config(name)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"embed_dims": (64, 128, 256)}, "embed_dims is .* one number for each of the 4 stages"),
+        ({"depths": (2, 2, 2, 2, 2)}, "depths is .* one number for each of the 4 stages"),
+        ({"num_heads": 8}, "num_heads is 8; it must hold one number for each"),
+        ({"sr_ratios": "8421"}, "sr_ratios is '8421'; it must hold one number for each"),
+        ({"mlp_ratios": None}, "mlp_ratios is None"),
+        ({"embed_dims": (64, 128, 256, 0)}, "embed_dims is .*every entry must be a positive"),
+        ({"embed_dims": (64.0, 128, 256, 512)}, "embed_dims is .*every entry must be a positive"),
+        ({"depths": (2, 2, 0, 2)}, "depths is .*every entry must be a positive"),
+        ({"depths": (2, 2, True, 2)}, "depths is .*every entry must be a positive"),
+        ({"num_heads": (1, 2, -4, 8)}, "num_heads is .*every entry must be a positive"),
+        ({"sr_ratios": (8, 4, 2, 0)}, "sr_ratios is .*every entry must be a positive"),
+        ({"sr_ratios": (8, 4, 2, "1")}, "sr_ratios is .*every entry must be a positive"),
+        ({"sr_ratios": (8, 4, 3, 1)}, "sr_ratios is .*each must be 1 or even"),
+        ({"mlp_ratios": (4, 4, 4, 0.0)}, "mlp_ratios is .*every entry must be a positive"),
+        ({"mlp_ratios": (4, 4, 4, math.nan)}, "mlp_ratios is .*every entry must be a positive"),
+        ({"mlp_ratios": (4, 4, 4, math.inf)}, "mlp_ratios"),
+        ({"mlp_ratios": (4, 4, 4, 0.001)}, "mlp_ratios"),  # of 512 channels: none
+        ({"num_classes": 0}, "num_classes is 0; it must be a whole number of at least 1"),
+        ({"num_classes": 10.0}, "num_classes is 10.0"),
+        ({"num_classes": None}, "num_classes is None"),
+        ({"in_channels": -3}, "in_channels is -3"),
+        ({"in_channels": True}, "in_channels is True"),
+        ({"embed_dims": (63, 128, 256, 512)}, r"embed_dims\[0\] is 63; it must be even"),
+        ({"num_heads": (1, 3, 4, 8)}, "stage 2 has 128 channels, which 3 heads do not divide"),
+        ({"num_heads": (1, 2, 4, 1024)}, "stage 4 has 512 channels, which 1024 heads do not divide"),
+    ],
+)
+def test_values_out_of_range_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        ResTConfig(**values)
+
+
+def test_lists_become_tuples_and_ratios_floats():
+    config = ResTConfig(depths=[1, 1, 1, 1], mlp_ratios=[4, 3, 2, 1])
+    assert config.depths == (1, 1, 1, 1)
+    assert config.mlp_ratios == (4.0, 3.0, 2.0, 1.0)
+    assert all(isinstance(ratio, float) for ratio in config.mlp_ratios)
+
+
+def test_hidden_channels_are_rounded_down():
+    config = replace(TINY, mlp_ratios=(4, 2.6, 1.5, 0.99))
+    assert [config.hidden_dim(stage) for stage in range(4)] == [32, 41, 36, 31]
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), TINY, replace(TINY, mlp_ratios=(1.5, 2, 3, 4), in_channels=1)])
+def test_json_round_trip(config):
+    assert ResTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_unknown_fields_are_named():
+    with pytest.raises(ConfigError, match=r"unknown model config fields \['drop_path', 'window'\]; known: .*depths"):
+        ResTConfig.from_dict({**TINY.to_dict(), "window": 7, "drop_path": 0.1})
+
+
+def test_values_from_a_dict_are_checked():
+    with pytest.raises(ConfigError, match="depths is"):
+        ResTConfig.from_dict({**TINY.to_dict(), "depths": [1, 1, 1]})

@@ -1,0 +1,60 @@
+"""The model as its authors wrote it: their numbers, and any size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rest_deploy.models.config import CONFIGS
+from rest_deploy.models.rest import ResT
+from tests.conftest import TINY
+from tests.golden import golden_cases, golden_input, golden_model, golden_values
+
+# The reference was computed in float64 on another machine; 1e-9 is what rounding amplified by these weights may reach.
+LOGITS_TOLERANCE, MAP_TOLERANCE = 1e-9, 1e-8
+
+PARAMETERS = {"rest_lite": 10_508_300, "rest_small": 13_679_708, "rest_base": 30_327_052, "rest_large": 51_676_156}
+
+
+@pytest.mark.parametrize("case", golden_cases())
+def test_agrees_with_the_authors_numbers(case: str) -> None:
+    name, size = case.split("/")
+    shape = tuple(map(int, size.split("x")))
+    values, image = golden_values(), torch.from_numpy(golden_input(shape))
+    model = golden_model(name)
+    logits = model(image).numpy()
+    assert logits.shape == values[case].shape
+    assert abs(logits - values[case]).max() <= LOGITS_TOLERANCE
+    for i, feature in enumerate(model.forward_features(image), 1):
+        stage = f"{case}/stage{i}"
+        assert tuple(feature.shape) == tuple(values[f"{stage}/shape"])
+        assert abs(feature[:, :8, :4, :4].numpy() - values[f"{stage}/sample"]).max() <= MAP_TOLERANCE
+        moments = values[f"{stage}/moments"]
+        assert abs(float(feature.mean()) - moments[0]) <= MAP_TOLERANCE
+        assert abs(float(feature.std(unbiased=False)) - moments[1]) <= 1e-6  # biased or not: 1/n apart
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_has_the_published_number_of_parameters(name: str) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in ResT(CONFIGS[name]).parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 4, 5, 7, 8, 9, 31, 32, 33, 65])
+@pytest.mark.parametrize("width", [1, 6, 17, 64])
+def test_takes_any_size(tiny_model: ResT, height: int, width: int) -> None:
+    logits = tiny_model(torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)))
+    assert logits.shape == (2, TINY.num_classes)
+    assert logits.isfinite().all()
+
+
+def test_grids_are_what_the_convolutions_yield(tiny_model: ResT) -> None:
+    maps = tiny_model.forward_features(torch.zeros(1, 3, 225, 33))
+    assert [tuple(m.shape[2:]) for m in maps] == [(57, 9), (29, 5), (15, 3), (8, 2)]
+
+
+def test_images_of_a_batch_do_not_touch_each_other(tiny_model: ResT) -> None:
+    batch = torch.randn(3, 3, 40, 56, generator=torch.Generator().manual_seed(1))
+    together = tiny_model(batch)
+    alone = torch.cat([tiny_model(image[None]) for image in batch])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)  # float32 sums in another order

@@ -1,0 +1,119 @@
+"""What every runtime must do, run over every runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rest_deploy.errors import ArtifactError, CheckpointError, DeviceError, InputError, RestDeployError
+from rest_deploy.runtimes.base import Runtime
+from rest_deploy.runtimes.registry import open_runtime, read_info
+from tests.conftest import TINY
+
+
+@pytest.fixture(params=["onnx", "pytorch"])
+def artifact(request: pytest.FixtureRequest) -> Path:
+    return Path(request.getfixturevalue({"onnx": "tiny_onnx", "pytorch": "tiny_checkpoint"}[request.param]))
+
+
+@pytest.fixture
+def runtime(artifact: Path) -> Iterator[Runtime]:
+    with open_runtime(artifact) as opened:
+        yield opened
+
+
+def _batch(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def test_names_and_shapes(runtime: Runtime, artifact: Path) -> None:
+    assert (runtime.info.input.name, runtime.info.output.name) == ("image", "logits")
+    assert runtime.info.input.shape == ("batch", 3, "height", "width")
+    assert runtime.info.num_classes == TINY.num_classes
+    assert read_info(artifact) == runtime.info
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (4, 3, 1, 30), (2, 3, 33, 17), (1, 3, 96, 160)])
+def test_logits_are_float32_for_any_size(runtime: Runtime, rng: np.random.Generator, shape: tuple[int, ...]) -> None:
+    logits = runtime.run(_batch(rng, *shape))
+    assert logits.dtype == np.float32
+    assert logits.shape == (shape[0], TINY.num_classes)
+    assert np.isfinite(logits).all()
+
+
+def test_outputs_are_the_callers(runtime: Runtime, rng: np.random.Generator) -> None:
+    batch = _batch(rng, 1, 3, 20, 20)
+    first = runtime.run(batch)
+    kept = first.copy()
+    second = runtime.run(_batch(rng, 1, 3, 20, 20))
+    np.testing.assert_array_equal(first, kept)
+    assert not np.shares_memory(first, second)
+    first[:] = 0  # writable
+    np.testing.assert_array_equal(runtime.run(batch), kept)
+
+
+def test_the_input_is_left_alone_and_may_be_strided(runtime: Runtime, rng: np.random.Generator) -> None:
+    images = _batch(rng, 2, 20, 24, 3).transpose(0, 3, 1, 2)
+    before = images.copy()
+    np.testing.assert_array_equal(runtime.run(images), runtime.run(np.ascontiguousarray(images)))
+    np.testing.assert_array_equal(images, before)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        np.zeros((1, 3, 8, 8)),
+        np.zeros((1, 3, 8, 8), np.uint8),
+        np.zeros((3, 8, 8), np.float32),
+        np.zeros((1, 4, 8, 8), np.float32),
+        np.zeros((1, 3, 0, 8), np.float32),
+        np.zeros((0, 3, 8, 8), np.float32),
+        [[1.0]],
+        None,
+    ],
+    ids=["float64", "uint8", "rank 3", "4 channels", "height 0", "batch 0", "list", "None"],
+)
+def test_wrong_input(runtime: Runtime, batch: object) -> None:
+    with pytest.raises(InputError, match=r"needed: float32 of shape \(batch, 3, height, width\)"):
+        runtime.run(batch)  # type: ignore[arg-type]
+
+
+def test_closing_twice(artifact: Path) -> None:
+    runtime = open_runtime(artifact)
+    runtime.close()
+    runtime.close()
+    with pytest.raises(RestDeployError, match="is closed"):
+        runtime.run(np.zeros((1, 3, 8, 8), np.float32))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "CPU", "", "cuda:-1"])
+def test_unknown_device(artifact: Path, device: str) -> None:
+    with pytest.raises(DeviceError, match="accepted: cpu, cuda, cuda:0"):
+        open_runtime(artifact, device)
+
+
+def test_no_fallback_from_a_gpu_that_is_not_there(artifact: Path) -> None:
+    with pytest.raises(DeviceError, match=r"cuda:63: .*use device cpu"):
+        open_runtime(artifact, "cuda:63")
+
+
+def test_threads(artifact: Path, rng: np.random.Generator) -> None:
+    with open_runtime(artifact, threads=1) as one:
+        assert one.run(_batch(rng, 1, 3, 9, 9)).shape == (1, TINY.num_classes)
+
+
+def test_missing_empty_and_damaged_files(artifact: Path, tmp_path: Path) -> None:
+    path = tmp_path / artifact.name
+    with pytest.raises((ArtifactError, CheckpointError), match="no such"):
+        open_runtime(path)
+    path.write_bytes(b"")
+    with pytest.raises((ArtifactError, CheckpointError), match=r"empty|damaged"):
+        open_runtime(path)
+    whole = artifact.read_bytes()
+    for cut in (7, len(whole) // 3, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises((ArtifactError, CheckpointError), match=r"damaged|cannot|rest-export did not make"):
+            open_runtime(path)

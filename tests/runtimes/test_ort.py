@@ -1,0 +1,102 @@
+"""ONNX Runtime's own part: foreign files, and no silent fallback from a GPU (on stand-ins; tests marked gpu run it)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from rest_deploy.errors import ArtifactError, DeviceError
+from rest_deploy.runtimes import ort as module
+from rest_deploy.runtimes.ort import OnnxRuntime
+
+
+class FakeSession:
+    """A session as ONNX Runtime gives it: with providers, and the operators that each of them got."""
+
+    def __init__(self, providers: list[str], assigned: dict[str, list[str]]) -> None:
+        self._providers, self._assigned = providers, assigned
+        self.fallback = True
+
+    def get_providers(self) -> list[str]:
+        return self._providers
+
+    def disable_fallback(self) -> None:
+        self.fallback = False
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        return [
+            SimpleNamespace(ep_name=name, get_nodes=lambda kinds=kinds: [SimpleNamespace(op_type=k) for k in kinds])
+            for name, kinds in self._assigned.items()
+        ]
+
+
+def _pretend(monkeypatch: pytest.MonkeyPatch, session: FakeSession) -> dict[str, Any]:
+    """ONNX Runtime with a CUDA provider whose sessions are ``session``; returns what they were asked for."""
+    import onnxruntime
+
+    asked: dict[str, Any] = {}
+
+    def make(path: str, options: Any, providers: Any) -> FakeSession:
+        asked.update(providers=providers, options=options)
+        return session
+
+    fake = SimpleNamespace(
+        __version__="0", SessionOptions=onnxruntime.SessionOptions, InferenceSession=make,
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )  # fmt: skip
+    monkeypatch.setattr(module, "_import", lambda: fake)
+    return asked
+
+
+def test_a_gpu_session_asks_for_its_gpu_and_disables_fallback(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = FakeSession(
+        ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        {"CUDAExecutionProvider": ["MatMul", "Softmax"], "CPUExecutionProvider": ["Shape", "Cast"]},
+    )
+    asked = _pretend(monkeypatch, session)
+    OnnxRuntime(tiny_onnx, "cuda:2")
+    assert asked["providers"] == [("CUDAExecutionProvider", {"device_id": 2})]
+    assert asked["options"].get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
+    assert session.fallback is False
+
+
+def test_a_provider_that_did_not_start_is_an_error(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend(monkeypatch, FakeSession(["CPUExecutionProvider"], {"CPUExecutionProvider": ["MatMul"]}))
+    with pytest.raises(DeviceError, match="could not start its CUDA provider"):
+        OnnxRuntime(tiny_onnx, "cuda")
+
+
+def test_a_computation_left_on_the_cpu_is_an_error(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = FakeSession(
+        ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        {"CUDAExecutionProvider": ["MatMul"], "CPUExecutionProvider": ["Shape", "LayerNormalization", "Erf"]},
+    )
+    _pretend(monkeypatch, session)
+    with pytest.raises(DeviceError, match="would run Erf, LayerNormalization on the CPU"):
+        OnnxRuntime(tiny_onnx, "cuda")
+
+
+def test_a_foreign_onnx_file(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:1], values[1:])), tmp_path / "f.onnx")
+    with pytest.raises(ArtifactError, match="that rest-export did not make"):
+        OnnxRuntime(tmp_path / "f.onnx")
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_cpu(tiny_onnx: Path, rng: np.random.Generator) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA provider (onnxruntime-gpu and an NVIDIA GPU are needed)")
+    with OnnxRuntime(tiny_onnx, "cuda") as gpu, OnnxRuntime(tiny_onnx) as cpu:
+        for shape in ((1, 3, 1, 1), (2, 3, 97, 131), (1, 3, 512, 512)):
+            batch = rng.standard_normal(shape).astype(np.float32)
+            # TF32 is off unless asked, so float32 rounding through a dozen layers
+            np.testing.assert_allclose(gpu.run(batch), cpu.run(batch), rtol=0, atol=1e-4)

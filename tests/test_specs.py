@@ -1,0 +1,151 @@
+"""Value types: what they accept, what they refuse, and that they survive JSON."""
+
+import json
+import math
+
+import pytest
+
+from rest_deploy.errors import ConfigError
+from rest_deploy.specs import IMAGENET_MEAN, IMAGENET_STD, ImageSize, Precision, Preprocessing, Resize
+
+NATIVE = Preprocessing(resize=Resize.NATIVE, size=None, mean=(0.5,), std=(0.25,))
+WARP = Preprocessing(resize=Resize.WARP, size=ImageSize(384, 512), crop_ratio=1.0, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_precision_reads_its_own_value_and_itself(precision):
+    assert Precision.parse(precision.value) is precision
+    assert Precision.parse(precision) is precision
+
+
+@pytest.mark.parametrize("value", ["", "FP32", "fp8", "float16", " fp16", None, 16])
+def test_precision_refuses_anything_else(value):
+    with pytest.raises(ConfigError, match=r"unknown precision .*; accepted: fp32, fp16, int8"):
+        Precision.parse(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "height", "width"),
+    [
+        ("480x640", 480, 640),
+        ("480X640", 480, 640),
+        ("224", 224, 224),
+        (" 1x2 ", 1, 2),
+        ("999999x1", 999999, 1),
+    ],
+)
+def test_image_size_is_read_height_first(text, height, width):
+    size = ImageSize.parse(text)
+    assert (size.height, size.width) == (height, width)
+    assert ImageSize.parse(str(size)) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "224x", "x224", "224*224", "224x224x3", "-1", "1.5", "1e3", "1000000", "2 2"]
+)
+def test_image_size_refuses_other_text(text):
+    with pytest.raises(ConfigError, match="accepted: HEIGHTxWIDTH"):
+        ImageSize.parse(text)
+
+
+@pytest.mark.parametrize("text", ["0", "0x224", "224x0"])
+def test_image_size_refuses_zero_in_text(text):
+    with pytest.raises(ConfigError, match="whole numbers of at least 1"):
+        ImageSize.parse(text)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, True, "224", None])
+def test_image_size_refuses_what_is_no_positive_whole_number(value):
+    with pytest.raises(ConfigError, match="whole numbers of at least 1"):
+        ImageSize(value, 224)
+    with pytest.raises(ConfigError, match="whole numbers of at least 1"):
+        ImageSize(224, value)
+
+
+def test_preprocessing_defaults_to_the_authors_evaluation_transform():
+    default = Preprocessing()
+    assert default == Preprocessing.for_size(ImageSize(224, 224))
+    assert (default.resize, default.size, default.crop_ratio) == (Resize.CROP, ImageSize(224, 224), 0.875)
+    assert (default.mean, default.std) == (IMAGENET_MEAN, IMAGENET_STD)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "resize"),
+    [
+        (224, 224, Resize.CROP),
+        (383, 383, Resize.CROP),
+        (384, 384, Resize.WARP),
+        (383, 640, Resize.CROP),
+        (384, 640, Resize.WARP),
+    ],
+)
+def test_for_size_warps_from_384_pixels_on(height, width, resize):
+    preprocessing = Preprocessing.for_size(ImageSize(height, width))
+    assert preprocessing.resize is resize
+    assert preprocessing.size == ImageSize(height, width)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mean": (), "std": ()}, "1 value .* or 3"),
+        ({"mean": (0.5, 0.5), "std": (1, 1)}, "1 value .* or 3"),
+        ({"mean": (0.5,), "std": (1, 1, 1)}, "1 value .* or 3"),
+        ({"mean": (0.5,), "std": (0,)}, "every std above 0"),
+        ({"mean": (0.5,), "std": (-1,)}, "every std above 0"),
+        ({"mean": (0.5,), "std": (math.inf,)}, "finite"),
+        ({"mean": (0.5,), "std": (math.nan,)}, "finite"),
+        ({"mean": (math.nan,), "std": (1,)}, "finite"),
+        ({"mean": (-math.inf,), "std": (1,)}, "finite"),
+        ({"crop_ratio": 0}, "from 0.1 to 1"),
+        ({"crop_ratio": 1.01}, "from 0.1 to 1"),
+        ({"crop_ratio": math.nan}, "from 0.1 to 1"),
+        ({"size": None}, "native has none"),
+        ({"resize": Resize.NATIVE}, "native has none"),
+        ({"resize": Resize.WARP, "size": None}, "native has none"),
+    ],
+)
+def test_preprocessing_refuses_values_out_of_range(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Preprocessing(**values)
+
+
+@pytest.mark.parametrize("preprocessing", [Preprocessing(), NATIVE, WARP])
+def test_preprocessing_survives_json(preprocessing):
+    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+
+
+@pytest.mark.parametrize("field", ["resize", "size", "crop_ratio", "mean", "std"])
+def test_preprocessing_names_a_missing_field(field):
+    values = Preprocessing().to_dict()
+    del values[field]
+    with pytest.raises(ConfigError, match=f"preprocessing has the fields .*needed: .*{field}"):
+        Preprocessing.from_dict(values)
+
+
+def test_preprocessing_names_an_unknown_field():
+    with pytest.raises(ConfigError, match="'gamma'"):
+        Preprocessing.from_dict({**Preprocessing().to_dict(), "gamma": 2.2})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("resize", "stretch"),
+        ("resize", None),
+        ("size", 224),
+        ("size", [224]),
+        ("size", [0, 224]),
+        ("size", [224, 224, 3]),
+        ("crop_ratio", "0.875"),
+        ("crop_ratio", None),
+        ("mean", None),
+        ("mean", ["a", "b", "c"]),
+        ("mean", 0.5),
+        ("std", [0.0, 1.0, 1.0]),
+        ("std", [10**400, 1, 1]),  # JSON has numbers that no float holds
+    ],
+)
+def test_preprocessing_refuses_a_field_of_the_wrong_kind(field, value):
+    with pytest.raises(ConfigError, match="preprocessing cannot be read"):
+        Preprocessing.from_dict({**Preprocessing().to_dict(), field: value})

@@ -1,0 +1,123 @@
+"""The check itself is checked: planted errors of known size come out with the right figures, and fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rest_deploy import verify
+from rest_deploy.errors import ConfigError, VerificationError
+from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.factory import create_model
+from rest_deploy.specs import ImageSize, Precision
+from rest_deploy.verification import CASES, TOLERANCES, Case, Comparison, measure, require, synthetic_images
+from tests.conftest import TINY, lively
+
+CASE = Case(4, ImageSize(9, 12))
+
+
+def _exact(batch: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Ten logits that depend on the image, well apart."""
+    return np.arange(10.0) + np.abs(batch.astype(np.float64)).mean(axis=(1, 2, 3))[:, None]
+
+
+def _measure(candidate: object, yardstick_error: float = 0.0) -> Comparison:
+    return measure(
+        candidate,  # type: ignore[arg-type]
+        _exact,
+        lambda batch: _exact(batch) + yardstick_error,
+        channels=3,
+        precision=Precision.FP32,
+        cases=[CASE],
+    )
+
+
+def test_equal_outputs_pass() -> None:
+    comparison = _measure(_exact)
+    (figures,) = comparison.cases
+    assert comparison.passed
+    assert (figures.max_error, figures.mean_error, figures.top1_agreement, figures.top5_agreement) == (0, 0, 1, 1)
+    assert figures.cosine == pytest.approx(1, abs=1e-12)
+
+
+def test_a_shifted_logit_is_measured_and_fails() -> None:
+    def shifted(batch: NDArray[np.float32]) -> NDArray[np.float64]:
+        logits = _exact(batch)
+        logits[1, 3] += 0.5
+        return logits
+
+    comparison = _measure(shifted)
+    (figures,) = comparison.cases
+    assert figures.max_error == pytest.approx(0.5)
+    assert figures.mean_error == pytest.approx(0.5 / 40)
+    assert comparison.failures == [f"4x9x12: largest error 0.5 is over {figures.limit(TOLERANCES[Precision.FP32]):.3g}"]
+    with pytest.raises(VerificationError, match=r"thing disagrees with the PyTorch model; 4x9x12"):
+        require(comparison, "thing")
+
+
+def test_a_swapped_pair_is_seen_in_the_agreements() -> None:
+    def swapped(batch: NDArray[np.float32]) -> NDArray[np.float64]:
+        logits = _exact(batch)
+        logits[0, [0, 9]] = logits[0, [9, 0]]
+        return logits
+
+    (figures,) = _measure(swapped).cases
+    assert figures.top1_agreement == 0.75
+    assert figures.top5_agreement == pytest.approx(0.75 + 0.25 * 0.8)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_output_that_is_no_number_fails(bad: float) -> None:
+    comparison = _measure(lambda batch: _exact(batch) * bad)
+    assert not comparison.passed
+
+
+def test_the_yardstick_widens_what_is_allowed() -> None:
+    off = _measure(lambda batch: _exact(batch) + 0.019, yardstick_error=0.01)
+    too_far = _measure(lambda batch: _exact(batch) + 0.021, yardstick_error=0.01)
+    assert off.passed
+    assert not too_far.passed
+
+
+def test_another_number_of_classes_is_an_error() -> None:
+    with pytest.raises(VerificationError, match=r"logits of shape \(4, 9\), the reference \(4, 10\)"):
+        _measure(lambda batch: _exact(batch)[:, :9])
+
+
+def test_cases_cover_what_breaks_exporters() -> None:
+    sizes = [case.size for case in CASES]
+    assert {case.batch for case in CASES} >= {1, 3}
+    assert any(min(s.height, s.width) < 32 for s in sizes)
+    assert any(min(s.height, s.width) >= 512 for s in sizes)
+    assert any(s.height % 2 and s.width % 2 for s in sizes)
+    assert any(s.height != s.width for s in sizes)
+
+
+def test_synthetic_images_are_seeded_and_not_alike() -> None:
+    one, two = (synthetic_images(np.random.default_rng(seed), CASE, 3) for seed in (0, 1))
+    assert one.dtype == np.float32
+    assert one.shape == (4, 3, 9, 12)
+    assert np.array_equal(one, synthetic_images(np.random.default_rng(0), CASE, 3))
+    assert not np.allclose(one, two)
+
+
+def test_public_verify_passes_on_its_own_checkpoint(tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    comparison = verify(tiny_onnx, tiny_checkpoint, cases=[Case(2, ImageSize(33, 40))], seed=5)
+    assert comparison.passed
+    assert comparison.cases[0].max_error > 0  # two float32 computations; a reference compared with itself would give 0
+
+
+def test_public_verify_fails_on_another_checkpoint(tiny_onnx: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, lively(create_model(TINY), seed=1).state_dict(), Card())
+    assert not verify(tiny_onnx, other, cases=[Case(1, ImageSize(33, 40))]).passed
+
+
+def test_public_verify_refuses_another_shape(tiny_onnx: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, create_model(TINY, num_classes=3).state_dict(), Card())
+    with pytest.raises(ConfigError, match="give the checkpoint it was made from"):
+        verify(tiny_onnx, other)
