@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["rest_small"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[224, 512, 1024])
-    parser.add_argument("--seconds", type=float, default=25, help="about how long each row takes")
+    parser.add_argument("--seconds", type=float, default=40, help="about how long each row takes")
     arguments = parser.parse_args()
     print(environment())
     print("model        size rounds  ours ms as written ms  ratio     quartiles allowed")
@@ -41,8 +41,8 @@ def _row(
     image = {"image": np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)}
     contenders = {"ours": lambda: ours.run(None, image), "as written": lambda: theirs.run(None, image)}
     once = time_paired(contenders, "as written", rounds=1)
-    rounds = max(5, int(seconds / sum(t.median for t in once.values())))
-    timings = time_paired(contenders, "as written", rounds=rounds, warmup=2)
+    rounds = max(5, int(seconds / 2 / sum(t.median for t in once.values())))
+    timings = time_paired(contenders, "as written", rounds=rounds, warmup=1, settle=2 if size < 512 else 1)
     low, high = timings["ours"].spread
     print(
         f"{name:<11} {size:5d} {rounds:6d} {1e3 * timings['ours'].median:8.1f} "

@@ -46,7 +46,7 @@ def _calls(path: Path, rounds: int) -> dict[str, Timing]:
     batch = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     with Predictor(path) as predictor:
         contenders = {"ours": lambda: predictor.logits(batch), "bare": lambda: session.run(None, {"image": batch})}
-        return time_paired(contenders, "bare", rounds=rounds, warmup=5)
+        return time_paired(contenders, "bare", rounds=rounds, warmup=5, settle=2)
 
 
 def _processes(path: Path, rounds: int) -> dict[str, Timing]:

@@ -38,7 +38,7 @@ class Timing:
 
 
 def time_paired(
-    contenders: Mapping[str, Callable[[], object]], baseline: str, *, rounds: int, warmup: int = 1
+    contenders: Mapping[str, Callable[[], object]], baseline: str, *, rounds: int, warmup: int = 1, settle: int = 0
 ) -> dict[str, Timing]:
     """Time contenders in turn, the order reversed in every other round.
 
@@ -47,10 +47,13 @@ def time_paired(
         baseline: Name whose time is the ratios' denominator.
         rounds: Rounds that count.
         warmup: Rounds before them that do not.
+        settle: Untimed calls before each timed one, so that no contender meets the other's caches and spinning threads.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(warmup + rounds):
         for name in list(contenders)[:: 1 if turn % 2 else -1]:
+            for _ in range(settle):
+                contenders[name]()
             start = time.perf_counter()
             contenders[name]()
             if turn >= warmup:

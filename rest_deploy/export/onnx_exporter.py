@@ -14,6 +14,7 @@ import onnx
 import torch
 
 from rest_deploy.errors import ConfigError, ExportError
+from rest_deploy.export.assemble import assemble
 from rest_deploy.export.passes.check_graph import check_graph
 from rest_deploy.export.passes.free_sizes import free_sizes
 from rest_deploy.export.passes.simplify import simplify
@@ -96,10 +97,10 @@ def export(deploy: DeployResT, image: TensorSpec, logits: TensorSpec, target: Pa
 
 def _to_onnx(deploy: DeployResT, channels: int, opset: int) -> onnx.ModelProto:
     with _quiet():
-        program = trace(deploy, channels)
+        traced = trace(deploy, channels)
         try:
             exported = torch.onnx.export(
-                program,
+                traced.program,
                 dynamo=True,
                 opset_version=opset,
                 custom_translation_table=dict(TRANSLATIONS),
@@ -115,8 +116,7 @@ def _to_onnx(deploy: DeployResT, channels: int, opset: int) -> onnx.ModelProto:
         raise ExportError(f"torch.onnx gave operator sets {list(model.opset_import)}; asked for {opset} alone")
     model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
     model.producer_name, model.producer_version = "rest_deploy", ""
-    result: onnx.ModelProto = model
-    return result
+    return assemble(model, deploy, traced.kinds)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,16 @@
 """Deploy form -> traced program, proved to hold no size of the image it was traced with.
 
-Tracing with symbolic batch, height and width costs several times as much (docs/deploy-form.md has the figures),
-nearly all of it algebra on nested sizes. Here no operator of the traced graph takes a size
-(``models/layout.py``), so the network is traced with plain sizes, twice, and both graphs must be the same graph:
-a size that had got in would tell them apart.
+Tracing the whole network with symbolic batch, height and width takes many times as long (docs/deploy-form.md has the
+figures), nearly all of it algebra on nested sizes, and the same again for every one of blocks that are alike. Here
+
+- one piece of each kind is traced, with an input of its own; ``assemble.py`` makes the network of them;
+- no operator of the traced graph takes a size (``models/layout.py``), so the pieces are traced with plain sizes, twice,
+  and both graphs must be the same graph: a size that had got in would tell them apart.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,46 +22,88 @@ from rest_deploy.errors import ExportError
 TRACE_SIZES = ((2, 96, 160), (3, 33, 225))
 
 
-def trace(deploy: nn.Module, in_channels: int) -> torch.export.ExportedProgram:
-    """Trace a deploy form.
+@dataclass(frozen=True)
+class Trace:
+    """One piece of each kind as a program, and which kind each piece of the network is.
 
     Args:
-        deploy: Module of float32 (B, in_channels, H, W) -> (B, num_classes), its sizes read by opaque operators only.
+        program: Takes one map for each kind, gives one for each; the parameters of kind 3 are named ``kinds.3.*``.
+        kinds: Name of each piece, in order -> number of its kind.
+    """
+
+    program: torch.export.ExportedProgram
+    kinds: dict[str, int]
+
+
+class Kinds(nn.Module):
+    """One map for each kind of piece -> what each makes of its own."""
+
+    def __init__(self, pieces: list[nn.Module]) -> None:
+        super().__init__()
+        self.kinds = nn.ModuleList(pieces)
+
+    def forward(self, *maps: Tensor) -> tuple[Tensor, ...]:
+        return tuple(piece(x) for piece, x in zip(self.kinds, maps, strict=True))
+
+
+def trace(deploy: nn.Sequential, in_channels: int) -> Trace:
+    """Trace a chain of pieces.
+
+    Args:
+        deploy: Chain of float32 (B, in_channels, H, W) -> (B, num_classes), sizes read by opaque operators only.
         in_channels: Channels of the image.
 
     Returns:
-        The program of the first of ``TRACE_SIZES``; valid for every size.
+        A trace that is valid for every size.
 
     Raises:
         ExportError: Tracing failed, or the graphs of two sizes differ.
     """
-    programs = []
-    for batch, height, width in TRACE_SIZES:
-        try:
-            programs.append(torch.export.export(deploy, (torch.zeros(batch, in_channels, height, width),)))
-        except Exception as exc:  # torch.export raises anything from RuntimeError to its own private types
-            raise ExportError(f"torch.export could not trace the model: {_first_line(exc)}") from exc
-    first, second = (_signature(program.graph) for program in programs)
+    first: dict[Any, str] = {}
+    kinds, pieces = {}, dict(deploy.named_children())
+    for name, piece in pieces.items():
+        kind = _kind(piece)
+        first.setdefault(kind, name)
+        kinds[name] = list(first).index(kind)
+    module = Kinds([pieces[name] for name in first.values()]).eval()
+    programs = [_trace_at(module, deploy, set(first.values()), (b, in_channels, h, w)) for b, h, w in TRACE_SIZES]
+    _require_same(*programs)
+    return Trace(programs[0], kinds)
+
+
+def _kind(piece: nn.Module) -> tuple[object, ...]:
+    """Equal for pieces that differ in the values of their weights alone."""
+    return type(piece), repr(piece), tuple((key, tuple(value.shape)) for key, value in piece.state_dict().items())
+
+
+def _trace_at(
+    module: Kinds, deploy: nn.Sequential, wanted: set[str], shape: tuple[int, ...]
+) -> torch.export.ExportedProgram:
+    maps = []
+    try:
+        with torch.no_grad():
+            x = torch.zeros(shape)
+            for name, piece in deploy.named_children():
+                if name in wanted:
+                    maps.append(x)
+                x = piece(x)
+            return torch.export.export(module, tuple(maps))
+    except Exception as exc:  # torch.export raises anything from RuntimeError to its own private types
+        raise ExportError(f"torch.export could not trace the model: {_first_line(exc)}") from exc
+
+
+def _require_same(one: torch.export.ExportedProgram, other: torch.export.ExportedProgram) -> None:
+    first, second = _signature(one.graph), _signature(other.graph)
     for ours, theirs in zip(first, second, strict=False):
         if ours != theirs:
             raise ExportError(f"the image size got into the traced graph: {ours} at one size, {theirs} at another")
     if len(first) != len(second):
         raise ExportError(f"the image size got into the traced graph: {len(first)} nodes at one size, {len(second)}")
-    return programs[0]
 
 
 def _signature(graph: fx.Graph) -> list[tuple[str, str, str, str]]:
     """Every node as text: what it does, and to what. Tensors are named by the node that made them."""
-    return [(node.op, node.name, str(node.target), _arguments(node)) for node in graph.nodes]
-
-
-def _arguments(node: fx.Node) -> str:
-    def text(value: Any) -> str:
-        if isinstance(value, Tensor):  # never in a node's arguments; a constant's values would be its size in disguise
-            raise ExportError(f"node {node.name} holds a tensor constant")
-        return repr(value)
-
-    return repr(torch.utils._pytree.tree_map(text, (node.args, node.kwargs)))
+    return [(node.op, node.name, str(node.target), repr((node.args, node.kwargs))) for node in graph.nodes]
 
 
 def _first_line(exc: BaseException) -> str:

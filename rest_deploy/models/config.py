@@ -66,7 +66,8 @@ class ResTConfig:
         value: Any = getattr(self, name)
         if not isinstance(value, (list, tuple)) or len(value) != STAGES:
             raise ConfigError(f"{name} is {value!r}; it must hold one number for each of the {STAGES} stages")
-        if not all(isinstance(entry, kind) and not isinstance(entry, bool) for entry in value) or min(value) <= 0:
+        numbers = all(isinstance(entry, kind) and not isinstance(entry, bool) for entry in value)
+        if not numbers or not all(entry > 0 for entry in value):
             raise ConfigError(f"{name} is {value!r}; every entry must be a positive number")
         object.__setattr__(self, name, tuple(value))
 

@@ -65,6 +65,9 @@ class DeployAttention(nn.Module):
         self.sr = attn.sr if attn.sr_ratio > 1 else None
         self.sr_norm = attn.sr_norm if attn.sr_ratio > 1 else None
 
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}"
+
     def forward(self, x: Tensor) -> Tensor:
         context = x
         if self.sr is not None and self.sr_norm is not None:

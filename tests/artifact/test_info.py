@@ -129,13 +129,13 @@ def test_a_field_of_the_wrong_kind_is_refused(field, value):
 def test_an_output_without_a_number_of_classes_is_refused(shape, labels):
     """Read here, with the file's name, and not when the first image comes."""
     output = {"name": "logits", "dtype": "float32", "shape": shape}
-    with pytest.raises(ArtifactError, match="metadata|needed: [24] sizes, the second fixed"):
+    with pytest.raises(ArtifactError, match=r"metadata|needed: [24] sizes, the second fixed"):
         ArtifactInfo.from_dict(without_labels(labels=labels, output=output))
 
 
 @pytest.mark.parametrize("shape", [[], ["batch"], ["batch", "channels", "height", "width"], ["batch", None, 8, 8]])
 def test_an_input_without_a_number_of_channels_is_refused(shape):
-    with pytest.raises(ArtifactError, match="metadata|needed: [24] sizes, the second fixed"):
+    with pytest.raises(ArtifactError, match=r"metadata|needed: [24] sizes, the second fixed"):
         ArtifactInfo.from_dict(without_labels(input={"name": "image", "dtype": "float32", "shape": shape}))
 
 

@@ -43,13 +43,21 @@ class BakedConstant(nn.Module):
 @pytest.mark.parametrize("module", [BakedReshape, BakedScalar, BakedBranch, BakedConstant])
 def test_refuses_a_graph_with_a_size_in_it(module: type[nn.Module]) -> None:
     with pytest.raises(ExportError, match="the image size got into the traced graph"):
-        trace(module(), 3)
+        trace(nn.Sequential(module()), 3)
 
 
 def test_traces_the_deploy_form_without_a_size(tiny_model: ResT) -> None:
-    program = trace(to_deploy(tiny_model), 3)
-    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    traced = trace(to_deploy(tiny_model), 3)
+    targets = {str(node.target) for node in traced.program.graph.nodes if node.op == "call_function"}
     assert not any(name in target for target in targets for name in ("view", "reshape", "expand", "arange", "full"))
+
+
+def test_pieces_that_are_alike_are_traced_once(tiny_model: ResT) -> None:
+    kinds = trace(to_deploy(tiny_model), 3).kinds
+    assert list(kinds) == ["stem", "stage1_0", "patch_embed_2", "stage2_0", "patch_embed_3", "stage3_0", "stage3_1",
+                           "patch_embed_4", "stage4_0", "head"]  # fmt: skip
+    assert kinds["stage3_0"] == kinds["stage3_1"]
+    assert len(set(kinds.values())) == len(kinds) - 1
 
 
 def test_no_two_sizes_of_the_traces_agree() -> None:
@@ -65,4 +73,4 @@ def test_says_what_could_not_be_traced() -> None:
             raise RuntimeError("no such thing")
 
     with pytest.raises(ExportError, match="could not trace the model: no such thing"):
-        trace(Broken(), 3)
+        trace(nn.Sequential(Broken()), 3)

@@ -1,0 +1,237 @@
+"""The commands: what they print, and that every bad input is one clear line, exit code 1, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rest_deploy.cli import export, info, predict
+from rest_deploy.cli.terminal import clean
+from rest_deploy.models.factory import create_model
+from tests.conftest import IMAGES, TINY
+
+
+class Outcome:
+    """Exit code and output of a command run in this process."""
+
+    def __init__(self, command: Any, argv: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+        try:
+            self.code = command.main([str(argument) for argument in argv])
+        except SystemExit as exc:
+            self.code = exc.code
+        self.out, self.err = capsys.readouterr()
+
+
+def test_export_predict_info(tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "tiny.onnx"
+    made = Outcome(export, ["--checkpoint", tiny_checkpoint, "-o", output], capsys)
+    assert (made.code, made.err) == (0, "")
+    assert "PyTorch fp32" in made.out
+    assert f"{output}: tiny, " in made.out
+    assert "MiB, verified" in made.out
+
+    seen = Outcome(predict, [output, IMAGES / "rocket.jpg", IMAGES, "--top-k", "2"], capsys)
+    assert (seen.code, seen.err) == (0, "")
+    lines = seen.out.splitlines()
+    assert len(lines) == 4 * 3
+    assert lines[0] == str(IMAGES / "rocket.jpg")
+    assert lines[1].split()[0].endswith("%")
+
+    told = Outcome(info, [output], capsys)
+    assert told.code == 0
+    assert "any size from 1x1 up" in told.out
+    assert "against PyTorch float64 at 6 sizes" in told.out
+
+
+def test_json(tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Outcome(export, ["--checkpoint", tiny_checkpoint, "-o", tmp_path / "t.onnx", "--json"], capsys)
+    assert json.loads(made.out)["info"]["verification"]["passed"] is True
+    answers = json.loads(Outcome(predict, [tiny_onnx, IMAGES, "--json", "--top-k", "3"], capsys).out)
+    assert [Path(a["image"]).name for a in answers] == ["chelsea.png", "coffee.png", "rocket.jpg"]
+    assert [sorted(p) for p in answers[0]["predictions"]] == [["index", "label", "score"]] * 3
+    assert json.loads(Outcome(info, [tiny_onnx, "--json"], capsys).out)["labels"] == list("abcdefg")
+
+
+def test_random_weights_are_said_on_both_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Outcome(export, ["--model", "rest_lite", "-o", tmp_path / "r.onnx", "--no-verify"], capsys)
+    assert made.code == 0
+    assert "warning: RANDOM WEIGHTS: no checkpoint was given" in made.err
+    assert "not verified" in made.out
+    seen = Outcome(predict, [tmp_path / "r.onnx", IMAGES / "rocket.jpg"], capsys)
+    assert "holds random weights; its predictions mean nothing" in seen.err
+    told = Outcome(info, [tmp_path / "r.onnx"], capsys)
+    assert "random, seed 0: predictions mean nothing" in told.out
+    assert "no (exported with --no-verify)" in told.out
+
+
+def test_dry_run_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = Outcome(export, ["--model", "rest_large", "--dry-run"], capsys)
+    assert told.code == 0
+    assert "rest_large" in told.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_transform_can_be_chosen(tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "t.onnx"
+    base = ["--checkpoint", tiny_checkpoint, "-o", output, "--no-verify", "--no-simplify", "--json"]
+    for flags, expected in (
+        ([], {"resize": "native", "size": None}),  # the checkpoint's own
+        (["--image-size", "224"], {"resize": "crop", "size": [224, 224]}),
+        (["--image-size", "384x512"], {"resize": "warp", "size": [384, 512]}),
+        (["--transform", "warp"], {"resize": "warp", "size": [224, 224]}),
+        (["--transform", "native", "--mean", "0.5", "0.5", "0.5"], {"resize": "native", "mean": [0.5, 0.5, 0.5]}),
+    ):
+        made = Outcome(export, base + flags, capsys)
+        steps = json.loads(made.out)["info"]["preprocessing"]
+        assert {key: steps[key] for key in expected} == expected
+
+
+def _bomb(path: Path) -> Path:
+    """A PNG of a few bytes whose header claims 60,000 x 60,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    return path
+
+
+class Intruder:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tuple[Any, list[Any], str]]:
+    """Name -> command, arguments, words that the one line must have."""
+    corrupt, evil, wrong = folder / "corrupt.pth", folder / "evil.pth", folder / "wrong.pth"
+    corrupt.write_bytes(checkpoint.read_bytes()[:1000])
+    torch.save({"model": Intruder(folder / "intruded")}, evil)
+    torch.save(create_model(TINY, num_classes=3).state_dict() | {"head.weight": torch.zeros(3, 5)}, wrong)
+    truncated, empty, foreign = folder / "truncated.jpg", folder / "empty.onnx", folder / "foreign.onnx"
+    truncated.write_bytes((IMAGES / "rocket.jpg").read_bytes()[:5000])
+    empty.write_bytes(b"")
+    foreign.write_bytes(b"\x08\x08")  # an ONNX file of IR version 8 and nothing else
+    (folder / "no_images").mkdir()
+    out, cat = folder / "out.onnx", IMAGES / "chelsea.png"
+    return {
+        "unknown model": (
+            export,
+            ["--model", "resnet50", "-o", out],
+            "unknown model 'resnet50'; known models: rest_lite",
+        ),
+        "missing checkpoint": (export, ["--checkpoint", folder / "no.pth", "-o", out], "no such checkpoint file"),
+        "corrupt checkpoint": (export, ["--checkpoint", corrupt, "-o", out], "damaged"),
+        "code in checkpoint": (
+            export,
+            ["--checkpoint", evil, "-o", out],
+            "could run code on loading; save the bare weights",
+        ),
+        "wrong shapes": (export, ["--checkpoint", wrong, "-o", out], "1 mis-shaped: head.weight has (3, 5), the model"),
+        "wrong model": (
+            export,
+            ["--model", "rest_lite", "--checkpoint", checkpoint, "-o", out],
+            "does not fit the model",
+        ),
+        "bad labels": (export, ["--checkpoint", checkpoint, "--labels", cat, "-o", out], "labels must be UTF-8 text"),
+        "unwritable output": (export, ["--checkpoint", checkpoint, "-o", "/proc/out.onnx"], "cannot be written to"),
+        "no output folder": (
+            export,
+            ["--checkpoint", checkpoint, "-o", folder / "a" / "b.onnx"],
+            "does not exist; make it",
+        ),
+        "wrong suffix": (export, ["--checkpoint", checkpoint, "-o", "x.engine"], "files of format onnx end in .onnx"),
+        "opset": (export, ["--checkpoint", checkpoint, "--opset", "9"], "accepted: 18 to 21"),
+        "missing artifact": (predict, [folder / "no.onnx", cat], "no such file; make it: rest-export"),
+        "empty artifact": (predict, [empty, cat], "empty file; export it again"),
+        "foreign artifact": (predict, [foreign, cat], "that rest-export did not make"),
+        "unknown artifact": (predict, [folder / "x.tflite", cat], "unknown kind of artifact; accepted: .onnx"),
+        "missing image": (predict, [artifact, folder / "no.png"], "no such image file"),
+        "truncated image": (predict, [artifact, truncated], "damaged or unsupported image"),
+        "decompression bomb": (
+            predict,
+            [artifact, _bomb(folder / "bomb.png")],
+            "89,478,485 that are read; scale it down",
+        ),
+        "no image": (predict, [artifact, __file__], "not an image that Pillow can read"),
+        "empty folder": (predict, [artifact, folder / "no_images"], "no images in this folder"),
+        "no gpu": (predict, [artifact, cat, "--device", "cuda"], "use device cpu"),
+        "unknown device": (predict, [artifact, cat, "--device", "tpu"], "accepted: cpu, cuda"),
+        "top-k": (predict, [artifact, cat, "--top-k", "0"], "top_k is 0; it must be a whole number of at least 1"),
+        "info of nothing": (info, [folder / "no.onnx"], "no such file"),
+        "info of foreign": (info, [foreign], "that rest-export did not make"),
+    }
+
+
+NAMES = [
+    "unknown model", "missing checkpoint", "corrupt checkpoint", "code in checkpoint", "wrong shapes", "wrong model",
+    "bad labels", "unwritable output", "no output folder", "wrong suffix", "opset", "missing artifact",
+    "empty artifact", "foreign artifact", "unknown artifact", "missing image", "truncated image", "decompression bomb",
+    "no image", "empty folder", "no gpu", "unknown device", "top-k", "info of nothing", "info of foreign",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_input_is_one_clear_line(
+    name: str, tmp_path: Path, tiny_onnx: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, argv, words = _bad_inputs(tmp_path, tiny_onnx, tiny_checkpoint)[name]
+    before = sorted(tmp_path.rglob("*"))
+    done = Outcome(command, argv, capsys)
+    assert done.code == 1
+    assert done.out == ""
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_bad_input_is_run(tmp_path: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    assert list(_bad_inputs(tmp_path, tiny_onnx, tiny_checkpoint)) == NAMES
+
+
+def test_one_bad_image_does_not_lose_the_others(
+    tmp_path: Path, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nothing")
+    done = Outcome(predict, [tiny_onnx, bad, IMAGES / "rocket.jpg", "--top-k", "1"], capsys)
+    assert done.code == 1
+    assert "bad.png: not an image" in done.err
+    assert "rocket.jpg" in done.out
+
+
+@pytest.mark.parametrize(
+    ("command", "argv"),
+    [(export, []), (export, ["--model", "rest_lite", "--format", "coreml"]), (predict, ["x.onnx"]), (info, []),
+     (export, ["--model", "rest_lite", "--image-size", "big"])],
+)  # fmt: skip
+def test_wrong_usage_is_exit_code_2(command: Any, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    done = Outcome(command, argv, capsys)
+    assert done.code == 2
+    assert "usage: rest-" in done.err
+
+
+def test_terminals_are_not_sent_control_characters() -> None:
+    assert clean("a\x1b[31mred\nb\u202e") == "a\\x1b[31mred b\\u202e"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    done = Outcome(info, ["--version"], capsys)
+    assert done.code == 0
+    assert done.out.startswith("rest-deploy ")

@@ -1,0 +1,108 @@
+"""The structure of the package: which part imports which, what is public, what deploying does not load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rest_deploy
+from tests.conftest import IMAGES, ROOT
+
+PACKAGE = ROOT / "rest_deploy"
+
+#: From the top down; a module imports only from layers below its own, or from its own part.
+LAYERS = (
+    {"cli"},
+    {"pipeline"},
+    {"verification", "predictor"},
+    {"export", "runtimes"},
+    {"models"},
+    {"artifact", "preprocess"},
+    {"specs"},
+    {"errors"},
+)
+RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
+
+
+def _imports(path: Path) -> set[str]:
+    """Parts of rest_deploy that a module imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("rest_deploy.")}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if part == "__init__":
+        return  # re-exports, lazily
+    upward = {other for other in _imports(path) if other != part and RANK[other] <= RANK[part]}
+    assert not upward, f"{path.name} is part of {part} and imports {upward}"
+
+
+def test_every_part_has_its_layer() -> None:
+    parts = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert parts - {"__init__", "__pycache__", "data"} == set(RANK)
+
+
+def test_public_names() -> None:
+    assert rest_deploy.__all__ == [
+        "Prediction",
+        "Predictor",
+        "ResTConfig",
+        "RestDeployError",
+        "create_model",
+        "export",
+        "list_models",
+        "verify",
+    ]
+    assert all(getattr(rest_deploy, name) is not None for name in rest_deploy.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = rest_deploy.nonsense
+
+
+def _python(code: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False)
+
+
+def test_export_stays_the_function_whatever_is_imported_first() -> None:
+    code = "import rest_deploy.export.formats, rest_deploy.pipeline; from rest_deploy import export, verify; "
+    code += "import rest_deploy.verification; print(callable(export), callable(verify))"
+    assert _python(code).stdout.split() == ["True", "True"]
+
+
+HIDDEN = "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'onnxscript', 'onnxsim', 'safetensors')));"
+
+
+def test_deploying_needs_no_training_framework(tiny_onnx: Path) -> None:
+    """``None`` in sys.modules makes an import fail as if the package were not there."""
+    code = f"{HIDDEN} from rest_deploy.cli.predict import main; sys.exit(main(sys.argv[1:]))"
+    done = _python(code, str(tiny_onnx), str(IMAGES), "--top-k", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "chelsea.png" in done.stdout
+
+
+def test_what_needs_torch_says_so_without_it() -> None:
+    code = f"{HIDDEN} import rest_deploy\ntry: rest_deploy.create_model\nexcept ImportError as e: print(e)"
+    assert _python(code).stdout.strip() == (
+        'torch is needed to use rest_deploy.create_model; install it: pip install "rest-deploy[export]"'
+    )
+
+
+def test_predicting_loads_nothing_heavy(tiny_onnx: Path) -> None:
+    code = "import sys; from rest_deploy.cli.predict import main; main(sys.argv[1:]); "
+    code += "print([m for m in ('torch', 'onnx', 'onnxscript', 'onnxsim', 'scipy') if m in sys.modules])"
+    done = _python(code, str(tiny_onnx), str(IMAGES / "rocket.jpg"))
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_importing_the_package_loads_not_even_numpy() -> None:
+    assert _python("import sys, rest_deploy; print('numpy' in sys.modules)").stdout.strip() == "False"

@@ -1,0 +1,47 @@
+"""The README's tour is run as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"<!-- tour -->\n```console\n\$ (.+?)\n```", README)
+(PYTHON,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the examples in it, as a reader has it after `make demo`."""
+    folder = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "demo_output").mkdir()
+    return folder
+
+
+def _run(argv: list[str], folder: Path) -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        argv, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_tour_runs_as_written(clone: Path) -> None:
+    assert len(COMMANDS) == 4
+    outputs = [_run(command.split(), clone) for command in COMMANDS]
+    shown = re.findall(r"```text\n(.+?)```", README, re.DOTALL)
+    assert outputs[1].split() == shown[1].split()  # predictions: to the printed digit
+    assert outputs[0].splitlines()[0] == shown[0].splitlines()[0]
+    keys = [[line.split()[0] for line in text.splitlines()] for text in (outputs[2], shown[2])]
+    assert keys[0] == keys[1]
+    assert _run([sys.executable, "-c", PYTHON], clone).splitlines() == ["7 1.000", "(2, 10)"]
