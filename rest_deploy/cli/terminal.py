@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import logging
 import os
 import sys
@@ -54,6 +53,8 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import importlib.metadata  # slow to load, and every command would wait for it
+
         print(f"rest-deploy {importlib.metadata.version('rest-deploy')}")
         parser.exit()
 

@@ -1,4 +1,4 @@
-"""The network in ONNX, made of one graph for each kind of piece: copied for every piece, with the piece's own weights."""
+"""The network in ONNX: the graph of each kind of piece, copied for every piece, with the piece's own weights."""
 
 from __future__ import annotations
 

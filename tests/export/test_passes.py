@@ -10,10 +10,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rest_deploy.errors import ExportError
+from rest_deploy.export.onnx_exporter import OnnxConfig, export
 from rest_deploy.export.passes import simplify as simplify_module
 from rest_deploy.export.passes.check_graph import check_graph
 from rest_deploy.export.passes.free_sizes import free_sizes
 from rest_deploy.export.passes.simplify import simplify
+from rest_deploy.models.deploy import to_deploy
+from rest_deploy.models.rest import ResT
 from rest_deploy.specs import TensorSpec
 from tests.conftest import TINY
 
@@ -119,3 +122,19 @@ def test_simplifying_that_bakes_a_size_keeps_the_graph(graph: onnx.ModelProto, m
     assert kept is graph
     assert why is not None
     assert "baked in" in why
+
+
+def test_reductions_that_onnxsim_merges_are_not_kept(
+    tmp_path: Path, tiny_model: ResT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left to itself onnxsim merges the two steps of the variance, which shows in the logits at large sizes only."""
+    path = tmp_path / "tiny.onnx"
+    image, logits = (TensorSpec(n, "float32", s) for n, s in (("image", ("b", 3, "h", "w")), ("logits", ("b", 7))))
+    export(to_deploy(tiny_model), image, logits, path, OnnxConfig(simplify=False))
+    raw = onnx.load(str(path))
+    merging = [name for name in simplify_module._SKIPPED if name != "fuse_consecutive_reduce"]
+    monkeypatch.setattr(simplify_module, "_SKIPPED", merging)
+    kept, why = simplify(raw, BLOCKS)
+    assert kept is raw
+    assert why is not None
+    assert "ReduceMean nodes became" in why
