@@ -15,6 +15,7 @@ import torch
 from rest_deploy.cli import export, info, predict
 from rest_deploy.cli.terminal import clean
 from rest_deploy.models.factory import create_model
+from rest_deploy.specs import ImageSize, Preprocessing, Resize
 from tests.conftest import IMAGES, TINY
 
 
@@ -81,19 +82,26 @@ def test_dry_run_makes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_transform_can_be_chosen(tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "t.onnx"
-    base = ["--checkpoint", tiny_checkpoint, "-o", output, "--no-verify", "--no-simplify", "--json"]
-    for flags, expected in (
-        ([], {"resize": "native", "size": None}),  # the checkpoint's own
-        (["--image-size", "224"], {"resize": "crop", "size": [224, 224]}),
-        (["--image-size", "384x512"], {"resize": "warp", "size": [384, 512]}),
-        (["--transform", "warp"], {"resize": "warp", "size": [224, 224]}),
-        (["--transform", "native", "--mean", "0.5", "0.5", "0.5"], {"resize": "native", "mean": [0.5, 0.5, 0.5]}),
-    ):
-        made = Outcome(export, base + flags, capsys)
-        steps = json.loads(made.out)["info"]["preprocessing"]
-        assert {key: steps[key] for key in expected} == expected
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], None),  # the checkpoint's own, or the authors'
+        (["--image-size", "224"], Preprocessing()),
+        (["--image-size", "384x512"], Preprocessing(resize=Resize.WARP, size=ImageSize(384, 512))),
+        (["--transform", "warp"], Preprocessing(resize=Resize.WARP)),
+        (["--transform", "crop", "--image-size", "448"], Preprocessing(size=ImageSize(448, 448))),
+        (["--transform", "native", "--mean", "0.5", "--std", "2"],
+         Preprocessing(resize=Resize.NATIVE, size=None, mean=(0.5,), std=(2.0,))),
+    ],
+)  # fmt: skip
+def test_the_transform_can_be_chosen(flags: list[str], expected: Preprocessing | None) -> None:
+    assert export._preprocessing(export._parser().parse_args(flags)) == expected
+
+
+def test_native_has_no_size(capsys: pytest.CaptureFixture[str]) -> None:
+    done = Outcome(export, ["--model", "rest_lite", "--transform", "native", "--image-size", "64"], capsys)
+    assert done.code == 1
+    assert "leave --image-size 64x64 out" in done.err
 
 
 def _bomb(path: Path) -> Path:

@@ -14,8 +14,8 @@ from rest_deploy.export.passes.check_graph import check_graph
 
 #: Passes of onnxsim that would harm the graph. ``fuse_matmul_add_bias_into_gemm_batched`` turns a product and its bias
 #: into Reshape, Gemm and Reshape with sizes computed at run time, where channels are few; runtimes do as well without.
-#: ``fuse_consecutive_reduce`` takes the mean over keys and then over queries in one go. ONNX Runtime adds those up to 17
-#: million squares one after the other: at 1024 pixels the error of the logits grew from 9e-6 to 2e-4 (golden weights).
+#: ``fuse_consecutive_reduce`` takes the mean over keys and then over queries in one go. ONNX Runtime adds those, up to
+#: 17 million squares, one after the other: at 1024 pixels the logits' error grew from 9e-6 to 2e-4 (golden weights).
 _SKIPPED = ["fuse_matmul_add_bias_into_gemm_batched", "fuse_consecutive_reduce"]
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,53 @@
+"""ONNX Runtime against float64, in PyTorch float32's own error: benchmarks/accuracy.py at smaller sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.factory import create_model
+from rest_deploy.models.reference import reference_runs
+from rest_deploy.pipeline import ExportRequest, run_export
+from rest_deploy.runtimes.registry import open_runtime
+from tests.golden import golden_model
+
+# Two float32 computations of one function lose about as much; where PyTorch is exact by luck, 5e-5 is near enough.
+NOISE, FLOOR = 2.0, 5e-5
+
+
+@pytest.fixture(scope="module")
+def golden_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("golden")
+    save_checkpoint(folder / "golden.safetensors", golden_model("rest_lite").float().state_dict(), Card())
+    request = ExportRequest(None, folder / "golden.onnx", checkpoint=folder / "golden.safetensors", verify=False)
+    return run_export(request).path
+
+
+@pytest.mark.parametrize("weights", ["default init", "golden"])
+def test_one_file_at_random_batches_and_sizes(
+    weights: str, lite_onnx: Path, golden_onnx: Path, rng: np.random.Generator
+) -> None:
+    default = weights == "default init"
+    model = create_model("rest_lite") if default else golden_model("rest_lite").float()
+    exact, plain = reference_runs(model)
+    with open_runtime(lite_onnx if default else golden_onnx) as runtime:
+        for _ in range(12):
+            shape = (int(rng.integers(1, 4)), 3, int(rng.integers(1, 161)), int(rng.integers(1, 161)))
+            batch = rng.standard_normal(shape).astype(np.float32)
+            reference = exact(batch)
+            allowed = max(NOISE * np.abs(plain(batch) - reference).max(), FLOOR)
+            assert np.abs(runtime.run(batch) - reference).max() <= allowed, shape
+
+
+@pytest.mark.parametrize("size", [(224, 224), (225, 230)])
+def test_default_init_is_five_times_as_exact_as_pytorch(
+    size: tuple[int, int], lite_onnx: Path, rng: np.random.Generator
+) -> None:
+    exact, plain = reference_runs(create_model("rest_lite"))
+    batch = rng.standard_normal((1, 3, *size)).astype(np.float32)
+    reference = exact(batch)
+    with open_runtime(lite_onnx) as runtime:
+        assert np.abs(runtime.run(batch) - reference).max() <= 0.2 * np.abs(plain(batch) - reference).max()
