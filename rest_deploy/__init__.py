@@ -52,11 +52,11 @@ def __getattr__(name: str) -> Any:
     try:
         module = importlib.import_module(_HOMES[name])
     except ModuleNotFoundError as exc:
-        if exc.name != "torch":
+        if exc.name is None or exc.name.startswith("rest_deploy"):
             raise
         from rest_deploy.errors import MissingPackageError
 
-        raise MissingPackageError("torch", f"use rest_deploy.{name}", "export") from exc
+        raise MissingPackageError(exc.name, f"use rest_deploy.{name}", "export") from exc
     value = globals()[name] = getattr(module, name)
     return value
 

@@ -20,7 +20,7 @@ from rest_deploy.artifact.onnx_metadata import stamp
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.export.formats import get_format
 from rest_deploy.models.config import ResTConfig, get_config
-from rest_deploy.specs import Precision, Preprocessing
+from rest_deploy.specs import DEFAULT_OPSET, OPSETS, Precision, Preprocessing, PreprocessingChange
 from rest_deploy.verification import Comparison, measure, require
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class ExportRequest:
         format: A row of ``export/formats.py``.
         precision: Number format.
         labels: File of class names; None takes the checkpoint's own, or ImageNet's for 1000 classes.
-        preprocessing: From an image to the input; None takes the checkpoint's own, or the authors'.
+        preprocessing: From an image to the input, or changes of the checkpoint's own; None takes its own, or the
+            authors'.
         opset: ONNX operator set.
         simplify: Run onnxsim.
         verify: Check the artifact against the PyTorch model, and keep it only where it agrees.
@@ -57,8 +58,8 @@ class ExportRequest:
     format: str = "onnx"
     precision: Precision = Precision.FP32
     labels: str | Path | None = None
-    preprocessing: Preprocessing | None = None
-    opset: int = 18
+    preprocessing: Preprocessing | PreprocessingChange | None = None
+    opset: int = DEFAULT_OPSET
     simplify: bool = True
     verify: bool = True
     seed: int = 0
@@ -77,11 +78,13 @@ class ExportRequest:
             get_config(self.model)
         if self.output is not None and Path(self.output).suffix.lower() != row.suffix:
             raise ConfigError(f"output {self.output}: files of format {self.format} end in {row.suffix}")
-        if not 18 <= self.opset <= 21:
-            raise ConfigError(f"opset {self.opset}; accepted: 18 to 21, which ONNX Runtime 1.18 and later read")
-        for package in row.packages:
+        if self.opset not in OPSETS:
+            raise ConfigError(f"opset {self.opset}; accepted: {OPSETS[0]} to {OPSETS[-1]}")
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError(f"seed {self.seed}; it must be from 0 to 2**63 - 1")
+        for package, extra in row.packages.items():
             if importlib.util.find_spec(package) is None:
-                raise MissingPackageError(package, f"export to {self.format}", row.extra)
+                raise MissingPackageError(package, f"export to {self.format}", extra)
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,20 @@ def run_export(request: ExportRequest) -> ExportResult:
     return replace(result, path=output, seconds=clock.seconds, notes=(*notes, *result.notes))
 
 
+def prepare(request: ExportRequest) -> tuple[LoadedModel, ArtifactInfo, Path]:
+    """Everything that can fail before the work: load the model, describe the artifact, see that it can be written.
+
+    Returns:
+        The model, the record of the artifact to be, and its path.
+    """
+    from rest_deploy.models.factory import load_model
+
+    loaded = load_model(request.model, request.checkpoint, seed=request.seed)
+    info = _describe(request, loaded)
+    name = loaded.name + get_format(request.format).suffix
+    return loaded, info, check_writable(request.output if request.output is not None else name)
+
+
 def _build(
     request: ExportRequest, loaded: LoadedModel, info: ArtifactInfo, target: Path, clock: _Clock
 ) -> ExportResult:
@@ -201,7 +218,11 @@ def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
     if request.labels is not None:
         given = read_labels(request.labels, loaded.model.config.num_classes)
     info = describe(loaded, given)
-    preprocessing = request.preprocessing or info.preprocessing
+    preprocessing = info.preprocessing
+    if isinstance(request.preprocessing, PreprocessingChange):
+        preprocessing = request.preprocessing.apply(preprocessing)
+    elif request.preprocessing is not None:
+        preprocessing = request.preprocessing
     channels = loaded.model.config.in_channels
     if len(preprocessing.mean) != channels:
         raise ConfigError(

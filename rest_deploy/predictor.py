@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import ConfigError, ImageError
+from rest_deploy.errors import ConfigError, ImageError, RestDeployError
 from rest_deploy.preprocess.images import list_images, load_image
 from rest_deploy.preprocess.transform import transform
 from rest_deploy.runtimes.registry import open_runtime
@@ -109,7 +110,7 @@ class Predictor:
         _check_top_k(top_k)
         if isinstance(image, (list, tuple)):
             return self._classify_all(image, top_k, progress)
-        if isinstance(image, (str, Path)) and Path(image).is_dir():
+        if isinstance(image, (str, Path)) and os.path.isdir(image):
             paths = list_images(image)
             return dict(zip(paths, self._classify_all(paths, top_k, progress), strict=True))
         return self._classify_all([image], top_k, progress)[0]
@@ -148,7 +149,17 @@ class Predictor:
     def _run_group(
         self, group: list[tuple[int, NDArray[np.float32]]], top_k: int
     ) -> Iterator[tuple[int, list[Prediction] | ImageError]]:
-        logits = self.logits(np.stack([pixels for _, pixels in group]))
+        try:
+            logits = self.logits(np.stack([pixels for _, pixels in group]))
+        except RestDeployError as exc:
+            if self._runtime.closed:
+                raise
+            if len(group) == 1:
+                yield group[0][0], ImageError(f"image {group[0][0]} of the list: {exc}")
+            else:  # one by one, so that the others are answered
+                for one in group:
+                    yield from self._run_group([one], top_k)
+            return
         for (index, _), row in zip(group, logits, strict=True):
             yield index, self._top(row, top_k)
 
@@ -184,5 +195,5 @@ class Predictor:
 
 
 def _check_top_k(top_k: int) -> None:
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
+    if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
         raise ConfigError(f"top_k is {top_k!r}; it must be a whole number of at least 1")

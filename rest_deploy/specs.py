@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from typing import Any
 
@@ -74,6 +74,15 @@ class Resize(str, Enum):
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+MIN_STD = 1e-6  # below, an input can overflow float32
+
+#: Pixels of the largest image that an input may be resized to.
+MAX_INPUT_PIXELS = 1 << 26
+
+#: ONNX operator sets that are written: 18 has every operator needed, 21 is the last that ONNX Runtime 1.18 reads.
+OPSETS = range(18, 22)
+DEFAULT_OPSET = 18
+
 MIN_CROP_RATIO = 0.1  # below, the resized image is more than a hundred times what is cut out of it
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -107,10 +116,14 @@ class Preprocessing:
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
             raise ConfigError(f"mean {self.mean} and std {self.std}: both must have 1 value (grey) or 3 (RGB)")
-        if not all(0 < v < math.inf for v in self.std) or not all(math.isfinite(v) for v in self.mean):
-            raise ConfigError(f"mean {self.mean} and std {self.std}: they must be finite and every std above 0")
+        if not all(MIN_STD <= v < math.inf for v in self.std) or not all(math.isfinite(v) for v in self.mean):
+            raise ConfigError(
+                f"mean {self.mean} and std {self.std}: they must be finite and every std at least {MIN_STD}"
+            )
         if not MIN_CROP_RATIO <= self.crop_ratio <= 1:
             raise ConfigError(f"crop_ratio {self.crop_ratio}: it must be from {MIN_CROP_RATIO} to 1")
+        if self.size is not None and self.size.height * self.size.width > MAX_INPUT_PIXELS:
+            raise ConfigError(f"size {self.size}: more than the {MAX_INPUT_PIXELS:,} pixels that an input may have")
         if (self.size is None) != (self.resize is Resize.NATIVE):
             raise ConfigError(f"resize {self.resize.value} with size {self.size}: native has none, the others need one")
 
@@ -141,6 +154,37 @@ class Preprocessing:
             return cls(**{**values, "resize": resize, "size": ImageSize(*size) if size is not None else None})
         except (TypeError, ValueError, OverflowError) as exc:
             raise ConfigError(f"preprocessing cannot be read: {exc}") from exc
+
+
+@dataclass(frozen=True)
+class PreprocessingChange:
+    """Some of a :class:`Preprocessing`, to be laid over another one; None leaves a field as it is.
+
+    A new size without a new ``resize`` takes the authors' way for that size.
+    """
+
+    resize: Resize | None = None
+    size: ImageSize | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.resize is Resize.NATIVE and self.size is not None:
+            raise ConfigError(f"native feeds images at their own size; leave the size {self.size} out")
+
+    def apply(self, base: Preprocessing) -> Preprocessing:
+        """``base`` with the changes.
+
+        Raises:
+            ConfigError: The result is out of range.
+        """
+        resize, size = base.resize, base.size
+        if self.resize is Resize.NATIVE:
+            resize, size = Resize.NATIVE, None
+        elif self.resize is not None or self.size is not None:
+            size = self.size or base.size or ImageSize(224, 224)
+            resize = self.resize or Preprocessing.for_size(size).resize
+        return replace(base, resize=resize, size=size, mean=self.mean or base.mean, std=self.std or base.std)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.errors import ConfigError, VerificationError
+from rest_deploy.errors import ConfigError, MissingPackageError, VerificationError
 from rest_deploy.specs import ImageSize, Precision
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]
@@ -65,7 +65,8 @@ TOLERANCES: Mapping[Precision, Tolerance] = MappingProxyType(
             2.0,
             5e-5,
             "two float32 computations of one function differ by rounding alone, so by about what either loses; the "
-            "floor is for cases in which PyTorch is exact by luck, as on an image of one pixel",
+            "floor is for cases in which PyTorch is exact by luck, as on an image of one pixel, and grows with the "
+            "logits because float32's steps do",
         ),
     }
 )
@@ -244,8 +245,13 @@ def verify(
         ConfigError: The two are of different shapes.
         RestDeployError: One of them cannot be opened.
     """
-    from rest_deploy.models.factory import load_model
-    from rest_deploy.models.reference import reference_runs
+    if not cases:
+        raise ConfigError("no cases were given; a comparison needs at least one")
+    try:
+        from rest_deploy.models.factory import load_model
+        from rest_deploy.models.reference import reference_runs
+    except ModuleNotFoundError as exc:
+        raise MissingPackageError(exc.name or "torch", "run the reference", "export") from exc
     from rest_deploy.runtimes.registry import open_runtime
 
     with open_runtime(artifact, device) as runtime:

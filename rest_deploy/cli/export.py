@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
+from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.cli.terminal import OK, clean, command, parser
 from rest_deploy.errors import ConfigError
 from rest_deploy.export.formats import FORMATS
 from rest_deploy.models.config import list_models
-from rest_deploy.pipeline import ExportRequest, ExportResult, run_export
-from rest_deploy.specs import ImageSize, Precision, Preprocessing, Resize
+from rest_deploy.pipeline import ExportRequest, ExportResult, prepare, run_export
+from rest_deploy.specs import DEFAULT_OPSET, ImageSize, Precision, PreprocessingChange, Resize
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--image-size", metavar="HxW", type=_size, help="size that crop or warp gives (default 224)")
     add("--mean", type=float, nargs="+", metavar="M", help="of each channel, images scaled to 0-1 (default ImageNet's)")
     add("--std", type=float, nargs="+", metavar="S", help="of each channel (default ImageNet's)")
-    add("--opset", type=int, default=18, help="ONNX operator set, 18 to 21 (default 18)")
+    add("--opset", type=int, default=DEFAULT_OPSET, help="ONNX operator set, 18 to 21 (default 18)")
     add("--no-simplify", action="store_true", help="leave onnxsim out")
     add("--no-verify", action="store_true", help="do not check the file against the PyTorch model")
     add("--seed", type=int, default=0, help="of random weights (default 0)")
@@ -57,7 +57,7 @@ def _main(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     if arguments.dry_run:
-        print(_plan(request))
+        print(_plan(request, *prepare(request)[1:]))
         return OK
     result = run_export(request)
     for note in result.notes:
@@ -73,29 +73,28 @@ def _size(text: str) -> ImageSize:
         raise argparse.ArgumentTypeError(str(exc)) from exc
 
 
-def _preprocessing(arguments: argparse.Namespace) -> Preprocessing | None:
-    """The transform that the flags ask for, or None where none of them was given."""
-    transform, size = arguments.transform, arguments.image_size
-    if not (transform or size or arguments.mean or arguments.std):
-        return None
-    if transform == Resize.NATIVE.value:
-        if size is not None:
-            raise ConfigError(f"--transform native feeds images at their own size; leave --image-size {size} out")
-        made = Preprocessing(resize=Resize.NATIVE, size=None)
-    else:
-        made = Preprocessing.for_size(size or ImageSize(224, 224))
-        made = replace(made, resize=Resize(transform) if transform else made.resize)
-    return replace(made, mean=tuple(arguments.mean or made.mean), std=tuple(arguments.std or made.std))
+def _preprocessing(arguments: argparse.Namespace) -> PreprocessingChange | None:
+    """What the flags change of the checkpoint's own preprocessing, or None where none of them was given."""
+    change = PreprocessingChange(
+        resize=Resize(arguments.transform) if arguments.transform else None,
+        size=arguments.image_size,
+        mean=tuple(arguments.mean) if arguments.mean else None,
+        std=tuple(arguments.std) if arguments.std else None,
+    )
+    return None if change == PreprocessingChange() else change
 
 
-def _plan(request: ExportRequest) -> str:
-    weights = request.checkpoint or f"random, seed {request.seed}"
+def _plan(request: ExportRequest, info: ArtifactInfo, output: Path) -> str:
+    weights = f"random, seed {info.weights.seed}" if info.weights.random else info.weights.file
+    steps = info.preprocessing
     rows = {
-        "model": request.model or "as the checkpoint's shapes tell",
+        "model": info.model,
         "weights": weights,
         "format": f"{request.format}, {request.precision.value}, opset {request.opset}",
-        "output": request.output or "the model's name, in this folder",
-        "sizes": "any batch, height and width from 1 up",
+        "output": output,
+        "input": f"{info.input.shape[1]} channels, any batch, height and width from 1 up",
+        "images": f"{steps.resize.value} {steps.size or ''} mean {steps.mean} std {steps.std}",
+        "classes": info.num_classes,
         "simplify": "yes" if request.simplify else "no",
         "verify": "yes" if request.verify else "no",
     }

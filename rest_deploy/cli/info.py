@@ -53,7 +53,9 @@ def _verification(info: ArtifactInfo) -> str:
         return ""
     if info.verification is None:
         return "no (exported with --no-verify)"
-    cases = info.verification.get("cases", [])
+    cases = info.verification.get("cases")
+    if not cases:
+        return "no figures"
     worst = max(cases, key=lambda case: case["max_error"])
     size = f"{worst['batch']}x{worst['height']}x{worst['width']}"
     return (

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rest_deploy.errors import RestDeployError
 
@@ -27,20 +31,40 @@ def command(
         logging.getLogger("rest_deploy").setLevel(logging.INFO if verbose else logging.ERROR)
         if not verbose:
             warnings.simplefilter("ignore")  # of third parties; ours are errors or notes
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # labels and paths that the terminal cannot show
         try:
-            return main(arguments)
+            with _terminating():
+                return main(arguments)
         except RestDeployError as exc:
             if verbose:
                 logging.getLogger(__name__).exception("where it happened:")
             print(f"error: {clean(str(exc))}", file=sys.stderr)
-        except BrokenPipeError:  # the reader of our output went away, as head does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (OSError, MemoryError, UnicodeError) as exc:
+            if isinstance(exc, BrokenPipeError):  # the reader of our output went away, as head does
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            else:  # of the machine, not of the request: a disk, a limit
+                print(f"error: {clean(f'{type(exc).__name__}: {exc}')}", file=sys.stderr)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return _INTERRUPTED
         return FAILED
 
     return run
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """Let SIGTERM end the command as an exception does, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:

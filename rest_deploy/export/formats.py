@@ -18,15 +18,13 @@ class Format:
         suffix: Of its files.
         module: Holds ``export(deploy, target, config)``.
         precisions: What it can make.
-        packages: Import names that it needs.
-        extra: The extra of rest-deploy that installs them.
+        packages: Import names that it needs -> the extra of rest-deploy that installs them.
     """
 
     suffix: str
     module: str
     precisions: tuple[Precision, ...]
-    packages: tuple[str, ...]
-    extra: str
+    packages: Mapping[str, str]
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -35,8 +33,16 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             suffix=".onnx",
             module="rest_deploy.export.onnx_exporter",
             precisions=(Precision.FP32,),
-            packages=("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime"),
-            extra="export",
+            packages=MappingProxyType(
+                {
+                    "torch": "export",
+                    "safetensors": "export",
+                    "onnx": "export",
+                    "onnxscript": "export",
+                    "onnxsim": "export",
+                    "onnxruntime": "cpu",
+                }
+            ),
         ),
     }
 )

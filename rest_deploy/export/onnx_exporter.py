@@ -15,19 +15,15 @@ import torch
 
 from rest_deploy.errors import ConfigError, ExportError
 from rest_deploy.export.assemble import assemble
-from rest_deploy.export.passes.check_graph import check_graph
+from rest_deploy.export.passes.check_graph import Expected, check_graph
 from rest_deploy.export.passes.free_sizes import free_sizes
 from rest_deploy.export.passes.simplify import simplify
 from rest_deploy.export.trace import trace
 from rest_deploy.export.translate import TRANSLATIONS
 from rest_deploy.models.deploy import DeployBlock, DeployResT
-from rest_deploy.specs import TensorSpec
+from rest_deploy.specs import DEFAULT_OPSET, OPSETS, TensorSpec
 
 _log = logging.getLogger(__name__)
-
-#: 18 is the first with every operator that the graph needs; 21 the last that ONNX Runtime 1.18 reads.
-MIN_OPSET, MAX_OPSET = 18, 21
-DEFAULT_OPSET = 18
 
 
 @dataclass(frozen=True)
@@ -46,10 +42,8 @@ class OnnxConfig:
     simplify: bool = True
 
     def __post_init__(self) -> None:
-        if not MIN_OPSET <= self.opset <= MAX_OPSET:
-            raise ConfigError(
-                f"opset {self.opset}; accepted: {MIN_OPSET} to {MAX_OPSET}, which ONNX Runtime 1.18 and later read"
-            )
+        if self.opset not in OPSETS:
+            raise ConfigError(f"opset {self.opset}; accepted: {OPSETS[0]} to {OPSETS[-1]}")
 
 
 @dataclass(frozen=True)
@@ -82,12 +76,16 @@ def export(deploy: DeployResT, image: TensorSpec, logits: TensorSpec, target: Pa
     Raises:
         ExportError: The network could not be traced or translated, or the graph is not what it must be.
     """
-    blocks = sum(isinstance(piece, DeployBlock) for piece in deploy)
+    attentions = [piece.attn for piece in deploy if isinstance(piece, DeployBlock)]
+    expected = Expected(
+        blocks=len(attentions),
+        heads=frozenset((a.num_heads, a.q.out_features // a.num_heads) for a in attentions),
+    )
     model = free_sizes(_to_onnx(deploy, int(image.shape[1]), config.opset), image, logits)
-    check_graph(model, blocks)
+    check_graph(model, expected)
     why = None
     if config.simplify:
-        model, why = simplify(model, blocks)
+        model, why = simplify(model, expected)
         if why is not None:
             _log.warning("the graph is kept as traced: %s", why)
     del model.metadata_props[:]  # onnxsim's notes on itself

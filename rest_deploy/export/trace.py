@@ -99,6 +99,10 @@ def _require_same(one: torch.export.ExportedProgram, other: torch.export.Exporte
             raise ExportError(f"the image size got into the traced graph: {ours} at one size, {theirs} at another")
     if len(first) != len(second):
         raise ExportError(f"the image size got into the traced graph: {len(first)} nodes at one size, {len(second)}")
+    for name, value in one.constants.items():
+        twin = other.constants.get(name)
+        if isinstance(value, Tensor) and not (isinstance(twin, Tensor) and torch.equal(value, twin)):
+            raise ExportError(f"the image size got into the traced graph: constant {name} differs between two sizes")
 
 
 def _signature(graph: fx.Graph) -> list[tuple[str, str, str, str]]:

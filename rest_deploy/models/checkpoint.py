@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ class Card:
     name: str | None = None
     labels: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.name):
+            raise CheckpointError(
+                f"the checkpoint calls its model {self.name[:40]!r}; a name must be 1 to 100 letters, digits, '_', '-' "
+                "and '.', as files are named after it"
+            )
 
     def to_json(self) -> str:
         """JSON text; the inverse of :meth:`from_json`."""
@@ -210,22 +218,26 @@ def _read_safetensors(path: Path) -> tuple[StateDict, Card]:
 
 
 def _check_finite(path: Path, state_dict: StateDict) -> None:
-    odd = [key for key, value in state_dict.items() if not _is_plain(value)]
+    odd = [key for key, value in state_dict.items() if not _is_plain(key, value)]
     if odd:
         raise CheckpointError(
-            f"{path}: {len(odd)} tensors are sparse, quantized or without values: {_enumerate(odd)}; "
+            f"{path}: {len(odd)} tensors are sparse, complex, quantized or without values: {_enumerate(odd)}; "
             "save them dense, in float16, bfloat16, float32 or float64"
         )
-    bad = [key for key, value in state_dict.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    bad = [
+        key for key, value in state_dict.items() if not bool(value.float().isfinite().all())
+    ]  # as the model holds it
     if bad:
         raise CheckpointError(
             f"{path}: NaN or infinite weights in {len(bad)} tensors: {_enumerate(bad)}; such a model is broken"
         )
 
 
-def _is_plain(value: Tensor) -> bool:
+def _is_plain(key: str, value: Tensor) -> bool:
     known = value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    return value.layout == torch.strided and not value.is_meta and (known or not value.is_floating_point())
+    counter = key.endswith("num_batches_tracked") and not value.is_complex()
+    stored = value.layout == torch.strided and not value.is_meta and 0 not in value.stride()
+    return (stored and (known or counter)) or (counter and value.ndim == 0)
 
 
 def _enumerate(names: Sequence[str]) -> str:

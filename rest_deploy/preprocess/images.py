@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,9 +39,11 @@ def load_image(source: str | Path | Image.Image | np.ndarray[Any, Any]) -> Image
     if isinstance(source, Image.Image):
         with _decoding("image"):
             return _to_rgb(source, "image")
+    if not isinstance(source, (str, os.PathLike)):
+        raise ImageError(f"image is a {type(source).__name__}; accepted: a path, a Pillow image, or a uint8 array")
     path = Path(source)
-    if not path.is_file():
-        raise ImageError(f"{path}: no such image file")
+    if not os.path.isfile(path):  # False, not an error, for a name that no file can have
+        raise ImageError(f"{str(path)[:200]}: no such image file")
     with _decoding(str(path)), Image.open(path) as image:
         return _to_rgb(image, str(path))
 
@@ -52,9 +55,12 @@ def list_images(folder: str | Path) -> list[Path]:
         ImageError: It is none, or holds no images.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ImageError(f"{folder}: no such folder")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    try:
+        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    except OSError as exc:
+        raise ImageError(f"{folder}: cannot be read: {exc.strerror}") from exc
     if not paths:
         raise ImageError(f"{folder}: no images in this folder; looked for {', '.join(IMAGE_SUFFIXES)}")
     return paths

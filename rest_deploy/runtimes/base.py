@@ -67,6 +67,11 @@ class Runtime(ABC):
     def _close(self) -> None:
         """Let go of what is held. Called once."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """Let go of the network; may be called again without harm."""
         if not self._closed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from rest_deploy.artifact.onnx_metadata import read_onnx_metadata
 from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, RestDeployError
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device, physical_cores
-
-_log = logging.getLogger(__name__)
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -31,6 +28,7 @@ class OnnxRuntime(Runtime):
         target = Device.parse(device)
         self.info = read_info(self.path)
         self._session = _open(self.path, target, threads)
+        _check_shapes(self._session, self.info, self.path)
         self._names = [self.info.output.name]
         self._input = self.info.input.name
 
@@ -43,6 +41,13 @@ class OnnxRuntime(Runtime):
 
     def _close(self) -> None:
         del self._session
+
+
+def _check_shapes(session: Any, info: ArtifactInfo, path: Path) -> None:
+    """The record and the graph behind it must tell of the same network."""
+    for found, said in ((session.get_inputs(), info.input), (session.get_outputs(), info.output)):
+        if len(found) != 1 or found[0].name != said.name or found[0].shape[1:2] != list(said.shape[1:2]):
+            raise ArtifactError(f"{path}: its record tells of another network than its graph; export it again")
 
 
 def read_info(path: Path) -> ArtifactInfo:
@@ -62,17 +67,18 @@ def read_info(path: Path) -> ArtifactInfo:
 
 
 def _open(path: Path, device: Device, threads: int | None) -> Any:
-    ort = _import()
+    ort = _import(device)
     _check_provider(ort, device)
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors; what matters of the warnings is checked below
+    options.log_severity_level = 4  # what fails is told by us, and what matters of the warnings is checked below
     options.intra_op_num_threads = threads or physical_cores()
     providers: list[Any] = [_CPU]
     if device.kind == "cuda":
-        providers = [(_CUDA, {"device_id": device.index})]
+        providers = [(_CUDA, {"device_id": device.index, "use_tf32": 0})]  # TF32, its default, has 10 bits
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        # enable_fallback=0: else a provider that fails is replaced in the constructor, with a line on stdout
+        session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as exc:  # ONNX Runtime's errors share no public base class
         raise ArtifactError(f"{path}: ONNX Runtime {ort.__version__} cannot load it: {_line(exc)}") from exc
     session.disable_fallback()
@@ -81,13 +87,19 @@ def _open(path: Path, device: Device, threads: int | None) -> Any:
     return session
 
 
-def _import() -> Any:
+def _import(device: Device) -> Any:
+    extra = "gpu" if device.kind == "cuda" else "cpu"
     try:
         import onnxruntime
+    except ModuleNotFoundError as exc:
+        raise MissingPackageError("onnxruntime", "run .onnx files", extra) from exc
     except ImportError as exc:
-        raise MissingPackageError("onnxruntime", "run .onnx files", "cpu") from exc
-    if not hasattr(onnxruntime, "InferenceSession"):
-        raise MissingPackageError("onnxruntime", "run .onnx files (the installed one is broken)", "cpu")
+        raise DeviceError(f"onnxruntime is installed but does not load: {_line(exc)}") from exc
+    if not hasattr(onnxruntime, "InferenceSession"):  # what is left when one of the two packages was uninstalled
+        raise DeviceError(
+            "onnxruntime is installed but empty, as where onnxruntime and onnxruntime-gpu were both installed; "
+            f'pip uninstall onnxruntime onnxruntime-gpu, then pip install "rest-deploy[{extra}]"'
+        )
     return onnxruntime
 
 
@@ -108,8 +120,10 @@ def _check_on_gpu(session: Any, device: Device, path: Path) -> None:
             "check the NVIDIA driver, CUDA and cuDNN that this version needs, or use device cpu"
         )
     if not hasattr(session, "get_provider_graph_assignment_info"):
-        _log.warning("this ONNX Runtime does not tell which provider runs which node; cannot rule out nodes on the CPU")
-        return
+        raise DeviceError(
+            f"device {device}: this ONNX Runtime does not tell which provider runs which node, so a fallback to the "
+            "CPU cannot be ruled out; upgrade it: pip install --upgrade onnxruntime-gpu, or use device cpu"
+        )
     stray = sorted(
         {
             node.op_type

@@ -33,15 +33,18 @@ class PyTorchRuntime(Runtime):
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with self._lock, _threads(self.threads), torch.inference_mode():
+            if self._closed:
+                raise RestDeployError(f"{self.path}: this predictor is closed; open the artifact again")
             try:
-                output = self._model(torch.from_numpy(batch).to(self._device))
+                output = self._model(torch.tensor(batch).to(self._device))
             except RuntimeError as exc:
                 raise RestDeployError(f"{self.path}: PyTorch failed on input {batch.shape}: {exc}") from exc
             result: NDArray[np.float32] = output.float().cpu().numpy()
             return result
 
     def _close(self) -> None:
-        del self._model
+        with self._lock:  # not while another thread runs it
+            del self._model
 
 
 class _threads:

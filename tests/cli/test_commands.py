@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,32 +77,38 @@ def test_dry_run_makes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = Outcome(export, ["--model", "rest_large", "--dry-run"], capsys)
+    told = Outcome(export, ["--model", "rest_lite", "--dry-run"], capsys)
     assert told.code == 0
-    assert "rest_large" in told.out
+    assert "rest_lite.onnx" in told.out
+    refused = Outcome(export, ["--checkpoint", "no.pth", "--dry-run"], capsys)
+    assert refused.code == 1
+    assert "no such checkpoint file" in refused.err
     assert list(tmp_path.iterdir()) == []
+
+
+CARD = Preprocessing(resize=Resize.NATIVE, size=None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], None),  # the checkpoint's own, or the authors'
-        (["--image-size", "224"], Preprocessing()),
-        (["--image-size", "384x512"], Preprocessing(resize=Resize.WARP, size=ImageSize(384, 512))),
-        (["--transform", "warp"], Preprocessing(resize=Resize.WARP)),
-        (["--transform", "crop", "--image-size", "448"], Preprocessing(size=ImageSize(448, 448))),
-        (["--transform", "native", "--mean", "0.5", "--std", "2"],
-         Preprocessing(resize=Resize.NATIVE, size=None, mean=(0.5,), std=(2.0,))),
+        ([], CARD),
+        (["--image-size", "224"], replace(CARD, resize=Resize.CROP, size=ImageSize(224, 224))),
+        (["--image-size", "384x512"], replace(CARD, resize=Resize.WARP, size=ImageSize(384, 512))),
+        (["--transform", "warp"], replace(CARD, resize=Resize.WARP, size=ImageSize(224, 224))),
+        (["--mean", "0", "0", "0"], replace(CARD, mean=(0.0, 0.0, 0.0))),
+        (["--std", "1", "1", "1", "--transform", "native"], replace(CARD, std=(1.0, 1.0, 1.0))),
     ],
-)  # fmt: skip
-def test_the_transform_can_be_chosen(flags: list[str], expected: Preprocessing | None) -> None:
-    assert export._preprocessing(export._parser().parse_args(flags)) == expected
+)
+def test_flags_change_the_checkpoints_own_preprocessing_and_no_more(flags: list[str], expected: Preprocessing) -> None:
+    change = export._preprocessing(export._parser().parse_args(flags))
+    assert (change.apply(CARD) if change else CARD) == expected
 
 
 def test_native_has_no_size(capsys: pytest.CaptureFixture[str]) -> None:
     done = Outcome(export, ["--model", "rest_lite", "--transform", "native", "--image-size", "64"], capsys)
     assert done.code == 1
-    assert "leave --image-size 64x64 out" in done.err
+    assert "leave the size 64x64 out" in done.err
 
 
 def _bomb(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rest_deploy.errors import ExportError
 from rest_deploy.export.onnx_exporter import OnnxConfig, export
 from rest_deploy.export.passes import simplify as simplify_module
-from rest_deploy.export.passes.check_graph import check_graph
+from rest_deploy.export.passes.check_graph import Expected, check_graph
 from rest_deploy.export.passes.free_sizes import free_sizes
 from rest_deploy.export.passes.simplify import simplify
 from rest_deploy.models.deploy import to_deploy
@@ -20,7 +21,10 @@ from rest_deploy.models.rest import ResT
 from rest_deploy.specs import TensorSpec
 from tests.conftest import TINY
 
-BLOCKS = sum(TINY.depths)
+EXPECTED = Expected(
+    blocks=sum(TINY.depths),
+    heads=frozenset((h, w // h) for h, w in zip(TINY.num_heads, TINY.embed_dims, strict=True)),
+)
 
 
 @pytest.fixture
@@ -33,41 +37,42 @@ def _find(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:
 
 
 def test_an_exported_graph_passes(graph: onnx.ModelProto) -> None:
-    check_graph(graph, BLOCKS)
+    check_graph(graph, EXPECTED)
 
 
 def test_another_operator_is_refused(graph: onnx.ModelProto) -> None:
     relu = _find(graph, "Relu")
     relu.op_type = "Softplus"
     with pytest.raises(ExportError, match="operators that the deploy form does not have: Softplus"):
-        check_graph(graph, BLOCKS)
+        check_graph(graph, EXPECTED)
 
 
 def test_instance_normalization_is_refused(graph: onnx.ModelProto) -> None:
     node = _find(graph, "LayerNormalization")
     node.CopyFrom(helper.make_node("InstanceNormalization", list(node.input), list(node.output), node.name))
     with pytest.raises(ExportError, match="InstanceNormalization"):
-        check_graph(graph, BLOCKS)
+        check_graph(graph, EXPECTED)
 
 
 def test_a_missing_softmax_is_refused(graph: onnx.ModelProto) -> None:
     with pytest.raises(ExportError, match="must be single nodes"):
-        check_graph(graph, BLOCKS + 1)
+        check_graph(graph, replace(EXPECTED, blocks=6))
 
 
-def test_a_baked_size_is_refused(graph: onnx.ModelProto) -> None:
+@pytest.mark.parametrize("shape", [[2, 768, 1, 8], [0, -1, 7919], [0, 0, 768, 8], [0, 768, -1]])
+def test_a_baked_size_is_refused(graph: onnx.ModelProto, shape: list[int]) -> None:
     reshape = _find(graph, "Reshape")
-    baked = numpy_helper.from_array(np.array([2, 768, 1, 8]), "baked")
+    baked = numpy_helper.from_array(np.array(shape), "baked")
     graph.graph.initializer.append(baked)
     reshape.input[1] = "baked"
     with pytest.raises(ExportError, match="a size of the traced image is baked in"):
-        check_graph(graph, BLOCKS)
+        check_graph(graph, EXPECTED)
 
 
 def test_broken_onnx_is_refused(graph: onnx.ModelProto) -> None:
     _find(graph, "Softmax").input[0] = "nowhere"
     with pytest.raises(ExportError, match="no valid ONNX"):
-        check_graph(graph, BLOCKS)
+        check_graph(graph, EXPECTED)
 
 
 def test_sizes_are_freed_and_names_given() -> None:
@@ -87,7 +92,7 @@ def test_simplifying_that_fails_keeps_the_graph(graph: onnx.ModelProto, monkeypa
         raise RuntimeError("segmented\nfault")
 
     monkeypatch.setattr(simplify_module.onnxsim, "simplify", fail)
-    kept, why = simplify(graph, BLOCKS)
+    kept, why = simplify(graph, EXPECTED)
     assert kept is graph
     assert why == "onnxsim failed: segmented fault"
 
@@ -103,7 +108,7 @@ def test_simplifying_that_changes_an_output_keeps_the_graph(
         return spoiled, True
 
     monkeypatch.setattr(simplify_module.onnxsim, "simplify", spoil)
-    kept, why = simplify(graph, BLOCKS)
+    kept, why = simplify(graph, EXPECTED)
     assert kept is graph
     assert why is not None
     assert "changed the logits by 0.01" in why
@@ -118,7 +123,7 @@ def test_simplifying_that_bakes_a_size_keeps_the_graph(graph: onnx.ModelProto, m
         return baked, True
 
     monkeypatch.setattr(simplify_module.onnxsim, "simplify", bake)
-    kept, why = simplify(graph, BLOCKS)
+    kept, why = simplify(graph, EXPECTED)
     assert kept is graph
     assert why is not None
     assert "baked in" in why
@@ -134,7 +139,35 @@ def test_reductions_that_onnxsim_merges_are_not_kept(
     raw = onnx.load(str(path))
     merging = [name for name in simplify_module._SKIPPED if name != "fuse_consecutive_reduce"]
     monkeypatch.setattr(simplify_module, "_SKIPPED", merging)
-    kept, why = simplify(raw, BLOCKS)
+    kept, why = simplify(raw, EXPECTED)
     assert kept is raw
     assert why is not None
     assert "ReduceMean nodes became" in why
+
+
+def test_simplifying_that_gives_no_numbers_keeps_the_graph(
+    graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(model: onnx.ModelProto, **_: object) -> tuple[onnx.ModelProto, bool]:
+        spoiled = onnx.ModelProto()
+        spoiled.CopyFrom(model)
+        bias = next(t for t in spoiled.graph.initializer if t.name.endswith("head.bias"))
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32("nan"), bias.name))
+        return spoiled, True
+
+    monkeypatch.setattr(simplify_module.onnxsim, "simplify", spoil)
+    kept, why = simplify(graph, EXPECTED)
+    assert kept is graph
+    assert why is not None
+    assert "changed the logits by nan" in why
+
+
+def test_simplifying_that_no_longer_runs_keeps_the_graph(
+    graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simplify_module.onnxsim, "simplify", lambda model, **_: (model, True))
+    monkeypatch.setattr(simplify_module, "_SIZES", ((1, 0, 5),))
+    kept, why = simplify(graph, EXPECTED)
+    assert kept is graph
+    assert why is not None
+    assert "does not run it on (1, 3, 0, 5)" in why

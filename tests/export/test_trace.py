@@ -40,7 +40,14 @@ class BakedConstant(nn.Module):
         return (x * torch.arange(x.shape[3])).mean(dim=(2, 3))
 
 
-@pytest.mark.parametrize("module", [BakedReshape, BakedScalar, BakedBranch, BakedConstant])
+class BakedTensor(nn.Module):
+    """Divides by a width that was made a tensor, which the tracer lifts out of the graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3)) / torch.tensor(float(x.shape[3]))
+
+
+@pytest.mark.parametrize("module", [BakedReshape, BakedScalar, BakedBranch, BakedConstant, BakedTensor])
 def test_refuses_a_graph_with_a_size_in_it(module: type[nn.Module]) -> None:
     with pytest.raises(ExportError, match="the image size got into the traced graph"):
         trace(nn.Sequential(module()), 3)

@@ -460,3 +460,10 @@ def test_check_keys_lists_at_most_ten_of_each(count, listed, dots):
 
 def test_a_card_is_json():
     assert json.loads(CARD.to_json())["labels"] == ["cat", "犬"]
+
+
+@pytest.mark.parametrize("name", ["../pwned", "/etc/x", "a/b", "", ".hidden", "nul\0", "x" * 101])
+def test_a_card_cannot_name_a_file_elsewhere(name):
+    """Files are named after the model where no output is given."""
+    with pytest.raises(CheckpointError, match="calls its model"):
+        Card.from_json(json.dumps({"name": name, "labels": None, "preprocessing": None}))

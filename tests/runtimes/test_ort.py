@@ -13,6 +13,7 @@ import pytest
 from rest_deploy.errors import ArtifactError, DeviceError
 from rest_deploy.runtimes import ort as module
 from rest_deploy.runtimes.ort import OnnxRuntime
+from tests.conftest import TINY
 
 
 class FakeSession:
@@ -21,6 +22,12 @@ class FakeSession:
     def __init__(self, providers: list[str], assigned: dict[str, list[str]]) -> None:
         self._providers, self._assigned = providers, assigned
         self.fallback = True
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="image", shape=["batch", 3, "height", "width"])]
+
+    def get_outputs(self) -> list[Any]:
+        return [SimpleNamespace(name="logits", shape=["batch", TINY.num_classes])]
 
     def get_providers(self) -> list[str]:
         return self._providers
@@ -41,15 +48,15 @@ def _pretend(monkeypatch: pytest.MonkeyPatch, session: FakeSession) -> dict[str,
 
     asked: dict[str, Any] = {}
 
-    def make(path: str, options: Any, providers: Any) -> FakeSession:
-        asked.update(providers=providers, options=options)
+    def make(path: str, options: Any, providers: Any, enable_fallback: int) -> FakeSession:
+        asked.update(providers=providers, options=options, enable_fallback=enable_fallback)
         return session
 
     fake = SimpleNamespace(
         __version__="0", SessionOptions=onnxruntime.SessionOptions, InferenceSession=make,
         get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
     )  # fmt: skip
-    monkeypatch.setattr(module, "_import", lambda: fake)
+    monkeypatch.setattr(module, "_import", lambda device: fake)
     return asked
 
 
@@ -60,9 +67,10 @@ def test_a_gpu_session_asks_for_its_gpu_and_disables_fallback(tiny_onnx: Path, m
     )
     asked = _pretend(monkeypatch, session)
     OnnxRuntime(tiny_onnx, "cuda:2")
-    assert asked["providers"] == [("CUDAExecutionProvider", {"device_id": 2})]
+    assert asked["providers"] == [("CUDAExecutionProvider", {"device_id": 2, "use_tf32": 0})]
     assert asked["options"].get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
     assert session.fallback is False
+    assert asked["enable_fallback"] == 0
 
 
 def test_a_provider_that_did_not_start_is_an_error(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,5 +106,5 @@ def test_cuda_agrees_with_cpu(tiny_onnx: Path, rng: np.random.Generator) -> None
     with OnnxRuntime(tiny_onnx, "cuda") as gpu, OnnxRuntime(tiny_onnx) as cpu:
         for shape in ((1, 3, 1, 1), (2, 3, 97, 131), (1, 3, 512, 512)):
             batch = rng.standard_normal(shape).astype(np.float32)
-            # TF32 is off unless asked, so float32 rounding through a dozen layers
+            # TF32 is switched off, so float32 rounding through a dozen layers
             np.testing.assert_allclose(gpu.run(batch), cpu.run(batch), rtol=0, atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 import onnx
 from onnx import numpy_helper
@@ -16,12 +17,25 @@ OPERATORS = frozenset(
 )
 
 
-def check_graph(model: onnx.ModelProto, blocks: int) -> None:
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a graph before it is made.
+
+    Args:
+        blocks: Transformer blocks; each has one softmax and at least two layer normalisations.
+        heads: (number of heads, channels of a head) of every attention.
+    """
+
+    blocks: int
+    heads: frozenset[tuple[int, int]]
+
+
+def check_graph(model: onnx.ModelProto, expected: Expected) -> None:
     """Check a graph against the structure of the deploy form.
 
     Args:
         model: The graph.
-        blocks: Transformer blocks of the network; each has one softmax, of at least two layer normalisations.
+        expected: The structure.
 
     Raises:
         ExportError: It is no valid ONNX, has other operators, a normalisation taken apart, or a size baked in.
@@ -30,6 +44,7 @@ def check_graph(model: onnx.ModelProto, blocks: int) -> None:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as exc:
         raise ExportError(f"the graph is no valid ONNX: {str(exc).splitlines()[0]}") from exc
+    blocks = expected.blocks
     counts = Counter(node.op_type for node in model.graph.node)
     strange = sorted(set(counts) - OPERATORS)
     if strange:
@@ -39,11 +54,12 @@ def check_graph(model: onnx.ModelProto, blocks: int) -> None:
             f"the graph has {counts['Softmax']} Softmax and {counts['LayerNormalization']} LayerNormalization nodes "
             f"for {blocks} blocks; they must be single nodes"
         )
-    _check_reshapes(model)
+    _check_reshapes(model, expected)
 
 
-def _check_reshapes(model: onnx.ModelProto) -> None:
-    """A constant shape must leave batch, height, width and the number of tokens open; here they come first."""
+def _check_reshapes(model: onnx.ModelProto, expected: Expected) -> None:
+    """A constant shape must be one of two, which leave batch, height, width and the number of tokens open."""
+    allowed = [[0, 0, -1], *([0, -1, *heads] for heads in sorted(expected.heads))]
     constants = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == 7
     }
@@ -55,5 +71,5 @@ def _check_reshapes(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type == "Reshape" and node.input[1] in constants and node.input[0] not in weights:
             shape = [int(size) for size in constants[node.input[1]]]
-            if any(size > 0 for size in shape[:2]):
+            if shape not in allowed:
                 raise ExportError(f"node {node.name} reshapes to {shape}: a size of the traced image is baked in")
