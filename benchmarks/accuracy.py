@@ -49,16 +49,16 @@ def main() -> None:
     parser.add_argument("--model", default="rest_lite")
     parser.add_argument("--random", type=int, default=60, help="random batches and sizes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", nargs="+", choices=["default", "golden"], default=["default", "golden"])
     arguments = parser.parse_args()
     print(environment())
     rng = np.random.default_rng(arguments.seed)
     held = True
     with tempfile.TemporaryDirectory() as folder:
-        for name, model, default in (
-            ("default init", create_model(arguments.model), True),
-            ("golden weights", golden_model(arguments.model).float(), False),
-        ):
-            subject = _subject(f"{arguments.model}, {name}", model, Path(folder) / name.split()[0], default)
+        for name in arguments.weights:
+            default = name == "default"
+            model = create_model(arguments.model) if default else golden_model(arguments.model).float()
+            subject = _subject(f"{arguments.model}, {name} weights", model, Path(folder) / name, default)
             held &= _fixed_sizes(subject, rng)
             held &= _random_sizes(subject, rng, arguments.random)
     raise SystemExit(0 if held else 1)

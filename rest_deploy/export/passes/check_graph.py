@@ -69,7 +69,7 @@ def _check_reshapes(model: onnx.ModelProto, expected: Expected) -> None:
             constants[node.output[0]] = numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
     weights = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "Reshape" and node.input[1] in constants and node.input[0] not in weights:
+        if node.op_type == "Reshape" and node.input[1] in constants and node.input[0] not in weights | set(constants):
             shape = [int(size) for size in constants[node.input[1]]]
             if shape not in allowed:
                 raise ExportError(f"node {node.name} reshapes to {shape}: a size of the traced image is baked in")
