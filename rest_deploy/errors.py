@@ -67,3 +67,8 @@ class InputError(RestDeployError, ValueError):
 
 class ImageError(RestDeployError):
     """An image that cannot be read or used."""
+
+
+def one_line(exc: BaseException) -> str:
+    """What a foreign error says, as one line of at most 300 characters; its type where it says nothing."""
+    return " ".join(str(exc).split())[:300] or type(exc).__name__

@@ -139,16 +139,9 @@ def export(
 
 def run_export(request: ExportRequest) -> ExportResult:
     """Make what was asked, as :func:`export`, and tell what was made."""
-    from rest_deploy.models.factory import load_model
-
     clock = _Clock()
     with clock("load"):
-        loaded = load_model(request.model, request.checkpoint, seed=request.seed)
-    info = _describe(request, loaded)
-    output = (
-        Path(request.output) if request.output is not None else Path(loaded.name + get_format(request.format).suffix)
-    )
-    check_writable(output)
+        loaded, info, output = prepare(request)
     notes = []
     if info.weights.random:
         notes.append(

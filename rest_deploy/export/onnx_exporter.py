@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import torch
 
-from rest_deploy.errors import ConfigError, ExportError
+from rest_deploy.errors import ConfigError, ExportError, one_line
 from rest_deploy.export.assemble import assemble
 from rest_deploy.export.passes.check_graph import Expected, check_graph
 from rest_deploy.export.passes.free_sizes import free_sizes
@@ -106,7 +106,7 @@ def _to_onnx(deploy: DeployResT, channels: int, opset: int) -> onnx.ModelProto:
                 verbose=False,
             )
         except Exception as exc:  # torch.onnx raises its own types and whatever its translations raise
-            raise ExportError(f"torch.onnx could not translate the graph: {' '.join(str(exc).split())[:300]}") from exc
+            raise ExportError(f"torch.onnx could not translate the graph: {one_line(exc)}") from exc
     model: Any = exported.model_proto if exported is not None else None
     if model is None:
         raise ExportError("torch.onnx gave no graph")

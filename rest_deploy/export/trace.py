@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from rest_deploy.errors import ExportError
+from rest_deploy.errors import ExportError, one_line
 
 #: (batch, height, width) of the two traces. No two sizes agree at any stride, and none of them is 1.
 TRACE_SIZES = ((2, 96, 160), (3, 33, 225))
@@ -89,7 +89,7 @@ def _trace_at(
                 x = piece(x)
             return torch.export.export(module, tuple(maps))
     except Exception as exc:  # torch.export raises anything from RuntimeError to its own private types
-        raise ExportError(f"torch.export could not trace the model: {_first_line(exc)}") from exc
+        raise ExportError(f"torch.export could not trace the model: {one_line(exc)}") from exc
 
 
 def _require_same(one: torch.export.ExportedProgram, other: torch.export.ExportedProgram) -> None:
@@ -108,7 +108,3 @@ def _require_same(one: torch.export.ExportedProgram, other: torch.export.Exporte
 def _signature(graph: fx.Graph) -> list[tuple[str, str, str, str]]:
     """Every node as text: what it does, and to what. Tensors are named by the node that made them."""
     return [(node.op, node.name, str(node.target), repr((node.args, node.kwargs))) for node in graph.nodes]
-
-
-def _first_line(exc: BaseException) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rest_deploy.errors import CheckpointError
+from rest_deploy.errors import CheckpointError, one_line
 from rest_deploy.models.config import STAGES, ResTConfig
 from rest_deploy.specs import Preprocessing
 
@@ -188,7 +188,7 @@ def _read_pickle(path: Path) -> tuple[StateDict, Card]:
             "save the bare weights: torch.save(model.state_dict(), PATH)"
         ) from exc
     except Exception as exc:  # on damaged files its unpickler raises whatever the damage leads to
-        raise CheckpointError(f"{path}: damaged or no PyTorch checkpoint ({_first_line(exc)})") from exc
+        raise CheckpointError(f"{path}: damaged or no PyTorch checkpoint ({one_line(exc)})") from exc
     card = Card()
     if isinstance(content, Mapping) and isinstance(content.get(CARD_KEY), str):
         card = Card.from_json(content[CARD_KEY])
@@ -212,7 +212,7 @@ def _read_safetensors(path: Path) -> tuple[StateDict, Card]:
             metadata = file.metadata() or {}
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (the handle is no mapping)
     except (SafetensorError, OSError, ValueError) as exc:
-        raise CheckpointError(f"{path}: damaged or no safetensors file ({_first_line(exc)})") from exc
+        raise CheckpointError(f"{path}: damaged or no safetensors file ({one_line(exc)})") from exc
     card = Card.from_json(metadata[CARD_KEY]) if CARD_KEY in metadata else Card()
     return weights, card
 
@@ -250,7 +250,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _first_line(exc: BaseException) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.onnx_metadata import read_onnx_metadata
-from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, RestDeployError
+from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, RestDeployError, one_line
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device, physical_cores
 
@@ -37,7 +37,7 @@ class OnnxRuntime(Runtime):
             output: NDArray[np.float32] = self._session.run(self._names, {self._input: batch})[0]
             return output
         except Exception as exc:  # ONNX Runtime's errors share no public base class
-            raise RestDeployError(f"{self.path}: ONNX Runtime failed on input {batch.shape}: {_line(exc)}") from exc
+            raise RestDeployError(f"{self.path}: ONNX Runtime failed on input {batch.shape}: {one_line(exc)}") from exc
 
     def _close(self) -> None:
         del self._session
@@ -80,7 +80,7 @@ def _open(path: Path, device: Device, threads: int | None) -> Any:
         # enable_fallback=0: else a provider that fails is replaced in the constructor, with a line on stdout
         session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as exc:  # ONNX Runtime's errors share no public base class
-        raise ArtifactError(f"{path}: ONNX Runtime {ort.__version__} cannot load it: {_line(exc)}") from exc
+        raise ArtifactError(f"{path}: ONNX Runtime {ort.__version__} cannot load it: {one_line(exc)}") from exc
     session.disable_fallback()
     if device.kind == "cuda":
         _check_on_gpu(session, device, path)
@@ -94,7 +94,7 @@ def _import(device: Device) -> Any:
     except ModuleNotFoundError as exc:
         raise MissingPackageError("onnxruntime", "run .onnx files", extra) from exc
     except ImportError as exc:
-        raise DeviceError(f"onnxruntime is installed but does not load: {_line(exc)}") from exc
+        raise DeviceError(f"onnxruntime is installed but does not load: {one_line(exc)}") from exc
     if not hasattr(onnxruntime, "InferenceSession"):  # what is left when one of the two packages was uninstalled
         raise DeviceError(
             "onnxruntime is installed but empty, as where onnxruntime and onnxruntime-gpu were both installed; "
@@ -135,7 +135,3 @@ def _check_on_gpu(session: Any, device: Device, path: Path) -> None:
     )
     if stray:
         raise DeviceError(f"{path}: on {device} ONNX Runtime would run {', '.join(stray)} on the CPU; use device cpu")
-
-
-def _line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:300]

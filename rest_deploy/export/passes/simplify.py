@@ -10,7 +10,7 @@ import onnxruntime
 import onnxsim
 from numpy.typing import NDArray
 
-from rest_deploy.errors import ExportError
+from rest_deploy.errors import ExportError, one_line
 from rest_deploy.export.passes.check_graph import Expected, check_graph
 
 #: Passes of onnxsim that would harm the graph. ``fuse_matmul_add_bias_into_gemm_batched`` turns a product and its bias
@@ -41,7 +41,7 @@ def simplify(model: onnx.ModelProto, expected: Expected) -> tuple[onnx.ModelProt
     try:
         simplified, _ = onnxsim.simplify(model, skipped_optimizers=_SKIPPED)
     except Exception as exc:  # onnxsim's native part raises RuntimeError, its Python part much else
-        return model, f"onnxsim failed: {' '.join(str(exc).split())[:200]}"
+        return model, f"onnxsim failed: {one_line(exc)}"
     try:
         check_graph(simplified, expected)
         _require_as_many_reductions(model, simplified)
@@ -79,7 +79,7 @@ def _logits(session: onnxruntime.InferenceSession, image: NDArray[np.float32]) -
         logits: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: image})[0]
         return logits
     except Exception as exc:  # ONNX Runtime's errors share no public base class
-        raise ExportError(f"ONNX Runtime does not run it on {image.shape}: {' '.join(str(exc).split())[:200]}") from exc
+        raise ExportError(f"ONNX Runtime does not run it on {image.shape}: {one_line(exc)}") from exc
 
 
 def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -88,4 +88,4 @@ def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # ONNX Runtime's errors share no public base class
-        raise ExportError(f"ONNX Runtime does not load it: {' '.join(str(exc).split())[:200]}") from exc
+        raise ExportError(f"ONNX Runtime does not load it: {one_line(exc)}") from exc
