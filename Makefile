@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,cpu,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,cpu,trt-rtx,dev]"
 	touch $@
 
 demo: $(VENV)/.made
@@ -26,6 +26,7 @@ bench: $(VENV)/.made
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.engine_build
 
 clean:
 	rm -rf $(VENV) demo_output

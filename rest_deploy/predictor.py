@@ -37,13 +37,14 @@ class Prediction:
 
 
 class Predictor:
-    """Classify images with an artifact: ``.onnx``, or a ``.pth``, ``.pt`` or ``.safetensors`` checkpoint.
+    """Classify images with an artifact: ``.onnx``, ``.engine``, or a ``.pth``, ``.pt`` or ``.safetensors`` checkpoint.
 
     May be used from several threads at once, and as a context manager.
 
     Args:
         path: The artifact.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; never another than asked.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; never another than asked. None takes the CPU, for an engine the
+            first GPU.
         threads: CPU threads for one call; None takes one for each physical core that this process may use.
 
     Raises:
@@ -53,7 +54,7 @@ class Predictor:
         MissingPackageError: The runtime's package is not installed.
     """
 
-    def __init__(self, path: str | Path, device: str = "cpu", *, threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, device: str | None = None, *, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}; it must be at least 1")
         self._runtime = open_runtime(path, device, threads)
@@ -63,14 +64,21 @@ class Predictor:
         """What the artifact says of itself."""
         return self._runtime.info
 
-    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    @overload
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    @overload
+    def logits(self, batch: Any) -> Any: ...
+
+    def logits(self, batch: Any) -> Any:
         """Logits of a batch that is already normalised.
 
         Args:
-            batch: float32 of shape (B, channels, H, W), any height and width from 1 up.
+            batch: float32 of shape (B, channels, H, W), any height and width from 1 up, of an engine within its
+                profiles. An engine also takes arrays that lie on its GPU (``__dlpack__`` or
+                ``__cuda_array_interface__``), without a copy.
 
         Returns:
-            A new float32 array of shape (B, classes).
+            A new float32 array of shape (B, classes); for an array on a GPU one on that GPU.
 
         Raises:
             InputError: Wrong type, dtype, rank or size.
@@ -137,7 +145,7 @@ class Predictor:
                 continue
             group = waiting[pixels.shape]
             group.append((index, pixels))
-            if (len(group) + 1) * pixels.shape[1] * pixels.shape[2] > _PIXELS_A_CALL:
+            if len(group) == self._images_a_call(pixels.shape[1], pixels.shape[2]):
                 yield from self._run_group(waiting.pop(pixels.shape), top_k)
             elif (
                 sum(p.size for g in waiting.values() for _, p in g) > 4 * 3 * _PIXELS_A_CALL
@@ -145,6 +153,12 @@ class Predictor:
                 yield from self._run_group(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))), top_k)
         for group in waiting.values():
             yield from self._run_group(group, top_k)
+
+    def _images_a_call(self, height: int, width: int) -> int:
+        """How many images of a size run together: as many as memory and the artifact allow."""
+        fitting = max(1, _PIXELS_A_CALL // (height * width))
+        most = self._runtime.max_batch(height, width)
+        return fitting if most is None else min(fitting, most)
 
     def _run_group(
         self, group: list[tuple[int, NDArray[np.float32]]], top_k: int

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rest_deploy.artifact.profile import InputSize, Profile, narrowest
 from rest_deploy.errors import ConfigError, MissingPackageError, VerificationError
 from rest_deploy.specs import ImageSize, Precision
 
@@ -42,6 +43,13 @@ CASES = (
     Case(1, ImageSize(200, 333)),
     Case(1, ImageSize(512, 544)),
 )
+
+
+def cases_within(profiles: Sequence[Profile]) -> tuple[Case, ...]:
+    """Those of :data:`CASES` that an engine accepts, and the smallest and the tuned size of each of its profiles."""
+    ends = [Case(end.batch, end.size) for profile in profiles for end in (profile.min, profile.opt)]
+    fitting = [case for case in CASES if narrowest(profiles, InputSize(case.batch, case.size)) is not None]
+    return tuple(dict.fromkeys([*fitting, *ends]))
 
 
 @dataclass(frozen=True)
@@ -225,8 +233,8 @@ def verify(
     artifact: str | Path,
     reference: str | Path,
     *,
-    device: str = "cpu",
-    cases: Sequence[Case] = CASES,
+    device: str | None = None,
+    cases: Sequence[Case] | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Compare an artifact with the checkpoint it was made from, on synthetic images of many sizes.
@@ -234,8 +242,9 @@ def verify(
     Args:
         artifact: What :class:`Predictor` opens.
         reference: ``.pth``, ``.pt`` or ``.safetensors`` checkpoint.
-        device: Where the artifact runs; the reference runs on the CPU.
-        cases: Batches and sizes.
+        device: Where the artifact runs; None for the CPU, of an engine for the first GPU. The reference runs on the
+            CPU.
+        cases: Batches and sizes; None for :data:`CASES`, of an engine for those that it accepts.
         seed: Of the images.
 
     Returns:
@@ -245,7 +254,7 @@ def verify(
         ConfigError: The two are of different shapes.
         RestDeployError: One of them cannot be opened.
     """
-    if not cases:
+    if cases is not None and not cases:
         raise ConfigError("no cases were given; a comparison needs at least one")
     try:
         from rest_deploy.models.factory import load_model
@@ -263,6 +272,8 @@ def verify(
                 f"{reference} {config.in_channels} and {config.num_classes}; give the checkpoint it was made from"
             )
         exact, plain = reference_runs(model)
+        if cases is None:
+            cases = CASES if info.engine is None else cases_within(info.engine.profiles)
         return measure(
             runtime.run, exact, plain, channels=config.in_channels, precision=info.precision, cases=cases, seed=seed
         )

@@ -21,7 +21,7 @@ LAYERS = (
     {"verification", "predictor"},
     {"export", "runtimes"},
     {"models"},
-    {"artifact", "preprocess"},
+    {"artifact", "preprocess", "nvidia"},
     {"specs"},
     {"errors"},
 )

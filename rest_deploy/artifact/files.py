@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,13 +42,53 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises:
         ExportError: The file cannot be written or moved.
     """
-    path = check_writable(path)
+    with replacing_all([path]) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def replacing_all(paths: Sequence[str | Path]) -> Iterator[tuple[Path, ...]]:
+    """As :func:`replacing`, for files of one folder that belong together: all are moved, or none.
+
+    Raises:
+        ExportError: One of them cannot be written or moved.
+    """
+    targets = [check_writable(path) for path in paths]
+    first = targets[0]
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
-            yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
+        with tempfile.TemporaryDirectory(prefix=f".{first.name}.", suffix=".part", dir=first.parent) as folder:
+            temporaries = tuple(Path(folder) / target.name for target in targets)
+            yield temporaries
+            for temporary in temporaries:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+            _move_all(temporaries, targets, Path(folder))
     except OSError as exc:
-        raise ExportError(f"{path}: cannot be written: {exc.strerror or exc}") from exc
+        raise ExportError(f"{first}: cannot be written: {exc.strerror or exc}") from exc
+
+
+def _move_all(temporaries: Sequence[Path], targets: Sequence[Path], folder: Path) -> None:
+    """Move each file over its target; where one cannot be moved, put back what the others replaced."""
+    before = {target: _second_name(target, folder) for target in targets if len(targets) > 1 and target.exists()}
+    moved: list[Path] = []
+    try:
+        for temporary, target in zip(temporaries, targets, strict=True):
+            temporary.replace(target)
+            moved.append(target)
+    except BaseException:
+        for target in moved:
+            if target in before:
+                before[target].replace(target)
+            else:
+                target.unlink()
+        raise
+
+
+def _second_name(path: Path, folder: Path) -> Path:
+    """Keep a file's content under another name, so that it survives being replaced."""
+    kept = folder / f"{path.name}.before"
+    try:
+        os.link(path, kept)
+    except OSError:  # a filesystem without hard links
+        shutil.copy2(path, kept)
+    return kept

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rest_deploy.artifact.engine import EngineRecord
 from rest_deploy.errors import ArtifactError
 from rest_deploy.specs import Precision, Preprocessing, TensorSpec
 
@@ -45,8 +46,10 @@ class ArtifactInfo:
         input: (batch, channels, height, width) float32.
         output: (batch, classes) float32.
         versions: Of the packages that made the file.
-        verification: Figures of the check against the PyTorch model, or None where it was skipped.
+        verification: Figures of the check against the PyTorch model, or None where it was skipped, or could not be
+            done where the file was made.
         extra: What only this format has to say.
+        engine: How it was built and what may run it; only of TensorRT engines.
 
     Raises:
         ArtifactError: The shapes are not those of a classifier, or labels and classes differ in number.
@@ -64,6 +67,7 @@ class ArtifactInfo:
     versions: Mapping[str, str] = field(default_factory=dict)
     verification: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    engine: EngineRecord | None = None
 
     def __post_init__(self) -> None:
         for spec, rank in ((self.input, 4), (self.output, 2)):
@@ -105,6 +109,7 @@ class ArtifactInfo:
             "versions": dict(self.versions),
             "verification": dict(self.verification) if self.verification is not None else None,
             **({"extra": dict(self.extra)} if self.extra else {}),
+            **({"engine": self.engine.to_dict()} if self.engine is not None else {}),
         }
 
     @classmethod
@@ -131,6 +136,7 @@ class ArtifactInfo:
                 versions=dict(values["versions"]),
                 verification=None if values["verification"] is None else dict(values["verification"]),
                 extra=dict(values.get("extra", {})),
+                engine=EngineRecord.from_dict(values["engine"]) if "engine" in values else None,
             )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:  # ConfigError is a ValueError
             raise ArtifactError(f"metadata cannot be read: {type(exc).__name__}: {exc}") from exc

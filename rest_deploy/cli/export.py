@@ -5,72 +5,175 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.cli.terminal import OK, clean, command, parser
-from rest_deploy.errors import ConfigError
-from rest_deploy.export.formats import FORMATS
+from rest_deploy.artifact.profile import Profile
+from rest_deploy.cli.export_text import as_json, plan_text, result_text
+from rest_deploy.cli.terminal import OK, clean, command, parser, progress_bar
+from rest_deploy.errors import ConfigError, DeviceError
+from rest_deploy.export.formats import FORMATS, parse_formats
 from rest_deploy.models.config import list_models
-from rest_deploy.pipeline import ExportRequest, ExportResult, prepare, run_export
-from rest_deploy.specs import DEFAULT_OPSET, ImageSize, Precision, PreprocessingChange, Resize
+from rest_deploy.pipeline import ExportRequest, prepare, run_exports
+from rest_deploy.runtimes.devices import Device
+from rest_deploy.specs import ImageSize, Precision, PreprocessingChange, Resize
+
+_T = TypeVar("_T")
 
 
 def _parser() -> argparse.ArgumentParser:
     made = parser(
-        "rest-export", "Export a ResT for deployment. The file is made only if it agrees with the PyTorch model."
+        "rest-export", "Export a ResT for deployment. A file is made only if it agrees with the PyTorch model."
     )
     add = made.add_argument
     add("--model", metavar="NAME", help=f"{', '.join(list_models())}; may be left out with --checkpoint")
     add("--checkpoint", metavar="FILE", help=".pth, .pt or .safetensors; without it the weights are random")
-    add("--format", default="onnx", choices=list(FORMATS), help="what to make (default onnx)")
-    add("--precision", default="fp32", choices=[p.value for p in Precision], help="number format (default fp32)")
-    add("-o", "--output", metavar="FILE", help="default: the model's name, in this folder")
+    add(
+        "--format",
+        default="onnx",
+        metavar="F[,F]",
+        type=_type(_formats),
+        help=f"what to make: {', '.join(FORMATS)} (default onnx)",
+    )
+    precision = made.add_mutually_exclusive_group()
+    precision.add_argument("--precision", choices=[p.value for p in Precision], help="number format (default fp32)")
+    for name in (Precision.FP16, Precision.INT8):
+        precision.add_argument(
+            f"--{name.value}",
+            dest="precision",
+            action="store_const",
+            const=name.value,
+            help=f"--precision {name.value}",
+        )
+    add("-o", "--output", metavar="FILE", help="default: the model's name, here; for several formats without suffix")
     add("--labels", metavar="FILE", help="class names: one a line, or JSON (default: the checkpoint's, or ImageNet's)")
     add("--transform", choices=[r.value for r in Resize], help="crop, warp, or native: images at their own size")
-    add("--image-size", metavar="HxW", type=_size, help="size that crop or warp gives (default 224)")
+    add("--image-size", metavar="HxW", type=_type(ImageSize.parse), help="size that crop or warp gives (default 224)")
     add("--mean", type=float, nargs="+", metavar="M", help="of each channel, images scaled to 0-1 (default ImageNet's)")
     add("--std", type=float, nargs="+", metavar="S", help="of each channel (default ImageNet's)")
-    add("--opset", type=int, default=DEFAULT_OPSET, help="ONNX operator set, 18 to 21 (default 18)")
-    add("--no-simplify", action="store_true", help="leave onnxsim out")
     add("--no-verify", action="store_true", help="do not check the file against the PyTorch model")
     add("--seed", type=int, default=0, help="of random weights (default 0)")
     add("--json", action="store_true", help="print what was made as JSON")
     add("--dry-run", action="store_true", help="check the request, say what would be made, and make nothing")
+    _add_onnx(made.add_argument_group("ONNX"))
+    _add_sizes(made.add_argument_group("sizes of an engine (default 1x1x1 over the image size to 8x640x640)"))
+    _add_build(made.add_argument_group("build of an engine"))
     return made
+
+
+def _add_onnx(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--opset", type=int, help="ONNX operator set, 18 to 21 (default 18)")
+    add("--no-simplify", dest="simplify", action="store_const", const=False, help="leave onnxsim out")
+
+
+def _add_sizes(group: argparse._ArgumentGroup) -> None:
+    add, size = group.add_argument, _type(ImageSize.parse)
+    add("--min-size", metavar="HxW", type=size, help="smallest")
+    add("--opt-size", metavar="HxW", type=size, help="what it is tuned for")
+    add("--max-size", metavar="HxW", type=size, help="largest")
+    add("--max-batch", metavar="N", type=int, help="largest batch")
+    add(
+        "--profile",
+        dest="profiles",
+        metavar="MIN:OPT:MAX",
+        action="append",
+        help="a range of sizes, as 1x32x32:1x224x224:8x640x640; may be repeated, in place of the four above",
+    )
+
+
+def _add_build(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--target",
+        dest="targets",
+        metavar="SM[,SM]",
+        type=lambda text: tuple(part.strip() for part in text.split(",")),
+        help="GPUs that TensorRT-RTX builds for: sm86, sm89, sm120, ... (default Ampere and later)",
+    )
+    add("--device", metavar="cuda:N", type=_type(_gpu), dest="gpu", help="GPU that TensorRT builds on (default cuda:0)")
+    add("--workspace", dest="workspace_mib", metavar="MIB", type=int, help="most scratch memory of a layer")
+    add("--optimization-level", metavar="0-5", type=int, help="0 builds fast, 5 makes a fast engine (default 3)")
+    add("--timing-cache", metavar="FILE|none", help="where TensorRT keeps what it measured (default: user's cache)")
+    add("--tf32", action="store_const", const=True, help="let products be rounded to TF32's 10 bits")
+    add("--version-compatible", action="store_const", const=True, help="run on later versions of TensorRT too")
+    add(
+        "--hardware-compatible",
+        dest="hardware_compatibility",
+        choices=("same-cc", "ampere+"),
+        help="run on other GPUs too: of the same compute capability, or Ampere and later (TensorRT)",
+    )
+
+
+#: Flags that are options of a format, by name.
+_OPTIONS = (
+    *("opset", "simplify", "min_size", "opt_size", "max_size", "max_batch", "profiles", "targets", "gpu"),
+    *("workspace_mib", "optimization_level", "tf32", "version_compatible", "hardware_compatibility"),
+)
+
+
+def request_of(arguments: argparse.Namespace) -> ExportRequest:
+    """What the command's arguments ask for."""
+    options = {name: getattr(arguments, name) for name in _OPTIONS if getattr(arguments, name) is not None}
+    if "profiles" in options:  # one that is well written and cannot be meant is no wrong usage
+        options["profiles"] = tuple(Profile.parse(text) for text in options["profiles"])
+    if arguments.timing_cache is not None:
+        none = arguments.timing_cache.lower() == "none"
+        options |= {"use_timing_cache": False} if none else {"timing_cache": arguments.timing_cache}
+    return ExportRequest(
+        model=arguments.model,
+        output=arguments.output,
+        checkpoint=arguments.checkpoint,
+        format=arguments.format,
+        precision=Precision.parse(arguments.precision or Precision.FP32),
+        labels=arguments.labels,
+        preprocessing=_preprocessing(arguments),
+        verify=not arguments.no_verify,
+        seed=arguments.seed,
+        options=options,
+    )
 
 
 def _main(arguments: argparse.Namespace) -> int:
     if arguments.model is None and arguments.checkpoint is None:
         _parser().error("give --model NAME, --checkpoint FILE or both")
-    request = ExportRequest(
-        model=arguments.model,
-        output=arguments.output,
-        checkpoint=arguments.checkpoint,
-        format=arguments.format,
-        precision=arguments.precision,
-        labels=arguments.labels,
-        preprocessing=_preprocessing(arguments),
-        opset=arguments.opset,
-        simplify=not arguments.no_simplify,
-        verify=not arguments.no_verify,
-        seed=arguments.seed,
-    )
+    request = request_of(arguments)
     if arguments.dry_run:
-        print(_plan(request, *prepare(request)[1:]))
+        print(plan_text(request, *prepare(request)))
         return OK
-    result = run_export(request)
-    for note in result.notes:
+    with progress_bar("building") as report:
+        results = run_exports(request, report)
+    for note in dict.fromkeys(note for result in results for note in result.notes):
         print(f"warning: {clean(note)}", file=sys.stderr)
-    print(json.dumps(_as_json(result), indent=2) if arguments.json else _text(result))
+    if arguments.json:
+        made = [as_json(result) for result in results]
+        print(json.dumps(made[0] if len(made) == 1 else made, indent=2))
+    else:
+        print("\n\n".join(result_text(result) for result in results))
     return OK
 
 
-def _size(text: str) -> ImageSize:
-    try:
-        return ImageSize.parse(text)
-    except ConfigError as exc:
-        raise argparse.ArgumentTypeError(str(exc)) from exc
+def _type(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+    """A type for argparse out of a parser of ours: wrong text is wrong usage."""
+
+    def typed(text: str) -> _T:
+        try:
+            return parse(text)
+        except (ConfigError, DeviceError) as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from exc
+
+    return typed
+
+
+def _formats(text: str) -> str:
+    return ",".join(parse_formats(text))
+
+
+def _gpu(text: str) -> int:
+    device = Device.parse(text)
+    if device.kind != "cuda":
+        raise DeviceError(f"device {text}: an engine is built on a GPU; accepted: cuda, cuda:0, cuda:1, ...")
+    return device.index
 
 
 def _preprocessing(arguments: argparse.Namespace) -> PreprocessingChange | None:
@@ -84,45 +187,7 @@ def _preprocessing(arguments: argparse.Namespace) -> PreprocessingChange | None:
     return None if change == PreprocessingChange() else change
 
 
-def _plan(request: ExportRequest, info: ArtifactInfo, output: Path) -> str:
-    weights = f"random, seed {info.weights.seed}" if info.weights.random else info.weights.file
-    steps = info.preprocessing
-    rows = {
-        "model": info.model,
-        "weights": weights,
-        "format": f"{request.format}, {request.precision.value}, opset {request.opset}",
-        "output": output,
-        "input": f"{info.input.shape[1]} channels, any batch, height and width from 1 up",
-        "images": f"{steps.resize.value} {steps.size or ''} mean {steps.mean} std {steps.std}",
-        "classes": info.num_classes,
-        "simplify": "yes" if request.simplify else "no",
-        "verify": "yes" if request.verify else "no",
-    }
-    return "\n".join(["would make:", *(f"  {name:<9} {clean(str(value))}" for name, value in rows.items())])
-
-
-def _text(result: ExportResult) -> str:
-    lines = []
-    if result.comparison is not None:
-        lines += ["largest and mean error of the logits against PyTorch float64:", result.comparison.table(), ""]
-    steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())
-    mib = result.path.stat().st_size / 2**20
-    verified = "verified" if result.comparison is not None else "not verified"
-    lines.append(f"{clean(str(result.path))}: {result.info.model}, {mib:.1f} MiB, {verified} ({steps})")
-    return "\n".join(lines)
-
-
-def _as_json(result: ExportResult) -> dict[str, object]:
-    return {
-        "path": str(Path(result.path).resolve()),
-        "bytes": result.path.stat().st_size,
-        "seconds": result.seconds,
-        "notes": list(result.notes),
-        "info": result.info.to_dict(),
-    }
-
-
-main = command(_main, _parser)
+main: Callable[..., Any] = command(_main, _parser)
 
 if __name__ == "__main__":
     sys.exit(main())

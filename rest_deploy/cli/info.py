@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.cli.engine_text import engine_rows, layer_table
 from rest_deploy.cli.terminal import OK, clean, command, parser
 from rest_deploy.runtimes.registry import read_info
 
 
 def _parser() -> argparse.ArgumentParser:
     made = parser("rest-info", "Show what an artifact says of itself: model, weights, preprocessing, verification.")
-    made.add_argument("artifact", help=".onnx file, or a .pth, .pt or .safetensors checkpoint")
+    made.add_argument("artifact", help=".onnx or .engine file, or a .pth, .pt or .safetensors checkpoint")
     made.add_argument("--json", action="store_true", help="print JSON, labels included")
     return made
 
@@ -36,30 +39,48 @@ def _text(path: Path, info: ArtifactInfo) -> str:
         "format": f"{info.format}, {info.precision.value}",
         "model": info.model,
         "weights": weights,
-        "input": f"{info.input.name}: {info.input.dtype} {_shape(info.input.shape)}, any size from 1x1 up",
+        "input": f"{info.input.name}: {info.input.dtype} {_shape(info.input.shape)}, {_sizes(info)}",
         "output": f"{info.output.name}: {info.output.dtype} {_shape(info.output.shape)}",
         "classes": f"{info.num_classes}: {', '.join(info.label(i) for i in range(min(3, info.num_classes)))}, ...",
         "preprocessing": f"{steps.resize.value} {steps.size or ''} mean {steps.mean} std {steps.std}",
         "config": ", ".join(f"{key} {value}" for key, value in info.config.items()),
         "made with": ", ".join(f"{package} {version}" for package, version in info.versions.items()),
+        **(engine_rows(info.engine) if info.engine is not None else {}),
         "details": ", ".join(f"{key} {value}" for key, value in info.extra.items() if value is not None),
         "verified": _verification(info),
     }
-    return "\n".join(f"{name:<14} {clean(str(value))}" for name, value in rows.items() if value)
+    if info.engine is not None:
+        engine = info.engine
+        rows["plan"] = f"SHA-256 {engine.plan_sha256[:16]}..., as its manifest says"
+        rows["source"] = f"ONNX of SHA-256 {engine.source_sha256[:16]}..."
+        rows["rebuild"] = engine.rebuild(path)
+    lines = [f"{name:<14} {clean(str(value))}" for name, value in rows.items() if value]
+    if info.engine is not None:
+        lines += ["layers by stage and datatype, as the build's log told:", layer_table(info.engine.layers)]
+    return "\n".join(lines)
+
+
+def _sizes(info: ArtifactInfo) -> str:
+    return "any size from 1x1 up" if info.engine is None else "sizes as in the profiles"
 
 
 def _verification(info: ArtifactInfo) -> str:
     if info.format == "pytorch":
         return ""
-    if info.verification is None:
-        return "no (exported with --no-verify)"
-    cases = info.verification.get("cases")
+    if info.engine is not None and info.verification is None and info.engine.source_verification is not None:
+        figures = _figures(info.engine.source_verification)
+        return f"its ONNX {figures}; the engine itself was not run: {info.engine.not_run}"
+    return "no (exported with --no-verify)" if info.verification is None else _figures(info.verification)
+
+
+def _figures(verification: Mapping[str, Any]) -> str:
+    cases = verification.get("cases")
     if not cases:
         return "no figures"
     worst = max(cases, key=lambda case: case["max_error"])
     size = f"{worst['batch']}x{worst['height']}x{worst['width']}"
     return (
-        f"against {info.verification.get('reference')} at {len(cases)} sizes; largest error {worst['max_error']:.2g} "
+        f"against {verification.get('reference')} at {len(cases)} sizes; largest error {worst['max_error']:.2g} "
         f"at {size}, where PyTorch float32's own is {worst['reference_error']:.2g}"
     )
 

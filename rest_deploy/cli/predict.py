@@ -15,10 +15,10 @@ from rest_deploy.preprocess.images import list_images
 
 def _parser() -> argparse.ArgumentParser:
     made = parser("rest-predict", "Classify images with an exported ResT.")
-    made.add_argument("artifact", help=".onnx file, or a .pth, .pt or .safetensors checkpoint")
+    made.add_argument("artifact", help=".onnx or .engine file, or a .pth, .pt or .safetensors checkpoint")
     made.add_argument("images", nargs="+", help="image files, or folders of them")
     made.add_argument("--top-k", type=int, default=5, metavar="K", help="predictions for each image (default 5)")
-    made.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu); never another than asked")
+    made.add_argument("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
     made.add_argument("--threads", type=int, help="CPU threads (default: physical cores)")
     made.add_argument("--json", action="store_true", help="print JSON")
     return made

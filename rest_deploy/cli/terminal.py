@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from rest_deploy.errors import RestDeployError
 
 OK, FAILED = 0, 1  # 2, wrong usage, is argparse's own
+_BAR_WIDTH = 30
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -93,3 +94,30 @@ def progress(done: int, total: int) -> None:
     """A counter on stderr, where a person is watching."""
     if sys.stderr.isatty():
         print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[float, str], None] | None]:
+    """Draw a bar on stderr, where a person is watching, and wipe it at the end; else give None.
+
+    Yields:
+        A function of the share that is done, 0 to 1, and the name of the phase; it may be called from any thread.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    drawn = ""
+
+    def report(share: float, phase: str) -> None:
+        nonlocal drawn
+        filled = round(share * _BAR_WIDTH)
+        line = f"{what} [{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {share:4.0%} {clean(phase)[:40]:40}"
+        if line != drawn:
+            drawn = line
+            print(f"\r{line}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield report
+    finally:
+        if drawn:
+            print(f"\r{' ' * len(drawn)}\r", end="", file=sys.stderr, flush=True)

@@ -1,10 +1,12 @@
-"""The formats that can be exported: rows of suffix, where the exporter lives, and what it can make."""
+"""The formats that can be exported: rows of suffix, what they are made from, their config, and what they can make."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from types import MappingProxyType
+from typing import Any
 
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import Precision
@@ -16,34 +18,58 @@ class Format:
 
     Args:
         suffix: Of its files.
-        module: Holds ``export(deploy, target, config)``.
+        source: Format that it is made from; None for the deploy form itself.
+        module: Holds ``export``.
+        config: Module and class of its config, importable without anything heavy.
         precisions: What it can make.
         packages: Import names that it needs -> the extra of rest-deploy that installs them.
     """
 
     suffix: str
+    source: str | None
     module: str
+    config: tuple[str, str]
     precisions: tuple[Precision, ...]
     packages: Mapping[str, str]
 
+    @property
+    def config_class(self) -> Any:
+        """Class of its config, a frozen dataclass."""
+        module, name = self.config
+        return getattr(importlib.import_module(module), name)
+
+
+_EXPORT = MappingProxyType(
+    {
+        "torch": "export",
+        "safetensors": "export",
+        "onnx": "export",
+        "onnxscript": "export",
+        "onnxsim": "export",
+        "onnxruntime": "cpu",
+    }
+)
+_ENGINE = Format(
+    suffix=".engine",
+    source="onnx",
+    module="rest_deploy.export.engine.exporter",
+    config=("rest_deploy.export.engine.config", "EngineConfig"),
+    precisions=(Precision.FP32,),
+    packages=_EXPORT,  # which TensorRT there is, and whether it will do, is found out by choose_site
+)
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "onnx": Format(
             suffix=".onnx",
+            source=None,
             module="rest_deploy.export.onnx_exporter",
+            config=("rest_deploy.export.onnx_config", "OnnxConfig"),
             precisions=(Precision.FP32,),
-            packages=MappingProxyType(
-                {
-                    "torch": "export",
-                    "safetensors": "export",
-                    "onnx": "export",
-                    "onnxscript": "export",
-                    "onnxsim": "export",
-                    "onnxruntime": "cpu",
-                }
-            ),
+            packages=_EXPORT,
         ),
+        "trt": _ENGINE,
+        "trt-rtx": _ENGINE,
     }
 )
 
@@ -57,3 +83,40 @@ def get_format(name: str) -> Format:
     if name not in FORMATS:
         raise ConfigError(f"unknown format {name!r}; accepted: {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """Read ``"onnx,trt"``: formats, each once, no two of one suffix.
+
+    Raises:
+        ConfigError: Anything else.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    suffixes = [get_format(name).suffix for name in names]
+    for suffix in suffixes:
+        same = [name for name, other in zip(names, suffixes, strict=True) if other == suffix]
+        if len(same) > 1:
+            raise ConfigError(f"formats {text}: {' and '.join(same)} write the same {suffix} file; give one of them")
+    return names
+
+
+def make_configs(formats: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Configs of formats and of what they are made from, by format, with the options that each of them has.
+
+    Raises:
+        ConfigError: An option that none of them has, or a value that cannot be meant.
+    """
+    chain: dict[str, Any] = {}
+    for name in formats:
+        for step in (get_format(name).source, name):
+            if step is not None:
+                chain.setdefault(step, get_format(step).config_class)
+    known = {step: {field.name for field in fields(made)} for step, made in chain.items()}
+    for option in options:
+        if not any(option in names for names in known.values()):
+            has = "; ".join(f"{step} has {', '.join(sorted(names))}" for step, names in known.items())
+            raise ConfigError(f"format {','.join(formats)} has no option {option}; {has}")
+    return {
+        step: made(**{option: value for option, value in options.items() if option in known[step]})
+        for step, made in chain.items()
+    }

@@ -13,37 +13,18 @@ from typing import Any
 import onnx
 import torch
 
-from rest_deploy.errors import ConfigError, ExportError, one_line
+from rest_deploy.errors import ExportError, one_line
 from rest_deploy.export.assemble import assemble
+from rest_deploy.export.onnx_config import OnnxConfig
 from rest_deploy.export.passes.check_graph import Expected, check_graph
 from rest_deploy.export.passes.free_sizes import free_sizes
 from rest_deploy.export.passes.simplify import simplify
 from rest_deploy.export.trace import trace
 from rest_deploy.export.translate import TRANSLATIONS
 from rest_deploy.models.deploy import DeployBlock, DeployResT
-from rest_deploy.specs import DEFAULT_OPSET, OPSETS, TensorSpec
+from rest_deploy.specs import TensorSpec
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class OnnxConfig:
-    """How to write the file.
-
-    Args:
-        opset: ONNX operator set, 18 to 21.
-        simplify: Run onnxsim, and keep its result where it holds.
-
-    Raises:
-        ConfigError: An opset out of range.
-    """
-
-    opset: int = DEFAULT_OPSET
-    simplify: bool = True
-
-    def __post_init__(self) -> None:
-        if self.opset not in OPSETS:
-            raise ConfigError(f"opset {self.opset}; accepted: {OPSETS[0]} to {OPSETS[-1]}")
 
 
 @dataclass(frozen=True)

@@ -21,26 +21,28 @@ class Runtime(ABC):
 
     Args:
         path: The artifact.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; None for ``default_device``.
         threads: CPU threads for one call; None takes one for each physical core that this process may use.
     """
 
     info: ArtifactInfo
+    default_device = "cpu"
 
-    def __init__(self, path: str | Path, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
         self.path = Path(path)
-        self.device = device
+        self.device = device if device is not None else self.default_device
         self.threads = threads
         self._closed = False
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, batch: Any) -> Any:
         """Logits of a batch.
 
         Args:
-            batch: float32 of shape (B, channels, H, W), every size at least 1, already normalised.
+            batch: float32 of shape (B, channels, H, W), every size at least 1, already normalised; a NumPy array, or
+                of an engine one on its GPU.
 
         Returns:
-            A new float32 array of shape (B, classes), the caller's to keep.
+            A new float32 array of shape (B, classes), the caller's to keep; where the batch was.
 
         Raises:
             InputError: Wrong type, dtype, rank or size.
@@ -48,16 +50,29 @@ class Runtime(ABC):
         """
         if self._closed:
             raise RestDeployError(f"{self.path}: this predictor is closed; open the artifact again")
+        if not isinstance(batch, np.ndarray):
+            return self._run_foreign(batch)
         return self._run(self._checked(batch))
 
-    def _checked(self, batch: Any) -> NDArray[np.float32]:
-        channels = self.info.input.shape[1]
-        needed = f"needed: float32 of shape (batch, {channels}, height, width), no size of 0"
-        if not isinstance(batch, np.ndarray):
-            raise InputError(f"input is a {type(batch).__name__}; {needed}, as a NumPy array")
-        if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[1] != channels or 0 in batch.shape:
-            raise InputError(f"input of dtype {batch.dtype} and shape {batch.shape}; {needed}")
+    def max_batch(self, height: int, width: int) -> int | None:
+        """Most images of a size that one call takes; None where there is no bound."""
+        return None
+
+    def _checked(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        self._check(batch.dtype, batch.shape)
         return np.ascontiguousarray(batch)
+
+    def _check(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        """Refuse a dtype, rank or size that the network does not take."""
+        if dtype != np.float32 or len(shape) != 4 or shape[1] != self.info.input.shape[1] or 0 in shape:
+            raise InputError(f"input of dtype {dtype} and shape {shape}; {self._needed()}")
+
+    def _needed(self) -> str:
+        return f"needed: float32 of shape (batch, {self.info.input.shape[1]}, height, width), no size of 0"
+
+    def _run_foreign(self, batch: Any) -> Any:
+        """Run what is no NumPy array, for runtimes that can."""
+        raise InputError(f"input is a {type(batch).__name__}; {self._needed()}, as a NumPy array")
 
     @abstractmethod
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -23,9 +23,9 @@ _SHAPE_OPERATORS = frozenset({"Shape", "Gather", "Concat", "Cast", "Reciprocal",
 class OnnxRuntime(Runtime):
     """An ONNX file of ours in ONNX Runtime."""
 
-    def __init__(self, path: str | Path, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
         super().__init__(path, device, threads)
-        target = Device.parse(device)
+        target = Device.parse(self.device)
         self.info = read_info(self.path)
         self._session = _open(self.path, target, threads)
         _check_shapes(self._session, self.info, self.path)

@@ -21,9 +21,9 @@ from rest_deploy.specs import Precision, Preprocessing, TensorSpec
 class PyTorchRuntime(Runtime):
     """A checkpoint as its authors wrote the network, in float32; its architecture is read off its shapes."""
 
-    def __init__(self, path: str | Path, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
         super().__init__(path, device, threads)
-        target = Device.parse(device)
+        target = Device.parse(self.device)
         _check_cuda(target)
         loaded = load_model(None, self.path)
         self.info = describe(loaded)

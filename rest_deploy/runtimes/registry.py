@@ -25,14 +25,15 @@ class RuntimeRow:
 
 _ORT = RuntimeRow("rest_deploy.runtimes.ort", "OnnxRuntime", "onnxruntime", "cpu")
 _PYTORCH = RuntimeRow("rest_deploy.runtimes.pytorch", "PyTorchRuntime", "torch", "export")
+_TRT = RuntimeRow("rest_deploy.runtimes.trt", "TensorRTRuntime", "tensorrt", "trt")
 
 RUNTIMES: Mapping[str, RuntimeRow] = MappingProxyType(
-    {".onnx": _ORT, ".pth": _PYTORCH, ".pt": _PYTORCH, ".safetensors": _PYTORCH}
+    {".onnx": _ORT, ".engine": _TRT, ".pth": _PYTORCH, ".pt": _PYTORCH, ".safetensors": _PYTORCH}
 )
 
 
-def open_runtime(path: str | Path, device: str = "cpu", threads: int | None = None) -> Runtime:
-    """Open an artifact with the runtime of its suffix.
+def open_runtime(path: str | Path, device: str | None = None, threads: int | None = None) -> Runtime:
+    """Open an artifact with the runtime of its suffix, on a device, or None for the runtime's default one.
 
     Raises:
         ArtifactError: Unknown suffix, or the file is missing, damaged or not ours.

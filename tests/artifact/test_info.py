@@ -7,6 +7,7 @@ import pytest
 from rest_deploy.artifact.info import SCHEMA, ArtifactInfo, Weights
 from rest_deploy.errors import ArtifactError
 from rest_deploy.specs import ImageSize, Precision, Preprocessing, Resize, TensorSpec
+from tests.artifact.test_engine import make_record
 
 
 def make_info(**changes):
@@ -42,6 +43,7 @@ def without_labels(**fields):
         {"weights": Weights(seed=7)},
         {"precision": Precision.INT8},
         {"preprocessing": Preprocessing(Resize.NATIVE, None, mean=(0.5,), std=(0.5,))},
+        {"format": "trt", "verification": None, "engine": make_record()},
     ],
 )
 def test_json_round_trip(changes):
@@ -90,6 +92,30 @@ def test_a_missing_field_is_named(field):
 
 def test_extra_may_be_missing():
     assert "extra" not in make_info(extra={}).to_dict()
+
+
+def test_only_an_engine_has_an_engine():
+    """Records of ONNX files stay as earlier versions wrote and read them."""
+    assert "engine" not in make_info().to_dict()
+    assert ArtifactInfo.from_dict(make_info().to_dict()).engine is None
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        (None, "TypeError"),
+        ([], "TypeError"),
+        ("trt", "TypeError"),
+        ({}, "KeyError: 'source_verification'"),
+        ({**make_record().to_dict(), "layers": []}, "AttributeError"),
+        ({**make_record().to_dict(), "plan_bytes": float("inf")}, "OverflowError"),
+        ({**make_record().to_dict(), "plan_sha256": "00"}, "ValueError: '00' is no SHA-256"),
+        ({**make_record().to_dict(), "profiles": [{"min": [0, 1, 1]}]}, "ConfigError: batch 0"),
+    ],
+)
+def test_an_engine_that_cannot_be_read_is_refused(engine, said):
+    with pytest.raises(ArtifactError, match=f"^metadata cannot be read: {said}"):
+        ArtifactInfo.from_dict({**make_info().to_dict(), "engine": engine})
 
 
 @pytest.mark.parametrize("labels", [(), ("cat", "dog"), ("cat", "dog", "cow", "owl")])

@@ -56,7 +56,7 @@ def test_runtimes_is_read_only():
 @pytest.mark.parametrize("name", ["model.bin", "model", "model.onnx.part", ".onnx", "onnx"])
 def test_an_unknown_suffix_is_refused(tmp_path, name, function):
     (tmp_path / name).touch()
-    with pytest.raises(ArtifactError, match=r"unknown kind of artifact; accepted: \.onnx, \.pth, \.pt, \.safetensors"):
+    with pytest.raises(ArtifactError, match=r"accepted: \.onnx, \.engine, \.pth, \.pt, \.safetensors"):
         function(tmp_path / name)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from rest_deploy import export, pipeline
+from rest_deploy import export
 from rest_deploy.artifact.info import METADATA_KEY
 from rest_deploy.errors import (
     ArtifactError,
@@ -23,7 +23,8 @@ from rest_deploy.errors import (
 )
 from rest_deploy.models.checkpoint import Card, save_checkpoint
 from rest_deploy.models.factory import create_model
-from rest_deploy.pipeline import ExportRequest, ExportResult, run_export
+from rest_deploy.pipeline import ExportRequest, ExportResult, run, run_export
+from rest_deploy.pipeline import request as request_module
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import Precision, Preprocessing, Resize
 from tests.conftest import TINY
@@ -110,7 +111,7 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "stamp", fail)
+    monkeypatch.setattr(run, "stamp", fail)
     with pytest.raises(KeyboardInterrupt):
         run_export(ExportRequest(TINY, tmp_path / "tiny.onnx", verify=False))
     assert list(tmp_path.iterdir()) == []
@@ -155,7 +156,7 @@ def test_the_name_is_taken_from_the_model(
         ({"precision": "fp16"}, "format onnx is not made in fp16; it is made in fp32"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
         ({"output": "model.engine"}, "files of format onnx end in .onnx"),
-        ({"opset": 11}, "accepted: 18 to 21"),
+        ({"options": {"opset": 11}}, "accepted: 18 to 21"),
     ],
 )
 def test_a_request_that_cannot_be_meant(arguments: dict[str, Any], message: str) -> None:
@@ -164,7 +165,7 @@ def test_a_request_that_cannot_be_meant(arguments: dict[str, Any], message: str)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.importlib.util, "find_spec", lambda name: None if name == "onnxsim" else True)
+    monkeypatch.setattr(request_module.importlib.util, "find_spec", lambda name: None if name == "onnxsim" else True)
     with pytest.raises(MissingPackageError, match=r'onnxsim is needed .* pip install "rest-deploy\[export\]"'):
         ExportRequest("rest_lite")
 

@@ -1,0 +1,138 @@
+"""Optimization profiles: the input sizes that an engine accepts, and those it is tuned for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rest_deploy.errors import ConfigError
+from rest_deploy.specs import ImageSize
+
+
+@dataclass(frozen=True)
+class InputSize:
+    """Batch, height and width of an input."""
+
+    batch: int
+    size: ImageSize
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.batch, int) or isinstance(self.batch, bool) or self.batch < 1:
+            raise ConfigError(f"batch {self.batch!r}: it must be a whole number of at least 1")
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.size}"
+
+    @classmethod
+    def parse(cls, text: str) -> InputSize:
+        """Read ``"8x480x640"`` (batch, height, width), ``"480x640"`` (batch 1) or ``"224"`` (square, batch 1).
+
+        Raises:
+            ConfigError: Anything else.
+        """
+        first, *rest = text.strip().lower().split("x")
+        if len(rest) == 2 and first.isascii() and first.isdigit() and len(first) < 7:
+            return cls(int(first), ImageSize.parse("x".join(rest)))
+        return cls(1, ImageSize.parse(text))
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """(batch, height, width)."""
+        return self.batch, self.size.height, self.size.width
+
+    def shape(self, channels: int) -> tuple[int, int, int, int]:
+        """NCHW shape of a batch of this size."""
+        return self.batch, channels, self.size.height, self.size.width
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A range of input sizes.
+
+    Args:
+        min: Smallest in each of batch, height and width.
+        opt: What the engine is tuned for.
+        max: Largest.
+
+    Raises:
+        ConfigError: Not min <= opt <= max in each of them.
+    """
+
+    min: InputSize
+    opt: InputSize
+    max: InputSize
+
+    def __post_init__(self) -> None:
+        for name, *sizes in zip(
+            ("batch", "height", "width"), self.min.sizes, self.opt.sizes, self.max.sizes, strict=True
+        ):
+            if sizes != sorted(sizes):
+                raise ConfigError(
+                    f"profile {self}: its {name} goes {sizes[0]}, {sizes[1]}, {sizes[2]}; needed: min <= opt <= max"
+                )
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+    @classmethod
+    def parse(cls, text: str) -> Profile:
+        """Read ``"1x32x32:1x224x224:8x640x640"`` (min, opt, max); a batch of 1 may be left out.
+
+        Raises:
+            ConfigError: Anything else.
+        """
+        parts = text.split(":")
+        if len(parts) != 3:
+            raise ConfigError(f"profile {text!r}; accepted: MIN:OPT:MAX, for example 1x32x32:1x224x224:8x640x640")
+        return cls(*(InputSize.parse(part) for part in parts))
+
+    def holds(self, wanted: InputSize) -> bool:
+        """Whether an input of this size is within the range."""
+        bounds = zip(self.min.sizes, wanted.sizes, self.max.sizes, strict=True)
+        return all(low <= value <= high for low, value, high in bounds)
+
+    def nearest(self, wanted: InputSize) -> InputSize:
+        """The size within the range that is nearest in each of batch, height and width."""
+        bounds = zip(self.min.sizes, wanted.sizes, self.max.sizes, strict=True)
+        batch, height, width = (min(max(low, value), high) for low, value, high in bounds)
+        return InputSize(batch, ImageSize(height, width))
+
+    @property
+    def volume(self) -> int:
+        """How many sizes it holds; of two profiles that fit, the narrower was tuned for less else."""
+        batch, height, width = (high - low + 1 for low, high in zip(self.min.sizes, self.max.sizes, strict=True))
+        return batch * height * width
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"min": [batch, height, width], "opt": ..., "max": ...}``; the inverse of :meth:`from_dict`."""
+        return {name: list(getattr(self, name).sizes) for name in ("min", "opt", "max")}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Profile:
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            ConfigError: A size is out of range.
+            KeyError, TypeError, ValueError: It is no such dict.
+        """
+        ends = []
+        for name in ("min", "opt", "max"):
+            batch, height, width = values[name]
+            ends.append(InputSize(batch, ImageSize(height, width)))
+        return cls(*ends)
+
+
+def narrowest(profiles: Sequence[Profile], wanted: InputSize) -> int | None:
+    """Number of the profile that fits a size with the least room, or None where none does."""
+    fitting = [(profile.volume, index) for index, profile in enumerate(profiles) if profile.holds(wanted)]
+    return min(fitting)[1] if fitting else None
+
+
+def nearest(profiles: Sequence[Profile], wanted: InputSize) -> InputSize:
+    """The size that fits one of the profiles and differs least, in relative terms, from the one wanted."""
+
+    def distance(found: InputSize) -> float:
+        return sum(abs(a - b) / max(a, b) for a, b in zip(found.sizes, wanted.sizes, strict=True))
+
+    return min((profile.nearest(wanted) for profile in profiles), key=distance)

@@ -1,0 +1,83 @@
+"""What rest-export prints: the plan of a dry run, and what was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rest_deploy.cli.engine_text import engine_rows, layer_table
+from rest_deploy.cli.terminal import clean
+from rest_deploy.export.engine.memory import estimate_activation_bytes
+from rest_deploy.pipeline import ExportRequest, ExportResult, Job
+
+if TYPE_CHECKING:
+    from rest_deploy.models.factory import LoadedModel
+
+_MIB = 2**20
+
+
+def plan_text(request: ExportRequest, loaded: LoadedModel, jobs: tuple[Job, ...]) -> str:
+    """What a request would make."""
+    return "\n".join(["would make:", *("\n".join(_job(request, loaded, job)) for job in jobs)])
+
+
+def _job(request: ExportRequest, loaded: LoadedModel, job: Job) -> list[str]:
+    info, onnx = job.info, request.configs["onnx"]
+    steps = info.preprocessing
+    rows: dict[str, object] = {
+        "model": info.model,
+        "weights": f"random, seed {info.weights.seed}" if info.weights.random else info.weights.file,
+        "format": f"{job.format}, {request.precision.value}, opset {onnx.opset}",
+        "output": job.output,
+        "input": f"{info.input.shape[1]} channels, any batch, height and width from 1 up",
+        "images": f"{steps.resize.value} {steps.size or ''} mean {steps.mean} std {steps.std}",
+        "classes": info.num_classes,
+        "simplify": "yes" if onnx.simplify else "no",
+        "verify": "yes" if request.verify else "no",
+    }
+    if job.site is not None:
+        profiles = request.configs[job.format].resolve_profiles(steps)
+        estimates = [estimate_activation_bytes(loaded.model.config, p.max, request.precision) for p in profiles]
+        rows |= {
+            "input": f"{info.input.shape[1]} channels, sizes as in the profiles",
+            "library": f"{job.site.library} ({job.site.why})",
+            "target": ", ".join(job.site.targets) + (f" ({job.site.gpu.name})" if job.site.gpu else ""),
+            "profiles": ", ".join(str(profile) for profile in profiles) + " (batch x height x width, min:opt:max)",
+            "memory": f"about {max(estimates) / _MIB:.0f} MiB for activations at the largest size (estimated)",
+        }
+    return [f"  {name:<9} {clean(str(value))}" for name, value in rows.items()]
+
+
+def result_text(result: ExportResult) -> str:
+    """What was made, with its figures."""
+    lines = []
+    if result.comparison is not None:
+        lines += ["largest and mean error of the logits against PyTorch float64:", result.comparison.table(), ""]
+    engine = result.info.engine
+    if engine is not None:
+        lines += [f"{name:<9} {clean(value)}" for name, value in engine_rows(engine).items() if value]
+        lines += ["layers by stage and datatype, as the build's log tells:", layer_table(engine.layers), ""]
+    steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())
+    mib = result.path.stat().st_size / _MIB
+    lines.append(f"{clean(str(result.path))}: {result.info.model}, {mib:.1f} MiB, {_proof(result)} ({steps})")
+    return "\n".join(lines)
+
+
+def _proof(result: ExportResult) -> str:
+    engine = result.info.engine
+    if result.comparison is not None:
+        return "verified"
+    if engine is None or engine.source_verification is None:
+        return "not verified"
+    return f"its ONNX verified, its layers proved, not run here ({clean(engine.not_run or 'not asked')})"
+
+
+def as_json(result: ExportResult) -> dict[str, object]:
+    """What was made, as plain values."""
+    return {
+        "path": str(Path(result.path).resolve()),
+        "bytes": result.path.stat().st_size,
+        "seconds": result.seconds,
+        "notes": list(result.notes),
+        "info": result.info.to_dict(),
+    }

@@ -1,0 +1,1 @@
+"""From an ONNX file to a TensorRT engine that has been proved to be what was asked."""

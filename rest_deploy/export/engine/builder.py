@@ -1,0 +1,220 @@
+"""ONNX file -> TensorRT plan, by one code path for TensorRT 10 and 11 and TensorRT-RTX.
+
+The network is strongly typed: precision stands in the ONNX graph and nowhere else. TensorRT reports failure by None,
+False or -1 and gives the reason to its logger alone; here each is an :class:`ExportError` with that reason.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.profile import Profile
+from rest_deploy.errors import ExportError
+from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility
+from rest_deploy.export.engine.layers import Layer, read_layers
+from rest_deploy.export.engine.progress import BuildProgress, Progress, progress_monitor
+from rest_deploy.export.engine.site import BuildSite
+from rest_deploy.export.engine.timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
+from rest_deploy.nvidia.log import TensorRTLog
+
+#: HardwareCompatibilityLevel of TensorRT.
+_LEVELS = {HardwareCompatibility.SAME_CC: "SAME_COMPUTE_CAPABILITY", HardwareCompatibility.AMPERE_PLUS: "AMPERE_PLUS"}
+_ACTIVATION = re.compile(r"Total Activation Memory: (\d+)")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan, and what its build told.
+
+    Args:
+        plan: Its bytes.
+        profiles: Of the engine, by number.
+        layers: Of the engine, out of the build's log.
+        activation_bytes: Memory for activations, where the log tells.
+        options: What of the config differs from the library's defaults.
+        warnings: Of the library.
+    """
+
+    plan: bytes
+    profiles: tuple[Profile, ...]
+    layers: tuple[Layer, ...]
+    activation_bytes: int | None
+    options: Mapping[str, Any]
+    warnings: tuple[str, ...]
+
+
+def build(
+    source: Path, info: ArtifactInfo, site: BuildSite, config: EngineConfig, report: Progress | None = None
+) -> Built:
+    """Build an engine.
+
+    Args:
+        source: ONNX file.
+        info: Its record.
+        site: With what, and for which GPU.
+        config: How.
+        report: Called as the build goes on.
+
+    Raises:
+        ExportError: TensorRT refused, failed or was cancelled; the message holds its reasons.
+        KeyboardInterrupt: Ctrl-C, once the build has come to a stop.
+    """
+    return _Build(site, config, info).run(source, report)
+
+
+class _Build:
+    """One build: the objects of TensorRT, which must outlive each other in order."""
+
+    def __init__(self, site: BuildSite, config: EngineConfig, info: ArtifactInfo) -> None:
+        self._site, self._config, self._info = site, config, info
+        self._trt = site.library.api
+        self._log = TensorRTLog(site.library)
+        self._builder = self._made("start its builder", self._trt.Builder, self._log.logger)
+
+    def run(self, source: Path, report: Progress | None) -> Built:
+        network = self._parse(source)
+        profiles = self._config.resolve_profiles(self._info.preprocessing)
+        settings, options = self._settings(profiles)
+        cache = timing_cache_path(self._config, self._site)
+        if cache is not None:
+            load_timing_cache(cache, settings)
+        progress = BuildProgress(report)
+        settings.progress_monitor = progress_monitor(self._site.library, progress)
+        start = self._log.mark()
+        plan = self._serialized(network, settings, progress)
+        if cache is not None:
+            save_timing_cache(cache, settings)
+        messages = self._log.messages(start)
+        told = [int(found[1]) for message in messages if (found := _ACTIVATION.search(message))]
+        return Built(
+            plan=bytes(memoryview(plan)),
+            profiles=profiles,
+            layers=read_layers(messages),
+            activation_bytes=max(told, default=None),
+            options=options,
+            warnings=self._log.warnings(),
+        )
+
+    def _made(self, what: str, make: Callable[..., Any], *arguments: Any) -> Any:
+        return self._log.attempt(what, ExportError, make, *arguments)
+
+    def _parse(self, source: Path) -> Any:
+        flag = 1 << int(self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        network = self._made("make a network", self._builder.create_network, flag)
+        parser = self._made("start its ONNX parser", self._trt.OnnxParser, network, self._log.logger)
+        start = self._log.mark()
+        if not parser.parse_from_file(str(source)):
+            told = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
+            reasons = "; ".join(told) or self._log.reasons(start)
+            raise ExportError(f"{self._site.library} cannot read {source.name}: {reasons}")
+        self._check_network(network, source)
+        return network
+
+    def _check_network(self, network: Any, source: Path) -> None:
+        """An empty ONNX file parses as success, and a profile for a tensor that is not there is accepted."""
+        found = {
+            "input": [network.get_input(i) for i in range(network.num_inputs)],
+            "output": [network.get_output(i) for i in range(network.num_outputs)],
+        }
+        for kind, said in (("input", self._info.input), ("output", self._info.output)):
+            tensors = [(tensor.name, tuple(tensor.shape)) for tensor in found[kind]]
+            wanted = (said.name, tuple(size if isinstance(size, int) else -1 for size in said.shape))
+            if tensors != [wanted]:
+                raise ExportError(
+                    f"{source.name}: its {kind}s are {tensors}; needed: {wanted[0]} of shape {wanted[1]} alone, -1 "
+                    "being free; export the ONNX file again"
+                )
+
+    def _settings(self, profiles: Sequence[Profile]) -> tuple[Any, dict[str, Any]]:
+        """TensorRT's builder config, and what of it is no default."""
+        settings = self._made("make a builder config", self._builder.create_builder_config)
+        settings.profiling_verbosity = self._trt.ProfilingVerbosity.DETAILED  # the log tells each layer's datatypes
+        for number, profile in enumerate(profiles):
+            self._add_profile(settings, number, profile)
+        options = self._set_options(settings)
+        if self._site.library.is_rtx:
+            self._set_targets(settings)
+        return settings, options
+
+    def _add_profile(self, settings: Any, number: int, profile: Profile) -> None:
+        channels = int(self._info.input.shape[1])
+        shapes = [end.shape(channels) for end in (profile.min, profile.opt, profile.max)]
+        made = self._made("make a profile", self._builder.create_optimization_profile)
+        start = self._log.mark()
+        made.set_shape(self._info.input.name, *shapes)
+        given = settings.add_optimization_profile(made)
+        if given != number:
+            raise ExportError(f"{self._site.library} refuses the profile {profile}: {self._log.reasons(start)}")
+
+    def _set_options(self, settings: Any) -> dict[str, Any]:
+        trt, config = self._trt, self._config
+        options: dict[str, Any] = {}
+        if config.tf32:
+            settings.set_flag(trt.BuilderFlag.TF32)
+            options["tf32"] = True
+        else:
+            settings.clear_flag(trt.BuilderFlag.TF32)  # on by default
+        if config.workspace_mib is not None:
+            settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_mib << 20)
+            options["workspace_mib"] = config.workspace_mib
+        if config.optimization_level is not None:
+            settings.builder_optimization_level = options["optimization_level"] = config.optimization_level
+        if config.version_compatible:
+            settings.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+            options["version_compatible"] = True
+        level = config.hardware_compatibility
+        if level is not HardwareCompatibility.NONE:
+            settings.hardware_compatibility_level = self._compatibility(level)
+            options["hardware_compatibility"] = level.value
+        return options
+
+    def _compatibility(self, level: HardwareCompatibility) -> Any:
+        known = self._trt.HardwareCompatibilityLevel.__members__
+        if _LEVELS[level] not in known:
+            has = ", ".join(value.value for value, name in _LEVELS.items() if name in known)
+            raise ExportError(
+                f"{self._site.library} has no hardware compatibility {level.value}; it has {has}; upgrade it, "
+                "or leave it out"
+            )
+        return known[_LEVELS[level]]
+
+    def _set_targets(self, settings: Any) -> None:
+        settings.num_compute_capabilities = len(self._site.targets)
+        for number, target in enumerate(self._site.targets):
+            capability = self._trt.ComputeCapability.__members__[target.upper()]
+            self._made(f"build for {target}", settings.set_compute_capability, capability, number)
+
+    def _serialized(self, network: Any, settings: Any, progress: BuildProgress) -> Any:
+        """The plan, built in a thread of its own, so that this one hears of Ctrl-C and can cancel the build."""
+        plan: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                build = self._builder.build_serialized_network
+                plan.set_result(self._made("build the engine", build, network, settings))
+            except BaseException as exc:  # for the thread that waits
+                plan.set_exception(exc)
+
+        thread = threading.Thread(target=work, name="tensorrt-build")
+        try:
+            thread.start()
+            return plan.result()
+        except BaseException:  # Ctrl-C or SIGTERM, at any moment; a failed build has ended already
+            progress.cancel()
+            while thread.is_alive():
+                thread.join()
+            raise
+
+
+def _parser_error(error: Any) -> str:
+    """One error of the parser: node, operator, words."""
+    node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_operator() else ""
+    words = " ".join(error.desc().split())
+    return node + ("this TensorRT has no such operator" if node and words in ("", "false") else words)

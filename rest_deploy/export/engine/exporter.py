@@ -1,0 +1,70 @@
+"""ONNX file -> engine: build it, prove its precision, and tell what was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rest_deploy.artifact.engine import EngineRecord
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.manifest import sha256_of
+from rest_deploy.export.engine.builder import build
+from rest_deploy.export.engine.config import EngineConfig
+from rest_deploy.export.engine.layers import histogram
+from rest_deploy.export.engine.progress import Progress
+from rest_deploy.export.engine.proof import prove
+from rest_deploy.export.engine.site import BuildSite
+
+
+def export(
+    source: Path,
+    info: ArtifactInfo,
+    target: Path,
+    *,
+    site: BuildSite,
+    config: EngineConfig,
+    command: Sequence[str] = (),
+    report: Progress | None = None,
+) -> tuple[ArtifactInfo, tuple[str, ...]]:
+    """Write an ONNX file as an engine. Its manifest is not written: that is done when the engine has been verified.
+
+    Args:
+        source: ONNX file.
+        info: Its record.
+        target: Plan to write.
+        site: With what, and for which GPU.
+        config: How.
+        command: Arguments of rest-export that make it again, without target and output.
+        report: Called as the build goes on.
+
+    Returns:
+        The engine's record, not yet verified, and the library's warnings.
+
+    Raises:
+        ExportError: It could not be built, or was not built in the precision of ``info``.
+        OSError: The plan cannot be written.
+    """
+    built = build(source, info, site, config, report)
+    prove(built.layers, info.precision)
+    target.write_bytes(built.plan)
+    record = EngineRecord(
+        library=site.library.name,
+        version=site.library.version,
+        targets=site.targets,
+        gpu=site.gpu.name if site.gpu is not None else None,
+        profiles=built.profiles,
+        plan_sha256=sha256_of(target),
+        plan_bytes=len(built.plan),
+        source_sha256=sha256_of(source),
+        source_verification=info.verification,
+        layers=histogram(built.layers),
+        activation_bytes=built.activation_bytes,
+        options=built.options,
+        command=tuple(command),
+        version_compatible=config.version_compatible,
+        hardware_compatibility=config.hardware_compatibility.value,
+    )
+    versions = {**info.versions, site.library.api.__name__: site.library.version}
+    made = replace(info, format=site.library.name, verification=None, versions=versions, extra={}, engine=record)
+    return made, built.warnings

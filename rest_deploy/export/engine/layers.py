@@ -1,0 +1,140 @@
+"""The layers that a build made, read out of its own log: names, datatypes, and the ONNX nodes they came from.
+
+With detailed profiling TensorRT logs the engine's layers at the end of a build, a line each. TensorRT 10 and
+TensorRT-RTX write a tensor's type in two ways::
+
+    { Name: x, Location: Device, Dimensions: [1,3,8,8], Format/Datatype: Row major linear FP32 }
+    { Name: x, Dimensions: [1,3,8,8], Strides: [...], Datatype: Float, Format: (Linear) Row major linear format }
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+_HEADING = "Layers:"
+_LINE = re.compile(r"^Name: (.*?), LayerType: ([^,]*)", re.MULTILINE)
+_TYPE = re.compile(r"Datatype: ([^,}]*)")
+_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_PIECE = re.compile(r"(\w+)/")  # TensorRT writes "PWN(stage1_0/x" and "Reformatting CopyNode for ... to stage1_0/x" too
+
+#: Words of TensorRT for datatypes -> ours; the first that is found in the text holds.
+_WORDS = (
+    ("uint8", "uint8"),
+    ("int64", "int64"),
+    ("int32", "int32"),
+    ("int8", "int8"),
+    ("int4", "int4"),
+    ("bool", "bool"),
+    ("fp8", "fp8"),
+    ("fp4", "fp4"),
+    ("bf16", "bf16"),
+    ("bfloat16", "bf16"),
+    ("fp16", "fp16"),
+    ("half", "fp16"),
+    ("fp32", "fp32"),
+    ("float", "fp32"),
+)
+#: From the narrowest: what a layer computes in is the narrowest type of its inputs.
+NUMBERS = ("int4", "fp4", "int8", "fp8", "fp16", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of an engine.
+
+    Args:
+        name, kind: As TensorRT calls them.
+        nodes: Names of the ONNX nodes it was made from; empty where TensorRT made it up.
+        inputs, constants, outputs: Datatypes of its tensors, ``"fp32"``, ``"int8"``, ...
+    """
+
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+    inputs: tuple[str, ...]
+    constants: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def numbers(self) -> frozenset[str]:
+        """Datatypes of its tensors that hold image data or weights; sizes and indices left out."""
+        return frozenset(self.inputs + self.constants + self.outputs) & frozenset(NUMBERS)
+
+    @property
+    def data(self) -> frozenset[str]:
+        """Datatypes of the image data that goes in and out; its constants may be scalars of another type."""
+        return frozenset(self.inputs + self.outputs) & frozenset(NUMBERS)
+
+    @property
+    def datatype(self) -> str | None:
+        """What it computes in: the narrowest type of its inputs, else of its outputs; None where it holds no data."""
+        for tensors in (self.inputs, self.outputs):
+            found = [datatype for datatype in NUMBERS if datatype in tensors]
+            if found:
+                return found[0]
+        return None
+
+    @property
+    def stage(self) -> str:
+        """Part of the network it belongs to, by the first of its nodes: ``"stage3"``, ``"head"``, or ``"other"``."""
+        for node in self.nodes:
+            piece = _PIECE.search(node)
+            if piece:
+                return re.sub(r"_\d+$", "", piece[1]) if piece[1].startswith("stage") else piece[1]
+        return "other"
+
+
+def read_layers(messages: Sequence[str]) -> tuple[Layer, ...]:
+    """Layers of the last engine that a build log tells of; none where it tells of none."""
+    told = [message for message in messages if message.startswith(_HEADING)]
+    if not told:
+        return ()
+    return tuple(_read(line) for line in told[-1].split("\n") if _LINE.match(line))
+
+
+def histogram(layers: Sequence[Layer]) -> dict[str, dict[str, int]]:
+    """Stage -> datatype -> number of layers, in the order of the network."""
+    counts: Mapping[str, Counter[str]] = defaultdict(Counter)
+    for layer in layers:
+        if layer.datatype is not None:
+            counts[layer.stage][layer.datatype] += 1
+    return {stage: dict(count) for stage, count in counts.items()}
+
+
+def _read(line: str) -> Layer:
+    match = _LINE.match(line)
+    assert match is not None  # read_layers has looked
+    rest = line[match.end() :]
+    nodes = tuple(_NODE.findall(rest)) or ((match[1],) if "/" in match[1] else ())
+    return Layer(match[1], match[2], nodes, *(_types(rest, part) for part in ("Inputs", "Constants", "Outputs")))
+
+
+def _types(text: str, part: str) -> tuple[str, ...]:
+    """Datatypes of the tensors listed under a heading."""
+    start = text.find(f", {part}: [")
+    if start < 0:
+        return ()
+    listed = text[start + len(part) + 5 : _closing(text, start + len(part) + 4)]
+    return tuple(_datatype(said) for said in _TYPE.findall(listed))
+
+
+def _closing(text: str, opening: int) -> int:
+    """Where the bracket that opens at a place is closed; names of tensors may hold brackets too, in pairs."""
+    depth = 0
+    for position, sign in _brackets(text, opening):
+        depth += 1 if sign == "[" else -1
+        if depth == 0:
+            return position
+    return len(text)
+
+
+def _brackets(text: str, start: int) -> Iterator[tuple[int, str]]:
+    return ((match.start(), match[0]) for match in re.compile(r"[\[\]]").finditer(text, start))
+
+
+def _datatype(said: str) -> str:
+    lowered = said.lower()
+    return next((name for word, name in _WORDS if word in lowered), lowered.strip() or "unknown")

@@ -1,0 +1,94 @@
+"""Where an engine is built: with which TensorRT, on which GPU or for which targets, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
+from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility, check_targets
+from rest_deploy.nvidia.gpus import AMPERE, ComputeCapability, Gpu, find_gpu
+from rest_deploy.nvidia.library import Library, is_installed, load_library
+from rest_deploy.specs import Precision
+
+_PURPOSE = "build engines"
+_ENUM_PREFIX = "SM"
+
+
+@dataclass(frozen=True)
+class BuildSite:
+    """A choice.
+
+    Args:
+        library: TensorRT or TensorRT-RTX.
+        gpu: That TensorRT builds on; None for TensorRT-RTX.
+        targets: Compute capabilities that may run the engine, such as ``("sm86", "sm89")``.
+        why: Reason of the choice, in words.
+    """
+
+    library: Library
+    gpu: Gpu | None
+    targets: tuple[str, ...]
+    why: str
+
+
+def choose_site(format: str, config: EngineConfig, precision: Precision) -> BuildSite:
+    """Find what builds an engine here.
+
+    Args:
+        format: ``"trt"``, which takes TensorRT where it is installed beside a GPU, else TensorRT-RTX; or ``"trt-rtx"``.
+        config: How to build.
+        precision: In which.
+
+    Raises:
+        ConfigError: The library does not have what the config asks for, or a target cannot do it.
+        MissingPackageError: Neither library is installed.
+        DeviceError: Only TensorRT is installed, and there is no GPU.
+    """
+    if format == "trt-rtx":
+        return _rtx(config, precision, "asked for")
+    if not is_installed("trt"):
+        if not is_installed("trt-rtx"):
+            raise MissingPackageError("tensorrt-rtx-cu13-bindings or tensorrt", _PURPOSE, "trt-rtx")
+        return _rtx(config, precision, "TensorRT is not installed")
+    try:
+        gpu = find_gpu(config.gpu)
+    except (DeviceError, MissingPackageError) as exc:
+        if not is_installed("trt-rtx"):
+            raise DeviceError(
+                f"TensorRT builds only on a GPU, and {exc}; to build without one: pip install 'rest-deploy[trt-rtx]'"
+            ) from exc
+        return _rtx(config, precision, f"TensorRT builds only on a GPU, and {exc}")
+    return _on_gpu(config, gpu)
+
+
+def _on_gpu(config: EngineConfig, gpu: Gpu) -> BuildSite:
+    if config.targets:
+        raise ConfigError(
+            f"target {', '.join(config.targets)}: TensorRT builds for the GPU it runs on, here {gpu}; "
+            "leave --target out, or build with --format trt-rtx"
+        )
+    library = load_library("trt", _PURPOSE)
+    return BuildSite(library, gpu, (str(gpu.compute_capability),), f"it is installed, and {gpu} is there")
+
+
+def _rtx(config: EngineConfig, precision: Precision, why: str) -> BuildSite:
+    library = load_library("trt-rtx", _PURPOSE)
+    if config.version_compatible or config.hardware_compatibility is not HardwareCompatibility.NONE:
+        raise ConfigError(
+            f"{library} has no version-compatible or hardware-compatible engines; name the GPUs by --target "
+            "sm86,sm89,..., or build with TensorRT on a GPU"
+        )
+    if config.timing_cache is not None:
+        raise ConfigError(f"timing cache {config.timing_cache}: {library} times nothing at build; leave it out")
+    known = _known_targets(library)
+    targets = config.targets or tuple(str(target) for target in known if target >= AMPERE)
+    check_targets(targets, precision)
+    strange = [target for target in targets if ComputeCapability.parse(target) not in known]
+    if strange:
+        raise ConfigError(f"target {', '.join(strange)}: {library} has {', '.join(str(target) for target in known)}")
+    return BuildSite(library, None, targets, why)
+
+
+def _known_targets(library: Library) -> list[ComputeCapability]:
+    names = library.api.ComputeCapability.__members__
+    return sorted(ComputeCapability.parse(name) for name in names if name.startswith(_ENUM_PREFIX))

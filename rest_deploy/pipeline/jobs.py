@@ -1,0 +1,105 @@
+"""From a request to the artifacts to be made: everything that can fail before the work."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rest_deploy.artifact.files import check_writable
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.labels import read_labels
+from rest_deploy.errors import ConfigError
+from rest_deploy.export.engine.site import BuildSite, choose_site
+from rest_deploy.export.formats import get_format
+from rest_deploy.pipeline.request import ExportRequest
+from rest_deploy.specs import PreprocessingChange
+
+if TYPE_CHECKING:
+    from rest_deploy.models.factory import LoadedModel
+
+
+@dataclass(frozen=True)
+class Job:
+    """An artifact to be made.
+
+    Args:
+        format: A row of ``export/formats.py``.
+        info: Its record, as far as it is known before.
+        output: Its file.
+        site: Where its engine is built; None for other formats.
+    """
+
+    format: str
+    info: ArtifactInfo
+    output: Path
+    site: BuildSite | None = None
+
+
+def prepare(request: ExportRequest) -> tuple[LoadedModel, tuple[Job, ...]]:
+    """Everything that can fail before the work: load the model, describe the artifacts, see that they can be written.
+
+    Returns:
+        The model, and the artifacts to be made.
+    """
+    from rest_deploy.models.factory import load_model
+
+    sites = {
+        name: choose_site(name, request.configs[name], request.precision)
+        for name in request.formats
+        if get_format(name).source is not None
+    }
+    loaded = load_model(request.model, request.checkpoint, seed=request.seed)
+    jobs = []
+    for name in request.formats:
+        output = check_writable(request.output_of(name, loaded.name))
+        jobs.append(Job(name, describe(request, loaded, name), output, sites.get(name)))
+    return loaded, tuple(jobs)
+
+
+def source_job(request: ExportRequest, loaded: LoadedModel, folder: Path) -> Job:
+    """The ONNX file that engines are built from where none was asked for, in a folder of its own."""
+    return Job("onnx", describe(request, loaded, "onnx"), folder / f"{loaded.name}.onnx")
+
+
+def describe(request: ExportRequest, loaded: LoadedModel, format: str) -> ArtifactInfo:
+    """The record of an artifact to be, as far as it is known before.
+
+    Raises:
+        ConfigError: The preprocessing gives other channels than the model takes.
+    """
+    from rest_deploy.runtimes import pytorch
+
+    given = None
+    if request.labels is not None:
+        given = read_labels(request.labels, loaded.model.config.num_classes)
+    info = pytorch.describe(loaded, given)
+    preprocessing = info.preprocessing
+    if isinstance(request.preprocessing, PreprocessingChange):
+        preprocessing = request.preprocessing.apply(preprocessing)
+    elif request.preprocessing is not None:
+        preprocessing = request.preprocessing
+    channels = loaded.model.config.in_channels
+    if len(preprocessing.mean) != channels:
+        raise ConfigError(
+            f"the model takes {channels} channels, the preprocessing gives {len(preprocessing.mean)}; "
+            "give --mean and --std with one value for each channel (1 or 3)"
+        )
+    packages = ("rest_deploy", *get_format(format).packages)
+    return replace(
+        info,
+        format=format,
+        precision=request.precision,
+        preprocessing=preprocessing,
+        versions={package: _version(package) for package in packages},
+    )
+
+
+def _version(package: str) -> str:
+    """Version of an installed package, by its import name."""
+    names = importlib.metadata.packages_distributions().get(package, [package])
+    try:
+        return importlib.metadata.version(names[0])
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

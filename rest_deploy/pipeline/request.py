@@ -1,0 +1,99 @@
+"""What is asked for, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from rest_deploy.errors import ConfigError, MissingPackageError
+from rest_deploy.export.formats import FORMATS, get_format, make_configs, parse_formats
+from rest_deploy.models.config import ResTConfig, get_config
+from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to make.
+
+    Args:
+        model: Name, config, or None to read the architecture off the checkpoint.
+        output: File to write, or for several formats its name without a suffix; None names it after the model, in the
+            current folder.
+        checkpoint: Weights; None takes random ones of ``seed``.
+        format: A row of ``export/formats.py``, or several as ``"onnx,trt"``.
+        precision: Number format.
+        labels: File of class names; None takes the checkpoint's own, or ImageNet's for 1000 classes.
+        preprocessing: From an image to the input, or changes of the checkpoint's own; None takes its own, or the
+            authors'.
+        verify: Check the artifact against the PyTorch model, and keep it only where it agrees.
+        seed: Of random weights.
+        options: Of the formats: fields of ``OnnxConfig`` and ``EngineConfig`` by name.
+
+    Raises:
+        ConfigError: Something that cannot be meant.
+        MissingPackageError: A package that the format needs is not installed.
+    """
+
+    model: str | ResTConfig | None
+    output: str | Path | None = None
+    checkpoint: str | Path | None = None
+    format: str = "onnx"
+    precision: Precision = Precision.FP32
+    labels: str | Path | None = None
+    preprocessing: Preprocessing | PreprocessingChange | None = None
+    verify: bool = True
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    formats: tuple[str, ...] = field(init=False)
+    configs: Mapping[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "formats", parse_formats(self.format))
+        object.__setattr__(self, "precision", Precision.parse(self.precision))
+        self._check_precision()
+        self._check_output()
+        if self.model is None and self.checkpoint is None:
+            raise ConfigError(
+                "neither a model nor a checkpoint was given; give --model NAME, --checkpoint FILE or both"
+            )
+        if isinstance(self.model, str):
+            get_config(self.model)
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError(f"seed {self.seed}; it must be from 0 to 2**63 - 1")
+        object.__setattr__(self, "configs", MappingProxyType(make_configs(self.formats, self.options)))
+        for name in self.formats:
+            for package, extra in get_format(name).packages.items():
+                if importlib.util.find_spec(package) is None:
+                    raise MissingPackageError(package, f"export to {name}", extra)
+
+    def _check_precision(self) -> None:
+        for name in self.formats:
+            made = get_format(name).precisions
+            if self.precision not in made:
+                words = ", ".join(precision.value for precision in made)
+                raise ConfigError(f"format {name} is not made in {self.precision.value}; it is made in {words}")
+
+    def _check_output(self) -> None:
+        if self.output is None:
+            return
+        suffix = Path(self.output).suffix.lower()
+        if len(self.formats) > 1 and suffix in {row.suffix for row in FORMATS.values()}:
+            raise ConfigError(
+                f"output {self.output}: formats {self.format} make several files; give their name without a suffix, "
+                f"{Path(self.output).with_suffix('')}"
+            )
+        if len(self.formats) == 1 and suffix != get_format(self.formats[0]).suffix:
+            raise ConfigError(
+                f"output {self.output}: files of format {self.format} end in {get_format(self.formats[0]).suffix}"
+            )
+
+    def output_of(self, format: str, model: str) -> Path:
+        """The file to write in one of the formats."""
+        suffix = get_format(format).suffix
+        if self.output is None:
+            return Path(model + suffix)
+        return Path(self.output) if len(self.formats) == 1 else Path(f"{self.output}{suffix}")

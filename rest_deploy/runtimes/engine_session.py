@@ -1,0 +1,273 @@
+"""An engine of TensorRT on a GPU, by cuda-python alone: one execution context, one stream, memory that is reused.
+
+One code path for TensorRT 10 and 11 and TensorRT-RTX. The scratch memory of the context is ours, as much as the sizes
+in use need, so that an engine for large images costs no more than the images that come.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.profile import InputSize, Profile, narrowest, nearest
+from rest_deploy.errors import InputError, RestDeployError, one_line
+from rest_deploy.nvidia.cuda import Cuda, CudaError
+from rest_deploy.nvidia.library import Library
+from rest_deploy.nvidia.log import TensorRTLog
+from rest_deploy.runtimes.buffers import Buffer
+from rest_deploy.runtimes.device_arrays import DeviceArray, DeviceInput
+from rest_deploy.runtimes.engine_loading import LoadedEngine
+from rest_deploy.specs import ImageSize
+
+_log = logging.getLogger(__name__)
+
+_LOG_LINES = 1000  # of a session that may run for months
+_CALLS_BEFORE_GRAPH = 2  # of one shape in a row; TensorRT must have run a shape once before it can be captured
+
+
+class EngineSession:
+    """A deserialised engine. Not thread-safe: its owner calls from one thread at a time.
+
+    Args:
+        path: The plan.
+        info: Its record.
+        library: That built it.
+        gpu: Number of the GPU.
+
+    Raises:
+        ArtifactError: The library refuses the plan.
+        DeviceError: CUDA fails.
+    """
+
+    def __init__(self, path: Path, info: ArtifactInfo, library: Library, gpu: int) -> None:
+        assert info.engine is not None  # read_manifest has looked
+        self._path, self._info, self._library, self._gpu = path, info, library, gpu
+        self._profiles = info.engine.profiles
+        self._trt, self._cuda = library.api, Cuda()
+        self._log = TensorRTLog(library, keep=_LOG_LINES)
+        self._shape: tuple[int, ...] | None = None  # that the context is set to
+        self._profile = 0
+        self._calls = 0  # of this shape in a row
+        self._addresses: tuple[int, int] | None = None
+        self._graph: Any = None
+        self._graphs = not library.is_rtx  # TensorRT-RTX captures them itself
+        self._engine: Any = None
+        self._context: Any = None
+        self._stream: Any = None
+        self._buffers = {name: Buffer.on_device(self._cuda) for name in ("input", "output", "scratch")}
+        self._staging = {name: Buffer.pinned(self._cuda) for name in ("input", "output")}
+        with self._on_gpu():
+            try:
+                self._stream = self._cuda.call("cudaStreamCreateWithFlags", self._cuda.api.cudaStreamNonBlocking)
+                self._engine = LoadedEngine(path, info, library, self._log)
+            except BaseException:
+                self._release()
+                raise
+            self._context = self._engine.context
+
+    @contextmanager
+    def _on_gpu(self) -> Iterator[None]:
+        """CUDA's current device is the thread's; leave the caller's as it was."""
+        before = self._cuda.call("cudaGetDevice")
+        self._cuda.call("cudaSetDevice", self._gpu)
+        try:
+            yield
+        finally:
+            if before != self._gpu:
+                self._cuda.call("cudaSetDevice", before)
+
+    @property
+    def stream(self) -> int:
+        """Handle of the CUDA stream that everything runs on."""
+        return int(self._stream)
+
+    def run_host(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run a contiguous batch of the host; give a new array."""
+        with self._on_gpu(), self._reporting(batch.shape):
+            shape = self._bind(batch.shape)
+            staged_in, staged_out = self._staged(batch.shape, shape, batch.dtype)
+            np.copyto(staged_in, batch)
+            self._calls += 1
+            if self._graphs and self._graph is None and self._calls > _CALLS_BEFORE_GRAPH:
+                self._graph = self._captured(staged_in, staged_out)
+            if self._graph is not None:
+                self._cuda.call("cudaGraphLaunch", self._graph, self._stream)
+            else:
+                self._enqueue(staged_in, staged_out)
+            self._cuda.call("cudaStreamSynchronize", self._stream)
+            return staged_out.copy()
+
+    def run_device(self, batch: DeviceInput) -> DeviceArray:
+        """Run a batch that lies on the GPU; give a new array on the GPU, computed when this returns."""
+        with self._on_gpu(), self._reporting(batch.shape):
+            shape = self._bind(batch.shape)
+            output = DeviceArray.empty(self._cuda, self._gpu, shape, np.dtype(self._info.output.dtype))
+            self._set_addresses(batch.pointer, output.pointer)
+            self._execute()
+            self._cuda.call("cudaStreamSynchronize", self._stream)
+            return output
+
+    @contextmanager
+    def _reporting(self, shape: tuple[int, ...]) -> Iterator[None]:
+        """Name the artifact and the input in what goes wrong; leave nothing running, and nothing set as it was."""
+        try:
+            yield
+        except InputError:
+            raise
+        except BaseException as exc:
+            self._shape = None
+            with suppress(CudaError):  # the first failure is the one to tell of
+                self._cuda.call("cudaStreamSynchronize", self._stream)
+                self._drop_graph()
+            if isinstance(exc, RestDeployError):
+                raise RestDeployError(f"{self._path}: on input {shape}: {exc}") from exc
+            raise
+
+    def _bind(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Set the context to an input shape, with the narrowest profile that fits; give the output's shape."""
+        output = (shape[0], self._info.num_classes)
+        if shape == self._shape:
+            return output
+        profile = self._fitting(shape)
+        self._drop_graph()
+        self._shape, self._calls = None, 0
+        if profile != self._profile:
+            switch = self._context.set_optimization_profile_async
+            self._try(f"switch to profile {profile}", switch, profile, self.stream)
+            self._cuda.call("cudaStreamSynchronize", self._stream)
+            self._profile = profile
+        self._try("take the input's shape", self._context.set_input_shape, self._info.input.name, shape)
+        missing = self._try("infer shapes", self._context.infer_shapes)
+        found = tuple(self._context.get_tensor_shape(self._info.output.name))
+        if missing or found != output:
+            raise RestDeployError(f"{self._library} infers {found}, needed {output}; not set: {missing}")
+        self._give_scratch()
+        self._shape = shape
+        return output
+
+    def _fitting(self, shape: tuple[int, ...]) -> int:
+        wanted = InputSize(shape[0], ImageSize(shape[2], shape[3]))
+        profile = narrowest(self._profiles, wanted)
+        if profile is None:
+            accepted = " or ".join(f"{profile.min} to {profile.max}" for profile in self._profiles)
+            raise InputError(
+                f"input of batch x height x width {wanted} is outside of what {self._path.name} was built for, "
+                f"{accepted}; the nearest that fits is {nearest(self._profiles, wanted)}; resize, split the batch, or "
+                "rebuild with --min-size, --max-size or --max-batch"
+            )
+        return profile
+
+    def _give_scratch(self) -> None:
+        needed = self._try("tell its memory", self._context.update_device_memory_size_for_shapes)
+        if needed:
+            self._buffers["scratch"].ensure(needed)
+            self._context.device_memory = self._buffers["scratch"].pointer
+
+    def _staged(
+        self, given: tuple[int, ...], made: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Pinned arrays for input and output, with memory on the GPU for each."""
+        out = np.dtype(self._info.output.dtype)
+        arrays = []
+        for name, shape, kind in (("input", given, dtype), ("output", made, out)):
+            nbytes = int(np.prod(shape)) * kind.itemsize
+            self._staging[name].ensure(nbytes)
+            self._buffers[name].ensure(nbytes)
+            arrays.append(self._staging[name].array(shape, kind))
+        self._set_addresses(self._buffers["input"].pointer, self._buffers["output"].pointer)
+        return arrays[0], arrays[1]
+
+    def _set_addresses(self, given: int, made: int) -> None:
+        if self._addresses == (given, made):
+            return
+        self._addresses = None
+        for name, address in ((self._info.input.name, given), (self._info.output.name, made)):
+            self._try(f"take the address of {name}", self._context.set_tensor_address, name, address)
+        self._addresses = (given, made)
+
+    def _enqueue(self, staged_in: NDArray[Any], staged_out: NDArray[Any]) -> None:
+        """Copy in, run, copy out, all on the stream."""
+        kind = self._cuda.api.cudaMemcpyKind
+        copy, stream = "cudaMemcpyAsync", self._stream
+        given, made = self._buffers["input"].pointer, self._buffers["output"].pointer
+        to_device, to_host = kind.cudaMemcpyHostToDevice, kind.cudaMemcpyDeviceToHost
+        self._cuda.call(copy, given, staged_in.ctypes.data, staged_in.nbytes, to_device, stream)
+        self._execute()
+        self._cuda.call(copy, staged_out.ctypes.data, made, staged_out.nbytes, to_host, stream)
+
+    def _execute(self) -> None:
+        self._try("run the network", self._context.execute_async_v3, self.stream)
+
+    def _try(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._log.attempt(what, RestDeployError, function, *arguments)
+
+    # CUDA graphs: the launches of a call recorded once, and sent as one from then on. A graph holds addresses and one
+    # shape, so it is dropped when either changes.
+
+    def _captured(self, staged_in: NDArray[Any], staged_out: NDArray[Any]) -> Any:
+        """A graph of one call, or None where it cannot be captured; then none is tried again."""
+        mode = self._cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        graph = None
+        try:
+            self._cuda.call("cudaStreamBeginCapture", self._stream, mode)
+            try:
+                self._enqueue(staged_in, staged_out)
+            finally:  # a stream that is left capturing takes nothing else
+                graph = self._cuda.call("cudaStreamEndCapture", self._stream)
+            return self._cuda.call("cudaGraphInstantiate", graph, 0)
+        except RestDeployError as exc:
+            _log.info("%s: no CUDA graphs, each call is launched by itself: %s", self._path, one_line(exc))
+            self._graphs = False
+            return None
+        finally:
+            if graph is not None:
+                self._cuda.call("cudaGraphDestroy", graph)
+
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            graph, self._graph = self._graph, None
+            self._cuda.call("cudaGraphExecDestroy", graph)
+
+    def close(self) -> None:
+        """Save what TensorRT-RTX compiled, and let go of everything, in order. Called once."""
+        with self._on_gpu():
+            if self._engine is not None:
+                self._engine.save_cache()
+            self._release()
+
+    def _release(self) -> None:
+        """Whatever fails, go on: what was computed is the caller's already, and what is left can be let go of."""
+        buffers = (*self._buffers.values(), *self._staging.values())
+        for free in (self._drop_graph, self._drop_engine, *(buffer.free for buffer in buffers), self._drop_stream):
+            try:
+                free()
+            except CudaError as exc:
+                _log.warning("%s: while closing: %s", self._path, exc)
+
+    def _drop_engine(self) -> None:
+        self._context = None
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            engine.release()
+
+    def _drop_stream(self) -> None:
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            self._cuda.call("cudaStreamDestroy", stream)
+
+
+def largest_batch(profiles: tuple[Profile, ...], height: int, width: int) -> int | None:
+    """Most images of a size that one of the profiles takes; None where none takes the size."""
+    sizes = [profile.max.batch for profile in profiles if profile.holds(_at(profile, height, width))]
+    return max(sizes, default=None)
+
+
+def _at(profile: Profile, height: int, width: int) -> InputSize:
+    return InputSize(profile.max.batch, ImageSize(height, width))

@@ -1,0 +1,89 @@
+"""TensorRT engines with their manifests, on an NVIDIA GPU that they were built for."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.manifest import read_manifest
+from rest_deploy.errors import DeviceError, RestDeployError
+from rest_deploy.nvidia.cuda import Cuda
+from rest_deploy.nvidia.gpus import find_gpu
+from rest_deploy.nvidia.library import load_library
+from rest_deploy.runtimes.base import Runtime
+from rest_deploy.runtimes.device_arrays import device_input
+from rest_deploy.runtimes.devices import Device
+from rest_deploy.runtimes.engine_checks import check_gpu, check_version
+from rest_deploy.runtimes.engine_session import EngineSession, largest_batch
+
+
+class TensorRTRuntime(Runtime):
+    """An engine of ours. Everything its manifest tells is checked before TensorRT is handed the plan.
+
+    Beside NumPy arrays it takes arrays that lie on its GPU, by ``__dlpack__`` or ``__cuda_array_interface__``, and then
+    gives one that lies there too.
+
+    Raises:
+        ArtifactError: Plan or manifest is missing or damaged, or of another version of the library.
+        MissingPackageError: The library that built it, or cuda-python, is not installed.
+        DeviceError: No driver, no GPU, or one that the engine was not built for.
+    """
+
+    default_device = "cuda:0"
+
+    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
+        super().__init__(path, device, threads)
+        target = Device.parse(self.device)
+        self.info = read_manifest(self.path)
+        record = self.info.engine
+        assert record is not None  # read_manifest has looked
+        if target.kind != "cuda":
+            raise DeviceError(f"{path}: an engine runs on an NVIDIA GPU; use device cuda, or an .onnx file on the CPU")
+        library = load_library(record.library, "run this engine")
+        check_version(record, library, self.path)
+        check_gpu(record, find_gpu(target.index), self.path)
+        self._gpu = target.index
+        self._profiles = record.profiles
+        self._lock = threading.Lock()
+        self._session = EngineSession(self.path, self.info, library, target.index)
+
+    def max_batch(self, height: int, width: int) -> int | None:
+        """Most images of a size that one call takes; None where no profile takes the size."""
+        return largest_batch(self._profiles, height, width)
+
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        with self._lock:
+            self._check_open()
+            return self._session.run_host(batch)
+
+    def _run_foreign(self, batch: Any) -> Any:
+        with self._lock:
+            self._check_open()
+            given = device_input(batch, Cuda(), self._gpu, self._session.stream)
+            if given is None:
+                return super()._run_foreign(batch)
+            self._check(given.dtype, given.shape)
+            return self._session.run_device(given)
+
+    def _check_open(self) -> None:
+        if self._closed:  # by another thread, after run() looked
+            raise RestDeployError(f"{self.path}: this predictor is closed; open the artifact again")
+
+    def _close(self) -> None:
+        with self._lock:  # not while another thread runs it
+            self._session.close()
+            del self._session
+
+
+def read_info(path: Path) -> ArtifactInfo:
+    """The record of an engine, out of its manifest, once the plan has been found to be the one it tells of.
+
+    Raises:
+        ArtifactError: One of them is missing, damaged, or not of the other.
+    """
+    return read_manifest(path)

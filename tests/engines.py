@@ -1,0 +1,72 @@
+"""Engines for tests: built by the stand-in of a TensorRT version, and computing what their ONNX file computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rest_deploy.artifact.manifest import write_manifest
+from rest_deploy.export.engine.config import EngineConfig
+from rest_deploy.export.engine.exporter import export
+from rest_deploy.export.engine.site import choose_site
+from rest_deploy.runtimes.ort import OnnxRuntime, read_info
+from rest_deploy.specs import Precision
+from tests.standins.cuda import FakeCuda, FakeDevice
+from tests.standins.tensorrt import FakeTensorRT
+
+RTX = "tensorrt_rtx-1.7.1.116"
+GPU = FakeDevice("NVIDIA GeForce RTX 4090", (8, 9), 24 << 30)
+
+
+@dataclass
+class Machine:
+    """A machine with GPUs and one TensorRT, all stand-ins."""
+
+    trt: FakeTensorRT
+    cuda: FakeCuda
+
+    @classmethod
+    def make(cls, monkeypatch: pytest.MonkeyPatch, file: str, devices: tuple[FakeDevice, ...] = (GPU,)) -> Machine:
+        """A machine of its own for one test; ``file`` is one of ``API_FILES``."""
+        cuda = FakeCuda(devices).install(monkeypatch)
+        return cls(FakeTensorRT(file, cuda).install(monkeypatch), cuda)
+
+    @property
+    def format(self) -> str:
+        """What its library makes."""
+        return "trt-rtx" if self.trt.is_rtx else "trt"
+
+    def build(self, onnx: Path, folder: Path, config: EngineConfig | None = None) -> Path:
+        """An engine with its manifest; it computes what ONNX Runtime computes with the file."""
+        config = config or EngineConfig(use_timing_cache=False)
+        path = folder / f"{onnx.stem}.engine"
+        site = choose_site(self.format, config, Precision.FP32)
+        command = ("--checkpoint", "tiny.safetensors")
+        info, _ = export(onnx, read_info(onnx), path, site=site, config=config, command=command)
+        write_manifest(path.with_name(f"{path.name}.json"), info)
+        reference = OnnxRuntime(onnx)
+        self.trt.network = reference.run
+        self.forget()
+        return path
+
+    def forget(self) -> None:
+        """Forget the calls so far."""
+        self.trt.calls.clear()
+        self.cuda.calls.clear()
+
+    def names(self) -> list[str]:
+        """Calls of TensorRT's functions so far, by name."""
+        return [call.name for call in self.trt.calls]
+
+    def count(self, function: str) -> int:
+        """How often a function of CUDA was called."""
+        return sum(name == function for name, *_ in self.cuda.calls)
+
+
+def images(*shape: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Random float32 NCHW."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)

@@ -1,0 +1,169 @@
+"""Real builds by TensorRT-RTX, which needs no GPU for them: the engines, the proof of their precision, cancelling."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.profile import Profile
+from rest_deploy.errors import ExportError
+from rest_deploy.export.engine.builder import build
+from rest_deploy.export.engine.config import EngineConfig
+from rest_deploy.export.engine.exporter import export
+from rest_deploy.export.engine.layers import histogram
+from rest_deploy.export.engine.memory import estimate_activation_bytes
+from rest_deploy.export.engine.proof import prove
+from rest_deploy.export.engine.site import choose_site
+from rest_deploy.models.config import ResTConfig
+from rest_deploy.pipeline import ExportRequest, run_export
+from rest_deploy.runtimes.ort import read_info
+from rest_deploy.specs import ImageSize, Precision
+from tests.conftest import DIGITS
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+
+ONE = (Profile.parse("1x1x1:1x224x224:4x512x512"),)
+TWO = (Profile.parse("1x32x32:1x48x48:8x96x96"), Profile.parse("1x97x97:1x224x224:1x640x640"))
+
+
+@pytest.fixture(scope="module")
+def digits_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("digits") / "digits.onnx"
+    return run_export(ExportRequest(None, output, checkpoint=DIGITS, verify=False)).path
+
+
+@pytest.mark.parametrize(
+    ("model", "targets", "profiles"),
+    [
+        ("digits", ("sm86",), ONE),
+        ("digits", ("sm86", "sm89", "sm120"), TWO),
+        ("rest_lite", ("sm89",), TWO),
+        ("rest_lite", (), ONE),
+    ],
+)
+def test_engines_in_fp32(
+    *,
+    model: str,
+    targets: tuple[str, ...],
+    profiles: tuple[Profile, ...],
+    digits_onnx: Path,
+    lite_onnx: Path,
+    tmp_path: Path,
+) -> None:
+    source = digits_onnx if model == "digits" else lite_onnx
+    info, plan = read_info(source), tmp_path / "x.engine"
+    config = EngineConfig(profiles=profiles, targets=targets)
+    site = choose_site("trt-rtx", config, Precision.FP32)
+    made, warnings = export(source, info, plan, site=site, config=config)
+    record = made.engine
+    assert record is not None
+    assert record.targets == (targets or ("sm80", "sm86", "sm89", "sm120", "sm121"))
+    assert (record.library, record.gpu, record.profiles, warnings) == ("trt-rtx", None, profiles, ())
+    assert record.plan_bytes == plan.stat().st_size > source.stat().st_size
+    stages = {"stem", "patch_embed_2", "patch_embed_3", "patch_embed_4", "head", *(f"stage{i}" for i in range(1, 5))}
+    assert set(record.layers) - {"other"} == stages
+    assert all(set(counts) == {"fp32"} for counts in record.layers.values())
+    assert record.layers["stage3"]["fp32"] > 20
+    largest = max((profile.max for profile in profiles), key=lambda size: size.batch * size.size.height**4)
+    estimate = estimate_activation_bytes(ResTConfig.from_dict(info.config), largest, Precision.FP32)
+    assert record.activation_bytes == pytest.approx(estimate, rel=0.3)
+
+
+def test_reasons_out_of_the_log(digits_onnx: Path) -> None:
+    config = EngineConfig(profiles=ONE, targets=("sm86",), workspace_mib=1)
+    site = choose_site("trt-rtx", config, Precision.FP32)
+    with pytest.raises(ExportError, match=r"could not build the engine: .*within workspace limit") as raised:
+        build(digits_onnx, read_info(digits_onnx), site, config)
+    assert "cudaError" not in str(raised.value)  # spurious on a machine without a GPU
+    turing = replace(site, targets=("sm75",))
+    with pytest.raises(ExportError, match=r"for Turing .*FP32 GEMM is not supported"):
+        build(digits_onnx, read_info(digits_onnx), turing, replace(config, workspace_mib=None))
+
+
+def test_ctrl_c_ends_a_real_build(digits_onnx: Path) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    told: list[str] = []
+
+    def interrupt(share: float, phase: str) -> None:
+        if share > 0.1 and not told:
+            told.append(phase)
+            signal.pthread_kill(main, signal.SIGINT)
+
+    config = EngineConfig(profiles=ONE, targets=("sm86",))
+    site = choose_site("trt-rtx", config, Precision.FP32)
+    with pytest.raises(KeyboardInterrupt):
+        build(digits_onnx, read_info(digits_onnx), site, config, interrupt)
+    assert told
+    assert not [thread for thread in threading.enumerate() if thread.name == "tensorrt-build"]
+
+
+def _network(path: Path, precision: Precision) -> Path:
+    """A convolution and a linear layer, float32 in and out, computed in a precision."""
+    rng = np.random.default_rng(0)
+    half = precision is Precision.FP16
+    dtype, number = (np.float16, TensorProto.FLOAT16) if half else (np.float32, TensorProto.FLOAT)
+    weights = {
+        "kernel": rng.standard_normal((16, 3, 4, 4)).astype(dtype),
+        "weight": rng.standard_normal((16, 8)).astype(dtype),
+        "scale": np.float32(0.02),
+        "zero": np.int8(0),
+    }
+    nodes = [helper.make_node("Cast", ["image"], ["x"], name="stem/in", to=number)]
+    given = {"x": "x", "kernel": "kernel"}
+    if precision is Precision.INT8:
+        for name in given:
+            quantized, steps = f"{name}_q", ["scale", "zero"]
+            nodes.append(helper.make_node("QuantizeLinear", [name, *steps], [quantized], name=f"stem/{quantized}"))
+            nodes.append(
+                helper.make_node("DequantizeLinear", [quantized, *steps], [f"{name}_d"], name=f"stem/{name}_d")
+            )
+            given[name] = f"{name}_d"
+    nodes += [
+        helper.make_node("Conv", list(given.values()), ["c"], name="stem/conv", strides=[4, 4], kernel_shape=[4, 4]),
+        helper.make_node("Relu", ["c"], ["r"], name="stem/relu"),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"], name="head/pool"),
+        helper.make_node("Flatten", ["p"], ["f"], name="head/flatten"),
+        helper.make_node("MatMul", ["f", "weight"], ["m"], name="head/linear"),
+        helper.make_node("Cast", ["m"], ["logits"], name="head/out", to=TensorProto.FLOAT),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, "height", "width"])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 8])
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "small", [image], [logits], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("made_in", "datatype"), [(Precision.FP16, "fp16"), (Precision.INT8, "int8"), (Precision.FP32, "fp32")]
+)
+def test_the_log_tells_the_precision_that_was_built(
+    made_in: Precision, datatype: str, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    """What is asked and what is in the graph are set apart here, as a faulty export would set them apart."""
+    source = _network(tmp_path / "small.onnx", made_in)
+    config = EngineConfig(max_size=ImageSize(64, 64), opt_size=ImageSize(32, 32), min_size=ImageSize(8, 8))
+    config = replace(config, targets=("sm89",))
+    info: ArtifactInfo = read_info(tiny_onnx)
+    info = replace(info, labels=None, output=replace(info.output, shape=("batch", 8)))
+    layers = build(source, info, choose_site("trt-rtx", config, Precision.FP32), config).layers
+    counts = histogram(layers)
+    assert datatype in counts["stem"]
+    for asked in Precision:
+        if asked is made_in:
+            prove(layers, asked)
+            continue
+        with pytest.raises(ExportError, match=f"{asked.value} was asked for"):
+            prove(layers, asked)
+    if made_in is Precision.FP16:
+        with pytest.raises(ExportError, match=r"FP32 was asked for parts of the network, .* in fp16"):
+            prove(layers, Precision.FP16, fp32_nodes={"stem/conv"})

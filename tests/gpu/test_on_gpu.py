@@ -1,0 +1,97 @@
+"""On a real GPU: engines and ONNX Runtime's CUDA provider against PyTorch float64. They skip where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rest_deploy.artifact.profile import Profile
+from rest_deploy.errors import DeviceError, MissingPackageError
+from rest_deploy.models.reference import reference_runs
+from rest_deploy.models.rest import ResT
+from rest_deploy.nvidia.gpus import Gpu, find_gpu
+from rest_deploy.nvidia.library import is_installed
+from rest_deploy.pipeline import ExportRequest, run_export
+from rest_deploy.runtimes.device_arrays import DeviceArray
+from rest_deploy.runtimes.registry import open_runtime
+from rest_deploy.specs import Precision
+from rest_deploy.verification import CASES, cases_within, measure
+from tests.engines import images
+
+pytestmark = pytest.mark.gpu
+
+PROFILES = (Profile.parse("1x1x1:1x224x224:4x640x640"), Profile.parse("1x16x16:1x24x24:8x32x32"))
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Gpu:
+    try:
+        return find_gpu(0)
+    except (DeviceError, MissingPackageError) as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="module", params=["trt", "trt-rtx"])
+def engine(
+    request: pytest.FixtureRequest, gpu: Gpu, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An engine for this GPU, not yet verified, where the library is installed and has it."""
+    if not is_installed(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    folder = tmp_path_factory.mktemp(request.param)
+    asked = ExportRequest(
+        None,
+        folder / "tiny.engine",
+        checkpoint=tiny_checkpoint,
+        format=request.param,
+        verify=False,
+        options={"profiles": PROFILES, "use_timing_cache": False},
+    )
+    made = run_export(asked)
+    targets = made.info.engine.targets if made.info.engine is not None else ()
+    if str(gpu.compute_capability) not in targets:
+        with pytest.raises(DeviceError, match=r"rest-export .*--format trt"):  # the expected refusal, as RTX on Hopper
+            open_runtime(made.path)
+        pytest.skip(f"TensorRT-RTX has no {gpu}; the refusal was checked")
+    return made.path
+
+
+def test_the_engine_agrees_with_pytorch(engine: Path, tiny_model: ResT) -> None:
+    exact, plain = reference_runs(tiny_model)
+    with open_runtime(engine) as runtime:
+        found = measure(runtime.run, exact, plain, channels=3, precision=Precision.FP32, cases=cases_within(PROFILES))
+    assert found.failures == []
+
+
+def test_shapes_profiles_and_graphs_give_the_same_as_alone(engine: Path, tiny_model: ResT) -> None:
+    exact, _ = reference_runs(tiny_model)
+    shapes = [(1, 3, 20, 20)] * 5 + [(2, 3, 100, 60), (8, 3, 32, 32)] * 3 + [(1, 3, 20, 20)] * 4
+    with open_runtime(engine) as runtime:
+        for seed, shape in enumerate(shapes):
+            batch = images(*shape, seed=seed)
+            np.testing.assert_allclose(runtime.run(batch), exact(batch), atol=2e-3)
+
+
+def test_arrays_on_the_gpu(engine: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    batch = images(2, 3, 40, 40)
+    with open_runtime(engine) as runtime:
+        given = torch.from_numpy(batch).cuda()
+        made = runtime.run(given)
+        assert isinstance(made, DeviceArray)
+        np.testing.assert_allclose(torch.from_dlpack(made).cpu().numpy(), runtime.run(batch), atol=1e-5)
+
+
+def test_onnx_runtime_on_the_gpu_agrees_with_pytorch(gpu: Gpu, tiny_onnx: Path, tiny_model: ResT) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA provider")
+    exact, plain = reference_runs(tiny_model)
+    with open_runtime(tiny_onnx, "cuda") as runtime:
+        found = measure(runtime.run, exact, plain, channels=3, precision=Precision.FP32, cases=CASES)
+    assert found.failures == []

@@ -1,0 +1,196 @@
+"""TensorRT's log: kept in order, and the reason of a failure told out of it."""
+
+import logging
+import sys
+from enum import Enum
+from threading import Thread
+from types import SimpleNamespace
+
+import pytest
+
+from rest_deploy.errors import ArtifactError, ExportError
+from rest_deploy.nvidia.library import Library, is_installed, load_library
+from rest_deploy.nvidia.log import TensorRTLog
+
+Severity = Enum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
+
+#: What TensorRT-RTX 1.7 logs on a machine without a driver.
+NOISE = (
+    "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (In catchCudaError at /_src/common/dispatch/"
+    "checkMacros.cpp:250 (cudaError 35: CUDA driver version is insufficient for CUDA runtime version))"
+)
+NO_GPU = NOISE.replace("cudaError 35", "cudaError 100")
+
+
+class ILogger:
+    """As TensorRT's: a base class that must be initialised."""
+
+    def __init__(self):
+        self.made = True
+
+
+@pytest.fixture
+def log():
+    return make_log()
+
+
+def make_log(keep=None):
+    return TensorRTLog(Library("trt", SimpleNamespace(ILogger=ILogger), "10.9.0.34"), keep)
+
+
+def tell(log, *messages, severity=Severity.ERROR):
+    for message in messages:
+        log.logger.log(severity, message)
+
+
+def test_the_logger_is_one_of_tensorrt(log):
+    assert isinstance(log.logger, ILogger)
+    assert log.logger.made
+
+
+def test_messages_are_kept_in_order_whatever_their_severity(log):
+    for number, severity in enumerate(Severity):
+        tell(log, str(number), severity=severity)
+    assert log.messages() == ["0", "1", "2", "3", "4"]
+
+
+def test_messages_from_a_place_on(log):
+    tell(log, "before")
+    start = log.mark()
+    assert log.messages(start) == []
+    tell(log, "after")
+    assert log.messages(start) == ["after"]
+
+
+def test_only_the_latest_are_kept_and_places_stay_true():
+    log = make_log(keep=3)
+    tell(log, "0", "1")
+    start = log.mark()
+    tell(log, "2", "3")
+    assert log.messages() == ["1", "2", "3"]
+    assert log.messages(start) == ["2", "3"]
+    assert log.reasons(start) == "2; 3"
+
+
+def test_the_reasons_are_the_errors_as_one_line(log):
+    tell(log, "first\n  of two lines", severity=Severity.INTERNAL_ERROR)
+    tell(log, "no reason", severity=Severity.WARNING)
+    tell(log, "second", "second")
+    assert log.reasons() == "first of two lines; second"
+
+
+def test_reasons_from_a_place_on(log):
+    tell(log, "before")
+    start = log.mark()
+    tell(log, "after")
+    assert log.reasons(start) == "after"
+
+
+@pytest.mark.parametrize("noise", [NOISE, NO_GPU])
+def test_the_noise_of_a_machine_without_a_gpu_is_no_reason(log, noise):
+    tell(log, noise, "the reason", noise)
+    assert log.reasons() == "the reason"
+
+
+@pytest.mark.parametrize("noise", [NOISE, NO_GPU])
+def test_noise_within_a_message_does_not_take_the_reason_along(log, noise):
+    """The ONNX parser hands on all that was logged since, in one message."""
+    tell(log, f"the reason\n{noise}\nand more")
+    assert log.reasons() == "the reason and more"
+
+
+@pytest.mark.parametrize(
+    "message", [NOISE.replace("cudaError 35", "cudaError 2"), NOISE.replace("cudaError 35", "cudaError 350")]
+)
+def test_other_errors_of_cuda_are_reasons(log, message):
+    tell(log, message)
+    assert log.reasons() == message
+
+
+def test_the_frame_of_a_parser_message_is_left_out(log):
+    tell(
+        log,
+        'ModelImporter.cpp:140: While parsing node number 0 [Foo -> "y"]:',
+        "ModelImporter.cpp:142: --- Begin node ---\nNode name: stage1_0/foo",
+        "ModelImporter.cpp:143: --- End node ---",
+        "ModelImporter.cpp:151: ERROR: no such operator",
+    )
+    assert log.reasons() == "ModelImporter.cpp:151: ERROR: no such operator"
+
+
+def test_no_reason(log):
+    tell(log, NOISE)
+    tell(log, "a warning", severity=Severity.WARNING)
+    assert log.reasons() == "TensorRT 10.9.0.34 gave no reason"
+
+
+def test_warnings_are_told_once_each(log):
+    tell(log, "one\n line", "two", "one line", severity=Severity.WARNING)
+    tell(log, "an error")
+    assert log.warnings() == ("one line", "two")
+
+
+@pytest.mark.parametrize("value", [None, False, -1])
+def test_what_stands_for_a_failure_is_raised_with_its_reason(log, value):
+    tell(log, "before")
+    start = log.mark()
+    tell(log, "the reason")
+    with pytest.raises(ArtifactError, match=r"^TensorRT 10\.9\.0\.34 could not load it: the reason$"):
+        log.require(value, "load it", ArtifactError, start)
+
+
+@pytest.mark.parametrize("value", [0, True, 1, -2, -1.0, "", b"", [], object()])
+def test_anything_else_is_given_back(log, value):
+    tell(log, "an error of no consequence")
+    assert log.require(value, "load it", ArtifactError) is value
+
+
+def test_require_takes_the_whole_log_unless_told(log):
+    tell(log, "the reason")
+    with pytest.raises(ExportError, match="could not build: the reason"):
+        log.require(None, "build", ExportError)
+
+
+@pytest.mark.parametrize(
+    ("severity", "level"),
+    [(Severity.WARNING, logging.WARNING), (Severity.INFO, logging.INFO), (Severity.VERBOSE, logging.DEBUG)],
+)
+def test_what_is_no_failure_goes_on_to_logging(log, caplog, severity, level):
+    with caplog.at_level(logging.DEBUG):
+        tell(log, "100% done", severity=severity)
+    assert caplog.record_tuples == [("rest_deploy.nvidia.log", level, "TensorRT 10.9.0.34: 100% done")]
+
+
+@pytest.mark.parametrize("severity", [Severity.ERROR, Severity.INTERNAL_ERROR])
+def test_failures_are_raised_and_not_logged_as_well(log, caplog, severity):
+    with caplog.at_level(logging.DEBUG):
+        tell(log, "the reason", severity=severity)
+    assert not caplog.records
+
+
+def test_messages_of_several_threads_are_all_kept(log):
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [Thread(target=tell, args=(log, *["message"] * 500)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert [record.number for record in log._since(0)] == list(range(2000))
+
+
+@pytest.mark.skipif(not is_installed("trt-rtx"), reason="pip install 'rest-deploy[trt-rtx]'")
+def test_a_real_failure_comes_with_its_reason():
+    """Bytes that are no ONNX: the parser gives False, and tells the logger alone why."""
+    library = load_library("trt-rtx", "test")
+    trt, log = library.api, TensorRTLog(library)
+    builder = trt.Builder(log.logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log.logger)
+    start = log.mark()
+    parsed = parser.parse(b"no model")
+    with pytest.raises(ExportError, match=f"^{library} could not read it: .*Failed to parse the ONNX model"):
+        log.require(parsed, "read it", ExportError, start)
