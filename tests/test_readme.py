@@ -37,7 +37,7 @@ def _run(argv: list[str], folder: Path) -> str:
 
 
 def test_the_tour_runs_as_written(clone: Path) -> None:
-    assert len(COMMANDS) == 4
+    assert len(COMMANDS) == 5
     outputs = [_run(command.split(), clone) for command in COMMANDS]
     shown = re.findall(r"```text\n(.+?)```", README, re.DOTALL)
     labels = [re.findall(r"% +(\S+)|(\S+png)", text) for text in (outputs[1], shown[1])]
@@ -46,4 +46,6 @@ def test_the_tour_runs_as_written(clone: Path) -> None:
     assert outputs[0].splitlines()[0] == shown[0].splitlines()[0]
     keys = [[line.split()[0] for line in text.splitlines()] for text in (outputs[2], shown[2])]
     assert keys[0] == keys[1]
+    assert outputs[4].splitlines()[:3] == shown[3].splitlines()[:3]  # library, targets, profiles
+    assert outputs[4].splitlines()[-1].startswith("demo_output/digits.engine: rest_digits, ")
     assert _run([sys.executable, "-c", PYTHON], clone).splitlines() == ["7 0.947", "(2, 10)"]

@@ -1,111 +1,21 @@
-"""Arrays on a GPU, in and out without a copy: by DLPack, or by the CUDA array interface (CAI).
+"""Arrays on a GPU that are given out, by DLPack or by the CUDA array interface, without a copy.
 
-Sources: DLPack 1.x, ``dlpack.h`` and its "Python Specification"; Numba, "CUDA Array Interface (Version 3)".
+Sources: DLPack's "Python Specification"; Numba, "CUDA Array Interface (Version 3)".
 """
 
 from __future__ import annotations
 
-import ctypes
-import operator
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import prod
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.errors import InputError, one_line
+from rest_deploy.errors import InputError
 from rest_deploy.nvidia.cuda import Cuda
-
-_T = TypeVar("_T")
-
-# DLDeviceType in dlpack.h. Pinned memory (3) counts as the host's: NumPy and torch treat it as a CPU array.
-_CUDA, _CUDA_MANAGED, _HOST = 2, 13, (1, 3)
-#: cudaMemoryType -> DLDeviceType: what lies on a GPU, and what moves there by itself.
-_MEMORY = {2: _CUDA, 3: _CUDA_MANAGED}
-_INTERFACE = "__cuda_array_interface__"
-#: The newest DLPack that is understood here.
-_DLPACK_VERSION = (1, 0)
-#: CUDA's legacy default stream is handle 0 or 1; both protocols forbid 0 and write 1.
-_LEGACY_STREAM = 1
-#: (DLDataTypeCode, bits) -> dtype, for all that NumPy has too.
-_DTYPES: dict[tuple[int, int], np.dtype[Any]] = {
-    (code, 8 * size): np.dtype(f"{kind}{size}")
-    for code, kind, sizes in ((0, "i", (1, 2, 4, 8)), (1, "u", (1, 2, 4, 8)), (2, "f", (2, 4, 8)), (6, "b", (1,)))
-    for size in sizes
-}
-_DTYPES_ACCEPTED = "accepted: bool, integers, float16, float32, float64; convert it"
-
-
-class _Tensor(ctypes.Structure):
-    """``DLTensor``, with DLDevice and DLDataType written out."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
-class _Managed(ctypes.Structure):
-    """``DLManagedTensor``."""
-
-    _fields_ = (("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p))
-
-
-class _ManagedVersioned(ctypes.Structure):
-    """``DLManagedTensorVersioned``."""
-
-    _fields_ = (
-        ("major", ctypes.c_uint32),
-        ("minor", ctypes.c_uint32),
-        ("context", ctypes.c_void_p),
-        ("deleter", ctypes.c_void_p),
-        ("flags", ctypes.c_uint64),
-        ("tensor", _Tensor),
-    )
-
-
-#: Name of a capsule -> what it points to, and its name once somebody took it.
-_CAPSULES: dict[bytes, tuple[type[_Managed | _ManagedVersioned], bytes]] = {
-    b"dltensor_versioned": (_ManagedVersioned, b"used_dltensor_versioned"),
-    b"dltensor": (_Managed, b"used_dltensor"),
-}
-
-
-def _python_api(name: str, result: Any, *arguments: Any) -> Any:
-    """A function of Python's C API. argtypes set on ctypes.pythonapi itself would reach every other user of it."""
-    return ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
-
-
-_capsule_is = _python_api("PyCapsule_IsValid", ctypes.c_int, ctypes.py_object, ctypes.c_char_p)
-_capsule_pointer = _python_api("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
-_rename_capsule = _python_api("PyCapsule_SetName", ctypes.c_int, ctypes.py_object, ctypes.c_char_p)
-_DELETER = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
-
-
-def _capsule(producer: Any, stream: int | None, max_version: tuple[int, int] | None) -> Any:
-    try:
-        return producer.__dlpack__(stream=stream, max_version=max_version)
-    except TypeError:  # a producer from before DLPack 1.0, NumPy before 2.1 among them
-        return producer.__dlpack__(stream=stream)
-
-
-def _open(capsule: Any) -> tuple[_Managed | _ManagedVersioned, bytes]:
-    """What a capsule that nobody took yet points to, and the name that says it is taken."""
-    for name, (struct, used) in _CAPSULES.items():
-        if _capsule_is(capsule, name):
-            return struct.from_address(_capsule_pointer(capsule, name)), used
-    raise ValueError(f"{type(capsule).__name__} is no DLPack capsule, or was taken before")
+from rest_deploy.runtimes.dlpack import CUDA, DTYPES, DTYPES_ACCEPTED, make_capsule, open_capsule
 
 
 class DeviceArray:
@@ -142,8 +52,8 @@ class DeviceArray:
         """
         if not shape or min(shape) < 1:
             raise InputError(f"shape {tuple(shape)}; accepted: one size or more, each at least 1")
-        if dtype not in _DTYPES.values():
-            raise InputError(f"dtype {dtype}; {_DTYPES_ACCEPTED}")
+        if dtype not in DTYPES.values():
+            raise InputError(f"dtype {dtype}; {DTYPES_ACCEPTED}")
         cuda.call("cudaSetDevice", device_index)
         pointer = int(cuda.call("cudaMalloc", prod(shape) * dtype.itemsize))
         return cls(cuda, device_index, shape, dtype, pointer)
@@ -168,7 +78,7 @@ class DeviceArray:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """DLPack's device type and the number of the GPU."""
-        return _CUDA, self.device_index
+        return CUDA, self.device_index
 
     def __dlpack__(
         self,
@@ -187,8 +97,8 @@ class DeviceArray:
             raise BufferError(f"{self!r} is given only as it is; copy it after from_dlpack")
         # NumPy makes the capsule, as of host memory that it never reads, and the device is put right afterwards.
         # Its destructor and deleter are C. Ones by ctypes lose the error that is being raised as a capsule dies.
-        capsule = _capsule(np.asarray(_AsHost(self)), None, max_version)
-        tensor = _open(capsule)[0].tensor
+        capsule = make_capsule(np.asarray(_AsHost(self)), None, max_version)
+        tensor = open_capsule(capsule)[0].tensor
         tensor.device_type, tensor.device_id = self.__dlpack_device__()
         return capsule
 
@@ -215,151 +125,3 @@ def _free(cuda: Cuda, device_index: int, pointer: int) -> None:
     finally:
         if before != device_index:
             cuda.call("cudaSetDevice", before)
-
-
-@dataclass(frozen=True)
-class DeviceInput:
-    """A caller's C-contiguous array on a GPU, to be read in place.
-
-    Args:
-        pointer: Address of its first element.
-        shape: Its sizes, each at least 1.
-        dtype: Its dtype.
-        owner: Keeps the memory alive; hold it until the work that reads the memory is done.
-    """
-
-    pointer: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    owner: object
-
-
-class _Loan:
-    """A tensor taken out of a DLPack capsule; calls its deleter, once, when it goes."""
-
-    def __init__(self, managed: _Managed | _ManagedVersioned) -> None:
-        if managed.deleter:  # not called when the process ends: the producer may be gone by then
-            weakref.finalize(self, _DELETER(managed.deleter), ctypes.addressof(managed)).atexit = False
-
-
-def device_input(value: object, cuda: Cuda, device_index: int, stream: int) -> DeviceInput | None:
-    """A view of an array that lies on a GPU, or None for what does not: a NumPy array, a CPU tensor, a list.
-
-    Makes ``device_index`` the current GPU of this thread; torch gives its capsules only so.
-
-    Args:
-        value: Anything. On a GPU are objects with ``__dlpack__`` (torch, CuPy, JAX), which is preferred
-            as it tells the device, or with ``__cuda_array_interface__`` (Numba).
-        cuda: The CUDA runtime.
-        device_index: The GPU that will read it.
-        stream: Handle of the stream that will read it. It is made to wait for what the producer has
-            under way (DLPack), or this thread waits for it (the interface).
-
-    Raises:
-        InputError: It is on another device, not C-contiguous, empty, masked, of a dtype that NumPy does not
-            have, or its producer does not give it.
-        CudaError: CUDA failed.
-    """
-    if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
-        kind, number = _ask(value, "__dlpack_device__", lambda: _device(value))
-        if kind in _HOST:
-            return None
-        _check_device(value, kind, number, device_index)
-        cuda.call("cudaSetDevice", device_index)
-        return _by_dlpack(value, device_index, stream)
-    interface = _ask(value, _INTERFACE, lambda: getattr(value, _INTERFACE, None))
-    if interface is None:
-        return None
-    cuda.call("cudaSetDevice", device_index)
-    return _by_interface(value, interface, cuda, device_index)
-
-
-def _by_dlpack(value: object, device_index: int, stream: int) -> DeviceInput:
-    capsule = _ask(value, "__dlpack__", lambda: _capsule(value, stream or _LEGACY_STREAM, _DLPACK_VERSION))
-    # Checked before it is taken: a capsule that nobody took calls the deleter itself.
-    managed, used = _ask(value, "__dlpack__", lambda: _open(capsule))
-    if isinstance(managed, _ManagedVersioned) and managed.major != _DLPACK_VERSION[0]:
-        raise _refusal(value, f"of DLPack {managed.major}.{managed.minor}", "accepted: DLPack 0 and 1")
-    tensor = managed.tensor
-    _check_device(value, tensor.device_type, tensor.device_id, device_index)
-    dtype = _DTYPES.get((tensor.code, tensor.bits)) if tensor.lanes == 1 else None
-    if dtype is None:
-        name = "bfloat16" if tensor.code == 4 else f"DLPack ({tensor.code}, {tensor.bits}, {tensor.lanes})"
-        raise _refusal(value, f"of dtype {name}", _DTYPES_ACCEPTED)
-    shape = tuple(tensor.shape[: tensor.ndim])
-    strides = [step * dtype.itemsize for step in tensor.strides[: tensor.ndim]] if tensor.strides else None
-    pointer = (tensor.data or 0) + tensor.byte_offset
-    _check_layout(value, pointer, shape, strides, dtype)
-    _rename_capsule(capsule, used)  # before the loan: stopped in between, it leaks, and is not freed twice
-    return DeviceInput(pointer, shape, dtype, _Loan(managed))
-
-
-def _by_interface(value: object, interface: Any, cuda: Cuda, device_index: int) -> DeviceInput:
-    pointer, shape, strides, dtype, stream = _ask(value, _INTERFACE, lambda: _fields(interface))
-    if interface.get("mask") is not None:
-        raise _refusal(value, "with a mask", "accepted: arrays without one; fill it in")
-    if dtype not in _DTYPES.values():
-        raise _refusal(value, f"of dtype {dtype.str}", _DTYPES_ACCEPTED)
-    _check_layout(value, pointer, shape, strides, dtype)
-    memory = cuda.call("cudaPointerGetAttributes", pointer)
-    kind = _MEMORY.get(int(memory.type))
-    if kind is None:
-        raise _refusal(
-            value, f"at {pointer:#x}, which is no memory of a GPU", f"accepted: arrays on cuda:{device_index}"
-        )
-    _check_device(value, kind, memory.device, device_index)
-    if stream is not None:
-        cuda.call("cudaStreamSynchronize", stream)
-    return DeviceInput(pointer, shape, dtype, (value, interface))
-
-
-def _device(value: Any) -> tuple[int, int]:
-    kind, number = value.__dlpack_device__()
-    return int(kind), int(number)
-
-
-def _fields(interface: Any) -> tuple[int, tuple[int, ...], list[int] | None, np.dtype[Any], int | None]:
-    """Address, shape, strides in bytes, dtype and stream out of a CUDA array interface."""
-    if interface["version"] not in (2, 3):
-        raise ValueError(f"version {interface['version']}; accepted: 2 and 3")
-    stream, strides = interface.get("stream"), interface.get("strides")
-    if stream is not None and operator.index(stream) == 0:
-        raise ValueError("stream 0, which the interface forbids; the default streams are 1 and 2")
-    shape = tuple(operator.index(size) for size in interface["shape"])
-    steps = None if strides is None else [operator.index(step) for step in strides]
-    if steps is not None and len(steps) != len(shape):
-        raise ValueError(f"{len(steps)} strides for {len(shape)} sizes")
-    return operator.index(interface["data"][0]), shape, steps, np.dtype(interface["typestr"]), stream
-
-
-def _ask(value: object, name: str, question: Callable[[], _T]) -> _T:
-    """What a foreign object answers; whatever it raises is the reason why it cannot be read."""
-    try:
-        return question()
-    except Exception as exc:
-        told = f"{type(exc).__name__}: {one_line(exc)}"
-        raise _refusal(value, f"whose {name} fails ({told})", "accepted: arrays that give their memory") from exc
-
-
-def _check_device(value: object, kind: int, number: int, device_index: int) -> None:
-    # Managed memory is on every GPU, and DLPack gives it the number 0.
-    if kind == _CUDA_MANAGED or (kind, number) == (_CUDA, device_index):
-        return
-    where = f"cuda:{number}" if kind == _CUDA else f"DLPack's device type {kind}"
-    raise _refusal(value, f"on {where}", f"accepted: arrays on cuda:{device_index}; copy it there")
-
-
-def _check_layout(
-    value: object, pointer: int, shape: tuple[int, ...], strides: list[int] | None, dtype: np.dtype[Any]
-) -> None:
-    if pointer == 0 or min(shape, default=1) < 1:
-        raise _refusal(value, f"of shape {shape} without memory", "accepted: sizes of at least 1")
-    step = dtype.itemsize
-    for size, stride in zip(reversed(shape), reversed(strides or ()), strict=False):
-        if size != 1 and stride != step:
-            raise _refusal(value, f"of shape {shape}, not C-contiguous", "accepted: C order; make it contiguous")
-        step *= size
-
-
-def _refusal(value: object, what: str, remedy: str) -> InputError:
-    return InputError(f"input is a {type(value).__name__} {what}; {remedy}")

@@ -22,7 +22,8 @@ from rest_deploy.nvidia.cuda import Cuda, CudaError
 from rest_deploy.nvidia.library import Library
 from rest_deploy.nvidia.log import TensorRTLog
 from rest_deploy.runtimes.buffers import Buffer
-from rest_deploy.runtimes.device_arrays import DeviceArray, DeviceInput
+from rest_deploy.runtimes.device_arrays import DeviceArray
+from rest_deploy.runtimes.device_inputs import DeviceInput, device_input
 from rest_deploy.runtimes.engine_loading import LoadedEngine
 from rest_deploy.specs import ImageSize
 
@@ -83,11 +84,6 @@ class EngineSession:
             if before != self._gpu:
                 self._cuda.call("cudaSetDevice", before)
 
-    @property
-    def stream(self) -> int:
-        """Handle of the CUDA stream that everything runs on."""
-        return int(self._stream)
-
     def run_host(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run a contiguous batch of the host; give a new array."""
         with self._on_gpu(), self._reporting(batch.shape):
@@ -103,6 +99,11 @@ class EngineSession:
                 self._enqueue(staged_in, staged_out)
             self._cuda.call("cudaStreamSynchronize", self._stream)
             return staged_out.copy()
+
+    def device_input(self, value: object) -> DeviceInput | None:
+        """A view of an array that lies on the GPU, which the stream waits for; None for anything else."""
+        with self._on_gpu():
+            return device_input(value, self._cuda, self._gpu, int(self._stream))
 
     def run_device(self, batch: DeviceInput) -> DeviceArray:
         """Run a batch that lies on the GPU; give a new array on the GPU, computed when this returns."""
@@ -140,7 +141,7 @@ class EngineSession:
         self._shape, self._calls = None, 0
         if profile != self._profile:
             switch = self._context.set_optimization_profile_async
-            self._try(f"switch to profile {profile}", switch, profile, self.stream)
+            self._try(f"switch to profile {profile}", switch, profile, int(self._stream))
             self._cuda.call("cudaStreamSynchronize", self._stream)
             self._profile = profile
         self._try("take the input's shape", self._context.set_input_shape, self._info.input.name, shape)
@@ -203,7 +204,7 @@ class EngineSession:
         self._cuda.call(copy, staged_out.ctypes.data, made, staged_out.nbytes, to_host, stream)
 
     def _execute(self) -> None:
-        self._try("run the network", self._context.execute_async_v3, self.stream)
+        self._try("run the network", self._context.execute_async_v3, int(self._stream))
 
     def _try(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._log.attempt(what, RestDeployError, function, *arguments)

@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import read_manifest
 from rest_deploy.errors import DeviceError, RestDeployError
-from rest_deploy.nvidia.cuda import Cuda
 from rest_deploy.nvidia.gpus import find_gpu
 from rest_deploy.nvidia.library import load_library
 from rest_deploy.runtimes.base import Runtime
-from rest_deploy.runtimes.device_arrays import device_input
 from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.engine_checks import check_gpu, check_version
 from rest_deploy.runtimes.engine_session import EngineSession, largest_batch
@@ -47,7 +45,6 @@ class TensorRTRuntime(Runtime):
         library = load_library(record.library, "run this engine")
         check_version(record, library, self.path)
         check_gpu(record, find_gpu(target.index), self.path)
-        self._gpu = target.index
         self._profiles = record.profiles
         self._lock = threading.Lock()
         self._session = EngineSession(self.path, self.info, library, target.index)
@@ -64,7 +61,7 @@ class TensorRTRuntime(Runtime):
     def _run_foreign(self, batch: Any) -> Any:
         with self._lock:
             self._check_open()
-            given = device_input(batch, Cuda(), self._gpu, self._session.stream)
+            given = self._session.device_input(batch)
             if given is None:
                 return super()._run_foreign(batch)
             self._check(given.dtype, given.shape)

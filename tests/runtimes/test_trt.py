@@ -19,7 +19,7 @@ from rest_deploy.predictor import Predictor
 from rest_deploy.runtimes.device_arrays import DeviceArray
 from rest_deploy.runtimes.trt import TensorRTRuntime
 from tests.conftest import IMAGES, TINY
-from tests.engines import RTX, Machine, images
+from tests.engines import GPU, RTX, Machine, images
 from tests.standins.tensorrt import API_FILES
 
 CONTEXT = "IExecutionContext"
@@ -66,7 +66,7 @@ def test_the_calls_of_a_first_run(machine: Machine, runtime: TensorRTRuntime) ->
         "execute_async_v3",
     ]
     assert calls[0].args == ("image", (2, 3, 16, 24))
-    stream = runtime._session.stream
+    stream = int(runtime._session._stream)
     assert calls[-1].args == (stream,)
     assert stream not in (0, 1, 2)  # none of CUDA's default streams
     copies = [args for name, args, _ in machine.cuda.calls if name == "cudaMemcpyAsync"]
@@ -240,6 +240,19 @@ def test_arrays_on_the_gpu_in_and_out(machine: Machine, runtime: TensorRTRuntime
     np.testing.assert_array_equal(logits.numpy(), expected)  # the caller's own
     with Predictor(runtime.path) as predictor:
         np.testing.assert_array_equal(predictor.logits(given).numpy(), expected)
+
+
+def test_the_callers_gpu_stays_current(monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path, tmp_path: Path) -> None:
+    machine = Machine.make(monkeypatch, PLAIN[0], (GPU, GPU))
+    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path), "cuda:1") as runtime:
+        given = DeviceArray.empty(Cuda(), 1, (1, 3, 8, 8), np.dtype(np.float32))
+        for batch in (given, images(1, 3, 8, 8)):
+            Cuda().call("cudaSetDevice", 0)
+            runtime.run(batch)
+            assert Cuda().call("cudaGetDevice") == 0
+        on_the_other = DeviceArray.empty(Cuda(), 0, (1, 3, 8, 8), np.dtype(np.float32))
+        with pytest.raises(InputError, match=r"on cuda:0; accepted: arrays on cuda:1"):
+            runtime.run(on_the_other)
 
 
 def test_arrays_on_the_gpu_are_checked(runtime: TensorRTRuntime) -> None:
