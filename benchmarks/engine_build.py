@@ -60,9 +60,7 @@ def _build(model: str, flags: tuple[str, ...]) -> tuple[float, float, float]:
             (os.POSIX_SPAWN_OPEN, 1, str(told), os.O_WRONLY | os.O_CREAT, 0o600),
             (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0o600),
         ]
-        process = os.posix_spawn(
-            sys.executable, [*argv, "--output", str(output), *flags], os.environ, file_actions=actions
-        )
+        process = os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions)
         _, status, usage = os.wait4(process, 0)
         if status != 0:
             raise SystemExit(f"rest-export {' '.join(flags)} ended with status {status}")

@@ -23,16 +23,8 @@ from rest_deploy.specs import ImageSize, Precision
 Run = Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]
 
 
-@dataclass(frozen=True)
-class Case:
-    """A batch of images of one size."""
-
-    batch: int
-    size: ImageSize
-
-    def __str__(self) -> str:
-        return f"{self.batch}x{self.size}"
-
+#: A batch of images of one size.
+Case = InputSize
 
 #: Odd and even, square and not, tiny and large, one image and several, and no size that the exporter traces with.
 CASES = (
@@ -47,8 +39,8 @@ CASES = (
 
 def cases_within(profiles: Sequence[Profile]) -> tuple[Case, ...]:
     """Those of :data:`CASES` that an engine accepts, and the smallest and the tuned size of each of its profiles."""
-    ends = [Case(end.batch, end.size) for profile in profiles for end in (profile.min, profile.opt)]
-    fitting = [case for case in CASES if narrowest(profiles, InputSize(case.batch, case.size)) is not None]
+    ends = [end for profile in profiles for end in (profile.min, profile.opt)]
+    fitting = [case for case in CASES if narrowest(profiles, case) is not None]
     return tuple(dict.fromkeys([*fitting, *ends]))
 
 

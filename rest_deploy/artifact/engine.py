@@ -30,7 +30,9 @@ class EngineRecord:
         layers: Stage of the network -> datatype -> number of layers, out of the build's log.
         activation_bytes: Memory for activations at the largest size, as the library tells.
         options: Of the build, those that are not the library's default.
-        command: Arguments of rest-export that make it again, without target and output.
+        why: Why with this library.
+        command: Arguments of rest-export that make it again, without format, target and output; None where no arguments
+            can say it, as of a model that was given as a config.
         version_compatible: Whether later versions of the library run it.
         hardware_compatibility: ``"none"``, ``"same-cc"`` or ``"ampere+"``.
         not_run: Why the engine itself was not run where it was made; None where it was, or nobody asked.
@@ -48,19 +50,22 @@ class EngineRecord:
     layers: Mapping[str, Mapping[str, int]]
     activation_bytes: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    command: tuple[str, ...] = ()
+    why: str = ""
+    command: tuple[str, ...] | None = ()
     version_compatible: bool = False
     hardware_compatibility: str = "none"
     not_run: str | None = None
 
     def rebuild(self, output: str | Path, *, library: str | None = None, target: str | None = None) -> str:
-        """The rest-export line that makes it again.
+        """The rest-export line that makes it again, or words where there can be none.
 
         Args:
             output: Where.
             library: Another one than it was built with.
             target: Another compute capability; only of TensorRT-RTX.
         """
+        if self.command is None:
+            return "rest_deploy.export() in Python, as it was made; its request has no command line"
         words = ["rest-export", *self.command, "--format", library or self.library]
         if (library or self.library) == "trt-rtx":
             words += ["--target", target or ",".join(self.targets)]
@@ -100,7 +105,8 @@ class EngineRecord:
             layers={stage: _counts(counts) for stage, counts in values["layers"].items()},
             activation_bytes=None if activation is None else int(activation),
             options=dict(values["options"]),
-            command=_words(values["command"]),
+            why=str(values["why"]),
+            command=None if values["command"] is None else _words(values["command"]),
             version_compatible=values["version_compatible"],
             hardware_compatibility=str(values["hardware_compatibility"]),
             not_run=None if values["not_run"] is None else str(values["not_run"]),

@@ -21,7 +21,7 @@ def check_writable(path: str | Path) -> Path:
     path = Path(path)
     folder = path.parent
     if path.is_dir():
-        raise ExportError(f"{path}: is a folder; name the file to write, for example {path / 'model.onnx'}")
+        raise ExportError(f"{path}: is a folder; name a file to write")
     if not folder.is_dir():
         raise ExportError(f"{path}: the folder {folder} does not exist; make it first")
     try:

@@ -15,7 +15,7 @@ def engine_rows(engine: EngineRecord) -> dict[str, str]:
     """Name -> value, empty where there is nothing to say."""
     title = LIBRARIES[engine.library].title if engine.library in LIBRARIES else engine.library
     return {
-        "library": f"{title} {engine.version}",
+        "library": f"{title} {engine.version}" + (f" ({engine.why})" if engine.why else ""),
         "targets": ", ".join(engine.targets) + (f" ({engine.gpu})" if engine.gpu else ""),
         "profiles": ", ".join(str(profile) for profile in engine.profiles),
         "memory": f"{engine.activation_bytes / _MIB:.0f} MiB for activations" if engine.activation_bytes else "",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rest_deploy.artifact.profile import Profile
-from rest_deploy.cli.export_text import as_json, plan_text, result_text
+from rest_deploy.cli.export_text import as_json, plan, plan_text, result_text
 from rest_deploy.cli.terminal import OK, clean, command, parser, progress_bar
 from rest_deploy.errors import ConfigError, DeviceError
 from rest_deploy.export.formats import FORMATS, parse_formats
@@ -139,7 +139,9 @@ def _main(arguments: argparse.Namespace) -> int:
         _parser().error("give --model NAME, --checkpoint FILE or both")
     request = request_of(arguments)
     if arguments.dry_run:
-        print(plan_text(request, *prepare(request)))
+        loaded, jobs = prepare(request)
+        plans = [plan(request, loaded, job) for job in jobs]
+        print(json.dumps(plans[0] if len(plans) == 1 else plans, indent=2) if arguments.json else plan_text(plans))
         return OK
     with progress_bar("building") as report:
         results = run_exports(request, report)

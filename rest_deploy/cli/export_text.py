@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 _MIB = 2**20
 
 
-def plan_text(request: ExportRequest, loaded: LoadedModel, jobs: tuple[Job, ...]) -> str:
-    """What a request would make."""
-    return "\n".join(["would make:", *("\n".join(_job(request, loaded, job)) for job in jobs)])
+def plan_text(plans: Sequence[Mapping[str, str]]) -> str:
+    """What a request would make, a line a fact."""
+    lines = [f"  {name:<9} {clean(value)}" for plan in plans for name, value in plan.items()]
+    return "\n".join(["would make:", *lines])
 
 
-def _job(request: ExportRequest, loaded: LoadedModel, job: Job) -> list[str]:
+def plan(request: ExportRequest, loaded: LoadedModel, job: Job) -> dict[str, str]:
+    """One artifact that a request would make, in words."""
     info, onnx = job.info, request.configs["onnx"]
     steps = info.preprocessing
     rows: dict[str, object] = {
@@ -45,7 +48,7 @@ def _job(request: ExportRequest, loaded: LoadedModel, job: Job) -> list[str]:
             "profiles": ", ".join(str(profile) for profile in profiles) + " (batch x height x width, min:opt:max)",
             "memory": f"about {max(estimates) / _MIB:.0f} MiB for activations at the largest size (estimated)",
         }
-    return [f"  {name:<9} {clean(str(value))}" for name, value in rows.items()]
+    return {name: str(value) for name, value in rows.items()}
 
 
 def result_text(result: ExportResult) -> str:

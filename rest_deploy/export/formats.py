@@ -74,6 +74,20 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 )
 
 
+#: Options that rest-export spells in another way than by their name.
+_FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "simplify": "--no-simplify",
+        "profiles": "--profile",
+        "targets": "--target",
+        "workspace_mib": "--workspace",
+        "use_timing_cache": "--timing-cache",
+        "gpu": "--device",
+        "hardware_compatibility": "--hardware-compatible",
+    }
+)
+
+
 def get_format(name: str) -> Format:
     """Row of a format.
 
@@ -100,6 +114,21 @@ def parse_formats(text: str) -> tuple[str, ...]:
     return names
 
 
+def _unknown_option(option: str, formats: Sequence[str], known: Mapping[str, set[str]]) -> str:
+    """Whose option it is, or which there are."""
+    named = flag_of(option)
+    owners = [name for name, row in FORMATS.items() if option in {field.name for field in fields(row.config_class)}]
+    if owners:
+        return f"{named} is an option of {', '.join(owners)}, not of {', '.join(formats)}; leave it out"
+    has = "; ".join(f"{step} has {', '.join(sorted(names))}" for step, names in known.items())
+    return f"format {','.join(formats)} has no option {option}; {has}"
+
+
+def flag_of(option: str) -> str:
+    """The option as rest-export spells it."""
+    return _FLAGS.get(option, f"--{option.replace('_', '-')}")
+
+
 def make_configs(formats: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     """Configs of formats and of what they are made from, by format, with the options that each of them has.
 
@@ -114,8 +143,7 @@ def make_configs(formats: Sequence[str], options: Mapping[str, Any]) -> dict[str
     known = {step: {field.name for field in fields(made)} for step, made in chain.items()}
     for option in options:
         if not any(option in names for names in known.values()):
-            has = "; ".join(f"{step} has {', '.join(sorted(names))}" for step, names in known.items())
-            raise ConfigError(f"format {','.join(formats)} has no option {option}; {has}")
+            raise ConfigError(_unknown_option(option, formats, known))
     return {
         step: made(**{option: value for option, value in options.items() if option in known[step]})
         for step, made in chain.items()

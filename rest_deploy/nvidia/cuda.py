@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rest_deploy.errors import DeviceError, MissingPackageError, one_line
@@ -50,3 +52,15 @@ class Cuda:
         if not values:
             return None
         return values[0] if len(values) == 1 else tuple(values)
+
+    @contextmanager
+    def on_device(self, index: int) -> Iterator[None]:
+        """Make a GPU the current one of this thread for the time of a block; CUDA keeps one for each thread."""
+        before = self.call("cudaGetDevice")
+        if before != index:
+            self.call("cudaSetDevice", index)
+        try:
+            yield
+        finally:
+            if before != index:
+                self.call("cudaSetDevice", before)

@@ -57,18 +57,23 @@ class Gpu:
         return f"{self.name} ({self.compute_capability})"
 
 
+class NoGpuError(DeviceError):
+    """There is no GPU at all, or no driver that shows one."""
+
+
 def find_gpu(index: int) -> Gpu:
     """The GPU of a number.
 
     Raises:
         MissingPackageError: cuda-python is not installed.
-        DeviceError: There is no driver, it is too old, or there is no such GPU.
+        NoGpuError: There is no driver, it is too old, or it finds no GPU.
+        DeviceError: There are GPUs, and not this one.
     """
     cuda = Cuda()
     try:
         count = cuda.call("cudaGetDeviceCount")
     except CudaError as exc:
-        raise DeviceError(f"device cuda:{index}: {_why_none(cuda, exc)}") from exc
+        raise NoGpuError(f"device cuda:{index}: {_why_none(cuda, exc)}") from exc
     if not 0 <= index < count:
         raise DeviceError(f"device cuda:{index}: there are {count} GPUs here; accepted: cuda:0 to cuda:{count - 1}")
     properties = cuda.call("cudaGetDeviceProperties", index)

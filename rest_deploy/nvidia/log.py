@@ -22,6 +22,8 @@ _LEVELS = {"WARNING": logging.WARNING, "INFO": logging.INFO, "VERBOSE": logging.
 
 #: Said of every object that is let go of on a machine without a GPU; never the reason of a failure.
 _SPURIOUS = re.compile(r"^.*catchCudaError.*cudaError (?:35|100)\b.*$", re.MULTILINE)
+#: Warned of where a second object lives in the process with a logger of its own, which is heard all the same.
+_ANOTHER_LOGGER = re.compile(r"^The logger passed into create\w+ differs")
 #: Lines by which the ONNX parser frames a message that the parser's own errors say better.
 _FRAME = re.compile(r"^ModelImporter\.cpp:\d+: (?:---|While parsing)")
 
@@ -76,7 +78,7 @@ class TensorRTLog:
     def warnings(self) -> tuple[str, ...]:
         """Its warnings, each once."""
         told = [" ".join(record.message.split()) for record in self._since(0) if record.severity == "WARNING"]
-        return tuple(dict.fromkeys(told))
+        return tuple(dict.fromkeys(line for line in told if not _ANOTHER_LOGGER.search(line)))
 
     def attempt(self, what: str, error: type[RestDeployError], function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function of TensorRT and give what it gives, unless that is None, False or -1, or it raises.

@@ -3,50 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
-from rest_deploy.export.formats import get_format
+from rest_deploy.export.formats import flag_of, get_format
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange
 
 
-def _value(flag: str) -> Callable[[Any], list[str]]:
-    return lambda value: [flag, str(getattr(value, "value", value))]
+def _value(flag: str, value: Any) -> list[str]:
+    return [flag, str(getattr(value, "value", value))]
 
 
-def _present(flag: str, on: bool = True) -> Callable[[Any], list[str]]:
-    return lambda value: [flag] if value is on else []
-
-
-#: Option of a config -> its arguments. Targets are left out: the line that rebuilds names its own.
-_OPTIONS: Mapping[str, Callable[[Any], list[str]]] = MappingProxyType(
+#: Option of a config -> its arguments, where they are not just its flag and its value. Targets are left out: the line
+#: that rebuilds names its own.
+_OPTIONS: Mapping[str, Callable[[str, Any], list[str]]] = MappingProxyType(
     {
-        "opset": _value("--opset"),
-        "simplify": _present("--no-simplify", on=False),
-        "profiles": lambda profiles: [word for profile in profiles for word in ("--profile", str(profile))],
-        "min_size": _value("--min-size"),
-        "opt_size": _value("--opt-size"),
-        "max_size": _value("--max-size"),
-        "max_batch": _value("--max-batch"),
-        "targets": lambda _: [],
-        "workspace_mib": _value("--workspace"),
-        "optimization_level": _value("--optimization-level"),
-        "timing_cache": _value("--timing-cache"),
-        "use_timing_cache": lambda on: [] if on else ["--timing-cache", "none"],
-        "gpu": lambda index: ["--device", f"cuda:{index}"],
-        "tf32": _present("--tf32"),
-        "version_compatible": _present("--version-compatible"),
-        "hardware_compatibility": _value("--hardware-compatible"),
+        **dict.fromkeys(("simplify", "tf32", "version_compatible"), lambda flag, _: [flag]),
+        "profiles": lambda flag, profiles: [word for profile in profiles for word in (flag, str(profile))],
+        "targets": lambda flag, _: [],
+        "use_timing_cache": lambda flag, _: [flag, "none"],
+        "gpu": lambda flag, index: [flag, f"cuda:{index}"],
     }
 )
 
 
-def as_arguments(request: ExportRequest) -> tuple[str, ...]:
-    """Arguments of ``rest-export`` that ask for the same, but for format, targets and output.
+def as_arguments(request: ExportRequest) -> tuple[str, ...] | None:
+    """Arguments of ``rest-export`` that ask for the same, but for format, targets and output; None where none can.
 
-    A model given as a config has no name, and stands as its checkpoint alone, whose shapes tell its architecture.
+    A model given as a config has no name, and stands as its checkpoint alone, whose shapes tell its architecture. A
+    crop ratio has no flag.
     """
+    if not isinstance(request.model, str) and request.checkpoint is None:
+        return None
+    if (
+        isinstance(request.preprocessing, Preprocessing)
+        and request.preprocessing.crop_ratio != Preprocessing.crop_ratio
+    ):
+        return None
     words: list[str] = []
     if isinstance(request.model, str):
         words += ["--model", request.model]
@@ -64,10 +59,10 @@ def as_arguments(request: ExportRequest) -> tuple[str, ...]:
         words += ["--seed", str(request.seed)]
     for format, config in request.configs.items():
         default = get_format(format).config_class()
-        for option, to_words in _OPTIONS.items():
-            value = getattr(config, option, None)
-            if value is not None and value != getattr(default, option, None):
-                words += to_words(value)
+        for option in (field.name for field in fields(config)):
+            value = getattr(config, option)
+            if value != getattr(default, option):
+                words += _OPTIONS.get(option, _value)(flag_of(option), value)
     return tuple(words)
 
 

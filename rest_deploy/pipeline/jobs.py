@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING
 from rest_deploy.artifact.files import check_writable
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.labels import read_labels
+from rest_deploy.artifact.manifest import manifest_path
+from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ConfigError
 from rest_deploy.export.engine.site import BuildSite, choose_site
 from rest_deploy.export.formats import get_format
 from rest_deploy.pipeline.request import ExportRequest
-from rest_deploy.specs import PreprocessingChange
+from rest_deploy.specs import Preprocessing, PreprocessingChange
 
 if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
@@ -54,8 +57,23 @@ def prepare(request: ExportRequest) -> tuple[LoadedModel, tuple[Job, ...]]:
     jobs = []
     for name in request.formats:
         output = check_writable(request.output_of(name, loaded.name))
-        jobs.append(Job(name, describe(request, loaded, name), output, sites.get(name)))
+        info = describe(request, loaded, name)
+        if name in sites:
+            check_writable(manifest_path(output))
+            _check_profiles(request.configs[name].resolve_profiles(info.preprocessing), info.preprocessing)
+        jobs.append(Job(name, info, output, sites.get(name)))
     return loaded, tuple(jobs)
+
+
+def _check_profiles(profiles: Sequence[Profile], preprocessing: Preprocessing) -> None:
+    """An engine must take the images that its own preprocessing gives."""
+    size = preprocessing.size
+    if size is None or any(profile.holds(InputSize(profile.min.batch, size)) for profile in profiles):
+        return
+    raise ConfigError(
+        f"images come as {size} ({preprocessing.resize.value}), and no profile holds that: "
+        f"{', '.join(str(profile) for profile in profiles)}; give another --image-size, or other sizes of the engine"
+    )
 
 
 def source_job(request: ExportRequest, loaded: LoadedModel, folder: Path) -> Job:

@@ -171,12 +171,13 @@ class _Run:
             comparison = None
             if self._request.verify:
                 write_manifest(manifest, info)  # it is opened as any other engine is
-                info, comparison = self._verified(info, target, config.gpu)
+                info, comparison = self._verified(info, target, config.gpu or 0)
             write_manifest(manifest, info)
         seconds = self._clock.taken()
         if "onnx" not in self._request.formats:
             seconds = {**source.seconds, **seconds}
-        return ExportResult(job.output, info, comparison, seconds, (*source.notes, *warnings))
+        notes = (*source.notes, *warnings, *((f"built with {site.library}: {site.why}",) if site.unexpected else ()))
+        return ExportResult(job.output, info, comparison, seconds, notes)
 
     def _verified(self, info: ArtifactInfo, target: Path, gpu: int) -> tuple[ArtifactInfo, Comparison | None]:
         """Run an engine where there is a GPU that can, else say in its record why not."""

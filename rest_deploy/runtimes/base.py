@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,7 @@ class Runtime(ABC):
         self.device = device if device is not None else self.default_device
         self.threads = threads
         self._closed = False
+        self._closing = threading.Lock()
 
     def run(self, batch: Any) -> Any:
         """Logits of a batch.
@@ -89,9 +91,10 @@ class Runtime(ABC):
 
     def close(self) -> None:
         """Let go of the network; may be called again without harm."""
-        if not self._closed:
-            self._closed = True
-            self._close()
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._close()
 
     def __enter__(self) -> Runtime:
         return self

@@ -24,10 +24,12 @@ class Buffer:
         cuda: The CUDA runtime.
         allocate, free: Its functions: size in bytes -> address, and address.
         flags: Further arguments of ``allocate``.
+        where: It is, in words.
     """
 
-    def __init__(self, cuda: Cuda, allocate: str, free: str, *flags: int) -> None:
+    def __init__(self, cuda: Cuda, allocate: str, free: str, *flags: int, where: str) -> None:
         self._cuda, self._allocate, self._free, self._flags = cuda, allocate, free, flags
+        self._where = where
         self._finalizer: Any = None
         self.pointer = 0
         self.nbytes = 0
@@ -35,12 +37,12 @@ class Buffer:
     @classmethod
     def on_device(cls, cuda: Cuda) -> Buffer:
         """On the current GPU."""
-        return cls(cuda, "cudaMalloc", "cudaFree")
+        return cls(cuda, "cudaMalloc", "cudaFree", where="on the GPU")
 
     @classmethod
     def pinned(cls, cuda: Cuda) -> Buffer:
         """On the host, locked in memory, so that copies need not wait for the host."""
-        return cls(cuda, "cudaHostAlloc", "cudaFreeHost", _HOST_ALLOC_DEFAULT)
+        return cls(cuda, "cudaHostAlloc", "cudaFreeHost", _HOST_ALLOC_DEFAULT, where="in pinned host memory")
 
     def ensure(self, nbytes: int) -> bool:
         """Have at least so many bytes; whether the address changed.
@@ -57,7 +59,7 @@ class Buffer:
             if exc.code != OUT_OF_MEMORY:
                 raise
             raise DeviceError(
-                f"no room for {nbytes / 2**20:.0f} MiB on the GPU; run fewer or smaller images, or free memory"
+                f"no room for {nbytes / 2**20:.0f} MiB {self._where}; run fewer or smaller images, or free memory"
             ) from exc
         self.nbytes = nbytes
         self._finalizer = weakref.finalize(self, self._cuda.call, self._free, self.pointer)

@@ -117,11 +117,5 @@ class _AsHost:
 
 def _free(cuda: Cuda, device_index: int, pointer: int) -> None:
     """Free memory; the thread, which may be any that collects garbage, keeps its current GPU."""
-    before = cuda.call("cudaGetDevice")
-    if before != device_index:
-        cuda.call("cudaSetDevice", device_index)
-    try:
+    with cuda.on_device(device_index):
         cuda.call("cudaFree", pointer)
-    finally:
-        if before != device_index:
-            cuda.call("cudaSetDevice", before)

@@ -50,17 +50,9 @@ def check_gpu(record: EngineRecord, gpu: Gpu, path: Path) -> None:
     """
     here = gpu.compute_capability
     if record.library == "trt-rtx":
-        if str(here) in record.targets:
-            return
-        if here == HOPPER:
-            raise DeviceError(
-                f"{path}: TensorRT-RTX does not run on Hopper, and here is {gpu}; build with TensorRT on this machine: "
-                f"{record.rebuild(path, library='trt')}"
-            )
-        raise DeviceError(
-            f"{path}: built for {', '.join(record.targets)}, here is {gpu}; rebuild: "
-            f"{record.rebuild(path, target=str(here))}"
-        )
+        if str(here) not in record.targets:
+            raise DeviceError(_no_target(record, gpu, path))
+        return
     same = str(here) in record.targets
     fits = {
         "none": same and gpu.name == record.gpu,
@@ -72,6 +64,17 @@ def check_gpu(record: EngineRecord, gpu: Gpu, path: Path) -> None:
             f"{path}: built on {record.gpu} ({', '.join(record.targets)}), hardware compatibility "
             f"{record.hardware_compatibility}, here is {gpu}; rebuild on this machine: {record.rebuild(path)}"
         )
+
+
+def _no_target(record: EngineRecord, gpu: Gpu, path: Path) -> str:
+    """What to do where an engine of TensorRT-RTX is not for the GPU here; not each GPU can have one."""
+    here, built = gpu.compute_capability, f"{path}: built for {', '.join(record.targets)}, here is {gpu}"
+    with_tensorrt = f"pip install 'rest-deploy[trt]', and build here: {record.rebuild(path, library='trt')}"
+    if here == HOPPER:
+        return f"{built}; TensorRT-RTX does not run on Hopper; {with_tensorrt}"
+    if here < AMPERE:
+        return f"{built}; TensorRT-RTX runs FP32 from Ampere on; {with_tensorrt}"
+    return f"{built}; rebuild: {record.rebuild(path, target=str(here))}"
 
 
 def check_validity(runtime: Any, plan: bytes, library: Library, log: TensorRTLog, path: Path) -> None:
@@ -108,17 +111,18 @@ def check_tensors(engine: Any, info: ArtifactInfo, library: Library, path: Path)
         (kind, spec.name): (spec.dtype, tuple(size if isinstance(size, int) else -1 for size in spec.shape))
         for kind, spec in (("input", info.input), ("output", info.output))
     }
-    profiles = (
-        [
+    if found != said:
+        differs = f"inputs and outputs {found} where the manifest says {said}"
+    else:
+        profiles = [
             tuple(tuple(shape) for shape in engine.get_tensor_profile_shape(info.input.name, index))
             for index in range(engine.num_optimization_profiles)
         ]
-        if found == said
-        else []
-    )
-    if found != said or profiles != [_shapes(profile, info) for profile in info.engine.profiles]:
+        told = [_shapes(profile, info) for profile in info.engine.profiles]
+        differs = f"profiles {profiles} where the manifest says {told}" if profiles != told else ""
+    if differs:
         raise ArtifactError(
-            f"{path}: its manifest tells of another network than its plan holds ({found}, {profiles}); rebuild: "
+            f"{path}: its manifest tells of another network than its plan, which has {differs}; rebuild: "
             f"{info.engine.rebuild(path)}"
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, Profile, narrowest, nearest
-from rest_deploy.errors import InputError, RestDeployError, one_line
+from rest_deploy.errors import DeviceError, InputError, RestDeployError, one_line
 from rest_deploy.nvidia.cuda import Cuda, CudaError
 from rest_deploy.nvidia.library import Library
 from rest_deploy.nvidia.log import TensorRTLog
@@ -54,8 +54,9 @@ class EngineSession:
         self._trt, self._cuda = library.api, Cuda()
         self._log = TensorRTLog(library, keep=_LOG_LINES)
         self._shape: tuple[int, ...] | None = None  # that the context is set to
-        self._profile = 0
+        self._profile: int | None = 0  # that the context is on; None where a switch failed half-way
         self._calls = 0  # of this shape in a row
+        self._kept = False  # whether what TensorRT-RTX compiled was saved
         self._addresses: tuple[int, int] | None = None
         self._graph: Any = None
         self._graphs = not library.is_rtx  # TensorRT-RTX captures them itself
@@ -64,7 +65,7 @@ class EngineSession:
         self._stream: Any = None
         self._buffers = {name: Buffer.on_device(self._cuda) for name in ("input", "output", "scratch")}
         self._staging = {name: Buffer.pinned(self._cuda) for name in ("input", "output")}
-        with self._on_gpu():
+        with self._cuda.on_device(self._gpu):
             try:
                 self._stream = self._cuda.call("cudaStreamCreateWithFlags", self._cuda.api.cudaStreamNonBlocking)
                 self._engine = LoadedEngine(path, info, library, self._log)
@@ -73,20 +74,9 @@ class EngineSession:
                 raise
             self._context = self._engine.context
 
-    @contextmanager
-    def _on_gpu(self) -> Iterator[None]:
-        """CUDA's current device is the thread's; leave the caller's as it was."""
-        before = self._cuda.call("cudaGetDevice")
-        self._cuda.call("cudaSetDevice", self._gpu)
-        try:
-            yield
-        finally:
-            if before != self._gpu:
-                self._cuda.call("cudaSetDevice", before)
-
     def run_host(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run a contiguous batch of the host; give a new array."""
-        with self._on_gpu(), self._reporting(batch.shape):
+        with self._cuda.on_device(self._gpu), self._reporting(batch.shape):
             shape = self._bind(batch.shape)
             staged_in, staged_out = self._staged(batch.shape, shape, batch.dtype)
             np.copyto(staged_in, batch)
@@ -98,22 +88,30 @@ class EngineSession:
             else:
                 self._enqueue(staged_in, staged_out)
             self._cuda.call("cudaStreamSynchronize", self._stream)
+            self._keep_kernels()
             return staged_out.copy()
 
     def device_input(self, value: object) -> DeviceInput | None:
         """A view of an array that lies on the GPU, which the stream waits for; None for anything else."""
-        with self._on_gpu():
+        with self._cuda.on_device(self._gpu):
             return device_input(value, self._cuda, self._gpu, int(self._stream))
 
     def run_device(self, batch: DeviceInput) -> DeviceArray:
         """Run a batch that lies on the GPU; give a new array on the GPU, computed when this returns."""
-        with self._on_gpu(), self._reporting(batch.shape):
+        with self._cuda.on_device(self._gpu), self._reporting(batch.shape):
             shape = self._bind(batch.shape)
             output = DeviceArray.empty(self._cuda, self._gpu, shape, np.dtype(self._info.output.dtype))
             self._set_addresses(batch.pointer, output.pointer)
             self._execute()
             self._cuda.call("cudaStreamSynchronize", self._stream)
+            self._keep_kernels()
             return output
+
+    def _keep_kernels(self) -> None:
+        """Once something has run: a process that is killed has then not compiled in vain."""
+        if not self._kept:
+            self._kept = True
+            self._engine.save_cache()
 
     @contextmanager
     def _reporting(self, shape: tuple[int, ...]) -> Iterator[None]:
@@ -123,12 +121,13 @@ class EngineSession:
         except InputError:
             raise
         except BaseException as exc:
-            self._shape = None
+            self._shape = self._addresses = None
             with suppress(CudaError):  # the first failure is the one to tell of
                 self._cuda.call("cudaStreamSynchronize", self._stream)
                 self._drop_graph()
             if isinstance(exc, RestDeployError):
-                raise RestDeployError(f"{self._path}: on input {shape}: {exc}") from exc
+                kind = DeviceError if isinstance(exc, DeviceError) else RestDeployError
+                raise kind(f"{self._path}: on input {shape}: {exc}") from exc
             raise
 
     def _bind(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -138,9 +137,10 @@ class EngineSession:
             return output
         profile = self._fitting(shape)
         self._drop_graph()
-        self._shape, self._calls = None, 0
+        self._shape, self._calls, self._graphs = None, 0, not self._library.is_rtx
         if profile != self._profile:
             switch = self._context.set_optimization_profile_async
+            self._profile = None
             self._try(f"switch to profile {profile}", switch, profile, int(self._stream))
             self._cuda.call("cudaStreamSynchronize", self._stream)
             self._profile = profile
@@ -213,8 +213,9 @@ class EngineSession:
     # shape, so it is dropped when either changes.
 
     def _captured(self, staged_in: NDArray[Any], staged_out: NDArray[Any]) -> Any:
-        """A graph of one call, or None where it cannot be captured; then none is tried again."""
-        mode = self._cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        """A graph of one call, or None where it cannot be captured; then none is tried again for this shape."""
+        # Relaxed, as Python may collect garbage at any moment, and what it frees may be memory on the GPU.
+        mode = self._cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
         graph = None
         try:
             self._cuda.call("cudaStreamBeginCapture", self._stream, mode)
@@ -224,7 +225,7 @@ class EngineSession:
                 graph = self._cuda.call("cudaStreamEndCapture", self._stream)
             return self._cuda.call("cudaGraphInstantiate", graph, 0)
         except RestDeployError as exc:
-            _log.info("%s: no CUDA graphs, each call is launched by itself: %s", self._path, one_line(exc))
+            _log.warning("%s: no CUDA graph, each call is launched by itself: %s", self._path, one_line(exc))
             self._graphs = False
             return None
         finally:
@@ -237,11 +238,16 @@ class EngineSession:
             self._cuda.call("cudaGraphExecDestroy", graph)
 
     def close(self) -> None:
-        """Save what TensorRT-RTX compiled, and let go of everything, in order. Called once."""
-        with self._on_gpu():
-            if self._engine is not None:
+        """Save what TensorRT-RTX compiled, and let go of everything, in order, whatever fails. Called once."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._cuda.on_device(self._gpu))
+            except CudaError as exc:  # nothing works any more; what memory of the host's there is can be freed
+                _log.warning("%s: while closing: %s", self._path, exc)
+            else:
                 self._engine.save_cache()
-            self._release()
+            finally:
+                self._release()
 
     def _release(self) -> None:
         """Whatever fails, go on: what was computed is the caller's already, and what is left can be let go of."""

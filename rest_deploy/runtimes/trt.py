@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class TensorRTRuntime(Runtime):
         self._profiles = record.profiles
         self._lock = threading.Lock()
         self._session = EngineSession(self.path, self.info, library, target.index)
+        self._finalizer = weakref.finalize(self, self._session.close)  # for those who do not close it
 
     def max_batch(self, height: int, width: int) -> int | None:
         """Most images of a size that one call takes; None where no profile takes the size."""
@@ -73,8 +75,7 @@ class TensorRTRuntime(Runtime):
 
     def _close(self) -> None:
         with self._lock:  # not while another thread runs it
-            self._session.close()
-            del self._session
+            self._finalizer()
 
 
 def read_info(path: Path) -> ArtifactInfo:

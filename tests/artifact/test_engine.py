@@ -26,6 +26,7 @@ def make_record(**changes):
         "layers": {"stem": {"fp32": 3}, "stage1": {"fp16": 7, "fp32": 2}},
         "activation_bytes": 20_500_480,
         "options": {"tf32": True, "workspace_mib": 512},
+        "why": "TensorRT is not installed",
         "command": ("--model", "rest_small", "--checkpoint", "my weights.pth"),
         "version_compatible": True,
         "hardware_compatibility": "ampere+",
@@ -42,7 +43,8 @@ def make_record(**changes):
         {"gpu": None},
         {"source_verification": None},
         {"activation_bytes": None},
-        {"options": {}, "command": (), "layers": {}},
+        {"options": {}, "command": (), "layers": {}, "why": ""},
+        {"command": None},
         {"version_compatible": False, "hardware_compatibility": "none", "not_run": None},
         {"profiles": (Profile.parse("1:1:1"),)},
     ],
@@ -122,6 +124,11 @@ def test_a_field_of_the_wrong_kind_is_refused(field, value, said):
 )
 def test_the_line_that_rebuilds(record, arguments, line):
     assert record.rebuild("a.engine", **arguments) == line
+
+
+def test_what_no_line_can_ask_for_is_told_in_words():
+    said = make_record(command=None).rebuild("a.engine")
+    assert said == "rest_deploy.export() in Python, as it was made; its request has no command line"
 
 
 @pytest.mark.parametrize("path", ["my engines/a.engine", "it's.engine", "$(rm).engine", "a;b.engine"])

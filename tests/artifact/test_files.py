@@ -94,7 +94,7 @@ def test_a_missing_folder_is_refused_and_not_made(tmp_path, function):
 
 @pytest.mark.parametrize("function", [check_writable, lambda path: replacing(path).__enter__()])
 def test_a_folder_as_target_is_refused(tmp_path, function):
-    with pytest.raises(ExportError, match=r"is a folder; name the file to write, for example .*model\.onnx"):
+    with pytest.raises(ExportError, match=r"is a folder; name a file to write$"):
         function(tmp_path)
 
 

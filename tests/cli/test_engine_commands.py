@@ -51,6 +51,15 @@ def test_a_dry_run_tells_all_and_makes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_in_json(
+    machine: Machine, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--checkpoint", tiny_checkpoint, "--format", "onnx,trt", "-o", tmp_path / "x", "--dry-run", "--json"]
+    onnx, engine = json.loads(Outcome(export, argv, capsys).out)
+    assert onnx["output"].endswith("x.onnx")
+    assert engine["profiles"].startswith("1x1x1:1x224x224:8x640x640")
+
+
 def test_several_profiles(
     machine: Machine, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,7 +177,7 @@ REFUSED: dict[str, tuple[str, list[str], str]] = {
     "a target of the future": (RTX, ["--target", "sm150"], "has sm75, sm80, sm86, sm89, sm120, sm121"),
     "a target of TensorRT": (TRT, ["--target", "sm86"], "TensorRT builds for the GPU it runs on, here NVIDIA GeForce"),
     "version-compatible RTX": (RTX, ["--version-compatible"], "has no version-compatible or hardware-compatible eng"),
-    "workspace": (RTX, ["--workspace", "0"], "workspace_mib is 0; it must be at least 1"),
+    "workspace": (RTX, ["--workspace", "0"], "workspace of 0 MiB; it must be at least 1"),
     "level": (RTX, ["--optimization-level", "9"], "accepted: 0 to 5"),
     "fp16": (RTX, ["--fp16"], "format trt is not made in fp16"),
     "onnx suffix": (RTX, ["-o", "x.onnx"], "files of format trt end in .engine"),
@@ -241,6 +250,11 @@ def test_rtx_beside_a_hopper_gpu_builds_and_says_why_it_is_not_run(
     *, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Machine.make(monkeypatch, RTX, (H200, GPU))
-    made = Outcome(export, ["--checkpoint", tiny_checkpoint, "--format", "trt", "-o", tmp_path / "x.engine"], capsys)
+    argv = ["--checkpoint", tiny_checkpoint, "-o", tmp_path / "x.engine"]
+    refused = Outcome(export, [*argv, "--format", "trt"], capsys)
+    assert refused.code == 1
+    assert "is none that TensorRT-RTX 1.7.1.116 builds for in fp32, and TensorRT is not installed" in refused.err
+    made = Outcome(export, [*argv, "--format", "trt-rtx"], capsys)
     assert made.code == 0
+    assert "library   TensorRT-RTX 1.7.1.116 (asked for)" in made.out
     assert "not run here (the GPU here, NVIDIA H200 (sm90), is none of its targets sm80" in made.out

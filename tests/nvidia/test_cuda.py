@@ -8,7 +8,7 @@ from cuda.bindings.runtime import cudaError_t
 
 from rest_deploy.errors import DeviceError, MissingPackageError
 from rest_deploy.nvidia.cuda import NO_DRIVER, NO_GPU, OUT_OF_MEMORY, Cuda, CudaError
-from tests.standins.cuda import FakeCuda
+from tests.standins.cuda import FakeCuda, FakeDevice
 
 
 @pytest.fixture
@@ -73,6 +73,37 @@ def test_a_later_call_is_not_harmed_by_an_error(fake):
     with pytest.raises(CudaError, match="out of memory"):
         cuda.call("cudaMalloc", 64)
     assert cuda.call("cudaMalloc", 64)
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Two GPUs, the second of which is current."""
+    fake = FakeCuda((FakeDevice("one", (8, 9), 1 << 30), FakeDevice("two", (9, 0), 1 << 30))).install(monkeypatch)
+    fake.device = 1
+    return fake
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_gpu_is_current_for_a_block(two, index):
+    with Cuda().on_device(index):
+        assert two.device == index
+    assert two.device == 1
+
+
+def test_the_gpu_that_was_current_is_so_again_after_an_error(two):
+    def fail():
+        with Cuda().on_device(0):
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fail()
+    assert two.device == 1
+
+
+def test_a_gpu_that_is_not_there_cannot_be_current(two):
+    with pytest.raises(CudaError, match=r"^cudaSetDevice failed: .*cudaErrorInvalidDevice"), Cuda().on_device(2):
+        pytest.fail("the block was entered")
+    assert two.device == 1
 
 
 def test_a_missing_package_names_itself(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from cuda.bindings.runtime import cudaError_t
 
 from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
-from rest_deploy.nvidia.gpus import AMPERE, HOPPER, TURING, ComputeCapability, Gpu, find_gpu
+from rest_deploy.nvidia.gpus import AMPERE, HOPPER, TURING, ComputeCapability, Gpu, NoGpuError, find_gpu
 from tests.standins.cuda import FakeCuda, FakeDevice
 
 RTX_4090 = FakeDevice("NVIDIA GeForce RTX 4090", (8, 9), 24 << 30)
@@ -65,8 +65,11 @@ def test_a_gpu_in_words():
 @pytest.mark.parametrize("index", [2, 7, -1])
 def test_a_number_that_no_gpu_has(monkeypatch, index):
     FakeCuda((RTX_4090, RTX_5090)).install(monkeypatch)
-    with pytest.raises(DeviceError, match=f"^device cuda:{index}: there are 2 GPUs here; accepted: cuda:0 to cuda:1$"):
+    with pytest.raises(
+        DeviceError, match=f"^device cuda:{index}: there are 2 GPUs here; accepted: cuda:0 to cuda:1$"
+    ) as e:
         find_gpu(index)
+    assert not isinstance(e.value, NoGpuError)  # there are others
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,7 @@ def test_a_number_that_no_gpu_has(monkeypatch, index):
 )
 def test_why_there_is_no_gpu(monkeypatch, cuda, said):
     cuda.install(monkeypatch)
-    with pytest.raises(DeviceError, match=r"^device cuda:3: ") as caught:
+    with pytest.raises(NoGpuError, match=r"^device cuda:3: ") as caught:
         find_gpu(3)
     assert str(caught.value) == f"device cuda:3: {said}"
 
@@ -101,7 +104,7 @@ def test_a_driver_that_is_too_old(monkeypatch, driver, runtime, said):
     """The advice names the cuda-bindings that this driver can serve."""
     fake = FakeCuda.old_driver(driver).install(monkeypatch)
     monkeypatch.setattr(fake.module, "cudaRuntimeGetVersion", lambda: (cudaError_t.cudaSuccess, runtime))
-    with pytest.raises(DeviceError, match=f"^device cuda:0: the NVIDIA driver {said.format('cuda-bindings')}$"):
+    with pytest.raises(NoGpuError, match=f"^device cuda:0: the NVIDIA driver {said.format('cuda-bindings')}$"):
         find_gpu(0)
 
 

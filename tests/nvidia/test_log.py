@@ -130,6 +130,12 @@ def test_warnings_are_told_once_each(log):
     assert log.warnings() == ("one line", "two")
 
 
+def test_a_second_logger_in_the_process_is_nothing_to_be_warned_of(log):
+    differs = "The logger passed into createInferBuilder differs from one already provided for an existing builder"
+    tell(log, differs, f"And {differs}", severity=Severity.WARNING)
+    assert log.warnings() == (f"And {differs}",)
+
+
 @pytest.mark.parametrize("value", [None, False, -1])
 def test_what_stands_for_a_failure_is_raised_with_its_reason(log, value):
     tell(log, "before")
@@ -143,6 +149,39 @@ def test_what_stands_for_a_failure_is_raised_with_its_reason(log, value):
 def test_anything_else_is_given_back(log, value):
     tell(log, "an error of no consequence")
     assert log.require(value, "load it", ArtifactError) is value
+
+
+@pytest.mark.parametrize("value", [None, False, -1])
+def test_a_call_that_gives_a_failure_is_raised_with_its_own_reason(log, value):
+    def call(*arguments):
+        tell(log, f"no {arguments}")
+        return value
+
+    tell(log, "before")
+    with pytest.raises(ArtifactError, match=r"^TensorRT 10\.9\.0\.34 could not load it: no \(1, 2\)$"):
+        log.attempt("load it", ArtifactError, call, 1, 2)
+
+
+@pytest.mark.parametrize("error", [TypeError("factory function returned nullptr"), RuntimeError("bad\narray")])
+def test_a_call_that_raises_is_told_of_with_the_log(log, error):
+    def call():
+        tell(log, "the reason")
+        raise error
+
+    said = " ".join(str(error).split())
+    with pytest.raises(ExportError, match=rf"could not start: the reason \({said}\)$") as caught:
+        log.attempt("start", ExportError, call)
+    assert caught.value.__cause__ is error
+
+
+def test_a_call_that_succeeds_gives_what_it_gives(log):
+    tell(log, "an error of no consequence")
+    assert log.attempt("divide", ExportError, divmod, 7, 2) == (3, 1)
+
+
+def test_errors_of_another_kind_pass(log):
+    with pytest.raises(ZeroDivisionError, match="by zero"):
+        log.attempt("divide", ExportError, divmod, 7, 0)
 
 
 def test_require_takes_the_whole_log_unless_told(log):

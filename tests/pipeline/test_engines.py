@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from rest_deploy import Predictor
 from rest_deploy.artifact.manifest import manifest_path, read_manifest, sha256_of
 from rest_deploy.cli import export as cli
 from rest_deploy.errors import ConfigError, ExportError, VerificationError
-from rest_deploy.pipeline import ExportRequest, ExportResult, run_export, run_exports
+from rest_deploy.pipeline import ExportRequest, ExportResult, prepare, run_export, run_exports
+from rest_deploy.pipeline.command import as_arguments
 from rest_deploy.runtimes.ort import OnnxRuntime
+from rest_deploy.specs import ImageSize, Preprocessing, PreprocessingChange, Resize
+from tests.conftest import TINY
 from tests.engines import RTX, Machine, images
 from tests.standins.cuda import FakeDevice
 from tests.standins.tensorrt import API_FILES
-
-SMALL = {"max_size": None, "use_timing_cache": False}
 
 
 def _request(checkpoint: Path, output: Path, format: str = "trt", **options: Any) -> ExportRequest:
@@ -175,7 +177,10 @@ def test_a_full_disk_leaves_what_was_there(
     [
         ({"format": "trt,trt-rtx"}, "trt and trt-rtx write the same .engine file"),
         ({"format": "trt", "precision": "int8"}, "format trt is not made in int8"),
-        ({"format": "onnx", "options": {"max_batch": 4}}, "format onnx has no option max_batch; onnx has opset, simpl"),
+        (
+            {"format": "onnx", "options": {"max_batch": 4}},
+            "--max-batch is an option of trt, trt-rtx, not of onnx",
+        ),
         ({"format": "trt", "options": {"nonsense": 4}}, "no option nonsense; onnx has opset, simplify; trt has "),
         ({"format": "onnx,trt", "output": "x.onnx"}, "give their name without a suffix, x"),
         ({"format": "trt", "output": "x.onnx"}, "files of format trt end in .engine"),
@@ -184,6 +189,42 @@ def test_a_full_disk_leaves_what_was_there(
 def test_a_request_that_cannot_be_meant(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ExportRequest("rest_lite", **arguments)
+
+
+def test_an_engine_takes_the_images_that_its_preprocessing_gives(tmp_path: Path) -> None:
+    asked = {"max_size": ImageSize(128, 128), "targets": ("sm89",)}
+    with pytest.raises(ConfigError, match=r"images come as 224x224 \(crop\), and no profile holds that: 1x1x1"):
+        run_export(ExportRequest("rest_lite", tmp_path / "x.engine", format="trt-rtx", options=asked))
+
+
+def test_a_manifest_that_cannot_be_written_is_found_before_the_work(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    (tmp_path / "x.engine.json").mkdir()
+    with pytest.raises(ExportError, match=r"x\.engine\.json: is a folder"):
+        prepare(_request(tiny_checkpoint, tmp_path / "x.engine", "trt-rtx"))
+
+
+def test_requests_that_no_command_line_can_make() -> None:
+    assert as_arguments(ExportRequest(TINY, format="trt")) is None
+    steps = Preprocessing(crop_ratio=1.0)
+    assert as_arguments(ExportRequest("rest_lite", format="trt", preprocessing=steps)) is None
+    assert as_arguments(ExportRequest("rest_lite", format="trt")) == ("--model", "rest_lite")
+
+
+def test_every_option_has_its_flag(tmp_path: Path) -> None:
+    """What the manifest keeps as the command asks for the same again, option by option."""
+    options = {
+        **{"opset": 19, "simplify": False, "min_size": ImageSize(8, 9), "opt_size": ImageSize(64, 64)},
+        **{"max_size": ImageSize(256, 320), "max_batch": 3, "workspace_mib": 64, "optimization_level": 1},
+        **{"tf32": True, "version_compatible": True, "hardware_compatibility": "same-cc", "gpu": 1},
+    }
+    steps = PreprocessingChange(resize=Resize.WARP, size=ImageSize(96, 96), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
+    common = {"checkpoint": "c.pth", "labels": "l.txt", "preprocessing": steps, "verify": False, "seed": 7}
+    for more in ({"timing_cache": "t.cache"}, {"use_timing_cache": False}):
+        request = ExportRequest("rest_lite", "x.engine", format="trt", options={**options, **more}, **common)
+        words = [*(as_arguments(request) or ()), "--format", "trt", "--output", "x.engine"]
+        again = cli.request_of(cli._parser().parse_args(words))
+        assert again.configs == request.configs
+        assert replace(again, options={}) == replace(request, options={})
 
 
 def test_one_format_a_call() -> None:

@@ -296,9 +296,7 @@ def test_a_capsule_is_marked_as_taken_and_its_deleter_called_once(gpus: FakeCuda
     managed.tensor = tensor
     if name.endswith(b"versioned"):
         managed.major = 1
-    new = dlpack._python_api(
-        "PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
-    )
+    new = dlpack._python_api("PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
     capsule = new(ctypes.addressof(managed), name, None)
     held = [capsule]
     value = SimpleNamespace(__dlpack_device__=lambda: (CUDA, 0), __dlpack__=lambda **_: held[0])

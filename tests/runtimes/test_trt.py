@@ -12,7 +12,7 @@ import pytest
 from cuda.bindings import runtime as real
 
 from rest_deploy.artifact.profile import Profile
-from rest_deploy.errors import InputError, RestDeployError
+from rest_deploy.errors import DeviceError, InputError, RestDeployError
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.nvidia.cuda import Cuda
 from rest_deploy.predictor import Predictor
@@ -142,6 +142,32 @@ def test_without_graphs_calls_are_launched_one_by_one(
         for seed in range(3):
             _same(machine, runtime, images(1, 3, 20, 20, seed=seed))
         assert machine.count("cudaStreamBeginCapture") == 1
+        for seed in range(4):
+            _same(machine, runtime, images(1, 3, 21, 20, seed=seed))
+        assert machine.count("cudaGraphLaunch") == 2  # another shape is tried again
+    assert not any(machine.cuda.live().values())
+
+
+def test_garbage_on_the_gpu_does_not_spoil_a_capture(
+    monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    """Python may collect an array on the GPU, and free its memory, while a call is being captured."""
+    machine = Machine.make(monkeypatch, PLAIN[0])
+    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path)) as runtime:
+        kept = [DeviceArray.empty(Cuda(), 0, (4,), np.dtype(np.float32))]
+        session = runtime._session
+        execute = session._execute
+
+        def collecting() -> None:
+            if runtime._session._calls > 2:
+                kept.clear()
+            execute()
+
+        monkeypatch.setattr(session, "_execute", collecting)
+        for seed in range(5):
+            _same(machine, runtime, images(1, 3, 20, 20, seed=seed))
+        assert kept == []
+        assert machine.count("cudaGraphLaunch") == 3
     assert not any(machine.cuda.live().values())
 
 
@@ -182,6 +208,20 @@ def test_a_profile_that_cannot_be_switched_to(machine: Machine, tiny_onnx: Path,
         _same(machine, runtime, images(1, 3, 20, 20))
 
 
+def test_a_switch_of_profiles_that_fails_half_way_is_got_over(
+    machine: Machine, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    """The context is on the new profile then, whatever we were told."""
+    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path, TWO)) as runtime:
+        _same(machine, runtime, images(1, 3, 100, 100))
+        machine.cuda.fail["cudaStreamSynchronize"] = real.cudaError_t.cudaErrorUnknown
+        with pytest.raises(RestDeployError, match="cudaStreamSynchronize failed"):
+            runtime.run(images(1, 3, 20, 20))
+        machine.cuda.fail.clear()
+        _same(machine, runtime, images(1, 3, 100, 100))
+        _same(machine, runtime, images(1, 3, 20, 20))
+
+
 def test_the_narrowest_profile_that_fits(machine: Machine, tiny_onnx: Path, tmp_path: Path) -> None:
     with TensorRTRuntime(machine.build(tiny_onnx, tmp_path, TWO)) as runtime:
         machine.forget()
@@ -217,7 +257,7 @@ def test_closing_goes_on_whatever_fails(machine: Machine, runtime: TensorRTRunti
 
 def test_no_room_on_the_gpu(machine: Machine, runtime: TensorRTRuntime) -> None:
     machine.cuda.fail["cudaMalloc"] = real.cudaError_t.cudaErrorMemoryAllocation
-    with pytest.raises(RestDeployError, match=r"no room for \d+ MiB on the GPU; run fewer or smaller images"):
+    with pytest.raises(DeviceError, match=r"no room for \d+ MiB on the GPU; run fewer or smaller images"):
         runtime.run(images(8, 3, 64, 64))
     machine.cuda.fail.clear()
     _same(machine, runtime, images(8, 3, 64, 64))
@@ -262,6 +302,15 @@ def test_arrays_on_the_gpu_are_checked(runtime: TensorRTRuntime) -> None:
             runtime.run(DeviceArray.empty(cuda, 0, shape, np.dtype(dtype)))
     with pytest.raises(InputError, match="outside of what"):
         runtime.run(DeviceArray.empty(cuda, 0, (9, 3, 16, 16), np.dtype(np.float32)))
+
+
+def test_two_threads_that_close_at_once(runtime: TensorRTRuntime, machine: Machine) -> None:
+    threads = [threading.Thread(target=runtime.close) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not any(machine.cuda.live().values())
 
 
 def test_many_threads(machine: Machine, runtime: TensorRTRuntime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
 import sys
@@ -186,7 +187,7 @@ def test_rtx_on_a_gpu_that_is_no_target(make: Make, tiny_onnx: Path, tmp_path: P
 def test_rtx_on_hopper(make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
     path = make(RTX).build(tiny_onnx, tmp_path)
     make(RTX, H200)
-    with pytest.raises(DeviceError, match=r"TensorRT-RTX does not run on Hopper, .*NVIDIA H200 \(sm90\)") as raised:
+    with pytest.raises(DeviceError, match=r"H200 \(sm90\); TensorRT-RTX does not run on Hopper; pip") as raised:
         TensorRTRuntime(path)
     assert _rebuild(str(raised.value), path).formats == ("trt",)
 
@@ -232,7 +233,10 @@ def test_a_manifest_that_tells_of_another_network(make: Make, tiny_onnx: Path, t
     path = machine.build(tiny_onnx, tmp_path)
     wide = {"min": [1, 1, 1], "opt": [1, 224, 224], "max": [9, 640, 640]}
     _edit(path, profiles=[wide])
-    with pytest.raises(ArtifactError, match="its manifest tells of another network than its plan holds") as raised:
+    with pytest.raises(
+        ArtifactError,
+        match=r"has profiles .*\(8, 3, 640, 640\).* says .*\(9, 3, 640, 640\)",
+    ) as raised:
         TensorRTRuntime(path)
     _rebuild(str(raised.value), path)
     assert not any(machine.cuda.live().values())
@@ -243,16 +247,62 @@ def test_kernels_that_rtx_compiled_are_kept_beside_the_engine(make: Make, tiny_o
     path = machine.build(tiny_onnx, tmp_path)
     cache = path.with_name("tiny.engine.cache")
     with TensorRTRuntime(path) as runtime:
-        runtime.run(images(1, 3, 8, 8))
         assert not cache.exists()
+        runtime.run(images(1, 3, 8, 8))
+        early = cache.read_bytes()  # a process that is killed keeps this much
+        runtime.run(images(2, 3, 9, 9))
+        assert cache.read_bytes() == early
     kept = cache.read_bytes()
+    assert kept != early
     with TensorRTRuntime(path):
         (loaded,) = [call.args for call in machine.trt.calls if call.name == "IRuntimeCache.deserialize"]
         assert loaded == (kept,)
     cache.write_bytes(b"of another GPU")
     with TensorRTRuntime(path) as runtime:
         runtime.run(images(1, 3, 8, 8))
-    assert cache.read_bytes() == kept
+    assert cache.read_bytes() == early
+
+
+@pytest.mark.parametrize("file", [TRT10, RTX])
+def test_an_engine_that_nobody_closes_is_let_go_of(file: str, make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
+    machine = make(file)
+    path = machine.build(tiny_onnx, tmp_path)
+    runtime = TensorRTRuntime(path)
+    runtime.run(images(1, 3, 8, 8))
+    runtime.run(images(2, 3, 9, 9))
+    del runtime
+    gc.collect()
+    assert not any(machine.cuda.live().values())
+    assert path.with_name("tiny.engine.cache").exists() == (file == RTX)
+
+
+@pytest.mark.parametrize("name", ["cudaSetDevice", "cudaGetDevice"])
+def test_closing_where_nothing_works_any_more(name: str, make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
+    machine = make(TRT10, GPU, GPU)
+    runtime = TensorRTRuntime(machine.build(tiny_onnx, tmp_path), "cuda:1")
+    runtime.run(images(1, 3, 8, 8))
+    machine.cuda.fail[name] = real.cudaError_t.cudaErrorIllegalAddress
+    runtime.close()
+    assert runtime.closed
+    assert not any(machine.cuda.live().values())
+
+
+@pytest.mark.parametrize("device", [FakeDevice("NVIDIA T4", (7, 5), 16 << 30), FakeDevice("P40", (6, 1), 24 << 30)])
+def test_rtx_on_a_gpu_that_it_cannot_build_for(device: FakeDevice, make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
+    path = make(RTX).build(tiny_onnx, tmp_path)
+    make(RTX, device)
+    with pytest.raises(DeviceError, match=r"TensorRT-RTX runs FP32 from Ampere on; pip install 'rest-") as raised:
+        TensorRTRuntime(path)
+    assert _rebuild(str(raised.value), path).formats == ("trt",)
+
+
+def test_a_request_without_a_command_line(make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
+    path = make(RTX).build(tiny_onnx, tmp_path)
+    _edit(path, command=None)
+    make(RTX, A10)
+    _edit(path, targets=["sm120"])
+    with pytest.raises(DeviceError, match=r"rebuild: rest_deploy\.export\(\) in Python, as it was made"):
+        TensorRTRuntime(path)
 
 
 def test_a_cache_that_cannot_be_kept_is_no_error(

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from rest_deploy.export.engine.layers import Layer, read_layers
 from rest_deploy.export.engine.progress import BuildProgress, Progress, progress_monitor
 from rest_deploy.export.engine.site import BuildSite
 from rest_deploy.export.engine.timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
+from rest_deploy.nvidia.cuda import Cuda
 from rest_deploy.nvidia.log import TensorRTLog
 
 #: HardwareCompatibilityLevel of TensorRT.
@@ -66,7 +68,10 @@ def build(
         ExportError: TensorRT refused, failed or was cancelled; the message holds its reasons.
         KeyboardInterrupt: Ctrl-C, once the build has come to a stop.
     """
-    return _Build(site, config, info).run(source, report)
+    if site.gpu is None:
+        return _Build(site, config, info).run(source, report)
+    with Cuda().on_device(site.gpu.index):
+        return _Build(site, config, info).run(source, report)
 
 
 class _Build:
@@ -84,7 +89,7 @@ class _Build:
         settings, options = self._settings(profiles)
         cache = timing_cache_path(self._config, self._site)
         if cache is not None:
-            load_timing_cache(cache, settings)
+            load_timing_cache(cache, settings, self._log)
         progress = BuildProgress(report)
         settings.progress_monitor = progress_monitor(self._site.library, progress)
         start = self._log.mark()
@@ -197,6 +202,8 @@ class _Build:
 
         def work() -> None:
             try:
+                if self._site.gpu is not None:  # CUDA's current GPU is the thread's
+                    Cuda().call("cudaSetDevice", self._site.gpu.index)
                 build = self._builder.build_serialized_network
                 plan.set_result(self._made("build the engine", build, network, settings))
             except BaseException as exc:  # for the thread that waits
@@ -209,7 +216,8 @@ class _Build:
         except BaseException:  # Ctrl-C or SIGTERM, at any moment; a failed build has ended already
             progress.cancel()
             while thread.is_alive():
-                thread.join()
+                with suppress(KeyboardInterrupt):  # asked twice: it is on its way, and cannot be left behind
+                    thread.join()
             raise
 
 

@@ -42,7 +42,8 @@ class EngineConfig:
         optimization_level: 0 (fast build) to 5 (fast engine); None for the library's default.
         timing_cache: File that keeps measured tactics; None for the user's cache folder.
         use_timing_cache: Whether to keep them at all; TensorRT-RTX measures nothing at build.
-        gpu: Number of the GPU that TensorRT builds on; TensorRT-RTX needs none.
+        gpu: Number of the GPU that TensorRT builds on, and that runs the engine to verify it; None for the first, where
+            there is one.
         tf32: Let FP32 products be rounded to TF32's 10 bits.
         version_compatible: An engine that later versions run too; only of TensorRT.
         hardware_compatibility: GPUs that run it; only of TensorRT.
@@ -61,7 +62,7 @@ class EngineConfig:
     optimization_level: int | None = None
     timing_cache: str | Path | None = None
     use_timing_cache: bool = True
-    gpu: int = 0
+    gpu: int | None = None
     tf32: bool = False
     version_compatible: bool = False
     hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE
@@ -81,13 +82,13 @@ class EngineConfig:
         if self.profiles and any(value is not None for value in single):
             raise ConfigError("profiles were given, and a min, opt or max size or batch too; give one or the other")
         if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise ConfigError(f"workspace_mib is {self.workspace_mib}; it must be at least 1")
+            raise ConfigError(f"workspace of {self.workspace_mib} MiB; it must be at least 1")
         if self.optimization_level is not None and self.optimization_level not in OPTIMIZATION_LEVELS:
-            raise ConfigError(f"optimization_level is {self.optimization_level}; accepted: 0 to 5")
-        if self.gpu < 0:
+            raise ConfigError(f"optimization level {self.optimization_level}; accepted: 0 to 5")
+        if self.gpu is not None and self.gpu < 0:
             raise ConfigError(f"gpu is {self.gpu}; it must be at least 0")
         if self.timing_cache is not None and not self.use_timing_cache:
-            raise ConfigError(f"timing_cache {self.timing_cache} was given, and not to use one; give one or the other")
+            raise ConfigError(f"timing cache {self.timing_cache} was given, and not to use one; give one or the other")
         self.resolve_profiles(Preprocessing())  # so that sizes which contradict each other are refused here
 
     def resolve_profiles(self, preprocessing: Preprocessing) -> tuple[Profile, ...]:

@@ -24,7 +24,7 @@ def export(
     *,
     site: BuildSite,
     config: EngineConfig,
-    command: Sequence[str] = (),
+    command: Sequence[str] | None = (),
     report: Progress | None = None,
 ) -> tuple[ArtifactInfo, tuple[str, ...]]:
     """Write an ONNX file as an engine. Its manifest is not written: that is done when the engine has been verified.
@@ -35,7 +35,8 @@ def export(
         target: Plan to write.
         site: With what, and for which GPU.
         config: How.
-        command: Arguments of rest-export that make it again, without target and output.
+        command: Arguments of rest-export that make it again, without format, target and output; None where none
+            can.
         report: Called as the build goes on.
 
     Returns:
@@ -61,7 +62,8 @@ def export(
         layers=histogram(built.layers),
         activation_bytes=built.activation_bytes,
         options=built.options,
-        command=tuple(command),
+        why=site.why,
+        command=None if command is None else tuple(command),
         version_compatible=config.version_compatible,
         hardware_compatibility=config.hardware_compatibility.value,
     )

@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 _HEADING = "Layers:"
 _LINE = re.compile(r"^Name: (.*?), LayerType: ([^,]*)", re.MULTILINE)
@@ -20,25 +21,21 @@ _TYPE = re.compile(r"Datatype: ([^,}]*)")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _PIECE = re.compile(r"(\w+)/")  # TensorRT writes "PWN(stage1_0/x" and "Reformatting CopyNode for ... to stage1_0/x" too
 
-#: Words of TensorRT for datatypes -> ours; the first that is found in the text holds.
-_WORDS = (
-    ("uint8", "uint8"),
-    ("int64", "int64"),
-    ("int32", "int32"),
-    ("int8", "int8"),
-    ("int4", "int4"),
-    ("bool", "bool"),
-    ("fp8", "fp8"),
-    ("fp4", "fp4"),
-    ("bf16", "bf16"),
-    ("bfloat16", "bf16"),
-    ("fp16", "fp16"),
-    ("half", "fp16"),
-    ("fp32", "fp32"),
-    ("float", "fp32"),
+#: Words of TensorRT for datatypes -> ours.
+_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("fp32", "float", "float32"), "fp32"),
+        **dict.fromkeys(("fp16", "half", "float16"), "fp16"),
+        **dict.fromkeys(("bf16", "bfloat16"), "bf16"),
+        **dict.fromkeys(("fp8", "float8", "e4m3"), "fp8"),
+        **dict.fromkeys(("fp4", "float4", "e2m1"), "fp4"),
+        **{name: name for name in ("int4", "int8", "uint8", "int32", "int64", "bool")},
+    }
 )
 #: From the narrowest: what a layer computes in is the narrowest type of its inputs.
 NUMBERS = ("int4", "fp4", "int8", "fp8", "fp16", "bf16", "fp32")
+#: What sizes, indices and masks are kept in.
+_INDICES = frozenset({"uint8", "int32", "int64", "bool"})
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,13 @@ class Layer:
 
     @property
     def numbers(self) -> frozenset[str]:
-        """Datatypes of its tensors that hold image data or weights; sizes and indices left out."""
-        return frozenset(self.inputs + self.constants + self.outputs) & frozenset(NUMBERS)
+        """Datatypes of its tensors that hold image data or weights, unknown ones too; sizes and indices left out."""
+        return frozenset(self.inputs + self.constants + self.outputs) - _INDICES
 
     @property
     def data(self) -> frozenset[str]:
         """Datatypes of the image data that goes in and out; its constants may be scalars of another type."""
-        return frozenset(self.inputs + self.outputs) & frozenset(NUMBERS)
+        return frozenset(self.inputs + self.outputs) - _INDICES
 
     @property
     def datatype(self) -> str | None:
@@ -136,5 +133,6 @@ def _brackets(text: str, start: int) -> Iterator[tuple[int, str]]:
 
 
 def _datatype(said: str) -> str:
-    lowered = said.lower()
-    return next((name for word, name in _WORDS if word in lowered), lowered.strip() or "unknown")
+    """Our name of a datatype; the word itself where it is none that is known, so that a proof stumbles over it."""
+    words = re.findall(r"[a-z0-9]+", said.lower())
+    return next((_WORDS[word] for word in words if word in _WORDS), " ".join(words) or "unknown")

@@ -77,7 +77,7 @@ class BuildProgress:
     def _fraction(self) -> float:
         """Done steps of the outermost phase, and of the phases within its current step."""
         roots = [phase for phase in self._phases.values() if phase.parent is None or phase.parent not in self._phases]
-        return self._share(roots[0]) if roots else 1.0
+        return self._share(roots[0]) if roots else 0.0
 
     def _share(self, phase: _Phase) -> float:
         within = [self._share(child) for child in self._phases.values() if child.parent == phase.name != child.name]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility, check_targets
-from rest_deploy.nvidia.gpus import AMPERE, ComputeCapability, Gpu, find_gpu
+from rest_deploy.nvidia.gpus import AMPERE, ComputeCapability, Gpu, NoGpuError, find_gpu
 from rest_deploy.nvidia.library import Library, is_installed, load_library
 from rest_deploy.specs import Precision
 
@@ -23,12 +23,14 @@ class BuildSite:
         gpu: That TensorRT builds on; None for TensorRT-RTX.
         targets: Compute capabilities that may run the engine, such as ``("sm86", "sm89")``.
         why: Reason of the choice, in words.
+        unexpected: Whether TensorRT is installed, and could not be used.
     """
 
     library: Library
     gpu: Gpu | None
     targets: tuple[str, ...]
     why: str
+    unexpected: bool = False
 
 
 def choose_site(format: str, config: EngineConfig, precision: Precision) -> BuildSite:
@@ -42,23 +44,43 @@ def choose_site(format: str, config: EngineConfig, precision: Precision) -> Buil
     Raises:
         ConfigError: The library does not have what the config asks for, or a target cannot do it.
         MissingPackageError: Neither library is installed.
-        DeviceError: Only TensorRT is installed, and there is no GPU.
+        DeviceError: Only TensorRT is installed, and there is no GPU; the GPU asked for is not there; or only
+            TensorRT-RTX is installed, the GPU here is none that it has, and no targets were named.
     """
     if format == "trt-rtx":
         return _rtx(config, precision, "asked for")
+    gpu, why_none = _gpu(config)
     if not is_installed("trt"):
         if not is_installed("trt-rtx"):
             raise MissingPackageError("tensorrt-rtx-cu13-bindings or tensorrt", _PURPOSE, "trt-rtx")
-        return _rtx(config, precision, "TensorRT is not installed")
+        return _in_place_of_tensorrt(config, precision, gpu)
+    if gpu is not None:
+        return _on_gpu(config, gpu)
+    if not is_installed("trt-rtx"):
+        raise DeviceError(
+            f"TensorRT builds only on a GPU, and {why_none}; to build without one: pip install 'rest-deploy[trt-rtx]'"
+        )
+    return replace(_rtx(config, precision, f"TensorRT builds only on a GPU, and {why_none}"), unexpected=True)
+
+
+def _gpu(config: EngineConfig) -> tuple[Gpu | None, str]:
+    """The GPU to build on, or None and why there is none; one that was asked for must be there."""
     try:
-        gpu = find_gpu(config.gpu)
-    except (DeviceError, MissingPackageError) as exc:
-        if not is_installed("trt-rtx"):
-            raise DeviceError(
-                f"TensorRT builds only on a GPU, and {exc}; to build without one: pip install 'rest-deploy[trt-rtx]'"
-            ) from exc
-        return _rtx(config, precision, f"TensorRT builds only on a GPU, and {exc}")
-    return _on_gpu(config, gpu)
+        return find_gpu(config.gpu or 0), ""
+    except (NoGpuError, MissingPackageError) as exc:
+        if config.gpu is not None:
+            raise
+        return None, str(exc)
+
+
+def _in_place_of_tensorrt(config: EngineConfig, precision: Precision, gpu: Gpu | None) -> BuildSite:
+    site = _rtx(config, precision, "TensorRT is not installed")
+    if gpu is not None and not config.targets and str(gpu.compute_capability) not in site.targets:
+        raise DeviceError(
+            f"the GPU here, {gpu}, is none that {site.library} builds for in {precision.value}, and TensorRT is not "
+            "installed; pip install 'rest-deploy[trt]', or build for other GPUs with --format trt-rtx"
+        )
+    return site
 
 
 def _on_gpu(config: EngineConfig, gpu: Gpu) -> BuildSite:

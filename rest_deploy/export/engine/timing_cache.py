@@ -12,6 +12,7 @@ from rest_deploy.artifact.files import replacing
 from rest_deploy.errors import ExportError
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.site import BuildSite
+from rest_deploy.nvidia.log import TensorRTLog
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +28,12 @@ def timing_cache_path(config: EngineConfig, site: BuildSite) -> Path | None:
     return folder / f"timing-{site.library.version}-{gpu}-{site.gpu.compute_capability}.cache"
 
 
-def load_timing_cache(path: Path, build_config: Any) -> None:
-    """Give a build what earlier ones measured; a file that TensorRT does not take is started anew."""
+def load_timing_cache(path: Path, build_config: Any, log: TensorRTLog) -> None:
+    """Give a build what earlier ones measured; a file that TensorRT does not take is started anew.
+
+    Raises:
+        ExportError: TensorRT takes no empty cache either.
+    """
     blob = b""
     try:
         blob = path.read_bytes()
@@ -39,7 +44,8 @@ def load_timing_cache(path: Path, build_config: Any) -> None:
     cache = build_config.create_timing_cache(blob)
     if cache is None or build_config.set_timing_cache(cache, False) is False:
         _log.warning("timing cache %s is of another version or GPU; it is made anew", path)
-        build_config.set_timing_cache(build_config.create_timing_cache(b""), False)
+        empty = log.attempt("make a timing cache", ExportError, build_config.create_timing_cache, b"")
+        log.attempt("use a timing cache", ExportError, build_config.set_timing_cache, empty, False)
 
 
 def save_timing_cache(path: Path, build_config: Any) -> None:

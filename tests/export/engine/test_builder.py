@@ -10,18 +10,20 @@ from typing import Any
 import pytest
 
 from rest_deploy.artifact.profile import Profile
-from rest_deploy.errors import ConfigError, ExportError
+from rest_deploy.errors import ConfigError, DeviceError, ExportError
 from rest_deploy.export.engine.builder import Built, build
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility
 from rest_deploy.export.engine.site import choose_site
 from rest_deploy.runtimes.ort import read_info
 from rest_deploy.specs import ImageSize, Precision
-from tests.engines import RTX, Machine
+from tests.engines import GPU, RTX, Machine
 from tests.standins.bench import write_onnx
+from tests.standins.cuda import FakeDevice
 from tests.standins.tensorrt import API_FILES
 
 PLAIN = [file for file in API_FILES if file != RTX]
 NO_CACHE = EngineConfig(use_timing_cache=False)
+H200 = FakeDevice("NVIDIA H200", (9, 0), 139 << 30)
 
 
 @pytest.fixture(params=API_FILES)
@@ -185,6 +187,43 @@ def test_ctrl_c_cancels_the_build(machine: Machine, tiny_onnx: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _build(machine, tiny_onnx)
     assert stopped == [True]
+
+
+@pytest.mark.parametrize("file", PLAIN)
+def test_tensorrt_builds_on_the_gpu_that_was_asked_for(
+    file: str, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path
+) -> None:
+    """CUDA's current GPU is each thread's own; the one that builds must be told, and the caller's left as it was."""
+    machine = Machine.make(monkeypatch, file, (GPU, H200))
+    seen = []
+
+    def build_here(network: Any, config: Any) -> None:
+        seen.append(machine.cuda.module.cudaGetDevice()[1])
+
+    machine.trt.returns["Builder"] = lambda logger: seen.append(machine.cuda.module.cudaGetDevice()[1])
+    config = EngineConfig(gpu=1, use_timing_cache=False)
+    with pytest.raises(ExportError, match="could not start its builder"):
+        _build(machine, tiny_onnx, config)
+    machine.trt.returns.clear()
+    machine.trt.returns["Builder.build_serialized_network"] = build_here
+    with pytest.raises(ExportError, match="could not build the engine"):
+        _build(machine, tiny_onnx, config)
+    assert seen == [1, 1]
+    assert machine.cuda.module.cudaGetDevice()[1] == 0
+
+
+def test_a_gpu_that_is_not_there_is_no_reason_to_build_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine.make(monkeypatch, PLAIN[0])
+    with pytest.raises(DeviceError, match="cuda:5: there are 1 GPUs here; accepted: cuda:0"):
+        choose_site("trt", EngineConfig(gpu=5), Precision.FP32)
+
+
+def test_rtx_for_a_gpu_that_it_lacks_must_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine.make(monkeypatch, RTX, (H200,))
+    with pytest.raises(DeviceError, match=r"H200 \(sm90\), is none that TensorRT-RTX .*pip install 'rest-dep"):
+        choose_site("trt", NO_CACHE, Precision.FP32)
+    assert choose_site("trt", EngineConfig(targets=("sm89",)), Precision.FP32).targets == ("sm89",)
+    assert choose_site("trt-rtx", NO_CACHE, Precision.FP32).targets[0] == "sm80"
 
 
 def test_progress_is_told(machine: Machine, tiny_onnx: Path) -> None:

@@ -157,6 +157,7 @@ def test_the_last_engine_is_told_of() -> None:
         ("Datatype: Bool, Format: x", "bool"),
         ("Datatype: E8M0, Format: x", "e8m0"),
         ("Datatype: , Format: x", "unknown"),
+        ("Format/Datatype: Strange", "strange"),
         ("Format/Datatype: Row major linear FP32", "fp32"),
         ("Format/Datatype: Row major linear FP16 format", "fp16"),
         ("Format/Datatype: Row major linear BF16", "bf16"),
@@ -199,7 +200,9 @@ def test_a_layer_computes_in_the_narrowest_type_of_its_inputs(
 
 
 def test_numbers_are_those_of_inputs_constants_and_outputs() -> None:
-    assert Layer("", "", (), ("int8", "int64"), ("fp32",), ("fp16", "bool")).numbers == {"int8", "fp32", "fp16"}
+    layer = Layer("", "", (), ("int8", "int64"), ("fp32",), ("fp16", "bool"))
+    assert layer.numbers == {"int8", "fp32", "fp16"}
+    assert layer.data == {"int8", "fp16"}  # constants may be scalars of another type
     assert len(set(NUMBERS)) == len(NUMBERS)
 
 

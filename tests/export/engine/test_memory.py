@@ -103,6 +103,15 @@ def test_a_side_that_no_stride_divides_is_rounded_up() -> None:
     assert estimate("rest_small", "1x641x641") > estimate("rest_small", "1x640x640")
 
 
+def test_the_grid_of_each_stage_is_rounded_up() -> None:
+    """Of a network whose second stage is the widest: 257 and 258 tokens a side become 129."""
+    config = ResTConfig(sr_ratios=(32, 4, 2, 1))
+    odd, even = (
+        estimate_activation_bytes(config, InputSize.parse(f"1x{side}x{side}"), Precision.FP32) for side in (1028, 1032)
+    )
+    assert odd == even
+
+
 def test_fp16_takes_half_beside_the_scratch_memory() -> None:
     full, half = (estimate("rest_small", "8x640x640", precision) for precision in (Precision.FP32, Precision.FP16))
     assert half / full == pytest.approx(0.5, abs=0.01)

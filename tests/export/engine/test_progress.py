@@ -114,6 +114,19 @@ def test_a_phase_that_never_began_and_one_that_is_its_own_parent(progress: Build
     assert report.shares[-1] == 0
 
 
+def test_a_phase_whose_parent_was_never_told_stands_for_the_build(report: Report) -> None:
+    progress = BuildProgress(report)
+    progress.start("child", "never begun", 2)
+    progress.step("child", 0)
+    assert report.shares == [0, 0.5]
+
+
+def test_a_step_before_any_phase_is_no_progress(report: Report) -> None:
+    progress = BuildProgress(report)
+    assert progress.step(ROOT, 0)
+    assert report.shares == [0]
+
+
 def test_without_a_report() -> None:
     progress = BuildProgress()
     progress.start(ROOT, None, 1)

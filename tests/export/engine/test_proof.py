@@ -29,6 +29,7 @@ HALF_WEIGHTS = layer("fp32", name="half weights", constants=["fp16"], outputs=["
 CORE = layer("fp32", name="core", outputs=["fp32"], node="stage1_0/softmax")
 HALF_CORE = layer("fp16", name="half core", outputs=["fp16"], node="stage1_0/softmax")
 CAST_CORE = layer("fp16", name="cast core", outputs=["fp32"], node="stage1_0/softmax")
+SCALED_CORE = layer("fp16", name="half core", constants=["fp32"], outputs=["fp16"], node="stage1_0/softmax")
 SIZE_CORE = layer("int64", name="size core", outputs=["int64"], node="stage1_0/softmax")
 SOFTMAX = ["stage1_0/softmax"]
 
@@ -99,6 +100,7 @@ def test_a_narrower_precision_that_no_layer_computes_in_is_refused(layers: list[
     [
         ([FP16, HALF_CORE], Precision.FP16),
         ([FP16, CORE, HALF_CORE], Precision.FP16),
+        ([FP16, SCALED_CORE], Precision.FP16),  # alpha and beta of a product are FP32 in all of them
         ([INT8, HALF_CORE], Precision.INT8),
     ],
 )

@@ -57,6 +57,7 @@ def test_tensorrt_beside_a_gpu_is_taken(machine: Machine, others: tuple[str, ...
     assert str(site.library) == "TensorRT 10.9.0.34"
     assert site.gpu == Gpu(0, "NVIDIA GeForce RTX 4090", ComputeCapability(8, 9), 24 << 30)
     assert site.targets == ("sm89",)
+    assert not site.unexpected
     assert site.why == "it is installed, and NVIDIA GeForce RTX 4090 (sm89) is there"
 
 
@@ -79,6 +80,36 @@ def test_rtx_is_taken_where_tensorrt_is_not_installed(machine: Machine) -> None:
     machine(RTX)
     site = choose_site("trt", PLAIN, Precision.FP32)
     assert (site.library.name, site.gpu, site.why) == ("trt-rtx", None, "TensorRT is not installed")
+    assert not site.unexpected
+
+
+def test_an_engine_that_the_gpu_here_could_not_run_has_to_be_asked_for(machine: Machine) -> None:
+    machine(RTX, cuda=FakeCuda((H200,)))
+    said = (
+        r"^the GPU here, NVIDIA H200 \(sm90\), is none that TensorRT-RTX 1\.7\.1\.116 builds for in fp32, and TensorRT "
+        r"is not installed; pip install 'rest-deploy\[trt\]', or build for other GPUs with --format trt-rtx$"
+    )
+    refused(DeviceError, said)
+
+
+@pytest.mark.parametrize(("format", "targets"), [("trt", ("sm86",)), ("trt-rtx", ("sm86",)), ("trt-rtx", ())])
+def test_other_gpus_may_be_asked_for(machine: Machine, format: str, targets: tuple[str, ...]) -> None:
+    machine(RTX, cuda=FakeCuda((H200,)))
+    site = choose_site(format, EngineConfig(targets=targets), Precision.FP32)
+    assert site.targets == (targets or DEFAULT_TARGETS)
+
+
+@pytest.mark.parametrize("files", [(TRT, RTX), (RTX,), (TRT,)])
+def test_a_gpu_that_was_asked_for_must_be_there(machine: Machine, files: tuple[str, ...]) -> None:
+    """No building elsewhere in its place."""
+    machine(*files)
+    refused(DeviceError, "^device cuda:5: there are 2 GPUs here; accepted: cuda:0 to cuda:1$", gpu=5)
+
+
+@pytest.mark.parametrize("gpu", [0, 1])
+def test_a_gpu_that_was_asked_for_where_there_is_none(machine: Machine, gpu: int) -> None:
+    machine(TRT, RTX, cuda=FakeCuda.no_driver())
+    refused(DeviceError, f"^device cuda:{gpu}: there is no NVIDIA driver here", gpu=gpu)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +125,7 @@ def test_rtx_is_taken_where_there_is_no_gpu_for_tensorrt(machine: Machine, cuda:
     machine(TRT, RTX, cuda=cuda)
     site = choose_site("trt", PLAIN, Precision.FP32)
     assert (site.library.name, site.gpu, site.targets) == ("trt-rtx", None, DEFAULT_TARGETS)
+    assert site.unexpected
     assert site.why.startswith(f"TensorRT builds only on a GPU, and device cuda:0: {reason}")
 
 

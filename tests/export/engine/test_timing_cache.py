@@ -13,17 +13,21 @@ from typing import Any
 import pytest
 
 from rest_deploy.artifact import files
+from rest_deploy.errors import ExportError
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.site import BuildSite
 from rest_deploy.export.engine.timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
 from rest_deploy.nvidia.gpus import ComputeCapability, Gpu
 from rest_deploy.nvidia.library import Library
+from rest_deploy.nvidia.log import TensorRTLog
 from tests.standins.bench import make_logger
 from tests.standins.cuda import FakeCuda, FakeDevice
 from tests.standins.tensorrt import FakeTensorRT
 
+LOG = TensorRTLog(Library("trt", FakeTensorRT("tensorrt-10.9.0.34").module, "10.9.0.34"))
 #: Before the JSON in a cache of the stand-in.
 MAGIC = b"FAKECACHE"
+LOG = TensorRTLog(Library("trt", FakeTensorRT("tensorrt-10.9.0.34").module, "10.9.0.34"))
 GPU = Gpu(0, "NVIDIA GeForce RTX 4090", ComputeCapability(8, 9), 24 << 30)
 
 
@@ -35,6 +39,10 @@ def settings(capability: tuple[int, int] = (8, 9)) -> Any:
     """A builder config of a machine's own TensorRT."""
     fake = FakeTensorRT("tensorrt-10.9.0.34", FakeCuda((FakeDevice("GPU", capability, 24 << 30),)))
     return fake.module.Builder(make_logger(fake.module)).create_builder_config()
+
+
+def load(path: Path, build_config: Any) -> None:
+    load_timing_cache(path, build_config, LOG)
 
 
 def entries(build_config: Any) -> list[str]:
@@ -55,7 +63,7 @@ def kept(tmp_path: Path) -> Path:
     """The cache of a build that measured something."""
     build_config = settings()
     path = tmp_path / "kept.cache"
-    load_timing_cache(path, build_config)
+    load(path, build_config)
     save_timing_cache(path, build_config)
     said = json.loads(path.read_bytes().removeprefix(MAGIC))
     path.write_bytes(MAGIC + json.dumps({**said, "entries": ["conv: tactic 7"]}).encode())
@@ -115,21 +123,21 @@ def test_none_is_kept(config: EngineConfig, where: BuildSite) -> None:
 
 def test_the_next_build_knows_what_the_last_one_measured(kept: Path, warnings: Any) -> None:
     build_config = settings()
-    load_timing_cache(kept, build_config)
+    load(kept, build_config)
     assert entries(build_config) == ["conv: tactic 7"]
     assert warnings() == []
 
 
 def test_the_first_build_starts_with_none(tmp_path: Path, warnings: Any) -> None:
     build_config = settings()
-    load_timing_cache(tmp_path / "none.cache", build_config)
+    load(tmp_path / "none.cache", build_config)
     assert entries(build_config) == []
     assert warnings() == []
 
 
 def test_a_cache_of_another_gpu_is_made_anew(kept: Path, warnings: Any) -> None:
     build_config = settings((12, 0))
-    load_timing_cache(kept, build_config)
+    load(kept, build_config)
     assert entries(build_config) == []
     assert warnings() == [f"timing cache {kept} is of another version or GPU; it is made anew"]
 
@@ -152,14 +160,26 @@ class Refusing:
 def test_a_cache_that_the_library_gives_none_for_is_made_anew(tmp_path: Path, warnings: Any) -> None:
     (tmp_path / "bad.cache").write_bytes(b"junk")
     build_config = Refusing()
-    load_timing_cache(tmp_path / "bad.cache", build_config)
+    load(tmp_path / "bad.cache", build_config)
     assert build_config.taken == ["empty"]
     assert warnings() == [f"timing cache {tmp_path / 'bad.cache'} is of another version or GPU; it is made anew"]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "what"),
+    [("create_timing_cache", None, "make a timing cache"), ("set_timing_cache", False, "use a timing cache")],
+)
+def test_a_library_that_takes_no_empty_cache_either(tmp_path: Path, name: str, given: Any, what: str) -> None:
+    (tmp_path / "bad.cache").write_bytes(b"junk")
+    build_config = Refusing()
+    setattr(build_config, name, lambda *_: given)
+    with pytest.raises(ExportError, match=rf"^TensorRT 10\.9\.0\.34 could not {what}: "):
+        load(tmp_path / "bad.cache", build_config)
+
+
 def test_a_file_that_cannot_be_read_is_not_used(tmp_path: Path, warnings: Any) -> None:
     build_config = settings()
-    load_timing_cache(tmp_path, build_config)
+    load(tmp_path, build_config)
     assert entries(build_config) == []
     assert warnings() == [f"timing cache {tmp_path} cannot be read, and is not used: Is a directory"]
 
@@ -208,3 +228,9 @@ def test_a_full_disk_leaves_the_cache_that_was_there(
 def settings_with(blob: bytes) -> Any:
     """A builder config whose cache has these bytes."""
     return SimpleNamespace(get_timing_cache=lambda: SimpleNamespace(serialize=lambda: blob))
+
+
+def test_a_library_that_makes_no_cache_at_all_is_an_error(tmp_path: Path) -> None:
+    build_config = SimpleNamespace(create_timing_cache=lambda blob: None)
+    with pytest.raises(ExportError, match=r"TensorRT 10\.9\.0\.34 could not make a timing cache"):
+        load_timing_cache(tmp_path / "none.cache", build_config, LOG)
