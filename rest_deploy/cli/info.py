@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.cli.engine_text import engine_rows, layer_table
 from rest_deploy.cli.terminal import OK, clean, command, parser
+from rest_deploy.errors import ArtifactError, one_line
 from rest_deploy.runtimes.registry import read_info
 
 
@@ -77,6 +78,15 @@ def _figures(verification: Mapping[str, Any]) -> str:
     cases = verification.get("cases")
     if not cases:
         return "no figures"
+    try:
+        return _worst(verification, cases)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ArtifactError(
+            f"its figures of the verification cannot be read: {one_line(exc)}; export it again"
+        ) from exc
+
+
+def _worst(verification: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> str:
     worst = max(cases, key=lambda case: case["max_error"])
     size = f"{worst['batch']}x{worst['height']}x{worst['width']}"
     return (

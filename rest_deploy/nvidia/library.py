@@ -65,7 +65,13 @@ class Library:
 
 def is_installed(name: str) -> bool:
     """Whether a library of :data:`LIBRARIES` can be found, without importing it."""
-    return any(importlib.util.find_spec(module) is not None for module in LIBRARIES[name].modules)
+    return any(_found(module) for module in LIBRARIES[name].modules)
+
+
+def _found(module: str) -> bool:
+    """Whether a module is there; a mere folder of that name on the path is none."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and (spec.origin is not None or spec.submodule_search_locations is None)
 
 
 def load_library(name: str, purpose: str) -> Library:
@@ -81,7 +87,7 @@ def load_library(name: str, purpose: str) -> Library:
     """
     row = LIBRARIES[name]
     for module in row.modules:
-        if importlib.util.find_spec(module) is None:
+        if not _found(module):
             continue
         try:
             api = importlib.import_module(module)

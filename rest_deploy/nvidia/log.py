@@ -28,6 +28,11 @@ _ANOTHER_LOGGER = re.compile(r"^The logger passed into create\w+ differs")
 _FRAME = re.compile(r"^ModelImporter\.cpp:\d+: (?:---|While parsing)")
 
 
+def readable(message: str) -> str:
+    """A message as one line, without the CUDA noise of a machine without a GPU."""
+    return " ".join(_SPURIOUS.sub("", message).split())
+
+
 class _Record(NamedTuple):
     number: int
     severity: str
@@ -72,7 +77,7 @@ class TensorRTLog:
     def reasons(self, start: int = 0) -> str:
         """The errors from a place on, as one line; without the CUDA noise of a machine without a GPU."""
         failures = [record.message for record in self._since(start) if record.severity in _FAILURES]
-        told = [" ".join(_SPURIOUS.sub("", m).split()) for m in failures if not _FRAME.search(m)]
+        told = [readable(message) for message in failures if not _FRAME.search(message)]
         return "; ".join(dict.fromkeys(filter(None, told))) or f"{self.library} gave no reason"
 
     def warnings(self) -> tuple[str, ...]:

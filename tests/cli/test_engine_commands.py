@@ -109,7 +109,11 @@ def test_info_needs_no_gpu_and_no_tensorrt(
     assert "TensorRT-RTX 1.7.1.116" in told.out
 
 
-Bad = tuple[Any, list[Any], str]
+def test_edited_figures_are_an_error(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _edit('"max_error"', '"other"')(engine)
+    told = Outcome(info, [engine], capsys)
+    assert (told.code, told.out) == (1, "")
+    assert "figures of the verification cannot be read: 'max_error'; export it again" in told.err
 
 
 def _damage(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:

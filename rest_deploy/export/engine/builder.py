@@ -24,7 +24,7 @@ from rest_deploy.export.engine.progress import BuildProgress, Progress, progress
 from rest_deploy.export.engine.site import BuildSite
 from rest_deploy.export.engine.timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
 from rest_deploy.nvidia.cuda import Cuda
-from rest_deploy.nvidia.log import TensorRTLog
+from rest_deploy.nvidia.log import TensorRTLog, readable
 
 #: HardwareCompatibilityLevel of TensorRT.
 _LEVELS = {HardwareCompatibility.SAME_CC: "SAME_COMPUTE_CAPABILITY", HardwareCompatibility.AMPERE_PLUS: "AMPERE_PLUS"}
@@ -224,5 +224,5 @@ class _Build:
 def _parser_error(error: Any) -> str:
     """One error of the parser: node, operator, words."""
     node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_operator() else ""
-    words = " ".join(error.desc().split())
+    words = readable(error.desc())
     return node + ("this TensorRT has no such operator" if node and words in ("", "false") else words)

@@ -36,7 +36,7 @@ def prove(layers: Sequence[Layer], precision: Precision, fp32_nodes: Collection[
     if not any(layer.datatype == wanted for layer in layers):
         raise ExportError(
             f"{precision.value} was asked for, and of {len(layers)} layers TensorRT built none in it; "
-            "no engine was kept; leave the precision away, or rebuild for a target that has it"
+            "no engine was kept; leave the precision out, or rebuild for a target that has it"
         )
     kept = frozenset(fp32_nodes)
     narrow = [layer for layer in layers if kept.intersection(layer.nodes) and "fp32" not in (layer.data or {"fp32"})]

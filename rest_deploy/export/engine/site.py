@@ -68,8 +68,8 @@ def _gpu(config: EngineConfig) -> tuple[Gpu | None, str]:
     try:
         return find_gpu(config.gpu or 0), ""
     except (NoGpuError, MissingPackageError) as exc:
-        if config.gpu is not None:
-            raise
+        if config.gpu is not None or (isinstance(exc, MissingPackageError) and is_installed("trt")):
+            raise  # a GPU was asked for, or may be there: what is missing is the package that finds it
         return None, str(exc)
 
 
