@@ -195,14 +195,14 @@ def test_require_takes_the_whole_log_unless_told(log):
     [(Severity.WARNING, logging.WARNING), (Severity.INFO, logging.INFO), (Severity.VERBOSE, logging.DEBUG)],
 )
 def test_what_is_no_failure_goes_on_to_logging(log, caplog, severity, level):
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, "rest_deploy"):
         tell(log, "100% done", severity=severity)
     assert caplog.record_tuples == [("rest_deploy.nvidia.log", level, "TensorRT 10.9.0.34: 100% done")]
 
 
 @pytest.mark.parametrize("severity", [Severity.ERROR, Severity.INTERNAL_ERROR])
 def test_failures_are_raised_and_not_logged_as_well(log, caplog, severity):
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, "rest_deploy"):
         tell(log, "the reason", severity=severity)
     assert not caplog.records
 

@@ -310,6 +310,7 @@ def test_a_cache_that_cannot_be_kept_is_no_error(
 ) -> None:
     path = make(RTX).build(tiny_onnx, tmp_path)
     path.with_name("tiny.engine.cache").mkdir()
+    caplog.set_level("WARNING", "rest_deploy")
     with TensorRTRuntime(path) as runtime:
         runtime.run(images(1, 3, 8, 8))
     assert "tiny.engine.cache cannot be read" in caplog.text

@@ -138,7 +138,16 @@ def test_tensorrt_alone_without_a_gpu(machine: Machine) -> None:
 def test_tensorrt_alone_without_cuda_python(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(TRT)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    refused(DeviceError, "^TensorRT builds only on a GPU, and cuda-bindings is needed to use an NVIDIA GPU; install it")
+    refused(MissingPackageError, "^cuda-bindings is needed to use an NVIDIA GPU; install it")
+
+
+def test_rtx_does_not_stand_in_where_only_cuda_python_is_missing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be a GPU: TensorRT was installed for one."""
+    machine(TRT, RTX)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    refused(MissingPackageError, "^cuda-bindings is needed to use an NVIDIA GPU; install it")
 
 
 def test_neither_is_installed(machine: Machine) -> None:

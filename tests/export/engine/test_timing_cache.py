@@ -54,7 +54,7 @@ def entries(build_config: Any) -> list[str]:
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Any:
     """What is warned of, as text."""
-    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.WARNING, "rest_deploy")
     return lambda: [record.getMessage() for record in caplog.records]
 
 
