@@ -170,6 +170,7 @@ def test_damaged_onnx(machine: Machine, tiny_onnx: Path, tmp_path: Path) -> None
         _build(machine, tiny_onnx, source=damaged)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_cancels_the_build(machine: Machine, tiny_onnx: Path) -> None:
     """TensorRT hears of it by its progress monitor, and is waited for."""
     main, stopped = threading.main_thread().ident, []

@@ -88,6 +88,7 @@ def test_reasons_out_of_the_log(digits_onnx: Path) -> None:
         build(digits_onnx, read_info(digits_onnx), turing, replace(config, workspace_mib=None))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_a_real_build(digits_onnx: Path) -> None:
     main = threading.main_thread().ident
     assert main is not None
