@@ -32,6 +32,21 @@ class Precision(str, Enum):
             raise ConfigError(f"unknown precision {value!r}; accepted: {', '.join(p.value for p in cls)}") from None
 
 
+class Int8Target(str, Enum):
+    """What an INT8 artifact is made for; one graph does not serve both."""
+
+    CPU = "cpu"  # weights in INT8, activations quantized as they come; ONNX Runtime
+    TRT = "trt"  # Q/DQ pairs with calibrated scales; TensorRT
+
+
+class CalibrationMethod(str, Enum):
+    """How the range of an activation is taken from the values that occurred."""
+
+    MIN_MAX = "min-max"
+    ENTROPY = "entropy"
+    PERCENTILE = "percentile"
+
+
 @dataclass(frozen=True)
 class ImageSize:
     """Height and width in pixels, each at least 1."""

@@ -3,6 +3,7 @@
     python -m examples.digits.train
 
 The weights go to ``rest_digits.safetensors`` beside this file. The held-out images judge them once, at the end.
+``--model rest_lite`` trains a network of real size on the same images, which takes some forty times as long a pass.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from examples.digits.data import LABELS, Digits, Labels, load_split, render
 from rest_deploy.models.checkpoint import Card, save_checkpoint
-from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.config import ResTConfig, get_config, list_models
 from rest_deploy.models.factory import load_model
 from rest_deploy.models.rest import ResT
 from rest_deploy.specs import Preprocessing, Resize
@@ -105,11 +106,11 @@ def learning_rate(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def train(images: Digits, labels: Labels, recipe: Recipe, seed: int) -> ResT:
+def train(images: Digits, labels: Labels, recipe: Recipe, seed: int, config: ResTConfig = CONFIG) -> ResT:
     """Train from scratch and return the averaged model in eval mode."""
     torch.manual_seed(seed)
     generator = Generator().manual_seed(seed)
-    model = ResT(CONFIG).train()
+    model = ResT(config).train()
     for norm in _batchnorms(model):
         norm.momentum = recipe.batchnorm_momentum
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
@@ -183,13 +184,13 @@ def print_accuracy(model: ResT, images: Digits, labels: Labels) -> None:
         print(f"{height:6d} x {width:<5d}   {accuracy}   {least:13.3f}   {low:12.3f}   {median:6.3f}")
 
 
-def save(model: ResT, output: Path, probe: Digits) -> ResT:
+def save(model: ResT, output: Path, probe: Digits, name: str = "rest_digits") -> ResT:
     """Write the checkpoint and return the model read back from it.
 
     Raises:
         RuntimeError: What was read back gives other logits on the probe images.
     """
-    save_checkpoint(output, model.state_dict(), Card("rest_digits", LABELS, PREPROCESSING))
+    save_checkpoint(output, model.state_dict(), Card(name, LABELS, PREPROCESSING))
     loaded = load_model(None, output).model
     if not torch.equal(logits_of(model, probe, EVAL_SIZES[0]), logits_of(loaded, probe, EVAL_SIZES[0])):
         raise RuntimeError(f"{output} was written, but gives other logits than the trained model")
@@ -199,6 +200,8 @@ def save(model: ResT, output: Path, probe: Digits) -> ResT:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a small ResT on the digits of scikit-learn.")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs, help="passes over the data (default: %(default)s)")
+    parser.add_argument("--model", choices=list_models(), help="a network of real size (default: a small one)")
+    parser.add_argument("--peak-lr", type=float, default=Recipe.peak_lr, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("rest_digits.safetensors"))
     return parser.parse_args()
@@ -210,9 +213,11 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     train_images, train_labels, test_images, test_labels = load_split()
     started = time.monotonic()
-    model = train(train_images, train_labels, Recipe(epochs=args.epochs), args.seed)
+    config = CONFIG if args.model is None else replace(get_config(args.model), num_classes=len(LABELS))
+    model = train(train_images, train_labels, Recipe(epochs=args.epochs, peak_lr=args.peak_lr), args.seed, config)
     print(f"trained in {time.monotonic() - started:.0f} s")
-    loaded = save(model, args.output, probe=train_images[:EVAL_BATCH])
+    name = "rest_digits" if args.model is None else f"{args.model}_digits"
+    loaded = save(model, args.output, probe=train_images[:EVAL_BATCH], name=name)
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.2f} MB; on {len(test_labels)} held-out images:")
     print_accuracy(loaded, test_images, test_labels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Mapping
 
 import onnx
@@ -11,6 +12,8 @@ from torch import nn
 from rest_deploy.errors import ExportError
 
 _PREFIX = "kinds."
+#: Metadata in which torch.onnx writes the modules around a node, from the outermost, as a list in Python.
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def assemble(kinds_model: onnx.ModelProto, deploy: nn.Sequential, kinds: Mapping[str, int]) -> onnx.ModelProto:
@@ -22,8 +25,9 @@ def assemble(kinds_model: onnx.ModelProto, deploy: nn.Sequential, kinds: Mapping
         kinds: Name of each piece, in order -> number of its kind.
 
     Returns:
-        A graph with the input of the first piece and the output of the last. Names of nodes and values begin with the
-        name of their piece.
+        A graph with the input of the first piece and the output of the last. Names of nodes begin with the path of
+        their module, names of values with that of their piece, as ``stage3_2.attn.q/node_MatMul_1`` and
+        ``stage3_2/linear``.
 
     Raises:
         ExportError: A weight of a piece has no place in the graph of its kind, or the other way round.
@@ -44,13 +48,22 @@ def assemble(kinds_model: onnx.ModelProto, deploy: nn.Sequential, kinds: Mapping
         for node in nodes[kind]:
             copy = graph.node.add()
             copy.CopyFrom(node)
-            copy.name = f"{name}/{node.name}"
+            copy.name = f"{_module(node, name, kind)}/{node.name}"
             copy.input[:] = [names[other] for other in node.input]
             copy.output[:] = [names[other] for other in node.output]
         value = names[leave]
         graph.initializer.extend(_weights(source, deploy.get_submodule(name), nodes[kind], names))
     graph.output.append(_renamed(source.output[kind], value))
     return model
+
+
+def _module(node: onnx.NodeProto, piece: str, kind: int) -> str:
+    """Path of the module that a node comes from: ``"stage3_2.attn.q"``."""
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:
+            path = [scope for scope in ast.literal_eval(entry.value) if scope.startswith(_PREFIX)][-1]
+            return piece + path.removeprefix(f"{_PREFIX}{kind}")
+    raise ExportError(f"torch.onnx tells no module of node {node.name}; install a version that does, such as 2.13")
 
 
 class _Names(dict[str, str]):

@@ -43,11 +43,54 @@ class DeployEmbed(nn.Module):
         return self.pos(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 
+class Centre(nn.Module):
+    """(B, H, W, C) map -> the same, minus its mean over the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(dim=(1, 2), keepdim=True)
+
+
+class Pool(nn.Module):
+    """(B, H, W, C) map -> (B, C): its mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(1, 2))
+
+
+class CentredSoftmax(nn.Module):
+    """(B, heads, N, K) logits -> attention of the same shape whose rows sum to zero, and the factor (B, heads, 1, 1)
+    by which an InstanceNorm would scale it."""
+
+    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        attn = subtract_uniform(_widened(logits).softmax(dim=-1))
+        variance = (attn * attn).mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
+        return attn.to(logits.dtype), (variance + INSTANCE_NORM_EPS).rsqrt().to(logits.dtype)
+
+
+class Softmax(nn.Module):
+    """(..., K) -> (..., K): rows that sum to one."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return _widened(logits).softmax(dim=-1).to(logits.dtype)
+
+
+#: Modules that are computed in float32 where the rest of the network is narrower. From the softmax to the variance the
+#: numbers are as small as 1/N, and their squares; means and LayerNorms add up a whole map or all channels.
+#: ``docs/precision.md`` has what each of them costs in half.
+FP32_MODULES: tuple[type[nn.Module], ...] = (nn.LayerNorm, Centre, Pool, CentredSoftmax, Softmax)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """In float32, unless it is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class DeployAttention(nn.Module):
     """(B, H, W, C) map -> (B, H, W, C) map: EMSA with its normalisation as one scalar a head."""
 
-    def __init__(self, attn: Attention) -> None:
+    def __init__(self, norm: nn.LayerNorm, attn: Attention) -> None:
         super().__init__()
+        self.norm = norm
         self.num_heads = attn.num_heads
         k_weight, v_weight = attn.kv.weight.double().chunk(2)
         _, v_bias = attn.kv.bias.double().chunk(2)
@@ -59,8 +102,10 @@ class DeployAttention(nn.Module):
             self.mix = nn.Parameter(
                 attn.transform_conv.weight.data.flatten(1)
             )  # (heads, heads); (2): nor the mixing's bias
+            self.centre, self.softmax = Centre(), CentredSoftmax()
         else:  # rows of the softmax sum to one, so a value's bias goes straight to the projection
             proj_bias = proj_bias + proj_weight @ v_bias
+            self.softmax = Softmax()
         self.proj = _linear_like(attn.proj, proj_weight, proj_bias)
         self.sr = attn.sr if attn.sr_ratio > 1 else None
         self.sr_norm = attn.sr_norm if attn.sr_ratio > 1 else None
@@ -69,23 +114,32 @@ class DeployAttention(nn.Module):
         return f"num_heads={self.num_heads}"
 
     def forward(self, x: Tensor) -> Tensor:
-        context = x
+        tokens = context = self.norm(x)
         if self.sr is not None and self.sr_norm is not None:
-            context = self.sr_norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))  # (B, ceil(H/s), ceil(W/s), C)
+            context = self.sr_norm(self.sr(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))  # (B, H/s, W/s, C), ceil
         if self.num_heads > 1:
-            context = context - context.mean(dim=(1, 2), keepdim=True)  # (4); (2): softmax sees no shift of all keys
-        q = split_heads(self.q(x), self.num_heads)  # (B, heads, N, C/heads)
+            context = self.centre(context)  # (4); (2): softmax sees no shift of all keys
+        q = split_heads(self.q(tokens), self.num_heads)  # (B, heads, N, C/heads)
         k = split_heads(self.k(context), self.num_heads)  # (B, heads, K, C/heads)
         v = split_heads(self.v(context), self.num_heads)  # (B, heads, K, C/heads)
-        attn = q @ k.transpose(2, 3)  # (B, heads, N, K)
+        logits = q @ k.transpose(2, 3)  # (B, heads, N, K)
         if self.num_heads > 1:
-            attn = mix_heads(attn, self.mix).softmax(dim=-1)  # (3)
-            attn = subtract_uniform(attn)  # (4): rows sum to zero now, as do the columns of v
-            variance = (attn * attn).mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)  # (B, heads, 1, 1)
-            v = v * (variance + INSTANCE_NORM_EPS).rsqrt()
+            attn, factor = self.softmax(mix_heads(logits, self.mix))  # (3)
+            v = v * factor  # (4): rows of attn sum to zero, as do the columns of v
         else:
-            attn = attn.softmax(dim=-1)
-        return self.proj(merge_heads(attn @ v, x))
+            attn = self.softmax(logits)
+        return x + self.proj(merge_heads(attn @ v, x))
+
+
+class DeployMlp(nn.Module):
+    """(B, H, W, C) map -> (B, H, W, C) map."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.norm, self.fc1, self.act, self.fc2 = block.norm2, block.mlp.fc1, block.mlp.act, block.mlp.fc2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fc2(self.act(self.fc1(self.norm(x))))
 
 
 class DeployBlock(nn.Module):
@@ -93,13 +147,10 @@ class DeployBlock(nn.Module):
 
     def __init__(self, block: Block) -> None:
         super().__init__()
-        self.norm1, self.norm2 = block.norm1, block.norm2
-        self.attn = DeployAttention(block.attn)
-        self.fc1, self.act, self.fc2 = block.mlp.fc1, block.mlp.act, block.mlp.fc2
+        self.attn, self.mlp = DeployAttention(block.norm1, block.attn), DeployMlp(block)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.fc2(self.act(self.fc1(self.norm2(x))))
+        return self.mlp(self.attn(x))
 
 
 class DeployHead(nn.Module):
@@ -107,10 +158,10 @@ class DeployHead(nn.Module):
 
     def __init__(self, norm: nn.LayerNorm, head: nn.Linear) -> None:
         super().__init__()
-        self.norm, self.head = norm, head
+        self.norm, self.pool, self.head = norm, Pool(), head
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(x).mean(dim=(1, 2)))
+        return self.head(self.pool(self.norm(x)))
 
 
 class DeployResT(nn.Sequential):

@@ -19,7 +19,7 @@ _HEADING = "Layers:"
 _LINE = re.compile(r"^Name: (.*?), LayerType: ([^,]*)", re.MULTILINE)
 _TYPE = re.compile(r"Datatype: ([^,}]*)")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-_PIECE = re.compile(r"(\w+)/")  # TensorRT writes "PWN(stage1_0/x" and "Reformatting CopyNode for ... to stage1_0/x" too
+_PIECE = re.compile(r"(\w+)[\w.]*/")  # TensorRT writes "PWN(stem/x" and "Reformatting CopyNode for ... to stem/x" too
 
 #: Words of TensorRT for datatypes -> ours.
 _WORDS: Mapping[str, str] = MappingProxyType(

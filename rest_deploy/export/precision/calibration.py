@@ -1,0 +1,68 @@
+"""Ranges of activations from images: the FP32 graph run with its inner values as outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from rest_deploy.errors import ExportError, one_line
+from rest_deploy.export.precision.ranges import Histogram, range_of
+from rest_deploy.specs import CalibrationMethod
+
+
+def calibrate(
+    model: onnx.ModelProto,
+    activations: Sequence[str],
+    batches: Iterable[NDArray[np.float32]],
+    method: CalibrationMethod,
+    report: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Measure how large activations get.
+
+    Args:
+        model: FP32.
+        activations: Names of values in it, of its input too.
+        batches: float32 (B, channels, H, W), of any sizes.
+        method: How a range is taken from the values that occurred.
+        report: Called with the number of batches done.
+
+    Returns:
+        Activation -> its largest absolute value that INT8 should hold.
+
+    Raises:
+        ExportError: An activation is not finite.
+    """
+    (image,) = (value.name for value in model.graph.input)
+    inner = [name for name in activations if name != image]
+    session = _session(model, inner)
+    histograms = {name: Histogram() for name in activations}
+    for done, batch in enumerate(batches, 1):
+        try:
+            values = dict(zip(inner, session.run(inner, {image: batch}), strict=True)) if inner else {}
+            for name, histogram in histograms.items():
+                histogram.add(values.get(name, batch))
+        except ValueError as exc:
+            raise ExportError(f"calibration: activation {name} has {exc}; the weights are damaged") from exc
+        if report is not None:
+            report(done)
+    return {name: range_of(histogram, method) for name, histogram in histograms.items()}
+
+
+def _session(model: onnx.ModelProto, outputs: Sequence[str]) -> onnxruntime.InferenceSession:
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
+    if not outputs:
+        watched.graph.output.extend(model.graph.output)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails here is told by us
+    try:
+        return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # ONNX Runtime's errors share no public base class
+        raise ExportError(f"ONNX Runtime does not load the graph to calibrate it: {one_line(exc)}") from exc

@@ -1,0 +1,104 @@
+"""Which part of a network is computed in which precision.
+
+A node of an exported graph is named by its module and its own name, ``stage3_2.attn.q/node_MatMul_1``
+(``export/assemble.py``). A part is a module that is narrowed or kept as a whole; the node belongs to the smallest part
+around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import nn
+
+from rest_deploy.errors import ExportError
+from rest_deploy.models.deploy import FP32_MODULES, DeployBlock
+from rest_deploy.specs import Precision
+
+_STAGE = re.compile(r"^stage(\d)_(\d+)")
+
+
+def display(part: str) -> str:
+    """A part by the authors' names: ``stage3_2.attn`` is their ``stage3.2.attn``."""
+    return _STAGE.sub(r"stage\1.\2", part)
+
+
+@dataclass(frozen=True)
+class PrecisionPlan:
+    """Precision of every part of a network.
+
+    Args:
+        parts: Part -> its precision, in the order of the network. What lies inside a part and is none itself belongs to
+            it.
+        declared: Parts that the deploy form declares as FP32, whatever the rest is in.
+        half_io: Whether the graph's input and output are float16 too.
+    """
+
+    parts: Mapping[str, Precision]
+    declared: frozenset[str] = frozenset()
+    half_io: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", MappingProxyType(dict(self.parts)))
+
+    def part_of(self, node: str) -> str:
+        """The part that a node belongs to.
+
+        Raises:
+            ExportError: None; a pass has renamed the node.
+        """
+        module = node.partition("/")[0]
+        for around in _around(module):
+            if around in self.parts:
+                return around
+        raise ExportError(f"node {node} belongs to no part of the network; export with --no-simplify")
+
+    def of(self, node: str) -> Precision:
+        """The precision of a node, by its name."""
+        return self.parts[self.part_of(node)]
+
+    def narrowed(self) -> tuple[str, ...]:
+        """Parts in less than FP32, in order."""
+        return tuple(part for part, precision in self.parts.items() if precision is not Precision.FP32)
+
+    def kept(self, precision: Precision) -> dict[str, Precision]:
+        """Parts in another precision than the network's, those that are declared so left out."""
+        return {p: own for p, own in self.parts.items() if own is not precision and p not in self.declared}
+
+    def changed(self, parts: Iterable[str], precision: Precision) -> PrecisionPlan:
+        """The plan with some parts in another precision."""
+        return PrecisionPlan({**self.parts, **dict.fromkeys(parts, precision)}, self.declared, self.half_io)
+
+
+def plan_for(deploy: nn.Sequential, precision: Precision, *, half_io: bool = False) -> PrecisionPlan:
+    """Everything in a precision but what the deploy form declares as FP32.
+
+    Args:
+        deploy: The deploy form, for the names and kinds of its modules.
+        precision: Of the rest.
+        half_io: Whether input and output are float16 too.
+    """
+    declared = tuple(name for name, module in deploy.named_modules() if isinstance(module, FP32_MODULES))
+    parts = {}
+    for part in _parts(deploy):
+        parts[part] = precision
+        parts |= {name: Precision.FP32 for name in declared if name.startswith(f"{part}.")}
+    return PrecisionPlan(parts, frozenset(declared), half_io)
+
+
+def _parts(deploy: nn.Sequential) -> Iterator[str]:
+    """Both halves of every block, and the pieces between blocks."""
+    for name, piece in deploy.named_children():
+        if isinstance(piece, DeployBlock):
+            yield from (f"{name}.{half}" for half, _ in piece.named_children())
+        else:
+            yield name
+
+
+def _around(module: str) -> Sequence[str]:
+    """A module and those around it, from the inside."""
+    words = module.split(".")
+    return [".".join(words[:end]) for end in range(len(words), 0, -1)]
