@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.as_written import export_as_written
-from benchmarks.paired import environment
+from benchmarks.environment import environment
 from rest_deploy.models.factory import create_model
 from rest_deploy.models.rest import ResT
 from rest_deploy.runtimes.base import Runtime

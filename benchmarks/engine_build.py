@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.paired import environment
+from benchmarks.environment import environment
 
 ALLOWED_SECONDS, ALLOWED_MIB = 30.0, 2048
 MODEL = "rest_small"

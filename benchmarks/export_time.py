@@ -14,11 +14,12 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.as_written import export_as_written
-from benchmarks.paired import environment, time_paired
+from benchmarks.environment import environment
 from rest_deploy.export.onnx_exporter import OnnxConfig, export
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.factory import create_model
 from rest_deploy.specs import TensorSpec
+from rest_deploy.timing import time_paired
 
 ALLOWED = 8.0
 IMAGE = TensorSpec("image", "float32", ("batch", 3, "height", "width"))

@@ -11,9 +11,10 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.as_written import write_both
-from benchmarks.paired import environment, time_paired
+from benchmarks.environment import environment
 from rest_deploy.models.factory import create_model
 from rest_deploy.runtimes.devices import physical_cores
+from rest_deploy.timing import time_paired
 
 ALLOWED = {224: 1.02, 512: 1.02, 1024: 0.90}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rest_deploy.artifact.engine import EngineRecord
+from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ArtifactError
 from rest_deploy.specs import Precision, Preprocessing, TensorSpec
 
@@ -43,13 +44,14 @@ class ArtifactInfo:
         weights: Where they come from.
         labels: One name a class, or None where they are not known.
         preprocessing: From an image to the input.
-        input: (batch, channels, height, width) float32.
-        output: (batch, classes) float32.
+        input: (batch, channels, height, width) float32, or float16.
+        output: (batch, classes) of the same.
         versions: Of the packages that made the file.
         verification: Figures of the check against the PyTorch model, or None where it was skipped, or could not be
             done where the file was made.
         extra: What only this format has to say.
         engine: How it was built and what may run it; only of TensorRT engines.
+        precision_plan: How it was narrowed; only of FP16 and INT8.
 
     Raises:
         ArtifactError: The shapes are not those of a classifier, or labels and classes differ in number.
@@ -68,6 +70,7 @@ class ArtifactInfo:
     verification: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     engine: EngineRecord | None = None
+    precision_plan: PrecisionRecord | None = None
 
     def __post_init__(self) -> None:
         for spec, rank in ((self.input, 4), (self.output, 2)):
@@ -110,6 +113,7 @@ class ArtifactInfo:
             "verification": dict(self.verification) if self.verification is not None else None,
             **({"extra": dict(self.extra)} if self.extra else {}),
             **({"engine": self.engine.to_dict()} if self.engine is not None else {}),
+            **({"precision_plan": self.precision_plan.to_dict()} if self.precision_plan is not None else {}),
         }
 
     @classmethod
@@ -137,6 +141,7 @@ class ArtifactInfo:
                 verification=None if values["verification"] is None else dict(values["verification"]),
                 extra=dict(values.get("extra", {})),
                 engine=EngineRecord.from_dict(values["engine"]) if "engine" in values else None,
+                precision_plan=PrecisionRecord.from_dict(plan) if (plan := values.get("precision_plan")) else None,
             )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:  # ConfigError is a ValueError
             raise ArtifactError(f"metadata cannot be read: {type(exc).__name__}: {exc}") from exc

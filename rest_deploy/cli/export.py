@@ -16,7 +16,8 @@ from rest_deploy.export.formats import FORMATS, parse_formats
 from rest_deploy.models.config import list_models
 from rest_deploy.pipeline import ExportRequest, prepare, run_exports
 from rest_deploy.runtimes.devices import Device
-from rest_deploy.specs import ImageSize, Precision, PreprocessingChange, Resize
+from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision, PreprocessingChange, Resize
+from rest_deploy.verification import BUDGETS
 
 _T = TypeVar("_T")
 
@@ -55,10 +56,38 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of random weights (default 0)")
     add("--json", action="store_true", help="print what was made as JSON")
     add("--dry-run", action="store_true", help="check the request, say what would be made, and make nothing")
+    _add_precision(made.add_argument_group("FP16 and INT8"))
     _add_onnx(made.add_argument_group("ONNX"))
     _add_sizes(made.add_argument_group("sizes of an engine (default 1x1x1 over the image size to 8x640x640)"))
     _add_build(made.add_argument_group("build of an engine"))
     return made
+
+
+def _add_precision(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--calibration", metavar="DIR", help="images: INT8 ranges for TensorRT from some, judged on others")
+    add("--calibration-images", metavar="N", type=int, help="how many ranges are taken from (default 100)")
+    add("--calibration-method", choices=[m.value for m in CalibrationMethod], help="(default min-max)")
+    add(
+        "--calibration-sizes",
+        metavar="HxW",
+        nargs="+",
+        type=_type(ImageSize.parse),
+        help="sizes of those images (default: the image size)",
+    )
+    add("--calibration-seed", metavar="N", type=int, help="of the choice of images (default 0)")
+    add("--int8-target", choices=[t.value for t in Int8Target], help="(default trt for engines, else cpu)")
+    add("--half-io", action="store_const", const=True, help="input and output in float16 too")
+    add("--min-top1-agreement", metavar="SHARE", type=float, help=f"with FP32, on images ({_budgets()})")
+    add("--max-error", metavar="STD", type=float, help="largest, in standard deviations of the logits")
+    add("--sensitivity", metavar="FILE", help=".csv or .json: what each part of the network costs; beside it a plot")
+    add("--require-speedup", metavar="X", type=float, help="fail unless it is X times as fast as FP32 here")
+    add("--no-speed", dest="compare_speed", action="store_const", const=False, help="do not time it against FP32")
+
+
+def _budgets() -> str:
+    words = (f"{name.value} {budget.min_top1_agreement}" for name, budget in BUDGETS.items())
+    return "default " + ", ".join(words)
 
 
 def _add_onnx(group: argparse._ArgumentGroup) -> None:
@@ -109,6 +138,8 @@ def _add_build(group: argparse._ArgumentGroup) -> None:
 _OPTIONS = (
     *("opset", "simplify", "min_size", "opt_size", "max_size", "max_batch", "profiles", "targets", "gpu"),
     *("workspace_mib", "optimization_level", "tf32", "version_compatible", "hardware_compatibility"),
+    *("calibration", "calibration_images", "calibration_method", "calibration_sizes", "calibration_seed"),
+    *("int8_target", "half_io", "min_top1_agreement", "max_error", "sensitivity", "require_speedup", "compare_speed"),
 )
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rest_deploy.errors import ConfigError
+from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.specs import Precision
 
 
@@ -54,7 +55,7 @@ _ENGINE = Format(
     source="onnx",
     module="rest_deploy.export.engine.exporter",
     config=("rest_deploy.export.engine.config", "EngineConfig"),
-    precisions=(Precision.FP32,),
+    precisions=tuple(Precision),
     packages=_EXPORT,  # which TensorRT there is, and whether it will do, is found out by choose_site
 )
 
@@ -65,7 +66,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             source=None,
             module="rest_deploy.export.onnx_exporter",
             config=("rest_deploy.export.onnx_config", "OnnxConfig"),
-            precisions=(Precision.FP32,),
+            precisions=tuple(Precision),
             packages=_EXPORT,
         ),
         "trt": _ENGINE,
@@ -73,6 +74,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     }
 )
 
+
+#: Key of the config of FP16 and INT8 among those of the formats.
+PRECISION = "precision"
 
 #: Options that rest-export spells in another way than by their name.
 _FLAGS: Mapping[str, str] = MappingProxyType(
@@ -84,6 +88,7 @@ _FLAGS: Mapping[str, str] = MappingProxyType(
         "use_timing_cache": "--timing-cache",
         "gpu": "--device",
         "hardware_compatibility": "--hardware-compatible",
+        "compare_speed": "--no-speed",
     }
 )
 
@@ -130,12 +135,12 @@ def flag_of(option: str) -> str:
 
 
 def make_configs(formats: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Configs of formats and of what they are made from, by format, with the options that each of them has.
+    """Configs of formats and of what they are made from, by format, and that of the precision, with their options.
 
     Raises:
         ConfigError: An option that none of them has, or a value that cannot be meant.
     """
-    chain: dict[str, Any] = {}
+    chain: dict[str, Any] = {PRECISION: PrecisionConfig}
     for name in formats:
         for step in (get_format(name).source, name):
             if step is not None:

@@ -59,7 +59,8 @@ class Pool(nn.Module):
 
 class CentredSoftmax(nn.Module):
     """(B, heads, N, K) logits -> attention of the same shape whose rows sum to zero, and the factor (B, heads, 1, 1)
-    by which an InstanceNorm would scale it."""
+    by which an InstanceNorm would scale it.
+    """
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         attn = subtract_uniform(_widened(logits).softmax(dim=-1))
@@ -105,7 +106,7 @@ class DeployAttention(nn.Module):
             self.centre, self.softmax = Centre(), CentredSoftmax()
         else:  # rows of the softmax sum to one, so a value's bias goes straight to the projection
             proj_bias = proj_bias + proj_weight @ v_bias
-            self.softmax = Softmax()
+            self.softmax = Softmax()  # type: ignore[assignment]  # one of the two, as there are heads
         self.proj = _linear_like(attn.proj, proj_weight, proj_bias)
         self.sr = attn.sr if attn.sr_ratio > 1 else None
         self.sr_norm = attn.sr_norm if attn.sr_ratio > 1 else None

@@ -7,7 +7,7 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
-from rest_deploy.export.formats import flag_of, get_format
+from rest_deploy.export.formats import flag_of
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange
 
@@ -20,8 +20,9 @@ def _value(flag: str, value: Any) -> list[str]:
 #: that rebuilds names its own.
 _OPTIONS: Mapping[str, Callable[[str, Any], list[str]]] = MappingProxyType(
     {
-        **dict.fromkeys(("simplify", "tf32", "version_compatible"), lambda flag, _: [flag]),
+        **dict.fromkeys(("simplify", "tf32", "version_compatible", "half_io", "compare_speed"), lambda flag, _: [flag]),
         "profiles": lambda flag, profiles: [word for profile in profiles for word in (flag, str(profile))],
+        "calibration_sizes": lambda flag, sizes: [flag, *(str(size) for size in sizes)],
         "targets": lambda flag, _: [],
         "use_timing_cache": lambda flag, _: [flag, "none"],
         "gpu": lambda flag, index: [flag, f"cuda:{index}"],
@@ -57,8 +58,8 @@ def as_arguments(request: ExportRequest) -> tuple[str, ...] | None:
         words.append("--no-verify")
     if request.seed:
         words += ["--seed", str(request.seed)]
-    for format, config in request.configs.items():
-        default = get_format(format).config_class()
+    for config in request.configs.values():
+        default = type(config)()
         for option in (field.name for field in fields(config)):
             value = getattr(config, option)
             if value != getattr(default, option):

@@ -17,7 +17,8 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.export.engine.site import BuildSite, choose_site
 from rest_deploy.export.formats import get_format
 from rest_deploy.pipeline.request import ExportRequest
-from rest_deploy.specs import Preprocessing, PreprocessingChange
+from rest_deploy.preprocess.sample import Sample, choose_images
+from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange
 
 if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
@@ -32,12 +33,14 @@ class Job:
         info: Its record, as far as it is known before.
         output: Its file.
         site: Where its engine is built; None for other formats.
+        sample: Images to calibrate with and to judge by; None where no folder was given.
     """
 
     format: str
     info: ArtifactInfo
     output: Path
     site: BuildSite | None = None
+    sample: Sample | None = None
 
 
 def prepare(request: ExportRequest) -> tuple[LoadedModel, tuple[Job, ...]]:
@@ -53,6 +56,12 @@ def prepare(request: ExportRequest) -> tuple[LoadedModel, tuple[Job, ...]]:
         for name in request.formats
         if get_format(name).source is not None
     }
+    config = request.narrowing
+    if config.sensitivity is not None:
+        check_writable(config.sensitivity)
+    sample = None
+    if config.calibration is not None:
+        sample = choose_images(config.calibration, config.calibration_images, config.calibration_seed)
     loaded = load_model(request.model, request.checkpoint, seed=request.seed)
     jobs = []
     for name in request.formats:
@@ -61,7 +70,7 @@ def prepare(request: ExportRequest) -> tuple[LoadedModel, tuple[Job, ...]]:
         if name in sites:
             check_writable(manifest_path(output))
             _check_profiles(request.configs[name].resolve_profiles(info.preprocessing), info.preprocessing)
-        jobs.append(Job(name, info, output, sites.get(name)))
+        jobs.append(Job(name, info, output, sites.get(name), sample))
     return loaded, tuple(jobs)
 
 
@@ -76,9 +85,9 @@ def _check_profiles(profiles: Sequence[Profile], preprocessing: Preprocessing) -
     )
 
 
-def source_job(request: ExportRequest, loaded: LoadedModel, folder: Path) -> Job:
+def source_job(request: ExportRequest, loaded: LoadedModel, folder: Path, sample: Sample | None) -> Job:
     """The ONNX file that engines are built from where none was asked for, in a folder of its own."""
-    return Job("onnx", describe(request, loaded, "onnx"), folder / f"{loaded.name}.onnx")
+    return Job("onnx", describe(request, loaded, "onnx"), folder / f"{loaded.name}.onnx", sample=sample)
 
 
 def describe(request: ExportRequest, loaded: LoadedModel, format: str) -> ArtifactInfo:
@@ -105,13 +114,22 @@ def describe(request: ExportRequest, loaded: LoadedModel, format: str) -> Artifa
             "give --mean and --std with one value for each channel (1 or 3)"
         )
     packages = ("rest_deploy", *get_format(format).packages)
+    dtype = "float16" if request.narrowing.half_io else "float32"
     return replace(
         info,
+        input=replace(info.input, dtype=dtype),
+        output=replace(info.output, dtype=dtype),
         format=format,
         precision=request.precision,
         preprocessing=preprocessing,
         versions={package: _version(package) for package in packages},
     )
+
+
+def in_fp32(info: ArtifactInfo) -> ArtifactInfo:
+    """The record of what a narrowed artifact is made from."""
+    image, logits = replace(info.input, dtype="float32"), replace(info.output, dtype="float32")
+    return replace(info, precision=Precision.FP32, input=image, output=logits)
 
 
 def _version(package: str) -> str:

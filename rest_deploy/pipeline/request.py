@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from rest_deploy.errors import ConfigError, MissingPackageError
-from rest_deploy.export.formats import FORMATS, get_format, make_configs, parse_formats
+from rest_deploy.export.formats import FORMATS, PRECISION, get_format, make_configs, parse_formats
+from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.models.config import ResTConfig, get_config
 from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange
 
@@ -31,7 +32,8 @@ class ExportRequest:
             authors'.
         verify: Check the artifact against the PyTorch model, and keep it only where it agrees.
         seed: Of random weights.
-        options: Of the formats: fields of ``OnnxConfig`` and ``EngineConfig`` by name.
+        options: Of the formats and the precision: fields of ``OnnxConfig``, ``EngineConfig`` and ``PrecisionConfig`` by
+            name.
 
     Raises:
         ConfigError: Something that cannot be meant.
@@ -65,10 +67,22 @@ class ExportRequest:
         if not 0 <= self.seed < 1 << 63:
             raise ConfigError(f"seed {self.seed}; it must be from 0 to 2**63 - 1")
         object.__setattr__(self, "configs", MappingProxyType(make_configs(self.formats, self.options)))
+        self.narrowing.check(self.precision, self.makes_engine)
         for name in self.formats:
             for package, extra in get_format(name).packages.items():
                 if importlib.util.find_spec(package) is None:
                     raise MissingPackageError(package, f"export to {name}", extra)
+
+    @property
+    def makes_engine(self) -> bool:
+        """Whether one of the formats is built from an ONNX file."""
+        return any(get_format(name).source is not None for name in self.formats)
+
+    @property
+    def narrowing(self) -> PrecisionConfig:
+        """How FP16 and INT8 are made."""
+        config: PrecisionConfig = self.configs[PRECISION]
+        return config
 
     def _check_precision(self) -> None:
         for name in self.formats:

@@ -40,11 +40,12 @@ class Runtime(ABC):
         """Logits of a batch.
 
         Args:
-            batch: float32 of shape (B, channels, H, W), every size at least 1, already normalised; a NumPy array, or
-                of an engine one on its GPU.
+            batch: float32, or what the network itself takes, of shape (B, channels, H, W), every size at least 1,
+                already normalised; a NumPy array, or of an engine one on its GPU, of the network's own dtype.
 
         Returns:
-            A new float32 array of shape (B, classes), the caller's to keep; where the batch was.
+            A new float32 array of shape (B, classes), the caller's to keep; where the batch was, and on a GPU of the
+            network's own dtype.
 
         Raises:
             InputError: Wrong type, dtype, rank or size.
@@ -54,23 +55,27 @@ class Runtime(ABC):
             raise RestDeployError(f"{self.path}: this predictor is closed; open the artifact again")
         if not isinstance(batch, np.ndarray):
             return self._run_foreign(batch)
-        return self._run(self._checked(batch))
+        logits = self._run(self._checked(batch))
+        return logits.astype(np.float32, copy=False)
 
     def max_batch(self, height: int, width: int) -> int | None:
         """Most images of a size that one call takes; None where there is no bound."""
         return None
 
     def _checked(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        self._check(batch.dtype, batch.shape)
-        return np.ascontiguousarray(batch)
+        dtype = np.dtype(self.info.input.dtype)  # what goes in as float32 may be float16 inside
+        self._check(dtype if batch.dtype == np.float32 else batch.dtype, batch.shape)
+        return np.ascontiguousarray(batch, dtype)
 
     def _check(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         """Refuse a dtype, rank or size that the network does not take."""
-        if dtype != np.float32 or len(shape) != 4 or shape[1] != self.info.input.shape[1] or 0 in shape:
+        if dtype != self.info.input.dtype or len(shape) != 4 or shape[1] != self.info.input.shape[1] or 0 in shape:
             raise InputError(f"input of dtype {dtype} and shape {shape}; {self._needed()}")
 
     def _needed(self) -> str:
-        return f"needed: float32 of shape (batch, {self.info.input.shape[1]}, height, width), no size of 0"
+        own = self.info.input.dtype
+        dtypes = "float32" if own == "float32" else f"float32, on a GPU {own},"
+        return f"needed: {dtypes} of shape (batch, {self.info.input.shape[1]}, height, width), no size of 0"
 
     def _run_foreign(self, batch: Any) -> Any:
         """Run what is no NumPy array, for runtimes that can."""

@@ -13,6 +13,8 @@ from rest_deploy.artifact.onnx_metadata import read_onnx_metadata
 from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, RestDeployError, one_line
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device, physical_cores
+from rest_deploy.runtimes.saturation import describe_cpu, sums_saturate
+from rest_deploy.specs import Int8Target
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -27,7 +29,10 @@ class OnnxRuntime(Runtime):
         super().__init__(path, device, threads)
         target = Device.parse(self.device)
         self.info = read_info(self.path)
-        self._session = _open(self.path, target, threads)
+        int8_target = self.info.precision_plan.int8_target if self.info.precision_plan is not None else None
+        if int8_target is Int8Target.CPU:
+            _check_integers(self.info, target, self.path)
+        self._session = _open(self.path, target, threads, fuse_qdq=int8_target is not Int8Target.TRT)
         _check_shapes(self._session, self.info, self.path)
         self._names = [self.info.output.name]
         self._input = self.info.input.name
@@ -66,12 +71,33 @@ def read_info(path: Path) -> ArtifactInfo:
     return ArtifactInfo.from_json(metadata[METADATA_KEY], path)
 
 
-def _open(path: Path, device: Device, threads: int | None) -> Any:
+def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:
+    """An INT8 file for CPUs runs on CPUs, and with weights of 8 bits only on those that add their products exactly.
+
+    Raises:
+        DeviceError: It would run elsewhere, or be silently wrong here.
+    """
+    if device.kind != "cpu":
+        raise DeviceError(
+            f"{path}: INT8 made for CPUs, whose integer operators ONNX Runtime does not have on {device}; "
+            "use device cpu, or for a GPU export with --fp16"
+        )
+    assert info.precision_plan is not None
+    if info.precision_plan.reduced_range is False and sums_saturate():
+        raise DeviceError(
+            f"{path}: its INT8 weights have 8 bits, and on this CPU, {describe_cpu()}, sums of 8-bit products saturate, "
+            "so its answers would be wrong; export it on this machine, where weights get 7 bits"
+        )
+
+
+def _open(path: Path, device: Device, threads: int | None, *, fuse_qdq: bool) -> Any:
     ort = _import(device)
     _check_provider(ort, device)
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what fails is told by us, and what matters of the warnings is checked below
     options.intra_op_num_threads = threads or physical_cores()
+    if not fuse_qdq:  # as TensorRT rounds them; fused into integer operators they may saturate, and are no faster
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     providers: list[Any] = [_CPU]
     if device.kind == "cuda":
         providers = [(_CUDA, {"device_id": device.index, "use_tf32": 0})]  # TF32, its default, has 10 bits

@@ -15,6 +15,8 @@ from rest_deploy.export.engine.layers import histogram
 from rest_deploy.export.engine.progress import Progress
 from rest_deploy.export.engine.proof import prove
 from rest_deploy.export.engine.site import BuildSite
+from rest_deploy.export.precision.rounding import fp32_nodes
+from rest_deploy.specs import Precision
 
 
 def export(
@@ -47,7 +49,8 @@ def export(
         OSError: The plan cannot be written.
     """
     built = build(source, info, site, config, report)
-    prove(built.layers, info.precision)
+    kept = () if info.precision is Precision.FP32 else fp32_nodes(source)
+    prove(built.layers, info.precision, kept)
     target.write_bytes(built.plan)
     record = EngineRecord(
         library=site.library.name,

@@ -10,6 +10,7 @@ from rest_deploy.specs import Precision
 
 _NARROW = {Precision.FP16: "fp16", Precision.INT8: "int8"}
 _NAMED_AT_MOST = 3
+_CAST = "/cast:"  # in the names of casts that export/precision/half.py writes
 
 
 def prove(layers: Sequence[Layer], precision: Precision, fp32_nodes: Collection[str] = ()) -> None:
@@ -19,7 +20,8 @@ def prove(layers: Sequence[Layer], precision: Precision, fp32_nodes: Collection[
         layers: Of the build.
         precision: Asked for.
         fp32_nodes: ONNX nodes that must stay in FP32 though the rest is narrower, as an attention core. A layer that
-            TensorRT fused with a cast at its edge has tensors of both types, and counts as FP32.
+            TensorRT fused with a cast at its edge has tensors of both types, or where it took in the casts at both
+            edges none in FP32 and the casts among its nodes; either counts as FP32.
 
     Raises:
         ExportError: The log tells of no layers; FP32 was asked and a layer is narrower; FP16 or INT8 was asked and no
@@ -39,9 +41,13 @@ def prove(layers: Sequence[Layer], precision: Precision, fp32_nodes: Collection[
             "no engine was kept; leave the precision out, or rebuild for a target that has it"
         )
     kept = frozenset(fp32_nodes)
-    narrow = [layer for layer in layers if kept.intersection(layer.nodes) and "fp32" not in (layer.data or {"fp32"})]
+    narrow = [layer for layer in layers if kept.intersection(layer.nodes) and not _may_be_fp32(layer)]
     if narrow:
         raise ExportError(f"FP32 was asked for parts of the network, and TensorRT built {_named(narrow)}")
+
+
+def _may_be_fp32(layer: Layer) -> bool:
+    return "fp32" in (layer.data or {"fp32"}) or any(_CAST in node for node in layer.nodes)
 
 
 def _named(layers: Sequence[Layer]) -> str:

@@ -1,11 +1,14 @@
 """INT8 for CPUs: weights in INT8, activations quantized as they come, products of integers.
 
-Ranges of activations are measured in every call, so no calibration is needed. ONNX Runtime fuses the pattern written here
-into its own integer kernels (DynamicQuantizeMatMul and MatMulIntegerToFloat); every operator is of the ONNX standard.
+Ranges of activations are measured in every call, so no calibration is needed. ONNX Runtime fuses the pattern written
+here into its own integer kernels (DynamicQuantizeMatMul and MatMulIntegerToFloat); every operator is of the ONNX
+standard.
 Convolutions stay FP32: quantized as they come they are slower (docs/precision.md).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +16,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rest_deploy.errors import ExportError
 from rest_deploy.export.precision.plan import PrecisionPlan
-from rest_deploy.export.precision.weights import Product, attribute, drop_unused, fold_transposes, products, quantize_weight
+from rest_deploy.export.precision.weights import (
+    Product,
+    attribute,
+    drop_unused,
+    fold_transposes,
+    products,
+    quantize_weight,
+)
 
 _OPERATORS = {"MatMul": 1, "Gemm": 1}
 
@@ -99,7 +109,7 @@ class _Rewrite:
                 self.initializers.append(numpy_helper.from_array(array, f"{weight}/{suffix}"))
         return weight
 
-    def _add(self, operator: str, node: onnx.NodeProto, inputs: list[str], output: str, **attributes: int) -> None:
+    def _add(self, operator: str, node: onnx.NodeProto, inputs: list[str], output: str, **attributes: Any) -> None:
         name = f"{node.name}:{output.rpartition('/')[2]}:{operator}"
         self.nodes.append(helper.make_node(operator, inputs, [output], name, **attributes))
 

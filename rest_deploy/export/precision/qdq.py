@@ -7,6 +7,7 @@ Products of two activations, as in attention, are left alone. Scales are float32
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from rest_deploy.errors import ExportError
 from rest_deploy.export.precision.plan import PrecisionPlan
-from rest_deploy.export.precision.weights import Product, drop_unused, fold_transposes, products, quantize_weight
+from rest_deploy.export.precision.weights import Product, drop_unused, products, quantize_weight
 
 #: Operator -> axis of the output channels of its weight.
 OPERATORS = {"Conv": 0, "MatMul": 1, "Gemm": 1}
@@ -102,7 +103,7 @@ class _Rewrite:
             self._pair("DequantizeLinear", product.node, inputs, key, axis=product.axis)
         return key
 
-    def _pair(self, operator: str, node: onnx.NodeProto, inputs: list[str], output: str, **attributes: int) -> None:
+    def _pair(self, operator: str, node: onnx.NodeProto, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(operator, inputs, [output], f"{node.name}:{output}", **attributes))
 
     def _store(self, name: str, values: np.ndarray) -> None:

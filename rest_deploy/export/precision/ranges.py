@@ -49,7 +49,8 @@ class Histogram:
     @property
     def edges(self) -> NDArray[np.float64]:
         """Upper edge of each bin."""
-        return np.arange(1, BINS + 1) * (self._end / BINS)
+        edges: NDArray[np.float64] = np.arange(1, BINS + 1, dtype=np.float64) * (self._end / BINS)
+        return edges
 
 
 def range_of(histogram: Histogram, method: CalibrationMethod) -> float:

@@ -1,0 +1,119 @@
+"""How a network is to be narrowed; checked when made, without importing torch or onnx."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
+from pathlib import Path
+
+from rest_deploy.errors import ConfigError
+from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
+
+#: What the table of sensitivities may be written as; the plot goes beside it.
+TABLE_SUFFIXES = (".csv", ".json")
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """How to narrow a network, and what that may cost.
+
+    Args:
+        half_io: Input and output in float16.
+        int8_target: What an INT8 artifact is for; None for TensorRT where an engine is made, else for the CPU.
+        calibration: Folder of images: ranges of INT8 for TensorRT are taken from some, and any narrowed network is
+            judged on others.
+        calibration_images: How many to take ranges from; None for a hundred, or three quarters of a smaller folder.
+        calibration_method: How a range is taken from the values that occurred; None for min-max.
+        calibration_sizes: Sizes that they are brought to; empty for the preprocessing's own.
+        calibration_seed: Of the choice of images.
+        min_top1_agreement: Share of the judged images that must keep FP32's best class; None for the precision's own.
+        max_error: Largest difference of a logit, in standard deviations of the logits; None for the precision's own.
+        sensitivity: ``.csv`` or ``.json`` file for what each part of the network costs; a plot is written beside it.
+        require_speedup: Least speed over FP32's on this machine; None asks nothing.
+        compare_speed: Whether to time against FP32 where there is a machine for it.
+
+    Raises:
+        ConfigError: A value that cannot be meant.
+    """
+
+    half_io: bool = False
+    int8_target: Int8Target | None = None
+    calibration: Path | None = None
+    calibration_images: int | None = None
+    calibration_method: CalibrationMethod | None = None
+    calibration_sizes: tuple[ImageSize, ...] = ()
+    calibration_seed: int = 0
+    min_top1_agreement: float | None = None
+    max_error: float | None = None
+    sensitivity: Path | None = None
+    require_speedup: float | None = None
+    compare_speed: bool = True
+
+    def __post_init__(self) -> None:
+        for name, kind in (("int8_target", Int8Target), ("calibration_method", CalibrationMethod)):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _member(kind, value, name))
+        for name in ("calibration", "sensitivity"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        object.__setattr__(self, "calibration_sizes", tuple(self.calibration_sizes))
+        self._check_figures()
+        if self.sensitivity is not None and self.sensitivity.suffix.lower() not in TABLE_SUFFIXES:
+            raise ConfigError(f"sensitivity {self.sensitivity}: its name must end in {' or '.join(TABLE_SUFFIXES)}")
+        if self.require_speedup is not None and not self.compare_speed:
+            raise ConfigError("a speedup is required and the comparison of speed left out; give one of the two")
+
+    def _check_figures(self) -> None:
+        images = self.calibration_images
+        if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 1):
+            raise ConfigError(f"calibration_images {images!r}; it must be a whole number of at least 1")
+        for name, most in (("min_top1_agreement", 1.0), ("max_error", math.inf), ("require_speedup", math.inf)):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= most:
+                raise ConfigError(f"{name} {value}; it must be over 0" + (" and at most 1" if most == 1 else ""))
+        if not 0 <= self.calibration_seed < 1 << 63:
+            raise ConfigError(f"calibration_seed {self.calibration_seed}; it must be from 0 to 2**63 - 1")
+
+    def target_for(self, makes_engine: bool) -> Int8Target:
+        """What an INT8 artifact is made for."""
+        return self.int8_target or (Int8Target.TRT if makes_engine else Int8Target.CPU)
+
+    def check(self, precision: Precision, makes_engine: bool) -> None:
+        """Refuse what a precision does not have.
+
+        Raises:
+            ConfigError: An option of another precision or target, or INT8 for TensorRT without images.
+        """
+        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        if precision is Precision.FP32 and given:
+            raise ConfigError(f"{', '.join(given)}: only of fp16 and int8; add --fp16 or --int8, or leave it out")
+        if precision is not Precision.INT8:
+            _refuse(given, ("int8_target", "calibration_method", "calibration_sizes", "calibration_images"), "int8")
+        elif self.target_for(makes_engine) is Int8Target.CPU:
+            if makes_engine:
+                raise ConfigError("int8_target cpu: an engine is made for TensorRT; leave it out, or export to onnx")
+            quantizes = "INT8 for the CPU measures ranges in every call and takes none from images"
+            _refuse(given, ("half_io", "calibration_method", "calibration_sizes"), f"--int8-target trt; {quantizes}")
+        elif self.calibration is None:
+            raise ConfigError(
+                "INT8 for TensorRT takes its ranges from images: give --calibration DIR, a folder of a hundred or more "
+                "of the kind that the network will see"
+            )
+        if self.calibration is None:
+            _refuse(given, ("calibration_images", "calibration_seed", "min_top1_agreement"), "--calibration DIR")
+
+
+def _refuse(given: Sequence[str], names: Sequence[str], owner: str) -> None:
+    found = [name for name in names if name in given]
+    if found:
+        raise ConfigError(f"{', '.join(found)}: only with {owner}; leave it out")
+
+
+def _member(kind: type[Enum], value: object, name: str) -> Enum:
+    try:
+        return kind(value)
+    except ValueError:
+        raise ConfigError(f"{name} {value!r}; accepted: {', '.join(member.value for member in kind)}") from None

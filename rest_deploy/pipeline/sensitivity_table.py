@@ -1,0 +1,78 @@
+"""What each part of a network costs when it is narrowed, as a table and a bar plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+
+from rest_deploy.artifact.files import replacing_all
+from rest_deploy.pipeline.search import Sensitivity
+from rest_deploy.specs import Precision
+
+_BAD = ' class="bad"'
+_ROW, _LEFT, _BARS, _RIGHT, _TOP = 18, 150, 420, 150, 56  # of the plot, in pixels
+
+
+def write_sensitivities(path: Path, rows: Sequence[Sensitivity], precision: Precision, wider: Precision) -> None:
+    """Write the table, and beside it the plot, as ``.svg``.
+
+    Args:
+        path: ``.csv`` or ``.json``.
+        rows: The worst first.
+        precision: That one part at a time was in.
+        wider: That the others were in.
+    """
+    text = _csv(rows) if path.suffix.lower() == ".csv" else _json(rows, precision, wider)
+    with replacing_all([path, path.with_suffix(".svg")]) as (table, plot):
+        table.write_text(text, encoding="utf-8")
+        plot.write_text(_svg(rows, precision, wider), encoding="utf-8")
+
+
+def _csv(rows: Sequence[Sensitivity]) -> str:
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["part", "rms_error", "top1_agreement"])
+    writer.writerows([row.part, f"{row.error:.6g}", f"{row.top1_agreement:.6g}"] for row in rows)
+    return lines.getvalue()
+
+
+def _json(rows: Sequence[Sensitivity], precision: Precision, wider: Precision) -> str:
+    parts = [{**asdict(row), "error": row.error if math.isfinite(row.error) else None} for row in rows]
+    values = {"precision": precision.value, "others": wider.value, "unit": "standard deviations of the logits"}
+    return json.dumps({**values, "parts": parts}, indent=2) + "\n"
+
+
+def _svg(rows: Sequence[Sensitivity], precision: Precision, wider: Precision) -> str:
+    finite = [row.error for row in rows if math.isfinite(row.error)]
+    most = max(finite, default=0.0) or 1.0
+    width, height = _LEFT + _BARS + _RIGHT, _TOP + _ROW * len(rows) + 12
+    title = f"Cost of {precision.value.upper()}, one part at a time"
+    under = (
+        f"root mean squared error of the logits in their standard deviations; all other parts in {wider.value.upper()}"
+    )
+    bars = "\n".join(_bar(number, row, most) for number, row in enumerate(rows))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'font-family="sans-serif" font-size="12" role="img">\n'
+        "<style>svg{background:#fff;color:#1b1f24}text{fill:currentColor}rect{fill:#2f6fb0}.bad{fill:#b3261e}"
+        "@media(prefers-color-scheme:dark){svg{background:#14171a;color:#e6e9ec}rect{fill:#6aa7e0}.bad{fill:#f2857b}}"
+        f'</style>\n<title>{title}</title>\n<text x="12" y="22" font-size="15">{title}</text>\n'
+        f'<text x="12" y="42" opacity="0.75">{under}</text>\n{bars}\n</svg>\n'
+    )
+
+
+def _bar(number: int, row: Sensitivity, most: float) -> str:
+    top, good = _TOP + _ROW * number, math.isfinite(row.error)
+    length = max(1.0, _BARS * row.error / most) if good else _BARS
+    told = f"{row.error:.2g}" if good else "no numbers"
+    return (
+        f'<text x="{_LEFT - 8}" y="{top + 13}" text-anchor="end">{escape(row.part)}</text>'
+        f'<rect x="{_LEFT}" y="{top + 3}" width="{length:.1f}" height="{_ROW - 6}"{_BAD * (not good)}/>'
+        f'<text x="{_LEFT + length + 6:.1f}" y="{top + 13}">{told}, top-1 {row.top1_agreement:.0%}</text>'
+    )

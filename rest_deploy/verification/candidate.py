@@ -1,0 +1,82 @@
+"""An artifact as the function that is to be measured: what the machine that it is made for would compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.errors import VerificationError, one_line
+from rest_deploy.runtimes.devices import physical_cores
+from rest_deploy.runtimes.registry import open_runtime, read_info
+from rest_deploy.specs import Int8Target, Precision
+from rest_deploy.verification.reference import Run
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@contextmanager
+def open_candidate(path: str | Path, device: str | None = None) -> Iterator[tuple[Run, ArtifactInfo]]:
+    """Open an artifact for measuring.
+
+    ONNX files with half values are computed with each of them rounded where the device is the CPU, whose own runtime
+    does not round (``export/precision/rounding.py``).
+
+    Args:
+        path: What :class:`Predictor` opens.
+        device: Where it runs.
+
+    Yields:
+        float32 (B, channels, H, W) -> (B, classes), and its record.
+    """
+    info = read_info(path)
+    if _needs_rounding(info) and device in (None, "cpu"):
+        import onnx
+
+        yield candidate_of(onnx.load(str(path))), info
+        return
+    with open_runtime(path, device) as runtime:
+        yield runtime.run, info
+
+
+def _needs_rounding(info: ArtifactInfo) -> bool:
+    """Whether it is an ONNX file with half values in it."""
+    if info.format != "onnx" or info.precision is Precision.FP32:
+        return False
+    return info.precision_plan is None or info.precision_plan.int8_target is not Int8Target.CPU
+
+
+def candidate_of(model: onnx.ModelProto) -> Run:
+    """A graph as a function, every half value rounded, every Q/DQ pair as written.
+
+    Raises:
+        VerificationError: ONNX Runtime does not load it.
+    """
+    import onnxruntime
+
+    from rest_deploy.export.precision.rounding import with_explicit_rounding
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails here is told by us
+    options.intra_op_num_threads = physical_cores()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    rounded = with_explicit_rounding(model)
+    try:
+        session: Any = onnxruntime.InferenceSession(
+            rounded.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as exc:  # ONNX Runtime's errors share no public base class
+        raise VerificationError(f"ONNX Runtime does not load the narrowed graph: {one_line(exc)}") from exc
+    (name,) = (value.name for value in rounded.graph.input)
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run(None, {name: batch})[0]
+        return logits
+
+    return run
