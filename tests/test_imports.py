@@ -18,7 +18,7 @@ PACKAGE = ROOT / "rest_deploy"
 LAYERS = (
     {"cli"},
     {"pipeline"},
-    {"verification", "predictor"},
+    {"verification", "timing", "predictor"},
     {"export", "runtimes"},
     {"models"},
     {"artifact", "preprocess", "nvidia"},

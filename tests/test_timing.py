@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks import paired
+from rest_deploy import timing
 
 
 def test_ratios_are_formed_within_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that slows down tenfold half-way changes the times, not the ratio."""
     now, calls = [0.0], []
-    monkeypatch.setattr(paired.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
     def contender(name: str, seconds: float) -> Callable[[], None]:
         def run() -> None:
@@ -21,7 +21,7 @@ def test_ratios_are_formed_within_a_round(monkeypatch: pytest.MonkeyPatch) -> No
 
         return run
 
-    timings = paired.time_paired(
+    timings = timing.time_paired(
         {"slow": contender("slow", 1.1), "base": contender("base", 1.0)}, "base", rounds=9, warmup=2
     )
     assert calls[:6] == ["base", "slow", "slow", "base", "base", "slow"]
@@ -33,11 +33,11 @@ def test_ratios_are_formed_within_a_round(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_settling_calls_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     now, calls = [0.0], [0]
-    monkeypatch.setattr(paired.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
     def run() -> None:
         calls[0] += 1
         now[0] += 5.0 if calls[0] % 3 else 1.0
 
-    timings = paired.time_paired({"only": run}, "only", rounds=4, warmup=0, settle=2)
+    timings = timing.time_paired({"only": run}, "only", rounds=4, warmup=0, settle=2)
     assert timings["only"].seconds == (1.0,) * 4

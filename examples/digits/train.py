@@ -197,11 +197,34 @@ def save(model: ResT, output: Path, probe: Digits, name: str = "rest_digits") ->
     return loaded
 
 
+def train_and_save(model: str | None, output: Path, epochs: int | None = None, seed: int = 0) -> Path:
+    """Train a network on the digits, print how, and write its checkpoint.
+
+    Args:
+        model: A name of ``list_models``, or None for the small one.
+        output: ``.safetensors`` file.
+        epochs: Passes over the data; None for the recipe's.
+        seed: Of weights, order and augmentation.
+    """
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True)
+    train_images, train_labels, test_images, test_labels = load_split()
+    config = CONFIG if model is None else replace(get_config(model), num_classes=len(LABELS))
+    recipe = Recipe() if epochs is None else Recipe(epochs=epochs)
+    started = time.monotonic()
+    trained = train(train_images, train_labels, recipe, seed, config)
+    print(f"trained in {time.monotonic() - started:.0f} s")
+    name = "rest_digits" if model is None else f"{model}_digits"
+    loaded = save(trained, output, probe=train_images[:EVAL_BATCH], name=name)
+    print(f"{output}: {output.stat().st_size / 1e6:.2f} MB; on {len(test_labels)} held-out images:")
+    print_accuracy(loaded, test_images, test_labels)
+    return output
+
+
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train a small ResT on the digits of scikit-learn.")
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs, help="passes over the data (default: %(default)s)")
+    parser = argparse.ArgumentParser(description="Train a ResT on the digits of scikit-learn.")
     parser.add_argument("--model", choices=list_models(), help="a network of real size (default: a small one)")
-    parser.add_argument("--peak-lr", type=float, default=Recipe.peak_lr, help="(default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs, help="passes over the data (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("rest_digits.safetensors"))
     return parser.parse_args()
@@ -209,17 +232,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    torch.set_num_threads(THREADS)
-    torch.use_deterministic_algorithms(True)
-    train_images, train_labels, test_images, test_labels = load_split()
-    started = time.monotonic()
-    config = CONFIG if args.model is None else replace(get_config(args.model), num_classes=len(LABELS))
-    model = train(train_images, train_labels, Recipe(epochs=args.epochs, peak_lr=args.peak_lr), args.seed, config)
-    print(f"trained in {time.monotonic() - started:.0f} s")
-    name = "rest_digits" if args.model is None else f"{args.model}_digits"
-    loaded = save(model, args.output, probe=train_images[:EVAL_BATCH], name=name)
-    print(f"{args.output}: {args.output.stat().st_size / 1e6:.2f} MB; on {len(test_labels)} held-out images:")
-    print_accuracy(loaded, test_images, test_labels)
+    train_and_save(args.model, args.output, args.epochs, args.seed)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class PrecisionRecord:
         """Read what :meth:`to_dict` gave.
 
         Raises:
-            KeyError, TypeError, ValueError: A field is missing or of the wrong kind.
+            AttributeError, KeyError, TypeError, ValueError: A field is missing or of the wrong kind.
         """
         target, calibration = values["int8_target"], values["calibration"]
         reduced, half_io = values["reduced_range"], values["half_io"]

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import onnx
 
 
+#: Of which onnx.reference knows Q/DQ pairs; what is in our files means the same in it.
+_EVALUATOR_OPSET = 19
+
+
 @contextmanager
 def open_candidate(path: str | Path, device: str | None = None) -> Iterator[tuple[Run, ArtifactInfo]]:
     """Open an artifact for measuring.
@@ -50,6 +54,26 @@ def _needs_rounding(info: ArtifactInfo) -> bool:
     if info.format != "onnx" or info.precision is Precision.FP32:
         return False
     return info.precision_plan is None or info.precision_plan.int8_target is not Int8Target.CPU
+
+
+def reference_evaluator_of(path: str | Path) -> Run:
+    """An ONNX file as ``onnx.reference`` computes it, every node rounded as written; slow."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    model = onnx.load(str(path))
+    entry = model.opset_import[0]
+    entry.version = max(entry.version, _EVALUATOR_OPSET)
+    evaluator = ReferenceEvaluator(model)
+    (name,) = (value.name for value in model.graph.input)
+    dtype = read_info(path).input.dtype
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        with np.errstate(over="ignore", invalid="ignore"):  # its Sigmoid tries both of two formulas
+            logits: NDArray[np.float32] = evaluator.run(None, {name: batch.astype(dtype)})[0].astype(np.float32)
+        return logits
+
+    return run
 
 
 def candidate_of(model: onnx.ModelProto) -> Run:

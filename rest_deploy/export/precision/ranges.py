@@ -38,6 +38,7 @@ class Histogram:
         self.largest = max(self.largest, largest)
         if self._end == 0.0:
             if largest == 0.0:
+                self.counts[0] += absolute.size  # the first bin, wherever it will end
                 return
             self._end = largest
         while self._end < largest:

@@ -1,0 +1,63 @@
+"""Requests for FP16 and INT8 that cannot be meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rest_deploy.errors import ConfigError
+from rest_deploy.export.precision.config import PrecisionConfig
+from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"int8_target": "gpu"}, "int8_target 'gpu'; accepted: cpu, trt"),
+        ({"calibration_method": "mse"}, "accepted: min-max, entropy, percentile"),
+        ({"calibration_images": 0}, "whole number of at least 1"),
+        ({"calibration_images": True}, "whole number"),
+        ({"calibration_seed": -1}, r"from 0 to 2\*\*63"),
+        ({"min_top1_agreement": 99}, "over 0 and at most 1"),
+        ({"max_error": 0.0}, "max_error 0.0; it must be over 0"),
+        ({"require_speedup": float("nan")}, "require_speedup nan"),
+        ({"require_speedup": 1.1, "compare_speed": False}, "give one of the two"),
+        ({"sensitivity": "table.txt"}, "must end in .csv or .json"),
+    ],
+)
+def test_values_that_cannot_be_meant(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PrecisionConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("precision", "engine", "options", "message"),
+    [
+        ("fp32", False, {"half_io": True}, "half_io: only of fp16 and int8"),
+        ("fp32", True, {"calibration": "x", "max_error": 0.1}, "calibration, max_error: only of fp16 and int8"),
+        ("fp16", False, {"int8_target": "trt"}, "int8_target: only with int8"),
+        ("fp16", False, {"calibration": "x", "calibration_method": "entropy"}, "calibration_method: only with int8"),
+        ("int8", True, {"int8_target": "cpu"}, "an engine is made for TensorRT"),
+        ("int8", True, {}, "give --calibration DIR"),
+        ("int8", False, {"int8_target": "trt"}, "give --calibration DIR"),
+        ("int8", False, {"half_io": True}, "half_io: only with --int8-target trt"),
+        ("int8", False, {"calibration": "x", "calibration_sizes": [ImageSize(9, 9)]}, "takes none from images"),
+        ("fp16", False, {"min_top1_agreement": 0.9}, "min_top1_agreement: only with --calibration DIR"),
+        ("int8", False, {"calibration_images": 5}, "calibration_images: only with --calibration DIR"),
+    ],
+)
+def test_options_of_another_precision(precision: str, engine: bool, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PrecisionConfig(**options).check(Precision(precision), engine)
+
+
+def test_what_may_be_asked() -> None:
+    PrecisionConfig().check(Precision.FP32, makes_engine=True)
+    PrecisionConfig(half_io=True, calibration="x", min_top1_agreement=0.9).check(Precision.FP16, makes_engine=True)
+    PrecisionConfig(calibration="x", max_error=0.5).check(Precision.INT8, makes_engine=False)
+    config = PrecisionConfig(calibration="x", calibration_method="entropy", int8_target="trt")
+    config.check(Precision.INT8, makes_engine=False)
+    assert (config.calibration_method, config.target_for(False)) == (CalibrationMethod.ENTROPY, Int8Target.TRT)
+    assert PrecisionConfig().target_for(True) is Int8Target.TRT
+    assert PrecisionConfig().target_for(False) is Int8Target.CPU
