@@ -1,7 +1,8 @@
-"""What FP16 and INT8 cost on the digits' held-out images: python -m benchmarks.precision [--train rest_lite | CHECKPOINT]
+"""What FP16 and INT8 cost on the digits' held-out images: python -m benchmarks.precision [CHECKPOINT]
 
-Pooled over four sizes: FP16 may change 1 prediction in 1,000, INT8 may cost 0.5 points of top-1. Graphs for TensorRT are
-computed with every half value rounded, those for the CPU by ONNX Runtime itself.
+``--train rest_lite`` trains a network of real size on the spot instead. Pooled over four sizes: FP16 may change 1
+prediction in 1,000, INT8 may cost 0.5 points of top-1. Graphs for TensorRT are computed with every half value rounded,
+those for the CPU by ONNX Runtime itself.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:
     assert info.precision_plan is not None
     if info.precision_plan.reduced_range is False and sums_saturate():
         raise DeviceError(
-            f"{path}: its INT8 weights have 8 bits, and on this CPU, {describe_cpu()}, sums of 8-bit products saturate, "
-            "so its answers would be wrong; export it on this machine, where weights get 7 bits"
+            f"{path}: its INT8 weights have 8 bits, and on this CPU, {describe_cpu()}, sums of 8-bit products "
+            "saturate, so its answers would be wrong; export it on this machine, where weights get 7 bits"
         )
 
 

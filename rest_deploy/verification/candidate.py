@@ -64,7 +64,7 @@ def reference_evaluator_of(path: str | Path) -> Run:
     model = onnx.load(str(path))
     entry = model.opset_import[0]
     entry.version = max(entry.version, _EVALUATOR_OPSET)
-    evaluator = ReferenceEvaluator(model)
+    evaluator: Any = ReferenceEvaluator(model)
     (name,) = (value.name for value in model.graph.input)
     dtype = read_info(path).input.dtype
 

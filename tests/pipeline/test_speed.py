@@ -1,0 +1,57 @@
+"""Speed against FP32: figures of a clock that the test sets, what is said of them, what is required."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from rest_deploy import timing
+from rest_deploy.errors import VerificationError
+from rest_deploy.pipeline.speed import Speed, advice, require_speedup, time_speed
+from rest_deploy.specs import ImageSize, Precision
+
+SPEED = Speed("cpu", "224x224", 30.0, 20.0, 1.5, 1.4, 1.6, 20)
+
+
+def test_a_speedup_is_the_ratio_of_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def taking(seconds: float) -> object:
+        def run() -> None:
+            now[0] += seconds
+
+        return run
+
+    contenders = {"fp32": taking(0.03), "narrowed": taking(0.02)}
+    speed = time_speed(contenders, "cpu", ImageSize(48, 64))  # type: ignore[arg-type]
+    assert (speed.device, speed.size) == ("cpu", "48x64")
+    assert (speed.fp32_ms, speed.ms, speed.speedup) == pytest.approx((30, 20, 1.5))
+    assert 9 <= speed.rounds <= 60
+    assert str(speed).startswith("1.50 times FP32's speed on cpu at 1x48x64 (20.0 ms against 30.0 ms")
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "instead"),
+    [
+        (Precision.FP16, "cpu", "FP16 is for GPUs"),
+        (Precision.FP16, "cuda:0", "here use --precision fp32"),
+        (Precision.INT8, "cpu", "here use --precision fp32"),
+        (Precision.INT8, "cuda:0", "on this GPU use --fp16"),
+    ],
+)
+def test_what_is_not_faster_says_what_to_use(precision: Precision, device: str, instead: str) -> None:
+    (note,) = advice(replace(SPEED, speedup=1.0, device=device), precision)
+    assert note.startswith("not faster than FP32: 1.00 times")
+    assert instead in note
+    assert advice(replace(SPEED, device=device), precision) == ()
+
+
+def test_a_speedup_that_is_required() -> None:
+    require_speedup(SPEED, None, "")
+    require_speedup(SPEED, 1.5, "")
+    with pytest.raises(VerificationError, match=r"a speedup of 1\.6 is required; measured: 1\.50 times"):
+        require_speedup(SPEED, 1.6, "")
+    with pytest.raises(VerificationError, match=r"cannot be measured: there is no GPU"):
+        require_speedup(None, 1.1, "there is no GPU")
