@@ -183,7 +183,8 @@ REFUSED: dict[str, tuple[str, list[str], str]] = {
     "version-compatible RTX": (RTX, ["--version-compatible"], "has no version-compatible or hardware-compatible eng"),
     "workspace": (RTX, ["--workspace", "0"], "workspace of 0 MiB; it must be at least 1"),
     "level": (RTX, ["--optimization-level", "9"], "accepted: 0 to 5"),
-    "fp16": (RTX, ["--fp16"], "format trt is not made in fp16"),
+    "int8 without images": (RTX, ["--int8"], "give --calibration DIR"),
+    "int8 for the CPU": (RTX, ["--int8", "--int8-target", "cpu"], "an engine is made for TensorRT"),
     "onnx suffix": (RTX, ["-o", "x.onnx"], "files of format trt end in .engine"),
 }
 

@@ -35,6 +35,8 @@ def _kinds_model(weight: str = "kinds.0.weight") -> onnx.ModelProto:
         helper.make_node("Mul", ["x", weight], ["scaled"], "scale"),
         helper.make_node("Add", ["y", "one"], ["raised"], "raise"),
     ]
+    for node, kind in zip(nodes, (1, 0, 1), strict=True):
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=f"['', 'kinds.{kind}', 'kinds.{kind}.deep', 'op']")
     values = {
         name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y", "scaled", "raised")
     }
@@ -59,7 +61,7 @@ def test_each_piece_has_its_own_weights_and_names() -> None:
     onnx.checker.check_model(model, full_check=True)
     (result,) = ReferenceEvaluator(model).run(None, {model.graph.input[0].name: np.array([3.0], np.float32)})
     assert result.tolist() == [(3 * 2 + 1) * 5]
-    assert [node.name for node in model.graph.node] == ["a/scale", "b/one", "b/raise", "c/scale"]
+    assert [node.name for node in model.graph.node] == ["a.deep/scale", "b.deep/one", "b.deep/raise", "c.deep/scale"]
     assert {t.name: numpy_helper.to_array(t).tolist() for t in model.graph.initializer} == {
         "a.weight": [2],
         "c.weight": [5],
@@ -74,6 +76,13 @@ def test_a_weight_without_a_place_is_an_error() -> None:
 def test_a_place_without_a_weight_is_an_error() -> None:
     with pytest.raises(ExportError, match=r"needs a weight kinds\.0\.bias"):
         assemble(_kinds_model("kinds.0.bias"), _chain(), {"a": 0})
+
+
+def test_a_node_without_a_module_is_an_error() -> None:
+    model = _kinds_model()
+    del model.graph.node[1].metadata_props[:]
+    with pytest.raises(ExportError, match="torch.onnx tells no module of node scale"):
+        assemble(model, _chain(), {"a": 0, "b": 1, "c": 0})
 
 
 def test_every_weight_of_the_network_is_in_the_file(tiny_model: ResT, tiny_onnx: Path) -> None:

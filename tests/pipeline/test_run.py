@@ -23,7 +23,7 @@ from rest_deploy.errors import (
 )
 from rest_deploy.models.checkpoint import Card, save_checkpoint
 from rest_deploy.models.factory import create_model
-from rest_deploy.pipeline import ExportRequest, ExportResult, run, run_export
+from rest_deploy.pipeline import ExportRequest, ExportResult, making, run_export
 from rest_deploy.pipeline import request as request_module
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import Precision, Preprocessing, Resize
@@ -68,7 +68,7 @@ def test_a_wrong_artifact_is_not_kept(tmp_path: Path, tiny_checkpoint: Path, mon
 
     def faulty(model: Any) -> Any:
         made = real(model)
-        made.stage3_1.fc2.bias.add_(0.05)
+        made.stage3_1.mlp.fc2.bias.add_(0.05)
         return made
 
     monkeypatch.setattr(deploy, "to_deploy", faulty)
@@ -111,7 +111,7 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "stamp", fail)
+    monkeypatch.setattr(making, "stamp", fail)
     with pytest.raises(KeyboardInterrupt):
         run_export(ExportRequest(TINY, tmp_path / "tiny.onnx", verify=False))
     assert list(tmp_path.iterdir()) == []
@@ -153,7 +153,7 @@ def test_the_name_is_taken_from_the_model(
         ({"model": "rest_huge"}, "unknown model 'rest_huge'; known models: rest_lite"),
         ({"model": None}, "neither a model nor a checkpoint"),
         ({"format": "coreml"}, "unknown format 'coreml'; accepted: onnx"),
-        ({"precision": "fp16"}, "format onnx is not made in fp16; it is made in fp32"),
+        ({"precision": "int8", "options": {"half_io": True}}, "half_io: only with --int8-target trt"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
         ({"output": "model.engine"}, "files of format onnx end in .onnx"),
         ({"options": {"opset": 11}}, "accepted: 18 to 21"),

@@ -25,10 +25,11 @@ _ENTRIES = {
     "Softmax": _Entry("kgen", "CaskSoftMaxV2", "SoftMax"),
 }
 _FUSED = {"Relu", "Sigmoid"}
+_ELEMENTS = {onnx.TensorProto.FLOAT16: "Half", onnx.TensorProto.INT8: "Int8", onnx.TensorProto.INT64: "Int64"}
 _OLD_TYPES = {"Float": "FP32", "Half": "FP16", "Int8": "INT8", "BFloat16": "BF16"}
 
 
-def layers_message(model: onnx.ModelProto, plan: Plan, old: bool, datatypes: Mapping[str, str], other: str) -> str:
+def layers_message(model: onnx.ModelProto, plan: Plan, old: bool, datatypes: Mapping[str, str], other: str | None) -> str:
     """The whole message.
 
     Args:
@@ -36,16 +37,18 @@ def layers_message(model: onnx.ModelProto, plan: Plan, old: bool, datatypes: Map
         plan: That was built.
         old: Whether to write as TensorRT 10 does.
         datatypes: ONNX node -> datatype of its layer.
-        other: Datatype of all other layers.
+        other: Datatype of all other layers; None for what the network says.
     """
     shapes = _shapes(model)
     weights = {initializer.name for initializer in model.graph.initializer}
+    types = _types(model)
     write = _old_line if old else _line
     lines = []
     for number, (node, nodes) in enumerate(_fused(model)):
         datatype = datatypes.get(node.name, other)
+        own = types if datatype is None else dict.fromkeys((*node.input, *node.output), datatype)
         metadata = "\x1f".join(f"[ONNX Layer: {name}]" for name in nodes)
-        lines.append(write(node, number, shapes, weights, datatype) + f", StreamId: 0, Metadata: {metadata}")
+        lines.append(write(node, number, shapes, weights, own) + f", StreamId: 0, Metadata: {metadata}")
     return "Layers:\n" + "\n".join(lines) + (_old_tail(plan) if old else _tail(plan))
 
 
@@ -69,16 +72,28 @@ def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
     return shapes
 
 
+def _types(model: onnx.ModelProto) -> dict[str, str]:
+    """Datatype of each value; a product takes in the integers of the Q/DQ pair before it, as TensorRT's do."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    kinds = {initializer.name: initializer.data_type for initializer in graph.initializer}
+    kinds |= {v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.output, *graph.value_info]}
+    types = {name: _ELEMENTS.get(kind, "Float") for name, kind in kinds.items()}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" or (node.op_type == "Cast" and types.get(node.input[0]) == "Int8"):
+            types[node.output[0]] = "Int8"
+    return types
+
+
 def _list(sizes: Any) -> str:
     return "[" + ",".join(str(size) for size in sizes) + "]"
 
 
-def _line(node: Any, number: int, shapes: Any, weights: set[str], datatype: str) -> str:
+def _line(node: Any, number: int, shapes: Any, weights: set[str], types: Mapping[str, str]) -> str:
     def tensor(name: str, kernel: bool = False) -> str:
         shape = shapes.get(name, [-1])
         strides = [1] * len(shape)  # of no interest to anybody
         placed = "" if kernel else f"Strides: {_list(strides)}, StrideOrder: {_list(range(len(shape))[::-1])}, "
-        rest = f"Datatype: {datatype}, Format: (Linear) Row major linear format"
+        rest = f"Datatype: {types.get(name, 'Float')}, Format: (Linear) Row major linear format"
         return f"{{ Name: {name}, Dimensions: {_list(shape)}, {placed}{rest} }}"
 
     inputs = ", ".join(tensor(name) for name in node.input if name not in weights)
@@ -90,14 +105,17 @@ def _line(node: Any, number: int, shapes: Any, weights: set[str], datatype: str)
     )
 
 
-def _old_line(node: Any, number: int, shapes: Any, weights: set[str], datatype: str) -> str:
+def _old_line(node: Any, number: int, shapes: Any, weights: set[str], types: Mapping[str, str]) -> str:
+    def linear(name: str) -> str:
+        datatype = types.get(name, "Float")
+        return f"Row major linear {_OLD_TYPES.get(datatype, datatype)}"
+
     def tensor(name: str, written: str) -> str:
         dimensions = f"Location: Device, Dimensions: {_list(shapes.get(name, [-1]))}"
         return f"{{ Name: {name}, {dimensions}, Format/Datatype: {written} }}"
 
-    linear = f"Row major linear {_OLD_TYPES.get(datatype, datatype)}"
-    inputs = ", ".join(tensor(name, linear) for name in node.input if name not in weights)
-    outputs = ", ".join(tensor(name, datatype) for name in node.output)
+    inputs = ", ".join(tensor(name, linear(name)) for name in node.input if name not in weights)
+    outputs = ", ".join(tensor(name, types.get(name, "Float")) for name in node.output)
     entry = _ENTRIES[node.op_type]
     return (
         f"Name: {node.name}, LayerType: {entry.old_kind}, Inputs: [ {inputs}], Outputs: [ {outputs}], "

@@ -108,7 +108,7 @@ class FakeTensorRT:
         self.returns: dict[str, Any] = {}
         self.errors_to_log: list[str] = []
         self.layers_text: str | None = self.GENERATED
-        self.datatype = "Float"
+        self.datatype: str | None = None
         self.datatypes: dict[str, str] = {}
         self.network: Callable[[np.ndarray], np.ndarray] | None = None
         self.alive: WeakSet[Any] = WeakSet()  # of what code has constructed
