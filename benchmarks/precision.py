@@ -76,7 +76,7 @@ def _table(checkpoint: Path, folder: Path, *, by_reference: bool) -> bool:
     fp32 = run_export(ExportRequest(None, folder / "fp32.onnx", checkpoint=checkpoint))
     steps = fp32.info.preprocessing
     with open_candidate(fp32.path) as (run, _):
-        wide = _answers(run, images, steps)
+        wide = answers_of(run, images, steps)
     print(f"{fp32.info.model}: FP32 {wide.accuracy(labels):.2%} of {wide.classes.size} predictions right")
     print("precision             top-1    change   allowed   flips  per 1,000  allowed  kept wider")
     held = True
@@ -90,10 +90,10 @@ def _table(checkpoint: Path, folder: Path, *, by_reference: bool) -> bool:
         )
         made = run_export(request)
         if by_reference and precision == "fp16":
-            ours = _answers(reference_evaluator_of(made.path), images, steps)
+            ours = answers_of(reference_evaluator_of(made.path), images, steps)
         else:
             with open_candidate(made.path) as (run, _):
-                ours = _answers(run, images, steps)
+                ours = answers_of(run, images, steps)
         change, flips = ours.accuracy(labels) - wide.accuracy(labels), int((ours.classes != wide.classes).sum())
         thousandths = 1000 * flips / wide.classes.size
         held &= change >= -0.005 if precision == "int8" else thousandths <= 1
@@ -116,7 +116,8 @@ def write_pictures(digits: NDArray[np.float64], folder: Path) -> None:
         Image.fromarray(render(digit, (height, width))).save(folder / f"{number:04d}.png")
 
 
-def _answers(run: Run, images: NDArray[np.float64], steps: Preprocessing) -> Answers:
+def answers_of(run: Run, images: NDArray[np.float64], steps: Preprocessing) -> Answers:
+    """What a network says of digits, rendered at each of the sizes."""
     rows = [np.concatenate([run(batch).argmax(axis=1) for batch in _batches(images, size, steps)]) for size in SIZES]
     return Answers(np.stack(rows))
 

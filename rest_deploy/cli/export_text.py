@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rest_deploy.cli.engine_text import engine_rows, layer_table
+from rest_deploy.cli.precision_text import precision_rows
 from rest_deploy.cli.terminal import clean
 from rest_deploy.export.engine.memory import estimate_activation_bytes
 from rest_deploy.pipeline import ExportRequest, ExportResult, Job
+from rest_deploy.runtimes.saturation import describe_cpu
+from rest_deploy.specs import Int8Target, Precision
 
 if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
@@ -38,6 +41,8 @@ def plan(request: ExportRequest, loaded: LoadedModel, job: Job) -> dict[str, str
         "simplify": "yes" if onnx.simplify else "no",
         "verify": "yes" if request.verify else "no",
     }
+    if request.precision is not Precision.FP32:
+        rows["precision"] = _narrowing(request, job)
     if job.site is not None:
         profiles = request.configs[job.format].resolve_profiles(steps)
         estimates = [estimate_activation_bytes(loaded.model.config, p.max, request.precision) for p in profiles]
@@ -51,11 +56,28 @@ def plan(request: ExportRequest, loaded: LoadedModel, job: Job) -> dict[str, str
     return {name: str(value) for name, value in rows.items()}
 
 
+def _narrowing(request: ExportRequest, job: Job) -> str:
+    words = [request.precision.value]
+    if request.precision is Precision.INT8:
+        words.append(f"for {request.narrowing.target_for(request.makes_engine).value}")
+    if job.sample is not None:
+        calibration, judged = len(job.sample.calibration), len(job.sample.judged)
+        words.append(f"images of {job.sample.folder}: {calibration} to take ranges from, {judged} to judge by")
+    return ", ".join(words)
+
+
 def result_text(result: ExportResult) -> str:
     """What was made, with its figures."""
     lines = []
     if result.comparison is not None:
         lines += ["largest and mean error of the logits against PyTorch float64:", result.comparison.table(), ""]
+    plan = result.info.precision_plan
+    if plan is not None:
+        lines += [f"kept wider: {clean(step)}" for step in plan.steps]
+        lines += [f"{name:<10} {clean(value)}" for name, value in precision_rows(plan).items() if value]
+        if plan.int8_target is Int8Target.CPU:
+            lines.append(f"{'this CPU':<10} {clean(describe_cpu())}")
+        lines.append("")
     engine = result.info.engine
     if engine is not None:
         lines += [f"{name:<9} {clean(value)}" for name, value in engine_rows(engine).items() if value]

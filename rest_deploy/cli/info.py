@@ -11,6 +11,7 @@ from typing import Any
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.cli.engine_text import engine_rows, layer_table
+from rest_deploy.cli.precision_text import precision_rows
 from rest_deploy.cli.terminal import OK, clean, command, parser
 from rest_deploy.errors import ArtifactError, one_line
 from rest_deploy.runtimes.registry import read_info
@@ -46,6 +47,7 @@ def _text(path: Path, info: ArtifactInfo) -> str:
         "preprocessing": f"{steps.resize.value} {steps.size or ''} mean {steps.mean} std {steps.std}",
         "config": ", ".join(f"{key} {value}" for key, value in info.config.items()),
         "made with": ", ".join(f"{package} {version}" for package, version in info.versions.items()),
+        **(precision_rows(info.precision_plan) if info.precision_plan is not None else {}),
         **(engine_rows(info.engine) if info.engine is not None else {}),
         "details": ", ".join(f"{key} {value}" for key, value in info.extra.items() if value is not None),
         "verified": _verification(info),
@@ -91,7 +93,7 @@ def _worst(verification: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) 
     size = f"{worst['batch']}x{worst['height']}x{worst['width']}"
     return (
         f"against {verification.get('reference')} at {len(cases)} sizes; largest error {worst['max_error']:.2g} "
-        f"at {size}, where PyTorch float32's own is {worst['reference_error']:.2g}"
+        f"at {size}, where float32's own is {worst['reference_error']:.2g}"
     )
 
 

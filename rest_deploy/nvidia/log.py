@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from rest_deploy.errors import RestDeployError, one_line
@@ -120,6 +122,24 @@ class TensorRTLog:
         if value is None or value is False or (type(value) is int and value == -1):
             raise error(f"{self.library} could not {what}: {self.reasons(start)}")
         return value
+
+
+@contextmanager
+def frames_let_go() -> Iterator[None]:
+    """Where the block fails, let its ended frames go of TensorRT's objects at once.
+
+    The exception would keep them, and where it is part of a cycle, as any that is kept in a variable, until Python's
+    collector comes by. That may be while TensorRT logs, holding a lock that the end of one of its objects takes too: the
+    process then stands still for good (seen with TensorRT-RTX 1.7.1).
+    """
+    try:
+        yield
+    except BaseException as exc:
+        failed: BaseException | None = exc
+        while failed is not None:
+            traceback.clear_frames(failed.__traceback__)
+            failed = failed.__cause__ or failed.__context__
+        raise
 
 
 def _logger_class(trt: Any) -> Any:

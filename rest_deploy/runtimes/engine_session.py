@@ -20,7 +20,7 @@ from rest_deploy.artifact.profile import InputSize, Profile, narrowest, nearest
 from rest_deploy.errors import DeviceError, InputError, RestDeployError, one_line
 from rest_deploy.nvidia.cuda import Cuda, CudaError
 from rest_deploy.nvidia.library import Library
-from rest_deploy.nvidia.log import TensorRTLog
+from rest_deploy.nvidia.log import TensorRTLog, frames_let_go
 from rest_deploy.runtimes.buffers import Buffer
 from rest_deploy.runtimes.device_arrays import DeviceArray
 from rest_deploy.runtimes.device_inputs import DeviceInput, device_input
@@ -68,7 +68,8 @@ class EngineSession:
         with self._cuda.on_device(self._gpu):
             try:
                 self._stream = self._cuda.call("cudaStreamCreateWithFlags", self._cuda.api.cudaStreamNonBlocking)
-                self._engine = LoadedEngine(path, info, library, self._log)
+                with frames_let_go():
+                    self._engine = LoadedEngine(path, info, library, self._log)
             except BaseException:
                 self._release()
                 raise
@@ -117,7 +118,8 @@ class EngineSession:
     def _reporting(self, shape: tuple[int, ...]) -> Iterator[None]:
         """Name the artifact and the input in what goes wrong; leave nothing running, and nothing set as it was."""
         try:
-            yield
+            with frames_let_go():
+                yield
         except InputError:
             raise
         except BaseException as exc:

@@ -36,7 +36,9 @@ def _kinds_model(weight: str = "kinds.0.weight") -> onnx.ModelProto:
         helper.make_node("Add", ["y", "one"], ["raised"], "raise"),
     ]
     for node, kind in zip(nodes, (1, 0, 1), strict=True):
-        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=f"['', 'kinds.{kind}', 'kinds.{kind}.deep', 'op']")
+        node.metadata_props.add(
+            key="pkg.torch.onnx.name_scopes", value=f"['', 'kinds.{kind}', 'kinds.{kind}.deep', 'op']"
+        )
     values = {
         name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y", "scaled", "raised")
     }
@@ -81,7 +83,7 @@ def test_a_place_without_a_weight_is_an_error() -> None:
 def test_a_node_without_a_module_is_an_error() -> None:
     model = _kinds_model()
     del model.graph.node[1].metadata_props[:]
-    with pytest.raises(ExportError, match="torch.onnx tells no module of node scale"):
+    with pytest.raises(ExportError, match=r"torch\.onnx tells no module of node scale"):
         assemble(model, _chain(), {"a": 0, "b": 1, "c": 0})
 
 

@@ -176,12 +176,18 @@ def test_a_full_disk_leaves_what_was_there(
     ("arguments", "message"),
     [
         ({"format": "trt,trt-rtx"}, "trt and trt-rtx write the same .engine file"),
-        ({"format": "trt", "precision": "int8"}, "INT8 for TensorRT takes its ranges from images: give --calibration DIR"),
+        (
+            {"format": "trt", "precision": "int8"},
+            "INT8 for TensorRT takes its ranges from images: give --calibration DIR",
+        ),
         (
             {"format": "onnx", "options": {"max_batch": 4}},
             "--max-batch is an option of trt, trt-rtx, not of onnx",
         ),
-        ({"format": "trt", "options": {"nonsense": 4}}, "no option nonsense; precision has calibration, .* onnx has opset, simplify; trt has "),
+        (
+            {"format": "trt", "options": {"nonsense": 4}},
+            "no option nonsense; precision has calibration, .* onnx has opset, simplify; trt has ",
+        ),
         ({"format": "onnx,trt", "output": "x.onnx"}, "give their name without a suffix, x"),
         ({"format": "trt", "output": "x.onnx"}, "files of format trt end in .engine"),
     ],

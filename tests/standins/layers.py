@@ -29,7 +29,9 @@ _ELEMENTS = {onnx.TensorProto.FLOAT16: "Half", onnx.TensorProto.INT8: "Int8", on
 _OLD_TYPES = {"Float": "FP32", "Half": "FP16", "Int8": "INT8", "BFloat16": "BF16"}
 
 
-def layers_message(model: onnx.ModelProto, plan: Plan, old: bool, datatypes: Mapping[str, str], other: str | None) -> str:
+def layers_message(
+    model: onnx.ModelProto, plan: Plan, old: bool, datatypes: Mapping[str, str], other: str | None
+) -> str:
     """The whole message.
 
     Args:

@@ -24,7 +24,7 @@ from rest_deploy.export.engine.progress import BuildProgress, Progress, progress
 from rest_deploy.export.engine.site import BuildSite
 from rest_deploy.export.engine.timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
 from rest_deploy.nvidia.cuda import Cuda
-from rest_deploy.nvidia.log import TensorRTLog, readable
+from rest_deploy.nvidia.log import TensorRTLog, frames_let_go, readable
 
 #: HardwareCompatibilityLevel of TensorRT.
 _LEVELS = {HardwareCompatibility.SAME_CC: "SAME_COMPUTE_CAPABILITY", HardwareCompatibility.AMPERE_PLUS: "AMPERE_PLUS"}
@@ -68,10 +68,11 @@ def build(
         ExportError: TensorRT refused, failed or was cancelled; the message holds its reasons.
         KeyboardInterrupt: Ctrl-C, once the build has come to a stop.
     """
-    if site.gpu is None:
-        return _Build(site, config, info).run(source, report)
-    with Cuda().on_device(site.gpu.index):
-        return _Build(site, config, info).run(source, report)
+    with frames_let_go():
+        if site.gpu is None:
+            return _Build(site, config, info).run(source, report)
+        with Cuda().on_device(site.gpu.index):
+            return _Build(site, config, info).run(source, report)
 
 
 class _Build:
@@ -199,17 +200,7 @@ class _Build:
     def _serialized(self, network: Any, settings: Any, progress: BuildProgress) -> Any:
         """The plan, built in a thread of its own, so that this one hears of Ctrl-C and can cancel the build."""
         plan: Future[Any] = Future()
-
-        def work() -> None:
-            try:
-                if self._site.gpu is not None:  # CUDA's current GPU is the thread's
-                    Cuda().call("cudaSetDevice", self._site.gpu.index)
-                build = self._builder.build_serialized_network
-                plan.set_result(self._made("build the engine", build, network, settings))
-            except BaseException as exc:  # for the thread that waits
-                plan.set_exception(exc)
-
-        thread = threading.Thread(target=work, name="tensorrt-build")
+        thread = threading.Thread(target=self._work, args=(plan, network, settings), name="tensorrt-build")
         try:
             thread.start()
             return plan.result()
@@ -219,6 +210,15 @@ class _Build:
                 with suppress(KeyboardInterrupt):  # asked twice: it is on its way, and cannot be left behind
                     thread.join()
             raise
+
+    def _work(self, plan: Future[Any], network: Any, settings: Any) -> None:
+        """What the thread does. No closure: a frame keeps those, whatever is cleared (see frames_let_go)."""
+        try:
+            if self._site.gpu is not None:  # CUDA's current GPU is the thread's
+                Cuda().call("cudaSetDevice", self._site.gpu.index)
+            plan.set_result(self._made("build the engine", self._builder.build_serialized_network, network, settings))
+        except BaseException as exc:  # for the thread that waits
+            plan.set_exception(exc)
 
 
 def _parser_error(error: Any) -> str:

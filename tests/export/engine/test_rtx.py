@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ExportError
+from rest_deploy.export.engine import builder
 from rest_deploy.export.engine.builder import build
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.exporter import export
@@ -86,6 +89,26 @@ def test_reasons_out_of_the_log(digits_onnx: Path) -> None:
     turing = replace(site, targets=("sm75",))
     with pytest.raises(ExportError, match=r"for Turing .*FP32 GEMM is not supported"):
         build(digits_onnx, read_info(digits_onnx), turing, replace(config, workspace_mib=None))
+
+
+def test_a_failed_build_leaves_nothing_of_tensorrt_to_the_collector(
+    digits_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an exception keeps alive would go whenever Python collects, and that may be under a lock of TensorRT's."""
+    builders: list[weakref.ref[Any]] = []
+    honest = builder._Build.__init__
+
+    def init(self: Any, *arguments: Any) -> None:
+        honest(self, *arguments)
+        builders.append(weakref.ref(self._builder))
+
+    monkeypatch.setattr(builder._Build, "__init__", init)
+    config = EngineConfig(profiles=ONE, targets=("sm86",), workspace_mib=1)
+    site = choose_site("trt-rtx", config, Precision.FP32)
+    with pytest.raises(ExportError) as raised:
+        build(digits_onnx, read_info(digits_onnx), site, config)
+    assert raised.value.__traceback__ is not None  # kept, as by a caller that looks at it later
+    assert [made() for made in builders] == [None]
 
 
 @pytest.mark.usefixtures("ctrl_c")

@@ -1,0 +1,65 @@
+"""How a network was narrowed, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rest_deploy.artifact.precision import PrecisionRecord
+from rest_deploy.errors import ArtifactError
+from rest_deploy.specs import Int8Target
+
+
+def precision_rows(plan: PrecisionRecord) -> dict[str, str]:
+    """Name -> value, empty where there is nothing to say.
+
+    Raises:
+        ArtifactError: The record's figures are no figures.
+    """
+    try:
+        return _rows(plan)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ArtifactError(f"its figures of the precision cannot be read: {exc}; export it again") from exc
+
+
+def _rows(plan: PrecisionRecord) -> dict[str, str]:
+    kept = ", ".join(f"{part} {precision.value}" for part, precision in plan.kept.items())
+    return {
+        "made for": _target(plan),
+        "kept wider": kept,
+        "ranges": _ranges(plan),
+        "agreement": _agreement(plan.agreement) if plan.agreement is not None else "not judged on images; none given",
+        "speed": _speed(plan.speed) if plan.speed is not None else "",
+    }
+
+
+def _target(plan: PrecisionRecord) -> str:
+    if plan.int8_target is Int8Target.TRT:
+        return "TensorRT: INT8 by Q/DQ pairs, the rest in half"
+    if plan.int8_target is Int8Target.CPU:
+        bits = "7 bits, as sums of 8-bit products saturate here" if plan.reduced_range else "8 bits"
+        return f"CPUs: weights in {bits}, activations quantized as they come"
+    return ""
+
+
+def _ranges(plan: PrecisionRecord) -> str:
+    calibration = plan.calibration
+    if calibration is None:
+        return ""
+    sizes = f" at {', '.join(calibration.sizes)}" if calibration.sizes else ""
+    return f"{calibration.method.value}, {len(calibration.images)} images{sizes}, SHA-256 {calibration.sha256[:16]}..."
+
+
+def _agreement(figures: Mapping[str, Any]) -> str:
+    return (
+        f"top-1 {figures['top1_agreement']:.2%} of {figures['images']} images, cosine {figures['cosine']:.5f}, largest "
+        f"error {figures['max_error']:.3g} standard deviations of the logits, against FP32"
+    )
+
+
+def _speed(figures: Mapping[str, Any]) -> str:
+    return (
+        f"{figures['speedup']:.2f} times FP32's on {figures['device']} at 1x{figures['size']}: {figures['ms']:.1f} ms "
+        f"against {figures['fp32_ms']:.1f} ms (middle half of {figures['rounds']} rounds {figures['low']:.2f} to "
+        f"{figures['high']:.2f})"
+    )
