@@ -27,6 +27,9 @@ bench: $(VENV)/.made
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.engine_build
+	$(BIN)/python -m benchmarks.engine_sizes
+	$(BIN)/python -m benchmarks.int8_latency
+	$(BIN)/python -m benchmarks.precision
 
 clean:
 	rm -rf $(VENV) demo_output

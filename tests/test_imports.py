@@ -90,6 +90,14 @@ def test_deploying_needs_no_training_framework(tiny_onnx: Path) -> None:
     assert "chelsea.png" in done.stdout
 
 
+@pytest.mark.parametrize("argv", [["--help"], ["--model", "rest_lite"], ["--model", "rest_lite", "--int8"]])
+def test_rest_export_says_what_is_missing_without_torch(argv: list[str]) -> None:
+    done = _python(f"{HIDDEN} from rest_deploy.cli.export import main; sys.exit(main(sys.argv[1:]))", *argv)
+    assert done.returncode == (0 if argv == ["--help"] else 1)
+    assert "Traceback" not in done.stderr
+    assert argv == ["--help"] or 'pip install "rest-deploy[export]"' in done.stderr
+
+
 def test_what_needs_torch_says_so_without_it() -> None:
     code = f"{HIDDEN} import rest_deploy\ntry: rest_deploy.create_model\nexcept ImportError as e: print(e)"
     assert _python(code).stdout.strip() == (

@@ -40,7 +40,8 @@ class PrecisionRecord:
         reduced_range: Whether INT8 weights have 7 bits, for CPUs whose 16-bit sums saturate; None where that does not
             matter.
         calibration: Where ranges come from; None where they are measured in every call, or there are none.
-        budget: What was asked for.
+        budget: What it was judged by: ``min_top1_agreement`` and ``max_error`` on real images, ``synthetic_max_error``
+            where one was asked for.
         agreement: Figures on real images against FP32, or None where there were none.
         judged_images: Names of those images.
         steps: What was kept wider, in order, and what that bought, in words.
@@ -57,6 +58,11 @@ class PrecisionRecord:
     judged_images: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
     speed: Mapping[str, Any] | None = None
+
+    @property
+    def spread(self) -> float | None:
+        """Largest error on synthetic images that was asked for; None for the precision's own tolerance."""
+        return self.budget.get("synthetic_max_error")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the inverse of :meth:`from_dict`."""
@@ -84,7 +90,7 @@ class PrecisionRecord:
             int8_target=None if target is None else Int8Target(target),
             reduced_range=reduced,
             calibration=None if calibration is None else _calibration(calibration),
-            budget=dict(values["budget"]),
+            budget={str(name): None if most is None else float(most) for name, most in values["budget"].items()},
             agreement=None if values["agreement"] is None else dict(values["agreement"]),
             judged_images=tuple(str(name) for name in values["judged_images"]),
             steps=tuple(str(step) for step in values["steps"]),

@@ -77,6 +77,7 @@ def _add_precision(group: argparse._ArgumentGroup) -> None:
     )
     add("--calibration-seed", metavar="N", type=int, help="of the choice of images (default 0)")
     add("--int8-target", choices=[t.value for t in Int8Target], help="(default trt for engines, else cpu)")
+    add("--reduced-range", action="store_const", const=True, help="INT8 weights of 7 bits, for CPUs without VNNI")
     add("--half-io", action="store_const", const=True, help="input and output in float16 too")
     add("--min-top1-agreement", metavar="SHARE", type=float, help=f"with FP32, on images ({_budgets()})")
     add("--max-error", metavar="STD", type=float, help="largest, in standard deviations of the logits")
@@ -139,7 +140,16 @@ _OPTIONS = (
     *("opset", "simplify", "min_size", "opt_size", "max_size", "max_batch", "profiles", "targets", "gpu"),
     *("workspace_mib", "optimization_level", "tf32", "version_compatible", "hardware_compatibility"),
     *("calibration", "calibration_images", "calibration_method", "calibration_sizes", "calibration_seed"),
-    *("int8_target", "half_io", "min_top1_agreement", "max_error", "sensitivity", "require_speedup", "compare_speed"),
+    *(
+        "int8_target",
+        "half_io",
+        "reduced_range",
+        "min_top1_agreement",
+        "max_error",
+        "sensitivity",
+        "require_speedup",
+        "compare_speed",
+    ),
 )
 
 

@@ -62,7 +62,8 @@ def _narrowing(request: ExportRequest, job: Job) -> str:
         words.append(f"for {request.narrowing.target_for(request.makes_engine).value}")
     if job.sample is not None:
         calibration, judged = len(job.sample.calibration), len(job.sample.judged)
-        words.append(f"images of {job.sample.folder}: {calibration} to take ranges from, {judged} to judge by")
+        ranges = f"{calibration} to take ranges from, " if calibration else ""
+        words.append(f"images of {job.sample.folder}: {ranges}{judged} to judge by")
     return ", ".join(words)
 
 

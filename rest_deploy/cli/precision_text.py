@@ -28,7 +28,7 @@ def _rows(plan: PrecisionRecord) -> dict[str, str]:
         "made for": _target(plan),
         "kept wider": kept,
         "ranges": _ranges(plan),
-        "agreement": _agreement(plan.agreement) if plan.agreement is not None else "not judged on images; none given",
+        "agreement": _agreement(plan.agreement) if plan.agreement is not None else "not judged on images",
         "speed": _speed(plan.speed) if plan.speed is not None else "",
     }
 
@@ -37,7 +37,7 @@ def _target(plan: PrecisionRecord) -> str:
     if plan.int8_target is Int8Target.TRT:
         return "TensorRT: INT8 by Q/DQ pairs, the rest in half"
     if plan.int8_target is Int8Target.CPU:
-        bits = "7 bits, as sums of 8-bit products saturate here" if plan.reduced_range else "8 bits"
+        bits = "7 bits, so that sums of products do not saturate" if plan.reduced_range else "8 bits"
         return f"CPUs: weights in {bits}, activations quantized as they come"
     return ""
 
@@ -59,7 +59,7 @@ def _agreement(figures: Mapping[str, Any]) -> str:
 
 def _speed(figures: Mapping[str, Any]) -> str:
     return (
-        f"{figures['speedup']:.2f} times FP32's on {figures['device']} at 1x{figures['size']}: {figures['ms']:.1f} ms "
+        f"{figures['speedup']:.2f} times FP32's on {figures['device']} at {figures['size']}: {figures['ms']:.1f} ms "
         f"against {figures['fp32_ms']:.1f} ms (middle half of {figures['rounds']} rounds {figures['low']:.2f} to "
         f"{figures['high']:.2f})"
     )

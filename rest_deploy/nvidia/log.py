@@ -129,8 +129,8 @@ def frames_let_go() -> Iterator[None]:
     """Where the block fails, let its ended frames go of TensorRT's objects at once.
 
     The exception would keep them, and where it is part of a cycle, as any that is kept in a variable, until Python's
-    collector comes by. That may be while TensorRT logs, holding a lock that the end of one of its objects takes too: the
-    process then stands still for good (seen with TensorRT-RTX 1.7.1).
+    collector comes by. That may be while TensorRT logs, holding a lock that the end of one of its objects takes too:
+    the process then stands still for good (seen with TensorRT-RTX 1.7.1).
     """
     try:
         yield

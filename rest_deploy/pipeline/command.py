@@ -16,11 +16,13 @@ def _value(flag: str, value: Any) -> list[str]:
     return [flag, str(getattr(value, "value", value))]
 
 
+_SWITCHES = ("simplify", "tf32", "version_compatible", "half_io", "reduced_range", "compare_speed")
+
 #: Option of a config -> its arguments, where they are not just its flag and its value. Targets are left out: the line
 #: that rebuilds names its own.
 _OPTIONS: Mapping[str, Callable[[str, Any], list[str]]] = MappingProxyType(
     {
-        **dict.fromkeys(("simplify", "tf32", "version_compatible", "half_io", "compare_speed"), lambda flag, _: [flag]),
+        **dict.fromkeys(_SWITCHES, lambda flag, _: [flag]),
         "profiles": lambda flag, profiles: [word for profile in profiles for word in (flag, str(profile))],
         "calibration_sizes": lambda flag, sizes: [flag, *(str(size) for size in sizes)],
         "targets": lambda flag, _: [],

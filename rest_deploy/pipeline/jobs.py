@@ -18,7 +18,7 @@ from rest_deploy.export.engine.site import BuildSite, choose_site
 from rest_deploy.export.formats import get_format
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.preprocess.sample import Sample, choose_images
-from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange
+from rest_deploy.specs import Int8Target, Precision, Preprocessing, PreprocessingChange
 
 if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
@@ -61,7 +61,9 @@ def prepare(request: ExportRequest) -> tuple[LoadedModel, tuple[Job, ...]]:
         check_writable(config.sensitivity)
     sample = None
     if config.calibration is not None:
-        sample = choose_images(config.calibration, config.calibration_images, config.calibration_seed)
+        calibrating = request.precision is Precision.INT8 and config.target_for(request.makes_engine) is Int8Target.TRT
+        count, seed = config.calibration_images, config.calibration_seed
+        sample = choose_images(config.calibration, count, seed, calibrating=calibrating)
     loaded = load_model(request.model, request.checkpoint, seed=request.seed)
     jobs = []
     for name in request.formats:

@@ -26,7 +26,7 @@ from rest_deploy.pipeline.narrowed_file import NarrowedFile
 from rest_deploy.pipeline.narrowing import Narrowing, Network
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.pipeline.result import Clock, ExportResult
-from rest_deploy.pipeline.speed import advice, check_onnx_speed, compare_speed, require_speedup
+from rest_deploy.pipeline.speed import NOT_FASTER, advice, check_onnx_speed, compare_speed, require_speedup
 from rest_deploy.specs import Int8Target, Precision
 from rest_deploy.verification import Comparison, Reference, cases_within, open_candidate, require
 
@@ -104,7 +104,8 @@ class Making:
             speed, notes = None, source.notes
             if job.format in self._request.formats:
                 with self._clock("compare speed"):
-                    speed, note = check_onnx_speed(self._request.narrowing, self._base, target, file.info)
+                    config, alone = self._request.narrowing, not self._request.makes_engine
+                    speed, note = check_onnx_speed(config, self._base, target, file.info, required=alone)
                 notes = (*notes, *note)
             info = file.stamp(verdict, speed)
         comparison = verdict.comparison if verdict is not None else None
@@ -133,6 +134,9 @@ class Making:
             with self._clock("build"):
                 info, warnings = self._build(job, site, source.path, source.info, target)
             comparison, notes = None, (*source.notes, *warnings)
+            if info.precision_plan is not None:  # what the ONNX file's speed is says nothing of the engine's
+                info = replace(info, precision_plan=replace(info.precision_plan, speed=None))
+                notes = tuple(note for note in notes if not note.startswith(NOT_FASTER))
             if self._request.verify:
                 write_manifest(manifest, info)  # it is opened as any other engine is
                 info, comparison = self._verified(info, target, self._gpu(job))
@@ -186,7 +190,7 @@ class Making:
             wide = self._folder / "fp32" / "fp32.engine"
             made, _ = self._build(job, site, self._base, self._base_info, wide)
             write_manifest(manifest_path(wide), made)
-            opt = info.engine.profiles[0].opt.size
+            opt = info.engine.profiles[0].opt
             speed = compare_speed(wide, target, f"cuda:{self._gpu(job)}", opt)
         require_speedup(speed, config.require_speedup, "")
         assert info.precision_plan is not None  # of all that is narrowed
@@ -218,7 +222,8 @@ class Making:
             VerificationError: It disagrees.
         """
         with open_candidate(artifact, device) as (run, info):
-            comparison = reference.compare(run, info.precision)
+            plan = info.precision_plan
+            comparison = reference.compare(run, info.precision, spread=plan.spread if plan is not None else None)
         require(comparison, f"{artifact.name} (not kept)")
         return comparison
 

@@ -20,7 +20,7 @@ from rest_deploy.pipeline.speed import Speed
 from rest_deploy.preprocess.sample import Sample
 from rest_deploy.runtimes.saturation import sums_saturate
 from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
-from rest_deploy.verification import Case, Reference, candidate_of, synthetic_images
+from rest_deploy.verification import TOLERANCES, Case, Reference, candidate_of, synthetic_images
 from rest_deploy.verification.agreement import BUDGETS, Budget, Pictures
 
 if TYPE_CHECKING:
@@ -78,16 +78,12 @@ class Narrowing:
         self.target = network.target
         self._sample = network.sample
         self._fp32 = candidate_of(self._base)
-        self._pictures = self._judged_pictures()
+        self._pictures = self._judged_pictures() if reference is not None or self.wants_sensitivities else None
         self.budget = _budget(config, precision, random=network.info.weights.random)
         judged = self._pictures if reference is not None else None
-        spread = config.max_error if judged is None else None
-        self.judge = Judge(precision, self.budget, reference, judged, spread)
-        self._make = self._maker()
-
-    def make(self, plan: PrecisionPlan) -> onnx.ModelProto:
-        """The graph of a plan."""
-        return self._make(plan)
+        self._spread = _spread(config.max_error, precision, on_images=judged is not None)
+        self.judge = Judge(precision, self.budget, reference, judged, self._spread)
+        self.make: Callable[[PrecisionPlan], onnx.ModelProto] = self._maker()  # the graph of a plan
 
     @property
     def plan(self) -> PrecisionPlan:
@@ -112,9 +108,9 @@ class Narrowing:
         steps: tuple[str, ...] = ()
         if self.target is Int8Target.TRT:  # what is not INT8 is FP16, which must hold first
             plan, steps, failed = self._within_half(plan, failed)
-            if failed.passed:
-                return Found(plan, failed, steps)
         table = self.sensitivities(plan)
+        if failed.passed:
+            return Found(plan, failed, steps)
         found = keep_worst(plan, self._wider, list(table), failed, self._judged)
         return replace(found, steps=(*steps, *found.steps))
 
@@ -164,9 +160,13 @@ class Narrowing:
             kept={display(part): own for part, own in plan.kept(self._precision).items()},
             half_io=plan.half_io,
             int8_target=self.target,
-            reduced_range=sums_saturate() if self.target is Int8Target.CPU else None,
+            reduced_range=self._reduced_range if self.target is Int8Target.CPU else None,
             calibration=self._calibration_record(),
-            budget={"min_top1_agreement": self.budget.min_top1_agreement, "max_error": self.budget.max_error},
+            budget={
+                "min_top1_agreement": self.budget.min_top1_agreement,
+                "max_error": self.budget.max_error,
+                "synthetic_max_error": self._spread,
+            },
             agreement=agreement.to_dict() if agreement is not None else None,
             judged_images=sample.names(sample.judged) if sample is not None and agreement is not None else (),
             steps=steps,
@@ -182,12 +182,15 @@ class Narrowing:
         from rest_deploy.export.precision.qdq import to_qdq
 
         if self.target is Int8Target.CPU:
-            reduced = sums_saturate()
-            return lambda plan: to_dynamic_int8(self._base, plan, reduced_range=reduced)
+            return lambda plan: to_dynamic_int8(self._base, plan, reduced_range=self._reduced_range)
         if self.target is Int8Target.TRT:
             ranges = self._ranges()
             return lambda plan: to_half(to_qdq(self._base, plan, ranges), plan)
         return lambda plan: to_half(self._base, plan)
+
+    @property
+    def _reduced_range(self) -> bool:
+        return self._config.reduced_range or sums_saturate()
 
     def _ranges(self) -> dict[str, float]:
         from rest_deploy.export.precision.calibration import calibrate
@@ -222,6 +225,16 @@ class Narrowing:
         rng, channels = np.random.default_rng(0), int(self._network.info.input.shape[1])
         cases = [Case(2, ImageSize(*size)) for size in _BLAME_CASES]
         return Pictures(self._fp32, [synthetic_images(rng, case, channels) for case in cases])
+
+
+def _spread(max_error: float | None, precision: Precision, *, on_images: bool) -> float | None:
+    """Largest error on synthetic images, where another than the tolerance's own was asked for.
+
+    A tighter one is meant of real images where there are any: INT8 loses more on noise, which its ranges are not for.
+    """
+    if max_error is None or (on_images and max_error < TOLERANCES[precision].spread):
+        return None
+    return max_error
 
 
 def _budget(config: PrecisionConfig, precision: Precision, *, random: bool) -> Budget:

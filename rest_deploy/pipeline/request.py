@@ -67,7 +67,7 @@ class ExportRequest:
         if not 0 <= self.seed < 1 << 63:
             raise ConfigError(f"seed {self.seed}; it must be from 0 to 2**63 - 1")
         object.__setattr__(self, "configs", MappingProxyType(make_configs(self.formats, self.options)))
-        self.narrowing.check(self.precision, self.makes_engine)
+        self.narrowing.check(self.precision, self.makes_engine, self.verify)
         for name in self.formats:
             for package, extra in get_format(name).packages.items():
                 if importlib.util.find_spec(package) is None:

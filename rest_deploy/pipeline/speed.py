@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import DeviceError, MissingPackageError, VerificationError
 from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.nvidia.gpus import find_gpu
@@ -22,6 +23,8 @@ from rest_deploy.timing import time_paired
 _SECONDS, _ROUNDS = 6.0, (9, 60)
 #: Below, a speedup is none that the noise of a timing of seconds could tell from 1.
 _LEAST_SPEEDUP = 1.03
+#: What the note on an artifact that is not faster begins with.
+NOT_FASTER = "not faster than FP32"
 #: Of the image where artifacts take images at their own size.
 _SIZE = ImageSize(224, 224)
 
@@ -32,7 +35,7 @@ class Speed:
 
     Args:
         device: Where.
-        size: Of the one image.
+        size: Batch x height x width of a call.
         fp32_ms, ms: Medians, in milliseconds.
         speedup: Median of each round's FP32 time over the other.
         low, high: Quartiles of it.
@@ -59,26 +62,26 @@ class Speed:
 
     def __str__(self) -> str:
         return (
-            f"{self.speedup:.2f} times FP32's speed on {self.device} at 1x{self.size} ({self.ms:.1f} ms against "
+            f"{self.speedup:.2f} times FP32's speed on {self.device} at {self.size} ({self.ms:.1f} ms against "
             f"{self.fp32_ms:.1f} ms; middle half of {self.rounds} rounds {self.low:.2f} to {self.high:.2f})"
         )
 
 
-def compare_speed(fp32: Path, narrowed: Path, device: str, size: ImageSize) -> Speed:
-    """Time two artifacts of one network, one image a call.
+def compare_speed(fp32: Path, narrowed: Path, device: str, case: InputSize) -> Speed:
+    """Time two artifacts of one network.
 
     Args:
         fp32, narrowed: Files.
         device: Where both run.
-        size: Of the image.
+        case: Batch and size of a call.
     """
     with open_runtime(fp32, device) as wide, open_runtime(narrowed, device) as narrow:
-        channels = int(wide.info.input.shape[1])
-        image = np.random.default_rng(0).standard_normal((1, channels, size.height, size.width)).astype(np.float32)
-        return time_speed({"fp32": lambda: wide.run(image), "narrowed": lambda: narrow.run(image)}, device, size)
+        shape = case.shape(int(wide.info.input.shape[1]))
+        images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        return time_speed({"fp32": lambda: wide.run(images), "narrowed": lambda: narrow.run(images)}, device, case)
 
 
-def time_speed(contenders: Mapping[str, Callable[[], object]], device: str, size: ImageSize) -> Speed:
+def time_speed(contenders: Mapping[str, Callable[[], object]], device: str, case: InputSize) -> Speed:
     """Time ``"fp32"`` and ``"narrowed"`` in turns.
 
     Each is called twice untimed before every timed call: the threads of a runtime go on spinning for a moment after a
@@ -90,31 +93,40 @@ def time_speed(contenders: Mapping[str, Callable[[], object]], device: str, size
     timings = time_paired(contenders, "narrowed", rounds=rounds, settle=2)
     fp32 = timings["fp32"]  # its ratios are to the narrowed one's time: speedups
     low, high = fp32.spread
-    return Speed(device, str(size), fp32.median * 1e3, timings["narrowed"].median * 1e3, fp32.ratio, low, high, rounds)
+    return Speed(device, str(case), fp32.median * 1e3, timings["narrowed"].median * 1e3, fp32.ratio, low, high, rounds)
 
 
 def check_onnx_speed(
-    config: PrecisionConfig, fp32: Path, narrowed: Path, info: ArtifactInfo
+    config: PrecisionConfig, fp32: Path, narrowed: Path, info: ArtifactInfo, *, required: bool
 ) -> tuple[Speed | None, tuple[str, ...]]:
     """Time a narrowed ONNX file against FP32, where this machine is one that it is made for.
+
+    Args:
+        config: Whether, and what is required.
+        fp32, narrowed: The files.
+        info: Record of the second.
+        required: Whether the speedup that may be asked for is meant of this file, and not of an engine made from it.
 
     Returns:
         The figures, or None where it is not timed, and what the user should know.
 
     Raises:
-        VerificationError: A speedup was asked for, and is not there or cannot be measured.
+        VerificationError: A speedup is required, and is not there or cannot be measured.
     """
-    plan = info.precision_plan
-    device, why_not = _device(), None
-    if not config.compare_speed:
-        why_not = "the comparison was left out"
-    elif plan is not None and plan.int8_target is Int8Target.TRT:
-        why_not = "Q/DQ pairs are for TensorRT, which builds an engine from them"
-    if why_not is not None:
-        require_speedup(None, config.require_speedup, why_not)
+    least = config.require_speedup if required else None
+    target = info.precision_plan.int8_target if info.precision_plan is not None else None
+    if not config.compare_speed or target is Int8Target.TRT:
+        left_out = "the comparison was left out"
+        why_not = "Q/DQ pairs are for TensorRT, which builds an engine from them" if config.compare_speed else left_out
+        require_speedup(None, least, why_not)
         return None, ()
-    speed = compare_speed(fp32, narrowed, device, info.preprocessing.size or _SIZE)
-    require_speedup(speed, config.require_speedup, "")
+    device = "cpu" if target is Int8Target.CPU else _device()
+    try:
+        speed = compare_speed(fp32, narrowed, device, InputSize(1, info.preprocessing.size or _SIZE))
+    except DeviceError as exc:  # a CUDA provider that is listed and does not start
+        require_speedup(None, least, str(exc))
+        return None, (f"not timed against FP32: {exc}",)
+    require_speedup(speed, least, "")
     return speed, advice(speed, info.precision)
 
 
@@ -128,7 +140,7 @@ def advice(speed: Speed, precision: Precision) -> tuple[str, ...]:
         instead = "on this GPU use --fp16"
     else:
         instead = "here use --precision fp32"
-    return (f"not faster than FP32: {speed}; {instead}",)
+    return (f"{NOT_FASTER}: {speed}; {instead}",)
 
 
 def _device() -> str:

@@ -23,6 +23,8 @@ MIN_CALIBRATION, MIN_JUDGED = 16, 8
 _THUMBNAIL = (16, 16)
 #: Images whose thumbnails differ by less (standard deviation over images, of 255, mean over pixels) are all alike.
 _ALIKE = 4.0
+#: Thumbnails that differ by less (mean absolute difference, of 255) are taken for copies of one image.
+_SAME = 2.0
 
 
 @dataclass(frozen=True)
@@ -44,20 +46,22 @@ class Sample:
     seed: int
 
     def names(self, paths: Sequence[Path]) -> tuple[str, ...]:
-        """Names below the folder, with forward slashes."""
-        return tuple(path.relative_to(self.folder).as_posix() for path in paths)
+        """Names below the folder, with forward slashes; bytes that are no UTF-8 as escapes."""
+        names = (path.relative_to(self.folder).as_posix() for path in paths)
+        return tuple(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for name in names)
 
 
-def choose_images(folder: str | Path, count: int | None, seed: int) -> Sample:
+def choose_images(folder: str | Path, count: int | None, seed: int, *, calibrating: bool = True) -> Sample:
     """Choose images of a folder and its subfolders.
 
-    Equal files count once. Where no number is given, a hundred are taken to calibrate with, or three quarters of a
-    smaller folder; as many others at most are taken to judge by.
+    Copies count once, those too that were saved anew. Where no number is given, a hundred are taken to calibrate with,
+    or three quarters of a smaller folder; as many others at most are taken to judge by.
 
     Args:
         folder: Of images.
         count: How many to calibrate with; None for a hundred.
         seed: Of the choice.
+        calibrating: Whether ranges are taken from some; else all of them, a hundred at most, are to judge by.
 
     Raises:
         ConfigError: There are too few, or they are all alike.
@@ -66,55 +70,62 @@ def choose_images(folder: str | Path, count: int | None, seed: int) -> Sample:
     folder = Path(folder)
     paths = _images_below(folder)
     order = np.random.default_rng(seed).permutation(len(paths))
-    found = _distinct((paths[int(i)] for i in order), 2 * (count or DEFAULT_IMAGES))
-    needed = (count or MIN_CALIBRATION) + MIN_JUDGED
-    if len(found) < needed:
+    most = 2 * (count or DEFAULT_IMAGES) if calibrating else DEFAULT_IMAGES
+    found = _different((paths[int(i)] for i in order), most)
+    least = (count or MIN_CALIBRATION) if calibrating else 0
+    if len(found) < least + MIN_JUDGED:
+        ranges = f"{least} to take ranges from and {MIN_JUDGED} others" if calibrating else f"{MIN_JUDGED}"
         raise ConfigError(
-            f"calibration folder {folder} has {len(found)} different images; needed: {needed} or more, "
-            f"{needed - MIN_JUDGED} to take ranges from and {MIN_JUDGED} others to judge by; add images of the kind "
-            "that the network will see"
+            f"calibration folder {folder} has {len(found)} different images; needed: {least + MIN_JUDGED} or more, "
+            f"{ranges} to judge by; add images of the kind that the network will see"
         )
-    taken = count or min(DEFAULT_IMAGES, max(MIN_CALIBRATION, len(found) * 3 // 4))
-    chosen, judged = found[:taken], found[taken:]
-    _refuse_alike(folder, [path for path, _ in chosen])
-    digest = hashlib.sha256()
-    for path, content in chosen:
-        digest.update(os.fsencode(path.relative_to(folder).as_posix()) + b"\0" + content.encode())
-    return Sample(folder, tuple(p for p, _ in chosen), tuple(p for p, _ in judged), digest.hexdigest(), seed)
+    _refuse_alike(folder, found)
+    chosen = [path for path, _ in found]
+    taken = (count or min(DEFAULT_IMAGES, max(MIN_CALIBRATION, len(found) * 3 // 4))) if calibrating else 0
+    return Sample(folder, tuple(chosen[:taken]), tuple(chosen[taken:]), _digest(folder, chosen[:taken]), seed)
 
 
 def _images_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ConfigError(f"calibration folder {folder}: no such folder; give one that holds images")
     found = []
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
         found += [Path(place, name) for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
     return [path for path in found if path.is_file()]
 
 
-def _distinct(paths: Iterable[Path], most: int) -> list[tuple[Path, str]]:
-    """Files with their digests, each content once, until there are enough."""
-    first: dict[str, Path] = {}
+def _different(paths: Iterable[Path], most: int) -> list[tuple[Path, NDArray[np.float32]]]:
+    """Images with their thumbnails, of those that look the same one, until there are enough."""
+    found: list[tuple[Path, NDArray[np.float32]]] = []
     for path in paths:
-        try:
-            first.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), path)
-        except OSError as exc:
-            raise ConfigError(f"calibration image {path} cannot be read: {exc.strerror}") from exc
-        if len(first) == most:
+        thumbnail = _thumbnail(path)
+        if all(float(np.abs(thumbnail - other).mean()) >= _SAME for _, other in found):
+            found.append((path, thumbnail))
+        if len(found) == most:
             break
-    return [(path, digest) for digest, path in first.items()]
+    return found
 
 
-def _refuse_alike(folder: Path, paths: Sequence[Path]) -> None:
-    thumbnails = np.stack([_thumbnail(path) for path in paths])
-    spread = float(thumbnails.std(axis=0).mean())
+def _refuse_alike(folder: Path, found: Sequence[tuple[Path, NDArray[np.float32]]]) -> None:
+    spread = float(np.stack([thumbnail for _, thumbnail in found]).std(axis=0).mean())
     if spread < _ALIKE:
         raise ConfigError(
             f"calibration folder {folder}: its images are all alike (thumbnails differ by {spread:.1f} of 255; needed: "
             f"{_ALIKE:g}); ranges taken from them would not hold for others; give images of the kind that the network "
             "will see"
         )
+
+
+def _digest(folder: Path, paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as exc:
+            raise ConfigError(f"calibration image {path} cannot be read: {exc.strerror}") from exc
+        digest.update(os.fsencode(path.relative_to(folder).as_posix()) + b"\0" + content.encode())
+    return digest.hexdigest()
 
 
 def _thumbnail(path: Path) -> NDArray[np.float32]:

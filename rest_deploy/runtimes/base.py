@@ -63,13 +63,17 @@ class Runtime(ABC):
         return None
 
     def _checked(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        dtype = np.dtype(self.info.input.dtype)  # what goes in as float32 may be float16 inside
-        self._check(dtype if batch.dtype == np.float32 else batch.dtype, batch.shape)
-        return np.ascontiguousarray(batch, dtype)
+        self._check(batch.dtype, batch.shape, np.dtype(np.float32))
+        return np.ascontiguousarray(batch, self.info.input.dtype)  # what goes in as float32 may be float16 inside
 
-    def _check(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        """Refuse a dtype, rank or size that the network does not take."""
-        if dtype != self.info.input.dtype or len(shape) != 4 or shape[1] != self.info.input.shape[1] or 0 in shape:
+    def _check(self, dtype: np.dtype[Any], shape: tuple[int, ...], *others: np.dtype[Any]) -> None:
+        """Refuse a dtype that is neither the network's nor one of others, a rank or a size that it does not take."""
+        if (
+            dtype not in (self.info.input.dtype, *others)
+            or len(shape) != 4
+            or shape[1] != self.info.input.shape[1]
+            or 0 in shape
+        ):
             raise InputError(f"input of dtype {dtype} and shape {shape}; {self._needed()}")
 
     def _needed(self) -> str:

@@ -30,6 +30,7 @@ class OnnxRuntime(Runtime):
         target = Device.parse(self.device)
         self.info = read_info(self.path)
         int8_target = self.info.precision_plan.int8_target if self.info.precision_plan is not None else None
+        _import(target)
         if int8_target is Int8Target.CPU:
             _check_integers(self.info, target, self.path)
         self._session = _open(self.path, target, threads, fuse_qdq=int8_target is not Int8Target.TRT)
@@ -86,7 +87,7 @@ def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:
     if info.precision_plan.reduced_range is False and sums_saturate():
         raise DeviceError(
             f"{path}: its INT8 weights have 8 bits, and on this CPU, {describe_cpu()}, sums of 8-bit products "
-            "saturate, so its answers would be wrong; export it on this machine, where weights get 7 bits"
+            "saturate, so its answers would be wrong; export it with --reduced-range"
         )
 
 

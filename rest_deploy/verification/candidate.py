@@ -100,7 +100,10 @@ def candidate_of(model: onnx.ModelProto) -> Run:
     (name,) = (value.name for value in rounded.graph.input)
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = session.run(None, {name: batch})[0]
+        try:
+            logits: NDArray[np.float32] = session.run(None, {name: batch})[0]
+        except Exception as exc:  # ONNX Runtime's errors share no public base class
+            raise VerificationError(f"ONNX Runtime failed on images of shape {batch.shape}: {one_line(exc)}") from exc
         return logits
 
     return run

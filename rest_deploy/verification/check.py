@@ -59,4 +59,5 @@ def verify(
         if cases is None:
             cases = CASES if info.engine is None else cases_within(info.engine.profiles)
         known = Reference(exact, yardstick, channels=config.in_channels, cases=cases, seed=seed)
-        return known.compare(run, info.precision)
+        plan = info.precision_plan
+        return known.compare(run, info.precision, spread=plan.spread if plan is not None else None)

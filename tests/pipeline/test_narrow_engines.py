@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 
 from rest_deploy import Predictor
 from rest_deploy.artifact.manifest import read_manifest
+from rest_deploy.artifact.profile import Profile
 from rest_deploy.cli import export as cli
 from rest_deploy.errors import ExportError, InputError, VerificationError
-from rest_deploy.pipeline import ExportRequest, ExportResult, making, run_export
+from rest_deploy.pipeline import ExportRequest, ExportResult, making, run_export, run_exports, speed
 from rest_deploy.pipeline.speed import Speed
 from rest_deploy.runtimes.ort import OnnxRuntime
 from rest_deploy.specs import Int8Target, Precision
@@ -91,6 +93,29 @@ def test_not_timed_without_a_gpu(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_speed_of_the_onnx_file_is_not_told_of_the_engine(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    slow = Speed("cpu", "1x224x224", 10.0, 20.0, 0.5, 0.4, 0.6, 9)
+    monkeypatch.setattr(speed, "compare_speed", lambda *_: slow)
+    options = {"targets": ("sm89",), "require_speedup": None}
+    request = ExportRequest(
+        None, tmp_path / "x", tiny_checkpoint, "onnx,trt-rtx", precision=Precision.FP16, options=options
+    )
+    onnx, engine = run_exports(request)
+    assert onnx.info.precision_plan is not None
+    assert onnx.info.precision_plan.speed == slow.to_dict()
+    assert any("not faster" in note for note in onnx.notes)
+    plan = read_manifest(engine.path).precision_plan
+    assert plan is not None
+    assert plan.speed is None
+    assert not any("not faster" in note for note in engine.notes)
+    required = replace(request, options={"targets": ("sm89",), "require_speedup": 1.1}, output=tmp_path / "y")
+    with pytest.raises(VerificationError, match="cannot be measured: "):  # of the engine, not 0.5 of the ONNX file
+        run_exports(required)
+
+
 # By stand-ins: the path on a machine with a GPU.
 
 
@@ -117,15 +142,17 @@ def test_where_a_gpu_is_it_is_verified_and_timed(
     runtime = OnnxRuntime(half_onnx)
     machine.trt.network = lambda batch: runtime.run(batch.astype(np.float32)).astype(batch.dtype)
     timed = Speed("cuda:0", "224x224", 3.0, 2.0, 1.5, 1.4, 1.6, 20)
-    compared: list[tuple[str, str]] = []
+    compared: list[tuple[str, ...]] = []
 
-    def compare(fp32: Path, narrowed: Path, device: str, size: object) -> Speed:
-        compared.append((read_manifest(fp32).precision.value, read_manifest(narrowed).precision.value))
+    def compare(fp32: Path, narrowed: Path, device: str, case: object) -> Speed:
+        precisions = [read_manifest(path).precision.value for path in (fp32, narrowed)]
+        compared.append((*precisions, device, str(case)))
         return timed
 
     monkeypatch.setattr(making, "compare_speed", compare)
-    result = _on_gpu(machine, tiny_checkpoint, tmp_path / "x.engine", half_io=half_io)
-    assert compared == [("fp32", "fp16")]
+    profile = (Profile.parse("1x1x1:3x40x56:8x640x640"),)
+    result = _on_gpu(machine, tiny_checkpoint, tmp_path / "x.engine", half_io=half_io, profiles=profile)
+    assert compared == [("fp32", "fp16", "cuda:0", "3x40x56")]
     info = read_manifest(result.path)
     assert result.comparison is not None
     assert info.verification == result.comparison.to_dict()

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from rest_deploy import timing
+from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import VerificationError
 from rest_deploy.pipeline.speed import Speed, advice, require_speedup, time_speed
 from rest_deploy.specs import ImageSize, Precision
 
-SPEED = Speed("cpu", "224x224", 30.0, 20.0, 1.5, 1.4, 1.6, 20)
+SPEED = Speed("cpu", "1x224x224", 30.0, 20.0, 1.5, 1.4, 1.6, 20)
 
 
 def test_a_speedup_is_the_ratio_of_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,11 +26,11 @@ def test_a_speedup_is_the_ratio_of_the_times(monkeypatch: pytest.MonkeyPatch) ->
         return run
 
     contenders = {"fp32": taking(0.03), "narrowed": taking(0.02)}
-    speed = time_speed(contenders, "cpu", ImageSize(48, 64))  # type: ignore[arg-type]
-    assert (speed.device, speed.size) == ("cpu", "48x64")
+    speed = time_speed(contenders, "cpu", InputSize(2, ImageSize(48, 64)))  # type: ignore[arg-type]
+    assert (speed.device, speed.size) == ("cpu", "2x48x64")
     assert (speed.fp32_ms, speed.ms, speed.speedup) == pytest.approx((30, 20, 1.5))
     assert 9 <= speed.rounds <= 60
-    assert str(speed).startswith("1.50 times FP32's speed on cpu at 1x48x64 (20.0 ms against 30.0 ms")
+    assert str(speed).startswith("1.50 times FP32's speed on cpu at 2x48x64 (20.0 ms against 30.0 ms")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,29 @@ def test_folders_of_classes_are_searched(tmp_path: Path) -> None:
     assert {name.partition("/")[0] for name in sample.names(sample.calibration)} == {"class0", "class1", "class2"}
 
 
+def test_all_of_them_judge_where_no_ranges_are_taken(tmp_path: Path) -> None:
+    sample = choose_images(_noise(tmp_path / "x", 30), None, 0, calibrating=False)
+    assert (len(sample.calibration), len(sample.judged)) == (0, 30)
+    with pytest.raises(ConfigError, match="has 7 different images; needed: 8 or more, 8 to judge by"):
+        choose_images(_noise(tmp_path / "y", 7), None, 0, calibrating=False)
+
+
+def test_a_name_that_is_no_utf8_is_escaped(tmp_path: Path) -> None:
+    folder = _noise(tmp_path / "x", 24)
+    (folder / "000.png").rename(os.fsdecode(os.fsencode(folder) + b"/\xff.png"))
+    sample = choose_images(folder, None, 0)
+    names = sample.names(sample.calibration) + sample.names(sample.judged)
+    assert "\\udcff.png" in names or "\\xff.png" in names
+    assert all(name.encode() for name in names)
+
+
+def test_linked_folders_are_searched(tmp_path: Path) -> None:
+    _noise(tmp_path / "elsewhere", 24)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "link").symlink_to(tmp_path / "elsewhere")
+    assert len(choose_images(tmp_path / "x", None, 0).calibration) == 18
+
+
 @pytest.mark.parametrize(("count", "there", "needed"), [(None, 20, 24), (None, 0, 24), (30, 37, 38)])
 def test_too_few(tmp_path: Path, count: int | None, there: int, needed: int) -> None:
     folder = _noise(tmp_path / "x", there)
@@ -68,15 +92,16 @@ def test_too_few(tmp_path: Path, count: int | None, there: int, needed: int) -> 
 
 def test_copies_count_once(tmp_path: Path) -> None:
     folder = _noise(tmp_path / "x", 20)
-    for number in range(50):
+    for number in range(25):
         (folder / f"copy{number}.png").write_bytes((folder / "000.png").read_bytes())
+        Image.open(folder / "001.png").save(folder / f"again{number}.jpg", quality=70 + number)
     with pytest.raises(ConfigError, match="has 20 different images"):
         choose_images(folder, None, 0)
 
 
 def test_all_alike(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"all alike \(thumbnails differ by \d\.\d of 255"):
-        choose_images(_noise(tmp_path / "x", 40, contrast=0.0), None, 0)
+        choose_images(_noise(tmp_path / "x", 40, contrast=0.04), None, 0)
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -13,6 +13,9 @@ from onnx import TensorProto, helper
 from rest_deploy.errors import ExportError, one_line
 from rest_deploy.export.precision.ranges import Histogram, range_of
 from rest_deploy.specs import CalibrationMethod
+
+#: Activations that are held at once; all those of a large image would take gigabytes.
+_AT_ONCE = 12
 
 
 def calibrate(
@@ -39,18 +42,39 @@ def calibrate(
     """
     (image,) = (value.name for value in model.graph.input)
     inner = [name for name in activations if name != image]
-    session = _session(model, inner)
+    groups = [inner[start : start + _AT_ONCE] for start in range(0, len(inner), _AT_ONCE)]
+    sessions = [(group, _session(model, group)) for group in groups]
     histograms = {name: Histogram() for name in activations}
     for done, batch in enumerate(batches, 1):
-        try:
-            values = dict(zip(inner, session.run(inner, {image: batch}), strict=True)) if inner else {}
-            for name, histogram in histograms.items():
-                histogram.add(values.get(name, batch))
-        except ValueError as exc:
-            raise ExportError(f"calibration: activation {name} has {exc}; the weights are damaged") from exc
+        if image in histograms:
+            _add(histograms, image, batch)
+        for group, session in sessions:
+            for name, values in zip(group, _run(session, group, {image: batch}), strict=True):
+                _add(histograms, name, values)
         if report is not None:
             report(done)
     return {name: range_of(histogram, method) for name, histogram in histograms.items()}
+
+
+def _add(histograms: Mapping[str, Histogram], name: str, values: NDArray[np.float32]) -> None:
+    try:
+        histograms[name].add(values)
+    except ValueError as exc:
+        raise ExportError(f"calibration: activation {name} has {exc}; the weights are damaged") from exc
+
+
+def _run(
+    session: onnxruntime.InferenceSession, outputs: Sequence[str], feed: Mapping[str, NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    try:
+        values: list[NDArray[np.float32]] = session.run(list(outputs), dict(feed))
+        return values
+    except Exception as exc:  # ONNX Runtime's errors share no public base class
+        shape = next(iter(feed.values())).shape
+        raise ExportError(
+            f"calibration: ONNX Runtime failed on an image of shape {shape}: {one_line(exc)}; where it is large, give "
+            "--calibration-sizes"
+        ) from exc
 
 
 def _session(model: onnx.ModelProto, outputs: Sequence[str]) -> onnxruntime.InferenceSession:
@@ -58,8 +82,6 @@ def _session(model: onnx.ModelProto, outputs: Sequence[str]) -> onnxruntime.Infe
     watched.CopyFrom(model)
     del watched.graph.output[:]
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
-    if not outputs:
-        watched.graph.output.extend(model.graph.output)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails here is told by us
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -13,6 +12,7 @@ from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precisio
 
 #: What the table of sensitivities may be written as; the plot goes beside it.
 TABLE_SUFFIXES = (".csv", ".json")
+_MOST = 1e6  # of an error or a speedup; more is a slip of the pen
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class PrecisionConfig:
         min_top1_agreement: Share of the judged images that must keep FP32's best class; None for the precision's own.
         max_error: Largest difference of a logit, in standard deviations of the logits; None for the precision's own.
         sensitivity: ``.csv`` or ``.json`` file for what each part of the network costs; a plot is written beside it.
+        reduced_range: INT8 weights of 7 bits for CPUs whose 8-bit sums saturate, where the file is to run on such a
+            one; they are taken in any case where this machine's own does.
         require_speedup: Least speed over FP32's on this machine; None asks nothing.
         compare_speed: Whether to time against FP32 where there is a machine for it.
 
@@ -48,6 +50,7 @@ class PrecisionConfig:
     min_top1_agreement: float | None = None
     max_error: float | None = None
     sensitivity: Path | None = None
+    reduced_range: bool = False
     require_speedup: float | None = None
     compare_speed: bool = True
 
@@ -70,10 +73,10 @@ class PrecisionConfig:
         images = self.calibration_images
         if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 1):
             raise ConfigError(f"calibration_images {images!r}; it must be a whole number of at least 1")
-        for name, most in (("min_top1_agreement", 1.0), ("max_error", math.inf), ("require_speedup", math.inf)):
+        for name, most in (("min_top1_agreement", 1.0), ("max_error", _MOST), ("require_speedup", _MOST)):
             value = getattr(self, name)
             if value is not None and not 0 < value <= most:
-                raise ConfigError(f"{name} {value}; it must be over 0" + (" and at most 1" if most == 1 else ""))
+                raise ConfigError(f"{name} {value}; it must be over 0 and at most {most:g}")
         if not 0 <= self.calibration_seed < 1 << 63:
             raise ConfigError(f"calibration_seed {self.calibration_seed}; it must be from 0 to 2**63 - 1")
 
@@ -81,8 +84,8 @@ class PrecisionConfig:
         """What an INT8 artifact is made for."""
         return self.int8_target or (Int8Target.TRT if makes_engine else Int8Target.CPU)
 
-    def check(self, precision: Precision, makes_engine: bool) -> None:
-        """Refuse what a precision does not have.
+    def check(self, precision: Precision, makes_engine: bool, verify: bool = True) -> None:
+        """Refuse what a precision does not have, and budgets that nothing is judged by.
 
         Raises:
             ConfigError: An option of another precision or target, or INT8 for TensorRT without images.
@@ -90,20 +93,28 @@ class PrecisionConfig:
         given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
         if precision is Precision.FP32 and given:
             raise ConfigError(f"{', '.join(given)}: only of fp16 and int8; add --fp16 or --int8, or leave it out")
+        if not verify:
+            _refuse(given, ("min_top1_agreement", "max_error"), "verification, which --no-verify leaves out")
         if precision is not Precision.INT8:
-            _refuse(given, ("int8_target", "calibration_method", "calibration_sizes", "calibration_images"), "int8")
+            _refuse(given, _OF_INT8, "int8")
         elif self.target_for(makes_engine) is Int8Target.CPU:
             if makes_engine:
                 raise ConfigError("int8_target cpu: an engine is made for TensorRT; leave it out, or export to onnx")
             quantizes = "INT8 for the CPU measures ranges in every call and takes none from images"
-            _refuse(given, ("half_io", "calibration_method", "calibration_sizes"), f"--int8-target trt; {quantizes}")
+            _refuse(given, ("half_io", *_OF_CALIBRATION), f"--int8-target trt; {quantizes}")
+        elif "reduced_range" in given:
+            raise ConfigError("reduced_range: only of INT8 for the CPU; leave it out")
         elif self.calibration is None:
             raise ConfigError(
                 "INT8 for TensorRT takes its ranges from images: give --calibration DIR, a folder of a hundred or more "
                 "of the kind that the network will see"
             )
         if self.calibration is None:
-            _refuse(given, ("calibration_images", "calibration_seed", "min_top1_agreement"), "--calibration DIR")
+            _refuse(given, ("calibration_seed", "min_top1_agreement"), "--calibration DIR")
+
+
+_OF_CALIBRATION = ("calibration_method", "calibration_sizes", "calibration_images")
+_OF_INT8 = ("int8_target", "reduced_range", *_OF_CALIBRATION)
 
 
 def _refuse(given: Sequence[str], names: Sequence[str], owner: str) -> None:

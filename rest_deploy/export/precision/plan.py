@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from rest_deploy.errors import ExportError
-from rest_deploy.models.deploy import FP32_MODULES, DeployBlock
 from rest_deploy.specs import Precision
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _STAGE = re.compile(r"^stage(\d)_(\d+)")
 
@@ -81,6 +82,8 @@ def plan_for(deploy: nn.Sequential, precision: Precision, *, half_io: bool = Fal
         precision: Of the rest.
         half_io: Whether input and output are float16 too.
     """
+    from rest_deploy.models.deploy import FP32_MODULES  # torch, which requests are checked without
+
     declared = tuple(name for name, module in deploy.named_modules() if isinstance(module, FP32_MODULES))
     parts = {}
     for part in _parts(deploy):
@@ -91,6 +94,8 @@ def plan_for(deploy: nn.Sequential, precision: Precision, *, half_io: bool = Fal
 
 def _parts(deploy: nn.Sequential) -> Iterator[str]:
     """Both halves of every block, and the pieces between blocks."""
+    from rest_deploy.models.deploy import DeployBlock
+
     for name, piece in deploy.named_children():
         if isinstance(piece, DeployBlock):
             yield from (f"{name}.{half}" for half, _ in piece.named_children())

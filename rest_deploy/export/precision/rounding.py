@@ -3,7 +3,7 @@
 ONNX Runtime's CPU provider computes half-precision nodes in FP32 and keeps what lies between them in FP32, so it shows
 none of the faults of a graph in half. Casts that stand in the graph it keeps. So each half value is computed in FP32,
 as tensor cores do, then cast to half and back: what ``onnx.reference.ReferenceEvaluator`` does node by node, some fifty
-times as fast (tests/export/precision/test_rounding.py holds the two together).
+times as fast (tests/export/precision/test_half.py holds the two together).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precisio
         ({"calibration_seed": -1}, r"from 0 to 2\*\*63"),
         ({"min_top1_agreement": 99}, "over 0 and at most 1"),
         ({"max_error": 0.0}, "max_error 0.0; it must be over 0"),
+        ({"max_error": float("inf")}, "max_error inf; it must be over 0 and at most"),
         ({"require_speedup": float("nan")}, "require_speedup nan"),
         ({"require_speedup": 1.1, "compare_speed": False}, "give one of the two"),
         ({"sensitivity": "table.txt"}, "must end in .csv or .json"),
@@ -44,12 +45,21 @@ def test_values_that_cannot_be_meant(options: dict[str, Any], message: str) -> N
         ("int8", False, {"half_io": True}, "half_io: only with --int8-target trt"),
         ("int8", False, {"calibration": "x", "calibration_sizes": [ImageSize(9, 9)]}, "takes none from images"),
         ("fp16", False, {"min_top1_agreement": 0.9}, "min_top1_agreement: only with --calibration DIR"),
-        ("int8", False, {"calibration_images": 5}, "calibration_images: only with --calibration DIR"),
+        ("int8", False, {"calibration_images": 5}, "calibration_images: only with --int8-target trt"),
+        ("int8", True, {"calibration": "x", "reduced_range": True}, "only of INT8 for the CPU"),
+        ("fp16", False, {"reduced_range": True}, "reduced_range: only with int8"),
     ],
 )
 def test_options_of_another_precision(precision: str, engine: bool, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         PrecisionConfig(**options).check(Precision(precision), engine)
+
+
+@pytest.mark.parametrize("option", ["max_error", "min_top1_agreement"])
+def test_a_budget_that_nothing_is_judged_by(option: str) -> None:
+    config = PrecisionConfig(calibration="x", **{option: 0.5})
+    with pytest.raises(ConfigError, match=f"{option}: only with verification, which --no-verify leaves out"):
+        config.check(Precision.FP16, makes_engine=False, verify=False)
 
 
 def test_what_may_be_asked() -> None:
