@@ -126,9 +126,7 @@ def test_int8_on_natural_images_after_calibration_on_others(model: str, tmp_path
     evaluator = reference_evaluator_of(made.path)
     for size in (ImageSize(96, 128), ImageSize(160, 160)):
         steps = Preprocessing(resize=Resize.WARP, size=size)
-        others: list[NDArray[np.float32]] = [
-            transform(crop, steps)[None] for crop in _crops(("rocket.jpg",), 4, seed=2)
-        ]
+        others = [transform(crop, steps)[None] for crop in _crops(("rocket.jpg",), 4, seed=2)]
         with open_candidate(wide) as (run, _):
             pictures = Pictures(run, others)
         assert pictures.compare(evaluator).cosine >= 0.99, size
