@@ -184,7 +184,7 @@ def _main(arguments: argparse.Namespace) -> int:
         plans = [plan(request, loaded, job) for job in jobs]
         print(json.dumps(plans[0] if len(plans) == 1 else plans, indent=2) if arguments.json else plan_text(plans))
         return OK
-    with progress_bar("building") as report:
+    with progress_bar("exporting") as report:
         results = run_exports(request, report)
     for note in dict.fromkeys(note for result in results for note in result.notes):
         print(f"warning: {clean(note)}", file=sys.stderr)

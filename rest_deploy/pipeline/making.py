@@ -126,7 +126,7 @@ class Making:
         target = request.narrowing.target_for(request.makes_engine) if request.precision is Precision.INT8 else None
         network = Network(onnx.load(str(self._base)), plan, source.info, target, job.sample)
         with self._clock("calibrate" if target is Int8Target.TRT else "prepare"):
-            return Narrowing(network, request.precision, request.narrowing, reference)
+            return Narrowing(network, request.precision, request.narrowing, reference=reference, report=self._report)
 
     def _engine(self, job: Job, site: BuildSite, source: ExportResult) -> ExportResult:
         """Build and prove an engine from an ONNX file that has been proved; plan and manifest appear together."""

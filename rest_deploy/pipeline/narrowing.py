@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +63,7 @@ class Narrowing:
         precision: To what.
         config: How.
         reference: PyTorch's answers to synthetic images, with the yardstick of the precision; None judges nothing.
+        report: Called with the share of a long step that is done, and what it is.
     """
 
     def __init__(
@@ -69,11 +71,14 @@ class Narrowing:
         network: Network,
         precision: Precision,
         config: PrecisionConfig,
+        *,
         reference: Reference | None,
+        report: Callable[[float, str], None] | None = None,
     ) -> None:
         from rest_deploy.export.precision.weights import fold_transposes
 
         self._network, self._precision, self._config = network, precision, config
+        self._report = report or (lambda share, step: None)
         self._base = fold_transposes(network.base)
         self.target = network.target
         self._sample = network.sample
@@ -111,7 +116,7 @@ class Narrowing:
         table = self.sensitivities(plan)
         if failed.passed:
             return Found(plan, failed, steps)
-        found = keep_worst(plan, self._wider, list(table), failed, self._judged)
+        found = keep_worst(plan, self._wider, list(table), failed, self._judged_of(len(table)))
         return replace(found, steps=(*steps, *found.steps))
 
     def _within_half(self, plan: PrecisionPlan, failed: Verdict) -> tuple[PrecisionPlan, tuple[str, ...], Verdict]:
@@ -121,7 +126,7 @@ class Narrowing:
         if verdict.passed:
             return plan, (), failed
         worst_first = list(self._blamed(half, Precision.FP32))
-        found = keep_worst(half, Precision.FP32, worst_first, verdict, self._judged)
+        found = keep_worst(half, Precision.FP32, worst_first, verdict, self._judged_of(len(worst_first)))
         plan = plan.changed(found.plan.kept(Precision.FP16), Precision.FP32)
         return plan, found.steps, self._judged(plan)
 
@@ -139,7 +144,10 @@ class Narrowing:
     def _blamed(self, plan: PrecisionPlan, wider: Precision) -> dict[str, Sensitivity]:
         pictures = self._pictures.first(_BLAME_IMAGES) if self._pictures is not None else self._synthetic_pictures()
 
+        done, parts = count(), len(plan.narrowed())
+
         def measure(plan: PrecisionPlan) -> tuple[float, float]:
+            self._report(next(done) / parts, "what each part costs")
             agreement = pictures.compare(candidate_of(self.make(plan)))
             return agreement.rms_error, agreement.top1_agreement
 
@@ -176,6 +184,16 @@ class Narrowing:
     def _judged(self, plan: PrecisionPlan) -> Verdict:
         return self.judge(candidate_of(self.make(plan)))
 
+    def _judged_of(self, parts: int) -> Callable[[PrecisionPlan], Verdict]:
+        """As :meth:`_judged`, told of as the search goes through parts."""
+        done = count()
+
+        def judged(plan: PrecisionPlan) -> Verdict:
+            self._report(next(done) / parts, "keeping the worst parts wider")
+            return self._judged(plan)
+
+        return judged
+
     def _maker(self) -> Callable[[PrecisionPlan], onnx.ModelProto]:
         from rest_deploy.export.precision.dynamic import to_dynamic_int8
         from rest_deploy.export.precision.half import to_half
@@ -199,7 +217,9 @@ class Narrowing:
         assert self._sample is not None  # PrecisionConfig.check has looked
         names = quantized_inputs(self._base, self._network.plan)
         inputs = ImageInputs(self._sample.calibration, self._network.info.preprocessing, self._config.calibration_sizes)
-        return calibrate(self._base, names, inputs, self._method())
+        return calibrate(
+            self._base, names, inputs, self._method(), lambda done: self._report(done / len(inputs), "calibrating")
+        )
 
     def _method(self) -> CalibrationMethod:
         return self._config.calibration_method or CalibrationMethod.MIN_MAX

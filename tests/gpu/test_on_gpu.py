@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rest_deploy import verify
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import DeviceError, MissingPackageError
 from rest_deploy.models.reference import reference_runs
@@ -18,6 +19,7 @@ from rest_deploy.runtimes.device_arrays import DeviceArray
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import Precision
 from rest_deploy.verification import CASES, cases_within, measure
+from tests.conftest import DIGITS
 from tests.engines import images
 
 pytestmark = pytest.mark.gpu
@@ -89,11 +91,58 @@ def test_arrays_on_the_gpu(engine: Path) -> None:
 
 
 def test_onnx_runtime_on_the_gpu_agrees_with_pytorch(gpu: Gpu, tiny_onnx: Path, tiny_model: ResT) -> None:
-    import onnxruntime
-
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has no CUDA provider")
+    _require_cuda_provider()
     exact, plain = reference_runs(tiny_model)
     with open_runtime(tiny_onnx, "cuda") as runtime:
         found = measure(runtime.run, exact, plain, channels=3, precision=Precision.FP32, cases=CASES)
     assert found.failures == []
+
+
+@pytest.mark.parametrize("half_io", [False, True])
+@pytest.mark.parametrize("format", ["onnx", "trt", "trt-rtx"])
+def test_half_on_the_gpu_holds_its_tolerance_and_is_timed(
+    *, format: str, half_io: bool, gpu: Gpu, tmp_path: Path
+) -> None:
+    """The trained digits, verified on the GPU by the export itself, and measured again from the file."""
+    if format == "onnx":
+        _require_cuda_provider()
+    elif not is_installed(format):
+        pytest.skip(f"{format} is not installed")
+    output = tmp_path / ("x.onnx" if format == "onnx" else "x.engine")
+    options = {"half_io": half_io}
+    if format != "onnx":
+        options |= {"use_timing_cache": False}
+    asked = ExportRequest(None, output, DIGITS, format, precision=Precision.FP16, options=options)
+    made = run_export(asked)
+    engine = made.info.engine
+    if engine is not None and str(gpu.compute_capability) not in engine.targets:
+        pytest.skip(f"TensorRT-RTX has no {gpu}")
+    assert made.info.precision_plan is not None
+    speed = made.info.precision_plan.speed
+    assert speed is not None
+    assert speed["device"].startswith("cuda")
+    assert verify(output, DIGITS, device="cuda").passed
+
+
+def test_int8_on_the_gpu(gpu: Gpu, tmp_path: Path) -> None:
+    from benchmarks.precision import write_pictures
+    from examples.digits.data import load_split
+
+    name = next((name for name in ("trt", "trt-rtx") if is_installed(name)), None)
+    if name is None:
+        pytest.skip("no TensorRT is installed")
+    write_pictures(load_split()[0][:40], tmp_path / "images")
+    options = {"use_timing_cache": False, "calibration": tmp_path / "images"}
+    asked = ExportRequest(None, tmp_path / "x.engine", DIGITS, name, precision=Precision.INT8, options=options)
+    made = run_export(asked)
+    if made.info.engine is not None and str(gpu.compute_capability) not in made.info.engine.targets:
+        pytest.skip(f"TensorRT-RTX has no {gpu}")
+    assert made.comparison is not None
+    assert made.comparison.passed
+
+
+def _require_cuda_provider() -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA provider")

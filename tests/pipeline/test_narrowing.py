@@ -211,7 +211,15 @@ def test_a_budget_is_held_by_keeping_the_worst_parts(pictures: Path, tmp_path: P
     plain = _export(tmp_path / "plain.onnx", "int8", int8_target="trt", calibration=pictures)
     error = (_plan(plain).agreement or {})["max_error"]
     options = {"int8_target": "trt", "calibration": pictures, "max_error": 0.8 * error, "sensitivity": table}
-    made = _export(tmp_path / "x.onnx", "int8", **options)
+    told: list[tuple[float, str]] = []
+    made = run_export(
+        ExportRequest(
+            None, tmp_path / "x.onnx", DIGITS, precision=Precision.INT8, options={"compare_speed": False, **options}
+        ),
+        lambda *step: told.append(step),
+    )
+    assert {step for _, step in told} == {"calibrating", "what each part costs", "keeping the worst parts wider"}
+    assert all(0 <= share <= 1 for share, _ in told)
     plan = _plan(made)
     assert plan.kept
     assert set(plan.kept.values()) == {Precision.FP16}
