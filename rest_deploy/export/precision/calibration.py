@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -14,8 +15,9 @@ from rest_deploy.errors import ExportError, one_line
 from rest_deploy.export.precision.ranges import Histogram, range_of
 from rest_deploy.specs import CalibrationMethod
 
-#: Activations that are held at once; all those of a large image would take gigabytes.
-_AT_ONCE = 12
+#: Activations of images with more pixels are held some at a time, the network being run for each group anew; all at
+#: once they would take gigabytes.
+_LARGE_PIXELS, _AT_ONCE_IF_LARGE = 640 * 640, 12
 
 
 def calibrate(
@@ -42,18 +44,26 @@ def calibrate(
     """
     (image,) = (value.name for value in model.graph.input)
     inner = [name for name in activations if name != image]
-    groups = [inner[start : start + _AT_ONCE] for start in range(0, len(inner), _AT_ONCE)]
-    sessions = [(group, _session(model, group)) for group in groups]
+    sessions = functools.cache(lambda at_once: _sessions(model, inner, at_once))
     histograms = {name: Histogram() for name in activations}
     for done, batch in enumerate(batches, 1):
         if image in histograms:
             _add(histograms, image, batch)
-        for group, session in sessions:
+        large = batch.shape[0] * batch.shape[2] * batch.shape[3] > _LARGE_PIXELS
+        for group, session in sessions(_AT_ONCE_IF_LARGE if large else len(inner)):
             for name, values in zip(group, _run(session, group, {image: batch}), strict=True):
                 _add(histograms, name, values)
         if report is not None:
             report(done)
     return {name: range_of(histogram, method) for name, histogram in histograms.items()}
+
+
+def _sessions(
+    model: onnx.ModelProto, inner: Sequence[str], at_once: int
+) -> list[tuple[Sequence[str], onnxruntime.InferenceSession]]:
+    """The graph with some of its inner values as outputs, until each has been one."""
+    groups = [inner[start : start + at_once] for start in range(0, len(inner), max(1, at_once))]
+    return [(group, _session(model, group)) for group in groups]
 
 
 def _add(histograms: Mapping[str, Histogram], name: str, values: NDArray[np.float32]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 from rest_deploy.errors import ExportError
+from rest_deploy.export.precision import calibration
 from rest_deploy.export.precision.calibration import calibrate
 from rest_deploy.export.precision.plan import plan_for
 from rest_deploy.export.precision.qdq import quantized_inputs
@@ -83,6 +84,29 @@ def test_ranges_are_of_the_values_in_the_graph(tiny_deploy: nn.Sequential, tiny_
     fewer = calibrate(tiny_graph, names, batches[:1], CalibrationMethod.MIN_MAX)
     assert all(fewer[name] <= found[name] for name in names)
     assert any(fewer[name] < found[name] for name in names)
+
+
+def test_large_images_are_gone_through_in_groups(
+    tiny_deploy: nn.Sequential, tiny_graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = quantized_inputs(tiny_graph, plan_for(tiny_deploy, Precision.INT8))
+    batches = [
+        synthetic_images(np.random.default_rng(3), Case(1, ImageSize(*size)), 3) for size in ((32, 48), (61, 40))
+    ]
+    at_once = calibrate(tiny_graph, names, batches, CalibrationMethod.ENTROPY)
+    monkeypatch.setattr(calibration, "_LARGE_PIXELS", 32 * 48)  # the second image is large
+    sizes: list[int] = []
+    honest = calibration._session
+
+    def session(model: onnx.ModelProto, outputs: list[str]) -> object:
+        sizes.append(len(outputs))
+        return honest(model, outputs)
+
+    monkeypatch.setattr(calibration, "_session", session)
+    assert calibrate(tiny_graph, names, batches, CalibrationMethod.ENTROPY) == at_once
+    assert sizes[0] == len(names) - 1  # the image is no inner value
+    assert max(sizes[1:]) == 12
+    assert sum(sizes[1:]) == len(names) - 1
 
 
 def test_weights_that_give_no_numbers_are_told(tiny_deploy: nn.Sequential, tiny_graph: onnx.ModelProto) -> None:
