@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rest_deploy.cli.engine_text import engine_rows, layer_table
 from rest_deploy.cli.precision_text import precision_rows
 from rest_deploy.cli.terminal import clean
+from rest_deploy.cli.verification_text import figures
 from rest_deploy.export.engine.memory import estimate_activation_bytes
 from rest_deploy.pipeline import ExportRequest, ExportResult, Job
 from rest_deploy.runtimes.saturation import describe_cpu
@@ -71,7 +72,10 @@ def result_text(result: ExportResult) -> str:
     """What was made, with its figures."""
     lines = []
     if result.comparison is not None:
-        lines += ["largest and mean error of the logits against PyTorch float64:", result.comparison.table(), ""]
+        lines += ["largest and mean error of the logits against PyTorch float64:", result.comparison.table()]
+        if result.info.precision_plan is not None:
+            lines.append('(in logits; "float32\'s" is what the deploy form loses; what is allowed: docs/precision.md)')
+        lines.append("")
     plan = result.info.precision_plan
     if plan is not None:
         lines += [f"kept wider: {clean(step)}" for step in plan.steps]
@@ -82,6 +86,8 @@ def result_text(result: ExportResult) -> str:
     engine = result.info.engine
     if engine is not None:
         lines += [f"{name:<9} {clean(value)}" for name, value in engine_rows(engine).items() if value]
+        if result.comparison is None and engine.source_verification is not None:
+            lines.append(f"its ONNX  {clean(figures(engine.source_verification))}")
         lines += ["layers by stage and datatype, as the build's log tells:", layer_table(engine.layers), ""]
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())
     mib = result.path.stat().st_size / _MIB

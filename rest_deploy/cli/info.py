@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.cli.engine_text import engine_rows, layer_table
 from rest_deploy.cli.precision_text import precision_rows
 from rest_deploy.cli.terminal import OK, clean, command, parser
-from rest_deploy.errors import ArtifactError, one_line
+from rest_deploy.cli.verification_text import figures
 from rest_deploy.runtimes.registry import read_info
 
 
@@ -71,30 +69,9 @@ def _verification(info: ArtifactInfo) -> str:
     if info.format == "pytorch":
         return ""
     if info.engine is not None and info.verification is None and info.engine.source_verification is not None:
-        figures = _figures(info.engine.source_verification)
-        return f"its ONNX {figures}; the engine itself was not run: {info.engine.not_run}"
-    return "no (exported with --no-verify)" if info.verification is None else _figures(info.verification)
-
-
-def _figures(verification: Mapping[str, Any]) -> str:
-    cases = verification.get("cases")
-    if not cases:
-        return "no figures"
-    try:
-        return _worst(verification, cases)
-    except (KeyError, TypeError, ValueError) as exc:
-        raise ArtifactError(
-            f"its figures of the verification cannot be read: {one_line(exc)}; export it again"
-        ) from exc
-
-
-def _worst(verification: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> str:
-    worst = max(cases, key=lambda case: case["max_error"])
-    size = f"{worst['batch']}x{worst['height']}x{worst['width']}"
-    return (
-        f"against {verification.get('reference')} at {len(cases)} sizes; largest error {worst['max_error']:.2g} "
-        f"at {size}, where float32's own is {worst['reference_error']:.2g}"
-    )
+        told = figures(info.engine.source_verification)
+        return f"its ONNX {told}; the engine itself was not run: {info.engine.not_run}"
+    return "no (exported with --no-verify)" if info.verification is None else figures(info.verification)
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:

@@ -26,10 +26,11 @@ def _rows(plan: PrecisionRecord) -> dict[str, str]:
     kept = ", ".join(f"{part} {precision.value}" for part, precision in plan.kept.items())
     return {
         "made for": _target(plan),
+        "ends": "input and output in float16" if plan.half_io else "",
         "kept wider": kept,
         "ranges": _ranges(plan),
         "agreement": _agreement(plan.agreement) if plan.agreement is not None else "not judged on images",
-        "speed": _speed(plan.speed) if plan.speed is not None else "",
+        "speed": _speed(plan.speed) if plan.speed is not None else "not timed against FP32",
     }
 
 
@@ -59,7 +60,7 @@ def _agreement(figures: Mapping[str, Any]) -> str:
 
 def _speed(figures: Mapping[str, Any]) -> str:
     return (
-        f"{figures['speedup']:.2f} times FP32's on {figures['device']} at {figures['size']}: {figures['ms']:.1f} ms "
-        f"against {figures['fp32_ms']:.1f} ms (middle half of {figures['rounds']} rounds {figures['low']:.2f} to "
-        f"{figures['high']:.2f})"
+        f"{figures['speedup']:.2f} times FP32's on {figures['device']} at {figures['size']}, the median ratio of "
+        f"{figures['rounds']} rounds (middle half {figures['low']:.2f} to {figures['high']:.2f}); median times "
+        f"{figures['ms']:.1f} ms against {figures['fp32_ms']:.1f} ms"
     )

@@ -57,8 +57,8 @@ class Speed:
 
     @property
     def faster(self) -> bool:
-        """Whether it is, beyond noise."""
-        return self.speedup >= _LEAST_SPEEDUP
+        """Whether it is, beyond noise: in three rounds of four, and by more than a timing of seconds can be wrong."""
+        return self.speedup >= _LEAST_SPEEDUP and self.low > 1
 
     def __str__(self) -> str:
         return (

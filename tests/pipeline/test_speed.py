@@ -47,6 +47,7 @@ def test_what_is_not_faster_says_what_to_use(precision: Precision, device: str, 
     assert note.startswith("not faster than FP32: 1.00 times")
     assert instead in note
     assert advice(replace(SPEED, device=device), precision) == ()
+    assert advice(replace(SPEED, low=0.8, device=device), precision) != ()  # undecided
 
 
 def test_a_speedup_that_is_required() -> None:
