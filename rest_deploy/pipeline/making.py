@@ -26,7 +26,7 @@ from rest_deploy.pipeline.narrowed_file import NarrowedFile
 from rest_deploy.pipeline.narrowing import Narrowing, Network
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.pipeline.result import Clock, ExportResult
-from rest_deploy.pipeline.speed import NOT_FASTER, advice, check_onnx_speed, compare_speed, require_speedup
+from rest_deploy.pipeline.speed import advice, check_onnx_speed, compare_speed, require_speedup
 from rest_deploy.specs import Int8Target, Precision
 from rest_deploy.verification import Comparison, Reference, cases_within, open_candidate, require
 
@@ -46,6 +46,7 @@ class Making:
         self._request, self._report = request, report
         self._clock = Clock()
         self._known: Reference | None = None
+        self._traced_notes: tuple[str, ...] = ()  # of the graph, whatever is made from it
 
     def make(self) -> tuple[ExportResult, ...]:
         """Make what was asked for, in the order of the formats."""
@@ -90,8 +91,9 @@ class Making:
                     comparison = self._compare(target, self._reference())
                 info = replace(info, verification=comparison.to_dict())
                 stamp(target, graph_bytes, METADATA_KEY, info.to_json())
-        notes = () if written.not_simplified_why is None else (f"not simplified: {written.not_simplified_why}",)
-        return ExportResult(job.output, info, comparison, self._clock.taken(), notes)
+        if written.not_simplified_why is not None:
+            self._traced_notes = (f"not simplified: {written.not_simplified_why}",)
+        return ExportResult(job.output, info, comparison, self._clock.taken(), self._traced_notes)
 
     def _narrowed(self, job: Job, source: ExportResult, deploy: DeployResT) -> ExportResult:
         """Write and prove an ONNX file in FP16 or INT8, made from one in FP32 that has been proved."""
@@ -133,10 +135,9 @@ class Making:
         with replacing_all([job.output, manifest_path(job.output)]) as (target, manifest):
             with self._clock("build"):
                 info, warnings = self._build(job, site, source.path, source.info, target)
-            comparison, notes = None, (*source.notes, *warnings)
+            comparison, notes = None, (*self._traced_notes, *warnings)
             if info.precision_plan is not None:  # what the ONNX file's speed is says nothing of the engine's
                 info = replace(info, precision_plan=replace(info.precision_plan, speed=None))
-                notes = tuple(note for note in notes if not note.startswith(NOT_FASTER))
             if self._request.verify:
                 write_manifest(manifest, info)  # it is opened as any other engine is
                 info, comparison = self._verified(info, target, self._gpu(job))

@@ -23,8 +23,6 @@ from rest_deploy.timing import time_paired
 _SECONDS, _ROUNDS = 6.0, (9, 60)
 #: Below, a speedup is none that the noise of a timing of seconds could tell from 1.
 _LEAST_SPEEDUP = 1.03
-#: What the note on an artifact that is not faster begins with.
-NOT_FASTER = "not faster than FP32"
 #: Of the image where artifacts take images at their own size.
 _SIZE = ImageSize(224, 224)
 
@@ -115,10 +113,10 @@ def check_onnx_speed(
     """
     least = config.require_speedup if required else None
     target = info.precision_plan.int8_target if info.precision_plan is not None else None
-    if not config.compare_speed or target is Int8Target.TRT:
-        left_out = "the comparison was left out"
-        why_not = "Q/DQ pairs are for TensorRT, which builds an engine from them" if config.compare_speed else left_out
-        require_speedup(None, least, why_not)
+    if not config.compare_speed:  # and then none is required
+        return None, ()
+    if target is Int8Target.TRT:
+        require_speedup(None, least, "Q/DQ pairs are for TensorRT, which builds an engine from them")
         return None, ()
     device = "cpu" if target is Int8Target.CPU else _device()
     try:
@@ -140,7 +138,7 @@ def advice(speed: Speed, precision: Precision) -> tuple[str, ...]:
         instead = "on this GPU use --fp16"
     else:
         instead = "here use --precision fp32"
-    return (f"{NOT_FASTER}: {speed}; {instead}",)
+    return (f"not faster than FP32: {speed}; {instead}",)
 
 
 def _device() -> str:

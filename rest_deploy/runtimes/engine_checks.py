@@ -13,9 +13,10 @@ from rest_deploy.artifact.engine import EngineRecord
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ArtifactError, DeviceError
-from rest_deploy.nvidia.gpus import AMPERE, HOPPER, Gpu
+from rest_deploy.nvidia.gpus import AMPERE, HOPPER, TURING, Gpu
 from rest_deploy.nvidia.library import LIBRARIES, Library
 from rest_deploy.nvidia.log import TensorRTLog
+from rest_deploy.specs import Precision
 
 #: DataType of TensorRT -> dtype of a record.
 DTYPES = {"FLOAT": "float32", "HALF": "float16"}
@@ -42,7 +43,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
-def check_gpu(record: EngineRecord, gpu: Gpu, path: Path) -> None:
+def check_gpu(record: EngineRecord, precision: Precision, gpu: Gpu, path: Path) -> None:
     """An engine runs on the GPUs that it was built for.
 
     Raises:
@@ -51,7 +52,7 @@ def check_gpu(record: EngineRecord, gpu: Gpu, path: Path) -> None:
     here = gpu.compute_capability
     if record.library == "trt-rtx":
         if str(here) not in record.targets:
-            raise DeviceError(_no_target(record, gpu, path))
+            raise DeviceError(_no_target(record, precision, gpu, path))
         return
     same = str(here) in record.targets
     fits = {
@@ -66,14 +67,14 @@ def check_gpu(record: EngineRecord, gpu: Gpu, path: Path) -> None:
         )
 
 
-def _no_target(record: EngineRecord, gpu: Gpu, path: Path) -> str:
+def _no_target(record: EngineRecord, precision: Precision, gpu: Gpu, path: Path) -> str:
     """What to do where an engine of TensorRT-RTX is not for the GPU here; not each GPU can have one."""
     here, built = gpu.compute_capability, f"{path}: built for {', '.join(record.targets)}, here is {gpu}"
     with_tensorrt = f"pip install 'rest-deploy[trt]', and build here: {record.rebuild(path, library='trt')}"
     if here == HOPPER:
         return f"{built}; TensorRT-RTX does not run on Hopper; {with_tensorrt}"
-    if here < AMPERE:
-        return f"{built}; TensorRT-RTX runs FP32 from Ampere on; {with_tensorrt}"
+    if here < TURING or (here == TURING and precision is Precision.FP32):
+        return f"{built}; TensorRT-RTX begins with Turing, in FP32 with Ampere; {with_tensorrt}"
     return f"{built}; rebuild: {record.rebuild(path, target=str(here))}"
 
 

@@ -45,7 +45,7 @@ class TensorRTRuntime(Runtime):
             raise DeviceError(f"{path}: an engine runs on an NVIDIA GPU; use device cuda, or an .onnx file on the CPU")
         library = load_library(record.library, "run this engine")
         check_version(record, library, self.path)
-        check_gpu(record, find_gpu(target.index), self.path)
+        check_gpu(record, self.info.precision, find_gpu(target.index), self.path)
         self._profiles = record.profiles
         self._lock = threading.Lock()
         self._session = EngineSession(self.path, self.info, library, target.index)

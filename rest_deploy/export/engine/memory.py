@@ -6,8 +6,8 @@ from rest_deploy.artifact.profile import InputSize
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.specs import Precision
 
-#: Bytes of an activation. INT8 engines keep attention and LayerNorm in float.
-_BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 4}
+#: Bytes of an activation. In INT8 engines most are half too: attention maps, and what goes from block to block.
+_BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 2}
 #: Measured with TensorRT-RTX 1.7: scratch memory of a layer at the smallest sizes, which stands beside this many maps
 #: of the first stage, and scratch memory beside the widest point.
 _SCRATCH_BYTES, _SCRATCH_MAPS, _BESIDE_BYTES = 16 << 20, 5, 6 << 20

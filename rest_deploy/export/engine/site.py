@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility, check_targets
-from rest_deploy.nvidia.gpus import AMPERE, ComputeCapability, Gpu, NoGpuError, find_gpu
+from rest_deploy.nvidia.gpus import AMPERE, TURING, ComputeCapability, Gpu, NoGpuError, find_gpu
 from rest_deploy.nvidia.library import Library, is_installed, load_library
 from rest_deploy.specs import Precision
 
@@ -76,6 +76,8 @@ def _gpu(config: EngineConfig) -> tuple[Gpu | None, str]:
 def _in_place_of_tensorrt(config: EngineConfig, precision: Precision, gpu: Gpu | None) -> BuildSite:
     site = _rtx(config, precision, "TensorRT is not installed")
     if gpu is not None and not config.targets and str(gpu.compute_capability) not in site.targets:
+        if gpu.compute_capability == TURING and precision is not Precision.FP32:  # can be built for, and is no default
+            raise DeviceError(f"the GPU here, {gpu}, must be named for {site.library} to build for it: --target sm75")
         raise DeviceError(
             f"the GPU here, {gpu}, is none that {site.library} builds for in {precision.value}, and TensorRT is not "
             "installed; pip install 'rest-deploy[trt]', or build for other GPUs with --format trt-rtx"

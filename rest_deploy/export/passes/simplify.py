@@ -6,11 +6,10 @@ import logging
 
 import numpy as np
 import onnx
-import onnxruntime
 import onnxsim
-from numpy.typing import NDArray
 
 from rest_deploy.errors import ExportError, one_line
+from rest_deploy.export.cpu_session import CpuSession
 from rest_deploy.export.passes.check_graph import Expected, check_graph
 
 #: Passes of onnxsim that would harm the graph. ``fuse_matmul_add_bias_into_gemm_batched`` turns a product and its bias
@@ -63,29 +62,12 @@ def _require_as_many_reductions(one: onnx.ModelProto, other: onnx.ModelProto) ->
 def _largest_difference(one: onnx.ModelProto, other: onnx.ModelProto) -> float:
     rng = np.random.default_rng(0)
     channels = one.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    sessions = [_session(one), _session(other)]
+    sessions = [CpuSession(one), CpuSession(other)]
     differences = []
     for batch, height, width in _SIZES:
         image = rng.standard_normal((batch, channels, height, width)).astype(np.float32)
-        a, b = (_logits(session, image) for session in sessions)
+        a, b = (session.run(image)[0] for session in sessions)
         if a.shape != b.shape:
             raise ExportError(f"outputs of shape {b.shape} instead of {a.shape}")
         differences.append(np.abs(a - b).max() / max(1.0, np.abs(a).max()))
     return float(np.max(differences))  # NaN stays NaN
-
-
-def _logits(session: onnxruntime.InferenceSession, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    try:
-        logits: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: image})[0]
-        return logits
-    except Exception as exc:  # ONNX Runtime's errors share no public base class
-        raise ExportError(f"ONNX Runtime does not run it on {image.shape}: {one_line(exc)}") from exc
-
-
-def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails here is told by us
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as exc:  # ONNX Runtime's errors share no public base class
-        raise ExportError(f"ONNX Runtime does not load it: {one_line(exc)}") from exc

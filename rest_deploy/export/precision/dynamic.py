@@ -19,10 +19,10 @@ from rest_deploy.export.precision.plan import PrecisionPlan
 from rest_deploy.export.precision.weights import (
     Product,
     attribute,
-    drop_unused,
     fold_transposes,
     products,
     quantize_weight,
+    rebuilt,
 )
 
 _OPERATORS = {"MatMul": 1, "Gemm": 1}
@@ -47,23 +47,14 @@ def to_dynamic_int8(model: onnx.ModelProto, plan: PrecisionPlan, *, reduced_rang
         ExportError: A node belongs to no part.
     """
     quantized = fold_transposes(model)
-    graph = quantized.graph
     chosen = {product.node.output[0]: product for product in products(quantized, plan, _OPERATORS)}
     rewrite = _Rewrite(REDUCED_RANGE if reduced_range else FULL_RANGE)
-    for node in graph.node:
+    for node in quantized.graph.node:
         if node.output[0] in chosen:
             rewrite.product(chosen[node.output[0]])
         else:
-            rewrite.nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend(rewrite.nodes)
-    graph.initializer.extend(rewrite.initializers)
-    drop_unused(graph)
-    try:
-        onnx.checker.check_model(quantized)
-    except onnx.checker.ValidationError as exc:
-        raise ExportError(f"the graph in INT8 is no valid ONNX: {str(exc).splitlines()[0]}") from exc
-    return quantized
+            rewrite.nodes.append(node)
+    return rebuilt(quantized, rewrite.nodes, rewrite.initializers)
 
 
 class _Rewrite:

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from rest_deploy.errors import ExportError
 from rest_deploy.export.precision.plan import PrecisionPlan
-from rest_deploy.export.precision.weights import Product, drop_unused, products, quantize_weight
+from rest_deploy.export.precision.weights import Product, products, quantize_weight, rebuilt
 
 #: Operator -> axis of the output channels of its weight.
 OPERATORS = {"Conv": 0, "MatMul": 1, "Gemm": 1}
@@ -45,24 +45,15 @@ def to_qdq(model: onnx.ModelProto, plan: PrecisionPlan, ranges: Mapping[str, flo
     """
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
-    graph = quantized.graph
     chosen = {product.node.output[0]: product for product in products(quantized, plan, OPERATORS)}
     rewrite = _Rewrite(ranges)
-    for node in graph.node:
+    for node in quantized.graph.node:
         copy = onnx.NodeProto.FromString(node.SerializeToString())
         if node.output[0] in chosen:
             copy.input[0] = rewrite.activation(node)
             copy.input[1] = rewrite.weight(chosen[node.output[0]])
         rewrite.nodes.append(copy)
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend(rewrite.nodes)
-    graph.initializer.extend(rewrite.initializers.values())
-    drop_unused(graph)
-    try:
-        onnx.checker.check_model(quantized)
-    except onnx.checker.ValidationError as exc:
-        raise ExportError(f"the graph in INT8 is no valid ONNX: {str(exc).splitlines()[0]}") from exc
-    return quantized
+    return rebuilt(quantized, rewrite.nodes, rewrite.initializers.values())
 
 
 class _Rewrite:

@@ -81,7 +81,7 @@ def _entropy(histogram: Histogram) -> float:
     if not counts.any():
         return histogram.largest
     last = int(np.flatnonzero(counts)[-1]) + 1
-    ends = range(min(_LEVELS, last), last + 1, 8)
+    ends = [*range(min(_LEVELS, last), last, 8), last]
     divergences = [_divergence(counts, end) for end in ends]
     return float(histogram.edges[ends[int(np.argmin(divergences))] - 1])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from rest_deploy.errors import ExportError
 from rest_deploy.export.precision.plan import PrecisionPlan
 from rest_deploy.specs import Precision
 
@@ -85,21 +86,39 @@ def fold_transposes(model: onnx.ModelProto) -> onnx.ModelProto:
     folded.CopyFrom(model)
     graph = folded.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    kept = []
+    kept, turned = [], []
     for node in graph.node:
         if node.op_type == "Transpose" and node.input[0] in constants:
             order = attribute(node, "perm", None)
-            turned = numpy_helper.to_array(constants[node.input[0]]).transpose(order)
-            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(turned), node.output[0]))
+            values = np.ascontiguousarray(numpy_helper.to_array(constants[node.input[0]]).transpose(order))
+            turned.append(numpy_helper.from_array(values, node.output[0]))
         else:
-            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    del graph.node[:]
-    graph.node.extend(kept)
-    drop_unused(graph)
-    return folded
+            kept.append(node)
+    return rebuilt(folded, kept, turned)
 
 
-def drop_unused(graph: onnx.GraphProto) -> None:
+def rebuilt(
+    model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], more: Iterable[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """The model with other nodes, and with more initializers; those that no node takes any more are dropped.
+
+    Raises:
+        ExportError: It is no valid ONNX.
+    """
+    graph = model.graph
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(copies)
+    graph.initializer.extend(more)
+    _drop_unused(graph)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as exc:
+        raise ExportError(f"the graph in INT8 is no valid ONNX: {str(exc).splitlines()[0]}") from exc
+    return model
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
     """Drop the initializers that no node takes."""
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]

@@ -117,5 +117,8 @@ def test_fp16_takes_half_beside_the_scratch_memory() -> None:
     assert half / full == pytest.approx(0.5, abs=0.01)
 
 
-def test_int8_keeps_attention_in_float() -> None:
-    assert estimate("rest_small", "8x640x640", Precision.INT8) == estimate("rest_small", "8x640x640")
+def test_int8_keeps_its_largest_maps_in_half() -> None:
+    """Of rest_small at 8x640x640 TensorRT-RTX 1.7.1.116 told 367,015,424 bytes in INT8, 417,805,824 in FP16."""
+    estimated = estimate("rest_small", "8x640x640", Precision.INT8)
+    assert estimated == estimate("rest_small", "8x640x640", Precision.FP16)
+    assert estimated == pytest.approx(367_015_424, rel=0.15)

@@ -152,7 +152,8 @@ def test_integers_for_the_cpu(
     quantizers = [node for node in model.graph.node if node.op_type == "DynamicQuantizeLinear"]
     assert len(products) == 31 > len(quantizers)  # keys and values share theirs
     image = _image(batch=3)
-    exact, ours = candidate_of(tiny_graph)(image), candidate_of(model)(image)
+    exact = candidate_of(tiny_graph)(image)
+    (ours,) = ReferenceEvaluator(model).run(None, {"image": image})  # exact sums, which not every CPU has
     error = np.abs(ours - exact).max() / exact.std()
     assert 1e-3 < error < 2  # these weights amplify rounding; other tests hold real networks to their budgets
 

@@ -96,13 +96,13 @@ def test_large_images_are_gone_through_in_groups(
     at_once = calibrate(tiny_graph, names, batches, CalibrationMethod.ENTROPY)
     monkeypatch.setattr(calibration, "_LARGE_PIXELS", 32 * 48)  # the second image is large
     sizes: list[int] = []
-    honest = calibration._session
+    honest = calibration.CpuSession
 
     def session(model: onnx.ModelProto, outputs: list[str]) -> object:
         sizes.append(len(outputs))
         return honest(model, outputs)
 
-    monkeypatch.setattr(calibration, "_session", session)
+    monkeypatch.setattr(calibration, "CpuSession", session)
     assert calibrate(tiny_graph, names, batches, CalibrationMethod.ENTROPY) == at_once
     assert sizes[0] == len(names) - 1  # the image is no inner value
     assert max(sizes[1:]) == 12
