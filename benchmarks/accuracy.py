@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.as_written import export_as_written
 from benchmarks.environment import environment
+from rest_deploy.export.as_written import export_as_written
 from rest_deploy.models.factory import create_model
 from rest_deploy.models.rest import ResT
 from rest_deploy.runtimes.base import Runtime

@@ -13,8 +13,8 @@ import logging
 import tempfile
 from pathlib import Path
 
-from benchmarks.as_written import export_as_written
 from benchmarks.environment import environment
+from rest_deploy.export.as_written import export_as_written
 from rest_deploy.export.onnx_exporter import OnnxConfig, export
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.factory import create_model

@@ -10,10 +10,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from benchmarks.as_written import write_both
 from benchmarks.environment import environment
+from rest_deploy.export.as_written import export_as_written
+from rest_deploy.export.onnx_config import OnnxConfig
+from rest_deploy.export.onnx_exporter import export
+from rest_deploy.machine.cpu import physical_cores
+from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.factory import create_model
-from rest_deploy.runtimes.devices import physical_cores
+from rest_deploy.models.rest import ResT
+from rest_deploy.specs import TensorSpec
 from rest_deploy.timing import time_paired
 
 ALLOWED = {224: 1.02, 512: 1.02, 1024: 0.90}
@@ -32,7 +37,7 @@ def main() -> None:
     held = True
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            sessions = [_session(path) for path in write_both(create_model(name), Path(folder))]
+            sessions = [_session(path) for path in _write_both(create_model(name), Path(folder))]
         for size in arguments.sizes:
             held &= _row(name, size, *sessions, seconds=arguments.seconds)
     raise SystemExit(0 if held else 1)
@@ -54,6 +59,16 @@ def _row(
         flush=True,
     )
     return timings["ours"].ratio <= ALLOWED.get(size, float("inf"))
+
+
+def _write_both(model: ResT, folder: Path) -> tuple[Path, Path]:
+    """A model as we export it, and as written; both files."""
+    ours, theirs = folder / "ours.onnx", folder / "as_written.onnx"
+    image = TensorSpec("image", "float32", ("batch", 3, "height", "width"))
+    logits = TensorSpec("logits", "float32", ("batch", model.config.num_classes))
+    export(to_deploy(model), image, logits, ours, OnnxConfig())
+    export_as_written(model, theirs)
+    return ours, theirs
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:

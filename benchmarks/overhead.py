@@ -12,9 +12,9 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.environment import environment
+from rest_deploy.machine.cpu import physical_cores
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import Predictor
-from rest_deploy.runtimes.devices import physical_cores
 from rest_deploy.timing import Timing, time_paired
 
 IMAGE = Path(__file__).parent.parent / "examples" / "images" / "chelsea.png"

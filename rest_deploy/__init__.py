@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rest_deploy.benchmarking import benchmark
     from rest_deploy.errors import RestDeployError
     from rest_deploy.models.config import ResTConfig, list_models
     from rest_deploy.models.factory import create_model
@@ -22,6 +23,7 @@ __all__ = [
     "Predictor",
     "ResTConfig",
     "RestDeployError",
+    "benchmark",
     "create_model",
     "export",
     "list_models",
@@ -33,6 +35,7 @@ _HOMES = {
     "Predictor": "rest_deploy.predictor",
     "ResTConfig": "rest_deploy.models.config",
     "RestDeployError": "rest_deploy.errors",
+    "benchmark": "rest_deploy.benchmarking",
     "create_model": "rest_deploy.models.factory",
     "export": "rest_deploy.pipeline",
     "list_models": "rest_deploy.models.config",

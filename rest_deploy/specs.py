@@ -142,6 +142,13 @@ class Preprocessing:
         if (self.size is None) != (self.resize is Resize.NATIVE):
             raise ConfigError(f"resize {self.resize.value} with size {self.size}: native has none, the others need one")
 
+    def at(self, size: ImageSize) -> Preprocessing:
+        """The same at another size; images that would be fed at their own are warped to it."""
+        return replace(self, size=size, resize=Resize.WARP if self.resize is Resize.NATIVE else self.resize)
+
+    def __str__(self) -> str:
+        return f"{self.resize.value} {self.size or ''} mean {self.mean} std {self.std}"
+
     @classmethod
     def for_size(cls, size: ImageSize) -> Preprocessing:
         """The authors' evaluation transform at a size: centre crop under 384 pixels, warp from there on."""

@@ -1,14 +1,31 @@
-"""Paired timing: contenders take turns in every round, and ratios are formed within a round.
+"""Taking turns: contenders are timed round by round, and ratios are formed within a round.
 
 A shared machine changes speed from second to second; what runs side by side changes with it.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count, islice
+
+_SEED = 20210528  # of the order: a run can be repeated
+
+
+@dataclass(frozen=True)
+class Burst:
+    """Calls of one contender in a round.
+
+    Args:
+        settle: Untimed ones, before the others, so that it meets neither another's caches nor its spinning threads.
+        timed: Those that count.
+    """
+
+    settle: int
+    timed: int
 
 
 @dataclass(frozen=True)
@@ -37,27 +54,57 @@ class Timing:
         return first, third
 
 
+def take_turns(
+    contenders: Mapping[str, Callable[[], object]], bursts: Mapping[str, Burst]
+) -> Iterator[dict[str, list[float]]]:
+    """Time contenders in turn, without end.
+
+    The order is drawn for every other round and reversed in the one after it: what a contender comes after, and how
+    far the round has gone, then happens to each of them, and makes no difference between two that are alike.
+
+    Args:
+        contenders: Name -> what to time.
+        bursts: Name -> its calls in a round.
+
+    Yields:
+        Name -> seconds of its timed calls in one round.
+    """
+    clock = time.perf_counter
+    order, drawn = list(contenders), random.Random(_SEED)
+    for turn in count():
+        if turn % 2:
+            order.reverse()
+        else:
+            drawn.shuffle(order)
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        for name in order:
+            run, burst, times = contenders[name], bursts[name], seconds[name]
+            for _ in range(burst.settle):
+                run()
+            for _ in range(burst.timed):
+                start = clock()
+                run()
+                times.append(clock() - start)
+        yield seconds
+
+
 def time_paired(
     contenders: Mapping[str, Callable[[], object]], baseline: str, *, rounds: int, warmup: int = 1, settle: int = 0
 ) -> dict[str, Timing]:
-    """Time contenders in turn, the order reversed in every other round.
+    """Time contenders in turn, one call a round.
 
     Args:
         contenders: Name -> what to time.
         baseline: Name whose time is the ratios' denominator.
         rounds: Rounds that count.
         warmup: Rounds before them that do not.
-        settle: Untimed calls before each timed one, so that no contender meets the other's caches and spinning threads.
+        settle: Untimed calls before each timed one.
     """
+    turns = take_turns(contenders, dict.fromkeys(contenders, Burst(settle, 1)))
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(warmup + rounds):
-        for name in list(contenders)[:: 1 if turn % 2 else -1]:
-            for _ in range(settle):
-                contenders[name]()
-            start = time.perf_counter()
-            contenders[name]()
-            if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+    for turn in islice(turns, warmup, warmup + rounds):
+        for name, (once,) in turn.items():
+            seconds[name].append(once)
     return {
         name: Timing(tuple(times), tuple(t / b for t, b in zip(times, seconds[baseline], strict=True)))
         for name, times in seconds.items()

@@ -17,12 +17,12 @@ PACKAGE = ROOT / "rest_deploy"
 #: From the top down; a module imports only from layers below its own, or from its own part.
 LAYERS = (
     {"cli"},
-    {"pipeline"},
-    {"verification", "timing", "predictor"},
+    {"pipeline", "doctor", "reporting"},
+    {"verification", "benchmarking", "predictor"},
     {"export", "runtimes"},
     {"models"},
-    {"artifact", "preprocess", "nvidia"},
-    {"specs"},
+    {"artifact", "preprocess", "nvidia", "machine"},
+    {"specs", "timing"},
     {"errors"},
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
@@ -59,6 +59,7 @@ def test_public_names() -> None:
         "Predictor",
         "ResTConfig",
         "RestDeployError",
+        "benchmark",
         "create_model",
         "export",
         "list_models",

@@ -24,7 +24,7 @@ def test_ratios_are_formed_within_a_round(monkeypatch: pytest.MonkeyPatch) -> No
     timings = timing.time_paired(
         {"slow": contender("slow", 1.1), "base": contender("base", 1.0)}, "base", rounds=9, warmup=2
     )
-    assert calls[:6] == ["base", "slow", "slow", "base", "base", "slow"]
+    assert [sorted(calls[i : i + 2]) for i in range(0, len(calls), 2)] == [["base", "slow"]] * 11
     assert len(timings["slow"].seconds) == 9
     assert timings["slow"].ratio == pytest.approx(1.1)
     assert timings["slow"].spread == pytest.approx((1.1, 1.1))
@@ -41,3 +41,28 @@ def test_settling_calls_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     timings = timing.time_paired({"only": run}, "only", rounds=4, warmup=0, settle=2)
     assert timings["only"].seconds == (1.0,) * 4
+
+
+def test_every_order_is_followed_by_its_reverse() -> None:
+    calls: list[str] = []
+    contenders: dict[str, Callable[[], object]] = {n: (lambda n=n: calls.append(n)) for n in "abcd"}  # type: ignore[misc]
+    turns = timing.take_turns(contenders, dict.fromkeys(contenders, timing.Burst(0, 1)))
+    orders = []
+    for _ in range(40):
+        next(turns)
+        orders.append(calls[-4:])
+    assert all(later == earlier[::-1] for earlier, later in zip(orders[::2], orders[1::2], strict=True))
+    assert len({tuple(order) for order in orders}) > 10
+    assert all(sorted(order) == list("abcd") for order in orders)
+
+
+def test_a_burst_has_untimed_calls_before_its_timed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = [0.0], [0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def run() -> None:
+        calls[0] += 1
+        now[0] += 7.0 if (calls[0] - 1) % 5 < 2 else 1.0
+
+    turns = timing.take_turns({"only": run}, {"only": timing.Burst(2, 3)})
+    assert [next(turns) for _ in range(3)] == [{"only": [1.0, 1.0, 1.0]}] * 3

@@ -136,3 +136,13 @@ def nearest(profiles: Sequence[Profile], wanted: InputSize) -> InputSize:
         return sum(abs(a - b) / max(a, b) for a, b in zip(found.sizes, wanted.sizes, strict=True))
 
     return min((profile.nearest(wanted) for profile in profiles), key=distance)
+
+
+def largest_batch(profiles: tuple[Profile, ...], height: int, width: int) -> int | None:
+    """Most images of a size that one of the profiles takes; None where none takes the size."""
+    sizes = [profile.max.batch for profile in profiles if profile.holds(_at(profile, height, width))]
+    return max(sizes, default=None)
+
+
+def _at(profile: Profile, height: int, width: int) -> InputSize:
+    return InputSize(profile.max.batch, ImageSize(height, width))

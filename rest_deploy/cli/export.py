@@ -6,20 +6,19 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.cli.export_text import as_json, plan, plan_text, result_text
+from rest_deploy.cli.preprocessing_flags import add_preprocessing_flags, preprocessing_change, typed
 from rest_deploy.cli.terminal import OK, clean, command, parser, progress_bar
-from rest_deploy.errors import ConfigError, DeviceError
+from rest_deploy.errors import DeviceError
 from rest_deploy.export.formats import FORMATS, parse_formats
 from rest_deploy.models.config import list_models
 from rest_deploy.pipeline import ExportRequest, prepare, run_exports
 from rest_deploy.runtimes.devices import Device
-from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision, PreprocessingChange, Resize
+from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
 from rest_deploy.verification import BUDGETS
-
-_T = TypeVar("_T")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         "--format",
         default="onnx",
         metavar="F[,F]",
-        type=_type(_formats),
+        type=typed(_formats),
         help=f"what to make: {', '.join(FORMATS)} (default onnx)",
     )
     precision = made.add_mutually_exclusive_group()
@@ -48,10 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     add("-o", "--output", metavar="FILE", help="default: the model's name, here; for several formats without suffix")
     add("--labels", metavar="FILE", help="class names: one a line, or JSON (default: the checkpoint's, or ImageNet's)")
-    add("--transform", choices=[r.value for r in Resize], help="crop, warp, or native: images at their own size")
-    add("--image-size", metavar="HxW", type=_type(ImageSize.parse), help="size that crop or warp gives (default 224)")
-    add("--mean", type=float, nargs="+", metavar="M", help="of each channel, images scaled to 0-1 (default ImageNet's)")
-    add("--std", type=float, nargs="+", metavar="S", help="of each channel (default ImageNet's)")
+    add_preprocessing_flags(made)
     add("--no-verify", action="store_true", help="do not check the file against the PyTorch model")
     add("--seed", type=int, default=0, help="of random weights (default 0)")
     add("--json", action="store_true", help="print what was made as JSON")
@@ -72,7 +68,7 @@ def _add_precision(group: argparse._ArgumentGroup) -> None:
         "--calibration-sizes",
         metavar="HxW",
         nargs="+",
-        type=_type(ImageSize.parse),
+        type=typed(ImageSize.parse),
         help="sizes of those images (default: the image size)",
     )
     add("--calibration-seed", metavar="N", type=int, help="of the choice of images (default 0)")
@@ -98,7 +94,7 @@ def _add_onnx(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_sizes(group: argparse._ArgumentGroup) -> None:
-    add, size = group.add_argument, _type(ImageSize.parse)
+    add, size = group.add_argument, typed(ImageSize.parse)
     add("--min-size", metavar="HxW", type=size, help="smallest")
     add("--opt-size", metavar="HxW", type=size, help="what it is tuned for")
     add("--max-size", metavar="HxW", type=size, help="largest")
@@ -121,7 +117,7 @@ def _add_build(group: argparse._ArgumentGroup) -> None:
         type=lambda text: tuple(part.strip() for part in text.split(",")),
         help="GPUs that TensorRT-RTX builds for: sm86, sm89, sm120, ... (default Ampere and later)",
     )
-    add("--device", metavar="cuda:N", type=_type(_gpu), dest="gpu", help="GPU that TensorRT builds on (default cuda:0)")
+    add("--device", metavar="cuda:N", type=typed(_gpu), dest="gpu", help="GPU that TensorRT builds on (default cuda:0)")
     add("--workspace", dest="workspace_mib", metavar="MIB", type=int, help="most scratch memory of a layer")
     add("--optimization-level", metavar="0-5", type=int, help="0 builds fast, 5 makes a fast engine (default 3)")
     add("--timing-cache", metavar="FILE|none", help="where TensorRT keeps what it measured (default: user's cache)")
@@ -168,7 +164,7 @@ def request_of(arguments: argparse.Namespace) -> ExportRequest:
         format=arguments.format,
         precision=Precision.parse(arguments.precision or Precision.FP32),
         labels=arguments.labels,
-        preprocessing=_preprocessing(arguments),
+        preprocessing=preprocessing_change(arguments),
         verify=not arguments.no_verify,
         seed=arguments.seed,
         options=options,
@@ -196,18 +192,6 @@ def _main(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _type(parse: Callable[[str], _T]) -> Callable[[str], _T]:
-    """A type for argparse out of a parser of ours: wrong text is wrong usage."""
-
-    def typed(text: str) -> _T:
-        try:
-            return parse(text)
-        except (ConfigError, DeviceError) as exc:
-            raise argparse.ArgumentTypeError(str(exc)) from exc
-
-    return typed
-
-
 def _formats(text: str) -> str:
     return ",".join(parse_formats(text))
 
@@ -217,17 +201,6 @@ def _gpu(text: str) -> int:
     if device.kind != "cuda":
         raise DeviceError(f"device {text}: an engine is built on a GPU; accepted: cuda, cuda:0, cuda:1, ...")
     return device.index
-
-
-def _preprocessing(arguments: argparse.Namespace) -> PreprocessingChange | None:
-    """What the flags change of the checkpoint's own preprocessing, or None where none of them was given."""
-    change = PreprocessingChange(
-        resize=Resize(arguments.transform) if arguments.transform else None,
-        size=arguments.image_size,
-        mean=tuple(arguments.mean) if arguments.mean else None,
-        std=tuple(arguments.std) if arguments.std else None,
-    )
-    return None if change == PreprocessingChange() else change
 
 
 main: Callable[..., Any] = command(_main, _parser)

@@ -11,8 +11,8 @@ from rest_deploy.cli.precision_text import precision_rows
 from rest_deploy.cli.terminal import clean
 from rest_deploy.cli.verification_text import figures
 from rest_deploy.export.engine.memory import estimate_activation_bytes
+from rest_deploy.machine.cpu import describe_cpu
 from rest_deploy.pipeline import ExportRequest, ExportResult, Job
-from rest_deploy.runtimes.saturation import describe_cpu
 from rest_deploy.specs import Int8Target, Precision
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def plan(request: ExportRequest, loaded: LoadedModel, job: Job) -> dict[str, str
         "format": f"{job.format}, {request.precision.value}, opset {onnx.opset}",
         "output": job.output,
         "input": f"{info.input.shape[1]} channels, any batch, height and width from 1 up",
-        "images": f"{steps.resize.value} {steps.size or ''} mean {steps.mean} std {steps.std}",
+        "images": str(steps),
         "classes": info.num_classes,
         "simplify": "yes" if onnx.simplify else "no",
         "verify": "yes" if request.verify else "no",

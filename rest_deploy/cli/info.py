@@ -42,7 +42,7 @@ def _text(path: Path, info: ArtifactInfo) -> str:
         "input": f"{info.input.name}: {info.input.dtype} {_shape(info.input.shape)}, {_sizes(info)}",
         "output": f"{info.output.name}: {info.output.dtype} {_shape(info.output.shape)}",
         "classes": f"{info.num_classes}: {', '.join(info.label(i) for i in range(min(3, info.num_classes)))}, ...",
-        "preprocessing": f"{steps.resize.value} {steps.size or ''} mean {steps.mean} std {steps.std}",
+        "preprocessing": str(steps),
         "config": ", ".join(f"{key} {value}" for key, value in info.config.items()),
         "made with": ", ".join(f"{package} {version}" for package, version in info.versions.items()),
         **(precision_rows(info.precision_plan) if info.precision_plan is not None else {}),

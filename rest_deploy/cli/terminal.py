@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -17,16 +18,24 @@ from rest_deploy.errors import RestDeployError
 
 OK, FAILED = 0, 1  # 2, wrong usage, is argparse's own
 _BAR_WIDTH = 30
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def command(
     main: Callable[[argparse.Namespace], int], make_parser: Callable[[], argparse.ArgumentParser]
 ) -> Callable[..., int]:
-    """A command's entry point: our errors become one line on stderr and exit code 1, with no traceback."""
+    """A command's entry point: our errors become one line on stderr and exit code 1, with no traceback.
+
+    Args:
+        main: The parsed arguments -> exit code. ``command_line`` among them is the command as it was typed.
+        make_parser: Makes the parser.
+    """
 
     def run(argv: Sequence[str] | None = None) -> int:
-        arguments = make_parser().parse_args(argv)
+        made = make_parser()
+        words = sys.argv[1:] if argv is None else list(argv)
+        arguments = made.parse_args(words)
+        arguments.command_line = shlex.join([made.prog, *words])
         verbose = getattr(arguments, "verbose", False)
         logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
         logging.getLogger("rest_deploy").setLevel(logging.INFO if verbose else logging.ERROR)
@@ -49,7 +58,7 @@ def command(
                 print(f"error: {clean(f'{type(exc).__name__}: {exc}')}", file=sys.stderr)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            return _INTERRUPTED
+            return INTERRUPTED
         return FAILED
 
     return run

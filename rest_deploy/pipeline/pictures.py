@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.transform import transform
-from rest_deploy.specs import ImageSize, Preprocessing, Resize
+from rest_deploy.specs import ImageSize, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,4 @@ class ImageInputs:
                 yield transform(image, steps)[None]
 
     def _steps(self) -> list[Preprocessing]:
-        own = self.preprocessing
-        resize = Resize.WARP if own.resize is Resize.NATIVE else own.resize
-        return [replace(own, size=size, resize=resize) for size in self.sizes] or [own]
+        return [self.preprocessing.at(size) for size in self.sizes] or [self.preprocessing]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +47,7 @@ class Sample:
 
     def names(self, paths: Sequence[Path]) -> tuple[str, ...]:
         """Names below the folder, with forward slashes; bytes that are no UTF-8 as escapes."""
-        names = (path.relative_to(self.folder).as_posix() for path in paths)
-        return tuple(name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for name in names)
+        return tuple(name_below(self.folder, path) for path in paths)
 
 
 def choose_images(folder: str | Path, count: int | None, seed: int, *, calibrating: bool = True) -> Sample:
@@ -68,7 +67,7 @@ def choose_images(folder: str | Path, count: int | None, seed: int, *, calibrati
         ImageError: One cannot be read.
     """
     folder = Path(folder)
-    paths = _images_below(folder)
+    paths = images_below(folder, "calibration folder")
     order = np.random.default_rng(seed).permutation(len(paths))
     most = 2 * (count or DEFAULT_IMAGES) if calibrating else DEFAULT_IMAGES
     found = _different((paths[int(i)] for i in order), most)
@@ -85,14 +84,47 @@ def choose_images(folder: str | Path, count: int | None, seed: int, *, calibrati
     return Sample(folder, tuple(chosen[:taken]), tuple(chosen[taken:]), _digest(folder, chosen[:taken]), seed)
 
 
-def _images_below(folder: Path) -> list[Path]:
+def name_below(folder: Path, path: Path) -> str:
+    """Name of a file below a folder, with forward slashes; bytes that are no UTF-8 as escapes."""
+    name = path.relative_to(folder).as_posix()
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def images_below(folder: Path, what: str, onerror: Callable[[OSError], None] | None = None) -> list[Path]:
+    """Images of a folder and its subfolders, in order of name.
+
+    Links to folders are followed, and each folder is searched once, so that a link to a parent ends somewhere.
+
+    Args:
+        folder: Of images.
+        what: It is, as an error names it.
+        onerror: Called with the error of a subfolder that cannot be read; without it such a one is left out.
+
+    Raises:
+        ConfigError: There is no such folder, or files in it may not be looked at.
+    """
     if not folder.is_dir():
-        raise ConfigError(f"calibration folder {folder}: no such folder; give one that holds images")
+        raise ConfigError(f"{what} {folder}: no such folder; give one that holds images")
     found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
+    searched = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+        folders[:] = _unsearched(place, folders, searched)
         found += [Path(place, name) for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    return [path for path in found if path.is_file()]
+    try:
+        return [path for path in found if path.is_file()]
+    except OSError as exc:  # a folder that may be listed, and no more
+        raise ConfigError(f"{what} {folder}: {exc.filename} cannot be read: {exc.strerror}") from exc
+
+
+def _unsearched(place: str, folders: Iterable[str], searched: set[str]) -> list[str]:
+    """Folders not met before, in order of name; of a folder and a link to it side by side the folder."""
+    new = []
+    for _, name in sorted((os.path.islink(os.path.join(place, name)), name) for name in folders):
+        real = os.path.realpath(os.path.join(place, name))
+        if real not in searched:
+            searched.add(real)
+            new.append(name)
+    return sorted(new)
 
 
 def _different(paths: Iterable[Path], most: int) -> list[tuple[Path, NDArray[np.float32]]]:

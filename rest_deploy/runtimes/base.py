@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import InputError, RestDeployError
+from rest_deploy.runtimes.gpu_times import GpuCall
 
 
 class Runtime(ABC):
@@ -57,6 +58,15 @@ class Runtime(ABC):
             return self._run_foreign(batch)
         logits = self._run(self._checked(batch))
         return logits.astype(np.float32, copy=False)
+
+    def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
+        """Where the time of so many calls on a GPU goes; empty where there is no GPU, or the runtime cannot tell.
+
+        Args:
+            batch: As of :meth:`run`, on the host.
+            count: How many.
+        """
+        return []
 
     def max_batch(self, height: int, width: int) -> int | None:
         """Most images of a size that one call takes; None where there is no bound."""

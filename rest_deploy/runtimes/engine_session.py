@@ -7,6 +7,7 @@ in use need, so that an engine for large images costs no more than the images th
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.profile import InputSize, Profile, narrowest, nearest
+from rest_deploy.artifact.profile import InputSize, narrowest, nearest
 from rest_deploy.errors import DeviceError, InputError, RestDeployError, one_line
 from rest_deploy.nvidia.cuda import Cuda, CudaError
 from rest_deploy.nvidia.library import Library
@@ -25,6 +26,7 @@ from rest_deploy.runtimes.buffers import Buffer
 from rest_deploy.runtimes.device_arrays import DeviceArray
 from rest_deploy.runtimes.device_inputs import DeviceInput, device_input
 from rest_deploy.runtimes.engine_loading import LoadedEngine
+from rest_deploy.runtimes.gpu_times import GpuCall, Marks
 from rest_deploy.specs import ImageSize
 
 _log = logging.getLogger(__name__)
@@ -91,6 +93,26 @@ class EngineSession:
             self._cuda.call("cudaStreamSynchronize", self._stream)
             self._keep_kernels()
             return staged_out.copy()
+
+    def gpu_call(self, batch: NDArray[np.float32]) -> GpuCall:
+        """Where the time of a call goes: one as it is, by the host's clock, and one piece by piece, by CUDA's."""
+        start = time.perf_counter()
+        self.run_host(batch)
+        whole = time.perf_counter() - start
+        with self._cuda.on_device(self._gpu), self._reporting(batch.shape), Marks(self._cuda, self._stream, 4) as marks:
+            staged_in, staged_out = self._staged(batch.shape, self._bind(batch.shape), batch.dtype)
+            marks.set()
+            self._copy_in(staged_in)
+            marks.set()
+            before = time.perf_counter()
+            self._execute()
+            enqueued = time.perf_counter() - before
+            marks.set()
+            self._copy_out(staged_out)
+            marks.set()
+            self._cuda.call("cudaStreamSynchronize", self._stream)
+            copy_in, compute, copy_out = marks.between_ms()
+        return GpuCall(whole * 1e3, compute, copy_in, copy_out, enqueued * 1e3)
 
     def device_input(self, value: object) -> DeviceInput | None:
         """A view of an array that lies on the GPU, which the stream waits for; None for anything else."""
@@ -197,13 +219,17 @@ class EngineSession:
 
     def _enqueue(self, staged_in: NDArray[Any], staged_out: NDArray[Any]) -> None:
         """Copy in, run, copy out, all on the stream."""
-        kind = self._cuda.api.cudaMemcpyKind
-        copy, stream = "cudaMemcpyAsync", self._stream
-        given, made = self._buffers["input"].pointer, self._buffers["output"].pointer
-        to_device, to_host = kind.cudaMemcpyHostToDevice, kind.cudaMemcpyDeviceToHost
-        self._cuda.call(copy, given, staged_in.ctypes.data, staged_in.nbytes, to_device, stream)
+        self._copy_in(staged_in)
         self._execute()
-        self._cuda.call(copy, staged_out.ctypes.data, made, staged_out.nbytes, to_host, stream)
+        self._copy_out(staged_out)
+
+    def _copy_in(self, staged: NDArray[Any]) -> None:
+        kind, given = self._cuda.api.cudaMemcpyKind.cudaMemcpyHostToDevice, self._buffers["input"].pointer
+        self._cuda.call("cudaMemcpyAsync", given, staged.ctypes.data, staged.nbytes, kind, self._stream)
+
+    def _copy_out(self, staged: NDArray[Any]) -> None:
+        kind, made = self._cuda.api.cudaMemcpyKind.cudaMemcpyDeviceToHost, self._buffers["output"].pointer
+        self._cuda.call("cudaMemcpyAsync", staged.ctypes.data, made, staged.nbytes, kind, self._stream)
 
     def _execute(self) -> None:
         self._try("run the network", self._context.execute_async_v3, int(self._stream))
@@ -270,13 +296,3 @@ class EngineSession:
         if self._stream is not None:
             stream, self._stream = self._stream, None
             self._cuda.call("cudaStreamDestroy", stream)
-
-
-def largest_batch(profiles: tuple[Profile, ...], height: int, width: int) -> int | None:
-    """Most images of a size that one of the profiles takes; None where none takes the size."""
-    sizes = [profile.max.batch for profile in profiles if profile.holds(_at(profile, height, width))]
-    return max(sizes, default=None)
-
-
-def _at(profile: Profile, height: int, width: int) -> InputSize:
-    return InputSize(profile.max.batch, ImageSize(height, width))

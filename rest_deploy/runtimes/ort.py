@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.onnx_metadata import read_onnx_metadata
 from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, RestDeployError, one_line
+from rest_deploy.machine.cpu import describe_cpu, physical_cores
 from rest_deploy.runtimes.base import Runtime
-from rest_deploy.runtimes.devices import Device, physical_cores
-from rest_deploy.runtimes.saturation import describe_cpu, sums_saturate
+from rest_deploy.runtimes.devices import Device
+from rest_deploy.runtimes.saturation import sums_saturate
 from rest_deploy.specs import Int8Target
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -30,10 +31,10 @@ class OnnxRuntime(Runtime):
         target = Device.parse(self.device)
         self.info = read_info(self.path)
         int8_target = self.info.precision_plan.int8_target if self.info.precision_plan is not None else None
-        _import(target)
+        import_onnxruntime(target)
         if int8_target is Int8Target.CPU:
             _check_integers(self.info, target, self.path)
-        self._session = _open(self.path, target, threads, fuse_qdq=int8_target is not Int8Target.TRT)
+        self._session = open_session(self.path, target, threads, fuse_qdq=int8_target is not Int8Target.TRT)
         _check_shapes(self._session, self.info, self.path)
         self._names = [self.info.output.name]
         self._input = self.info.input.name
@@ -91,8 +92,22 @@ def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:
         )
 
 
-def _open(path: Path, device: Device, threads: int | None, *, fuse_qdq: bool) -> Any:
-    ort = _import(device)
+def open_session(path: Path, device: Device, threads: int | None, *, fuse_qdq: bool = True, strict: bool = True) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the device that was asked for.
+
+    Args:
+        path: Any ONNX file.
+        device: Where.
+        threads: CPU threads of a call; None takes one for each physical core.
+        fuse_qdq: Whether Q/DQ pairs may become integer operators.
+        strict: Whether on a GPU all that computes must run there.
+
+    Raises:
+        MissingPackageError: ONNX Runtime is not installed.
+        DeviceError: The provider is not there or does not start, or would leave computing to the CPU.
+        ArtifactError: The file cannot be loaded.
+    """
+    ort = import_onnxruntime(device)
     _check_provider(ort, device)
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what fails is told by us, and what matters of the warnings is checked below
@@ -110,11 +125,19 @@ def _open(path: Path, device: Device, threads: int | None, *, fuse_qdq: bool) ->
         raise ArtifactError(f"{path}: ONNX Runtime {ort.__version__} cannot load it: {one_line(exc)}") from exc
     session.disable_fallback()
     if device.kind == "cuda":
-        _check_on_gpu(session, device, path)
+        _check_started(session, device)
+        if strict:
+            _check_on_gpu(session, device, path)
     return session
 
 
-def _import(device: Device) -> Any:
+def import_onnxruntime(device: Device) -> Any:
+    """The module ``onnxruntime``.
+
+    Raises:
+        MissingPackageError: It is not installed; which extra brings it depends on the device.
+        DeviceError: It is installed and does not load, or nothing is left of it.
+    """
     extra = "gpu" if device.kind == "cuda" else "cpu"
     try:
         import onnxruntime
@@ -138,7 +161,7 @@ def _check_provider(ort: Any, device: Device) -> None:
         )
 
 
-def _check_on_gpu(session: Any, device: Device, path: Path) -> None:
+def _check_started(session: Any, device: Device) -> None:
     """ONNX Runtime falls back to the CPU with no more than a log line; here that is an error."""
     active = session.get_providers()
     if not active or active[0] != _CUDA:
@@ -146,6 +169,10 @@ def _check_on_gpu(session: Any, device: Device, path: Path) -> None:
             f"device {device}: ONNX Runtime could not start its CUDA provider (it has {active}); "
             "check the NVIDIA driver, CUDA and cuDNN that this version needs, or use device cpu"
         )
+
+
+def _check_on_gpu(session: Any, device: Device, path: Path) -> None:
+    """Nodes that the provider does not know go to the CPU without a word; here that is an error."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise DeviceError(
             f"device {device}: this ONNX Runtime does not tell which provider runs which node, so a fallback to the "

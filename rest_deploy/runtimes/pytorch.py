@@ -24,7 +24,7 @@ class PyTorchRuntime(Runtime):
     def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
         super().__init__(path, device, threads)
         target = Device.parse(self.device)
-        _check_cuda(target)
+        check_cuda(target)
         loaded = load_model(None, self.path)
         self.info = describe(loaded)
         self._model = loaded.model.to(str(target))
@@ -87,7 +87,12 @@ def describe(loaded: LoadedModel, labels: tuple[str, ...] | None = None) -> Arti
     )
 
 
-def _check_cuda(device: Device) -> None:
+def check_cuda(device: Device) -> None:
+    """Refuse a GPU that this PyTorch does not see.
+
+    Raises:
+        DeviceError: Says how many it sees.
+    """
     if device.kind == "cuda" and device.index >= torch.cuda.device_count():
         raise DeviceError(
             f"device {device}: this PyTorch ({torch.__version__}) sees {torch.cuda.device_count()} CUDA GPUs; "

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import platform
-import re
-from pathlib import Path
 
 import numpy as np
 
@@ -24,8 +21,6 @@ _GRAPH = base64.b64decode(
     "CAMSCgoDEgFrCgMSAW5iFQoBeRIQCg4IBhIKCgMSAW0KAxIBbkIECgAQCg=="
 )
 _SIDE = 64
-#: Instruction sets that bear on 8-bit products, as Linux names them.
-_RELEVANT = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 @functools.cache
@@ -47,16 +42,3 @@ def sums_saturate() -> bool:
     except Exception as exc:  # ONNX Runtime's errors share no public base class
         raise DeviceError(f"ONNX Runtime cannot multiply 8-bit integers on this CPU: {one_line(exc)}") from exc
     return bool((np.asarray(sums) != 255 * 127 * _SIDE).any())
-
-
-def describe_cpu() -> str:
-    """The CPU and those of its instruction sets that bear on 8-bit products, as far as the system tells."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor() or platform.machine()
-    name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*: (.*)$", text, re.MULTILINE)
-    has = set(flags[1].split()) if flags else set()
-    words = [flag for flag in _RELEVANT if flag in has]
-    return f"{name[1] if name else platform.machine()} ({', '.join(words) or 'no instruction sets told'})"

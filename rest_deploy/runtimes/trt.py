@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import read_manifest
+from rest_deploy.artifact.profile import largest_batch
 from rest_deploy.errors import DeviceError, RestDeployError
 from rest_deploy.nvidia.gpus import find_gpu
 from rest_deploy.nvidia.library import load_library
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.engine_checks import check_gpu, check_version
-from rest_deploy.runtimes.engine_session import EngineSession, largest_batch
+from rest_deploy.runtimes.engine_session import EngineSession
+from rest_deploy.runtimes.gpu_times import GpuCall
 
 
 class TensorRTRuntime(Runtime):
@@ -54,6 +56,13 @@ class TensorRTRuntime(Runtime):
     def max_batch(self, height: int, width: int) -> int | None:
         """Most images of a size that one call takes; None where no profile takes the size."""
         return largest_batch(self._profiles, height, width)
+
+    def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
+        """Where the time of so many calls goes."""
+        checked = self._checked(batch)
+        with self._lock:
+            self._check_open()
+            return [self._session.gpu_call(checked) for _ in range(count)]
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with self._lock:

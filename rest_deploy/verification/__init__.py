@@ -5,21 +5,27 @@ from rest_deploy.verification.candidate import candidate_of, open_candidate
 from rest_deploy.verification.cases import CASES, Case, cases_within, synthetic_images
 from rest_deploy.verification.check import verify
 from rest_deploy.verification.comparison import TOLERANCES, CaseFigures, Comparison, Tolerance, require
+from rest_deploy.verification.image_check import Images
 from rest_deploy.verification.reference import Reference, Run, measure
+from rest_deploy.verification.result import ArtifactResult, Limits, Verification
 
 __all__ = [
     "BUDGETS",
     "CASES",
     "TOLERANCES",
     "Agreement",
+    "ArtifactResult",
     "Budget",
     "Case",
     "CaseFigures",
     "Comparison",
+    "Images",
+    "Limits",
     "Pictures",
     "Reference",
     "Run",
     "Tolerance",
+    "Verification",
     "candidate_of",
     "cases_within",
     "measure",

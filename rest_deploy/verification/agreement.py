@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from types import MappingProxyType
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import Precision
-
-_Run = Callable[[NDArray[np.float32]], NDArray[Any]]
+from rest_deploy.verification.figures import measure_logits
+from rest_deploy.verification.reference import Run
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Pictures:
         batches: Images, those of a batch of one size; gone through again for every measurement.
     """
 
-    def __init__(self, reference: _Run, batches: Iterable[NDArray[np.float32]]) -> None:
+    def __init__(self, reference: Run, batches: Iterable[NDArray[np.float32]]) -> None:
         self._batches = batches
         self._logits = [np.asarray(reference(batch), np.float64) for batch in batches]
 
@@ -58,26 +58,22 @@ class Pictures:
         some._batches, some._logits = list(islice(self._batches, count)), self._logits[:count]
         return some
 
-    def compare(self, candidate: _Run) -> Agreement:
+    def compare(self, candidate: Run) -> Agreement:
         """Measure a narrower network."""
         with np.errstate(invalid="ignore", over="ignore"):  # what gives no numbers agrees with nothing, without noise
             pairs = list(self._pairs(candidate))
-            ours, exact = (np.concatenate(side) for side in zip(*pairs, strict=True))
-            std = float(exact.std()) or 1.0
-            error = ours - exact
-            norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(exact, axis=1)
-            cosines = (ours * exact).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
-            finite = np.isfinite(ours).all(axis=1)
-            same = (ours.argmax(axis=1) == exact.argmax(axis=1)) & finite
-            return Agreement(
-                images=len(ours),
-                top1_agreement=float(same.mean()),
-                max_error=float(np.abs(error).max() / std),
-                rms_error=float(np.sqrt(np.square(error).mean()) / std),
-                cosine=float(cosines.min()),
-            )
+        ours, exact = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        figures = measure_logits(ours, exact)
+        std = figures.logit_std or 1.0
+        return Agreement(
+            images=figures.images,
+            top1_agreement=figures.top1_agreement,
+            max_error=figures.max_error / std,
+            rms_error=figures.rms_error / std,
+            cosine=figures.cosine,
+        )
 
-    def _pairs(self, candidate: _Run) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    def _pairs(self, candidate: Run) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         for batch, exact in zip(self._batches, self._logits, strict=True):
             yield np.asarray(candidate(batch), np.float64), exact
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import VerificationError, one_line
-from rest_deploy.runtimes.devices import physical_cores
+from rest_deploy.machine.cpu import physical_cores
 from rest_deploy.runtimes.registry import open_runtime, read_info
 from rest_deploy.specs import Int8Target, Precision
 from rest_deploy.verification.reference import Run
@@ -40,7 +39,7 @@ def open_candidate(path: str | Path, device: str | None = None) -> Iterator[tupl
         float32 (B, channels, H, W) -> (B, classes), and its record.
     """
     info = read_info(path)
-    if _needs_rounding(info) and device in (None, "cpu"):
+    if rounds_halves(info, device):
         import onnx
 
         yield candidate_of(onnx.load(str(path))), info
@@ -49,9 +48,9 @@ def open_candidate(path: str | Path, device: str | None = None) -> Iterator[tupl
         yield runtime.run, info
 
 
-def _needs_rounding(info: ArtifactInfo) -> bool:
-    """Whether it is an ONNX file with half values in it."""
-    if info.format != "onnx" or info.precision is Precision.FP32:
+def rounds_halves(info: ArtifactInfo, device: str | None) -> bool:
+    """Whether an artifact is computed with its half values rounded: ONNX files that hold some, on the CPU."""
+    if info.format != "onnx" or info.precision is Precision.FP32 or device not in (None, "cpu"):
         return False
     return info.precision_plan is None or info.precision_plan.int8_target is not Int8Target.CPU
 
@@ -80,30 +79,10 @@ def candidate_of(model: onnx.ModelProto) -> Run:
     """A graph as a function, every half value rounded, every Q/DQ pair as written.
 
     Raises:
-        VerificationError: ONNX Runtime does not load it.
+        ExportError: ONNX Runtime does not load it, or later does not run it.
     """
-    import onnxruntime
-
+    from rest_deploy.export.cpu_session import CpuSession
     from rest_deploy.export.precision.rounding import with_explicit_rounding
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails here is told by us
-    options.intra_op_num_threads = physical_cores()
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    rounded = with_explicit_rounding(model)
-    try:
-        session: Any = onnxruntime.InferenceSession(
-            rounded.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as exc:  # ONNX Runtime's errors share no public base class
-        raise VerificationError(f"ONNX Runtime does not load the narrowed graph: {one_line(exc)}") from exc
-    (name,) = (value.name for value in rounded.graph.input)
-
-    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        try:
-            logits: NDArray[np.float32] = session.run(None, {name: batch})[0]
-        except Exception as exc:  # ONNX Runtime's errors share no public base class
-            raise VerificationError(f"ONNX Runtime failed on images of shape {batch.shape}: {one_line(exc)}") from exc
-        return logits
-
-    return run
+    session = CpuSession(with_explicit_rounding(model), threads=physical_cores())
+    return lambda batch: session.run(batch)[0]

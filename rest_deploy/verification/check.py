@@ -1,63 +1,169 @@
-"""``verify``: an artifact against the checkpoint it was made from."""
+"""``verify``: artifacts against the checkpoint they were made from, or against another artifact."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from rest_deploy.errors import ConfigError, MissingPackageError
-from rest_deploy.verification.candidate import open_candidate
-from rest_deploy.verification.cases import CASES, Case, cases_within
+import numpy as np
+
+from rest_deploy.errors import ConfigError
+from rest_deploy.machine.environment import describe_environment
+from rest_deploy.specs import ImageSize
+from rest_deploy.verification.blocks import BlockComparison, compare_blocks
+from rest_deploy.verification.cases import Case, synthetic_images
 from rest_deploy.verification.comparison import Comparison
-from rest_deploy.verification.reference import Reference
+from rest_deploy.verification.image_check import Images, ImagesResult, on_images
+from rest_deploy.verification.result import ArtifactResult, Limits, Verification
+from rest_deploy.verification.subjects import OpenReference, Subject, open_reference, open_subject
+from rest_deploy.verification.synthetic_check import SyntheticResult, on_synthetic
+
+#: Called with the share of a step that is done, 0 to 1, and its name.
+Progress = Callable[[float, str], None]
+
+_BLOCK_SIZE = ImageSize(224, 224)
 
 
 def verify(
-    artifact: str | Path,
+    artifacts: str | Path | Sequence[str | Path],
     reference: str | Path,
     *,
-    device: str | None = None,
+    data: str | Path | Images | None = None,
+    sizes: Iterable[tuple[int, int] | ImageSize] | None = None,
     cases: Sequence[Case] | None = None,
+    synthetic: bool = True,
+    per_block: bool = False,
+    limits: Limits | None = None,
+    device: str | None = None,
     seed: int = 0,
-) -> Comparison:
-    """Compare an artifact with the checkpoint it was made from, on synthetic images of many sizes.
+    command: str | None = None,
+    report: Progress | None = None,
+) -> Verification:
+    """Compare artifacts with the checkpoint they were made from, or with another artifact.
 
-    On the CPU, ONNX files in FP16, and INT8 ones for TensorRT, are computed with every half value rounded, as a GPU
-    would hold it; ONNX Runtime itself does not round there.
+    A checkpoint runs in PyTorch on the CPU in float64, and what it loses itself in float32 is the unit that errors are
+    told in. On the CPU, ONNX files in FP16, and INT8 ones for TensorRT, are computed with every half value rounded, as
+    a GPU would hold it; ONNX Runtime itself does not round there.
 
     Args:
-        artifact: What :class:`Predictor` opens.
-        reference: ``.pth``, ``.pt`` or ``.safetensors`` checkpoint.
-        device: Where the artifact runs; None for the CPU, of an engine for the first GPU. The reference runs on the
-            CPU.
-        cases: Batches and sizes; None for :data:`CASES`, of an engine for those that it accepts.
-        seed: Of the images.
+        artifacts: One or several of what :class:`Predictor` opens.
+        reference: ``.pth``, ``.pt`` or ``.safetensors`` checkpoint, or an artifact.
+        data: Folder of real images, or more of it as :class:`Images`; None for synthetic images alone.
+        sizes: (height, width) of synthetic images, and that real ones are brought to; None for :data:`CASES`, of an
+            engine for those that it accepts, and for the size that the artifacts' own transform gives.
+        cases: Batches and sizes of synthetic images, in place of ``sizes``.
+        synthetic: Whether to look at synthetic images at all.
+        per_block: Whether to compare block by block too, and name the block at which a difference begins.
+        limits: What is allowed in place of the tolerance and the budget of each precision.
+        device: Where the artifacts run; None for the CPU, of an engine for the first GPU.
+        seed: Of the synthetic images, and of the choice of real ones.
+        command: That asked for it, for the record.
+        report: Called with the share of a step that is done, 0 to 1, and its name.
 
     Returns:
         The figures; ``passed`` and ``failures`` judge them.
 
     Raises:
-        ConfigError: The two are of different shapes.
+        ConfigError: Nothing to compare, or artifacts of different shapes.
         RestDeployError: One of them cannot be opened.
     """
+    wanted = [Path(artifacts)] if isinstance(artifacts, (str, Path)) else [Path(path) for path in artifacts]
+    if not wanted:
+        raise ConfigError("no artifacts were given; a comparison needs at least one")
     if cases is not None and not cases:
         raise ConfigError("no cases were given; a comparison needs at least one")
-    try:
-        from rest_deploy.models.factory import load_model
-        from rest_deploy.models.reference import reference_runs
-    except ModuleNotFoundError as exc:
-        raise MissingPackageError(exc.name or "torch", "run the reference", "export") from exc
-    with open_candidate(artifact, device) as (run, info):
-        model = load_model(None, reference).model
-        config = model.config
-        if (config.in_channels, config.num_classes) != (info.input.shape[1], info.num_classes):
-            raise ConfigError(
-                f"{artifact} has {info.input.shape[1]} channels and {info.num_classes} classes, "
-                f"{reference} {config.in_channels} and {config.num_classes}; give the checkpoint it was made from"
-            )
-        exact, yardstick = reference_runs(model, info.precision)
-        if cases is None:
-            cases = CASES if info.engine is None else cases_within(info.engine.profiles)
-        known = Reference(exact, yardstick, channels=config.in_channels, cases=cases, seed=seed)
-        plan = info.precision_plan
-        return known.compare(run, info.precision, spread=plan.spread if plan is not None else None)
+    if not (synthetic or data is not None or per_block):
+        raise ConfigError("neither synthetic nor real images were asked for; give --data, or leave --no-synthetic out")
+    at = [size if isinstance(size, ImageSize) else ImageSize(*size) for size in sizes or ()]
+    limits, say = limits or Limits(), report or (lambda share, step: None)
+    with ExitStack() as stack:
+        known = stack.enter_context(open_reference(Path(reference), device))
+        subjects = [stack.enter_context(open_subject(n, p, device)) for n, p in _named(wanted)]
+        for subject in subjects:
+            _check_alike(subject, known.subject)
+        made: dict[str, SyntheticResult] = {}
+        if synthetic:
+            at_cases = cases or [Case(1, size) for size in at] or None
+            made = on_synthetic(known, subjects, at_cases, spread=limits.max_error, seed=seed, report=say)
+        images = None
+        if data is not None:
+            wish = data if isinstance(data, Images) else Images(Path(data))
+            images = on_images(known, subjects, wish, at, seed=seed, report=say)
+        blocks = _by_block(known, subjects, synthetic=made, sizes=at, seed=seed, say=say) if per_block else {}
+        results = _results(subjects, synthetic=made, images=images, blocks=blocks, limits=limits)
+        about, found = known.subject.to_dict(), images.data if images is not None else None
+        return Verification(describe_environment(command), about, results, found, seed)
+
+
+def _named(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Names of files, whole paths where two are alike, and a number where one comes twice."""
+    short = [path.name for path in paths]
+    names = short if len(set(short)) == len(set(paths)) else [str(path) for path in paths]
+    numbered = [n if names[:i].count(n) == 0 else f"{n} ({names[:i].count(n) + 1})" for i, n in enumerate(names)]
+    return list(zip(numbered, paths, strict=True))
+
+
+def _check_alike(subject: Subject, reference: Subject) -> None:
+    ours, theirs = ((own.info.input.shape[1], own.info.num_classes) for own in (subject, reference))
+    if ours != theirs:
+        raise ConfigError(
+            f"{subject.path} has {ours[0]} channels and {ours[1]} classes, {reference.path} {theirs[0]} and "
+            f"{theirs[1]}; give the checkpoint it was made from"
+        )
+
+
+def _by_block(
+    reference: OpenReference,
+    subjects: Sequence[Subject],
+    *,
+    synthetic: Mapping[str, SyntheticResult],
+    sizes: Sequence[ImageSize],
+    seed: int,
+    say: Progress,
+) -> dict[str, BlockComparison]:
+    """Compare block by block: each artifact at the first case that it failed, else at the first size."""
+    runs = {subject.name: subject.blocks() for subject in subjects}  # what cannot be looked into is told at once
+    found = {}
+    for number, subject in enumerate(subjects):
+        say(number / len(subjects), f"{subject.name} block by block")
+        precision, own = subject.info.precision, synthetic.get(subject.name)
+        comparison = own.comparison if own is not None else Comparison(precision, seed, ())
+        case = _failed_case(comparison) or Case(1, sizes[0] if sizes else _BLOCK_SIZE)
+        images = synthetic_images(np.random.default_rng(seed), case, int(subject.info.input.shape[1]))
+        exact, yardstick = reference.blocks(precision)
+        lost = yardstick(images) if yardstick is not None else None
+        found[subject.name] = compare_blocks(
+            case, runs[subject.name](images), exact(images), lost, comparison.tolerance
+        )
+    return found
+
+
+def _failed_case(comparison: Comparison) -> Case | None:
+    failed = (case for case in comparison.cases if not case.passes(comparison.tolerance))
+    first = next(failed, None)
+    return Case(first.batch, ImageSize(first.height, first.width)) if first is not None else None
+
+
+def _results(
+    subjects: Sequence[Subject],
+    *,
+    synthetic: Mapping[str, SyntheticResult],
+    images: ImagesResult | None,
+    blocks: Mapping[str, BlockComparison],
+    limits: Limits,
+) -> tuple[ArtifactResult, ...]:
+    made = []
+    for subject in subjects:
+        own = synthetic.get(subject.name)
+        result = ArtifactResult(
+            about=subject.to_dict(),
+            precision=subject.info.precision,
+            synthetic=own.comparison if own is not None else None,
+            blocks=blocks.get(subject.name),
+            limits=limits,
+            errors=own.errors if own is not None else (),
+            name_of=subject.info.label,
+        )
+        made.append(images.added_to(result, subject.name) if images is not None else result)
+    return tuple(made)

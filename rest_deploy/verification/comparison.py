@@ -8,12 +8,14 @@ not to blame for what its model does too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
 from rest_deploy.errors import VerificationError
 from rest_deploy.specs import Precision
+from rest_deploy.verification.cases import Case
+from rest_deploy.verification.figures import LogitFigures
 
 
 @dataclass(frozen=True)
@@ -61,19 +63,29 @@ TOLERANCES: Mapping[Precision, Tolerance] = MappingProxyType(
 )
 
 
+def limit(tolerance: Tolerance, reference_error: float | None, scale: float, std: float) -> float:
+    """Largest error that a tolerance allows of values of a scale and a standard deviation.
+
+    Args:
+        tolerance: What allows it.
+        reference_error: Largest error of the yardstick on the same values; None where there is no yardstick.
+        scale: Largest absolute value of the reference.
+        std: Standard deviation of the reference's values.
+    """
+    return max(
+        tolerance.noise_factor * (reference_error or 0.0), tolerance.floor * max(1.0, scale), tolerance.spread * std
+    )
+
+
 @dataclass(frozen=True)
 class CaseFigures:
-    """What was measured in one case. Errors are absolute differences of logits from the float64 reference.
+    """What was measured in one case. Errors are absolute differences of logits from the reference's.
 
     Args:
         batch, height, width: The case.
         max_error, mean_error: Of the artifact.
-        reference_error: Largest, of the yardstick in float32.
-        logit_scale: Largest absolute logit of the reference.
-        logit_std: Standard deviation of the reference's logits over images and classes.
-        cosine: Smallest cosine between an image's logits and the reference's.
-        top1_agreement: Share of images with the reference's best class.
-        top5_agreement: Mean share of the reference's five best classes that are among the artifact's.
+        reference_error: Largest, of the yardstick in float32; None where the reference has none.
+        logit_scale, logit_std, cosine, kl_divergence, top1_agreement, top5_agreement: As of :class:`LogitFigures`.
     """
 
     batch: int
@@ -81,20 +93,33 @@ class CaseFigures:
     width: int
     max_error: float
     mean_error: float
-    reference_error: float
+    reference_error: float | None
     logit_scale: float
     logit_std: float
     cosine: float
+    kl_divergence: float
     top1_agreement: float
     top5_agreement: float
 
+    @classmethod
+    def of(cls, case: Case, figures: LogitFigures, reference_error: float | None) -> CaseFigures:
+        """Figures of a case."""
+        batch, height, width = case.sizes
+        shared = {field.name for field in fields(cls)} & {field.name for field in fields(LogitFigures)}
+        own = {name: getattr(figures, name) for name in shared}
+        return cls(batch=batch, height=height, width=width, reference_error=reference_error, **own)
+
     def limit(self, tolerance: Tolerance) -> float:
         """Largest error that a tolerance allows here."""
-        return max(
-            tolerance.noise_factor * self.reference_error,
-            tolerance.floor * max(1.0, self.logit_scale),
-            tolerance.spread * self.logit_std,
-        )
+        return limit(tolerance, self.reference_error, self.logit_scale, self.logit_std)
+
+    def passes(self, tolerance: Tolerance) -> bool:
+        """Whether the largest error is within it; one that is no number is not."""
+        return self.max_error <= self.limit(tolerance)
+
+    def to_dict(self, tolerance: Tolerance) -> dict[str, Any]:
+        """Plain values for JSON, with the judgement."""
+        return {**asdict(self), "limit": self.limit(tolerance), "passed": self.passes(tolerance)}
 
 
 @dataclass(frozen=True)
@@ -126,7 +151,7 @@ class Comparison:
         return [
             f"{c.batch}x{c.height}x{c.width}: largest error {c.max_error:.3g} is over {c.limit(tolerance):.3g}"
             for c in self.cases
-            if not c.max_error <= c.limit(tolerance)  # so that NaN fails
+            if not c.passes(tolerance)
         ]
 
     @property
@@ -143,17 +168,43 @@ class Comparison:
             "cases": [asdict(case) for case in self.cases],
         }
 
+    def columns(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """The figures as texts: names of the columns, and a row for each case."""
+        head = (
+            "batch x size",
+            "max error",
+            "mean error",
+            "float32's",
+            "times",
+            "allowed",
+            "cosine",
+            "KL",
+            "top-1",
+            "top-5",
+        )
+        return head, [self._row(case) for case in self.cases]
+
+    def _row(self, c: CaseFigures) -> tuple[str, ...]:
+        return (
+            f"{c.batch} x {c.height}x{c.width}",
+            f"{c.max_error:.2e}",
+            f"{c.mean_error:.2e}",
+            f"{c.reference_error:.2e}" if c.reference_error is not None else "-",
+            f"{c.max_error / c.reference_error:.2f}" if c.reference_error else "-",
+            f"{c.limit(self.tolerance):.1e}",
+            f"{c.cosine:.9f}",
+            f"{c.kl_divergence:.1e}",
+            f"{c.top1_agreement:.1%}",
+            f"{c.top5_agreement:.1%}",
+        )
+
     def table(self) -> str:
         """The figures as text, a line a case."""
-        tolerance = self.tolerance
-        head = "  batch x size  max error mean error  float32's   allowed      cosine  top-1  top-5"
-        rows = [
-            f"{f'{c.batch} x {c.height}x{c.width}':>14} {c.max_error:10.2e} {c.mean_error:10.2e} "
-            f"{c.reference_error:12.2e} {c.limit(tolerance):9.1e} {c.cosine:11.9f} "
-            f"{c.top1_agreement:6.1%} {c.top5_agreement:6.1%}"
-            for c in self.cases
-        ]
-        return "\n".join([head, *rows])
+        head, rows = self.columns()
+        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+        return "\n".join(
+            "  " + " ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
+        )
 
 
 def require(comparison: Comparison, name: str) -> None:

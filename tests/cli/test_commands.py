@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from rest_deploy.cli import export, info, predict
+from rest_deploy.cli.preprocessing_flags import preprocessing_change
 from rest_deploy.cli.terminal import clean
 from rest_deploy.models.factory import create_model
 from rest_deploy.specs import ImageSize, Preprocessing, Resize
@@ -101,7 +102,7 @@ CARD = Preprocessing(resize=Resize.NATIVE, size=None, mean=(0.5, 0.5, 0.5), std=
     ],
 )
 def test_flags_change_the_checkpoints_own_preprocessing_and_no_more(flags: list[str], expected: Preprocessing) -> None:
-    change = export._preprocessing(export._parser().parse_args(flags))
+    change = preprocessing_change(export._parser().parse_args(flags))
     assert (change.apply(CARD) if change else CARD) == expected
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from rest_deploy.errors import ArtifactError, DeviceError
 from rest_deploy.runtimes import ort as module
-from rest_deploy.runtimes.ort import OnnxRuntime
+from rest_deploy.runtimes.devices import Device
+from rest_deploy.runtimes.ort import OnnxRuntime, open_session
 from tests.conftest import TINY
 
 
@@ -56,7 +57,7 @@ def _pretend(monkeypatch: pytest.MonkeyPatch, session: FakeSession) -> dict[str,
         __version__="0", SessionOptions=onnxruntime.SessionOptions, InferenceSession=make,
         get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
     )  # fmt: skip
-    monkeypatch.setattr(module, "_import", lambda device: fake)
+    monkeypatch.setattr(module, "import_onnxruntime", lambda device: fake)
     return asked
 
 
@@ -108,3 +109,11 @@ def test_cuda_agrees_with_cpu(tiny_onnx: Path, rng: np.random.Generator) -> None
             batch = rng.standard_normal(shape).astype(np.float32)
             # TF32 is switched off, so float32 rounding through a dozen layers
             np.testing.assert_allclose(gpu.run(batch), cpu.run(batch), rtol=0, atol=1e-4)
+
+
+def test_a_file_that_is_not_ours_may_leave_work_to_the_cpu(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = FakeSession(["CUDAExecutionProvider", "CPUExecutionProvider"], {"CPUExecutionProvider": ["Erf"]})
+    _pretend(monkeypatch, session)
+    assert open_session(tiny_onnx, Device("cuda"), None, strict=False) is session
+    with pytest.raises(DeviceError, match="would run Erf on the CPU"):
+        open_session(tiny_onnx, Device("cuda"), None)

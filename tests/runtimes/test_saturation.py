@@ -73,16 +73,3 @@ def test_a_runtime_without_integers_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
     with pytest.raises(DeviceError, match="cannot multiply 8-bit integers on this CPU: no MatMulInteger"):
         saturation.sums_saturate()
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("model name\t: Some CPU\nflags\t\t: fpu avx2 avx512_vnni\n", "Some CPU (avx2, avx512_vnni)"),
-        ("Features\t: fp asimddp\n", "(asimddp)"),
-        ("", "(no instruction sets told)"),
-    ],
-)
-def test_the_cpu_in_words(monkeypatch: pytest.MonkeyPatch, text: str, wanted: str) -> None:
-    monkeypatch.setattr(saturation.Path, "read_text", lambda *_, **__: text)
-    assert saturation.describe_cpu().endswith(wanted)

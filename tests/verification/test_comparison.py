@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rest_deploy import verify
-from rest_deploy.errors import ConfigError, VerificationError
-from rest_deploy.models.checkpoint import Card, save_checkpoint
-from rest_deploy.models.factory import create_model
+from rest_deploy.errors import VerificationError
 from rest_deploy.specs import ImageSize, Precision
 from rest_deploy.verification import CASES, TOLERANCES, Case, Comparison, measure, require, synthetic_images
-from tests.conftest import TINY, lively
 
 CASE = Case(4, ImageSize(9, 12))
 
@@ -102,22 +96,3 @@ def test_synthetic_images_are_seeded_and_not_alike() -> None:
     assert one.shape == (4, 3, 9, 12)
     assert np.array_equal(one, synthetic_images(np.random.default_rng(0), CASE, 3))
     assert not np.allclose(one, two)
-
-
-def test_public_verify_passes_on_its_own_checkpoint(tiny_onnx: Path, tiny_checkpoint: Path) -> None:
-    comparison = verify(tiny_onnx, tiny_checkpoint, cases=[Case(2, ImageSize(33, 40))], seed=5)
-    assert comparison.passed
-    assert comparison.cases[0].max_error > 0  # two float32 computations; a reference compared with itself would give 0
-
-
-def test_public_verify_fails_on_another_checkpoint(tiny_onnx: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.safetensors"
-    save_checkpoint(other, lively(create_model(TINY), seed=1).state_dict(), Card())
-    assert not verify(tiny_onnx, other, cases=[Case(1, ImageSize(33, 40))]).passed
-
-
-def test_public_verify_refuses_another_shape(tiny_onnx: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.safetensors"
-    save_checkpoint(other, create_model(TINY, num_classes=3).state_dict(), Card())
-    with pytest.raises(ConfigError, match="give the checkpoint it was made from"):
-        verify(tiny_onnx, other)

@@ -1,0 +1,17 @@
+"""Timing artifacts and baselines in turns, and saying what noise can separate."""
+
+from rest_deploy.benchmarking.measure import Effort
+from rest_deploy.benchmarking.regression import Regressions, compare_runs
+from rest_deploy.benchmarking.results import BenchmarkReport, CaseResult, Result
+from rest_deploy.benchmarking.run import DEFAULT_SIZE, benchmark
+
+__all__ = [
+    "DEFAULT_SIZE",
+    "BenchmarkReport",
+    "CaseResult",
+    "Effort",
+    "Regressions",
+    "Result",
+    "benchmark",
+    "compare_runs",
+]

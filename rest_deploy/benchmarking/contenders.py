@@ -1,0 +1,247 @@
+"""What is measured: artifacts, and baselines by name, as plain values that another process can open too."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.manifest import sha256_of
+from rest_deploy.benchmarking.sessions import ArtifactSession, Session
+from rest_deploy.errors import ConfigError, MissingPackageError
+from rest_deploy.models.config import get_config
+from rest_deploy.nvidia.library import LIBRARIES
+from rest_deploy.runtimes.registry import read_info
+
+
+@dataclass(frozen=True)
+class BaselineRow:
+    """A baseline.
+
+    Args:
+        module, name: Where its session is; made with a file, a device and a number of threads.
+        file: What it opens: the weights, or the network exported plainly.
+        title: What it is, in words.
+        package, extra: What it needs, and the extra of rest-deploy that brings it.
+    """
+
+    module: str
+    name: str
+    file: str
+    title: str
+    package: str
+    extra: str
+
+
+_HOME = "rest_deploy.benchmarking.baselines"
+WEIGHTS, PLAIN_ONNX = "weights.safetensors", "as_written.onnx"
+
+#: What a network can be measured against without any file of it.
+BASELINES: Mapping[str, BaselineRow] = MappingProxyType(
+    {
+        "torch": BaselineRow(
+            f"{_HOME}.pytorch", "EagerSession", WEIGHTS, "PyTorch, as its authors wrote it", "torch", "export"
+        ),
+        "torch-compile": BaselineRow(
+            f"{_HOME}.pytorch", "CompiledSession", WEIGHTS, "the same through torch.compile", "torch", "export"
+        ),
+        "as-written": BaselineRow(
+            f"{_HOME}.plain_onnx", "PlainOnnxSession", PLAIN_ONNX, "exported plainly, in ONNX Runtime", "onnxruntime",
+            "cpu",
+        ),
+        "openvino": BaselineRow(
+            f"{_HOME}.openvino", "OpenVinoSession", PLAIN_ONNX, "exported plainly, in OpenVINO", "openvino", "openvino"
+        ),
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is measured.
+
+    Args:
+        name: Of its own in a run.
+        network: Name of the network; contenders of one network are compared.
+        config: The network's hyper-parameters.
+        file: The artifact, or what a baseline opens.
+        baseline: A key of :data:`BASELINES`; None for an artifact.
+        device: Where it runs; None for the default of its runtime.
+        threads: CPU threads of a call.
+        format, precision: Of its file.
+        classes, channels: Of the network.
+    """
+
+    name: str
+    network: str
+    config: Mapping[str, Any]
+    file: str
+    baseline: str | None
+    device: str | None
+    threads: int
+    format: str
+    precision: str
+    classes: int
+    channels: int
+
+    @property
+    def kind(self) -> str:
+        """``"artifact"`` or ``"baseline"``."""
+        return "artifact" if self.baseline is None else "baseline"
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it runs on the CPU."""
+        return self.device == "cpu" or (self.device is None and self.format not in LIBRARIES)
+
+    def open(self) -> Session:
+        """Make it ready to run.
+
+        Raises:
+            RestDeployError: It cannot be opened.
+        """
+        if self.baseline is None:
+            return ArtifactSession(Path(self.file), self.device, self.threads)
+        row = BASELINES[self.baseline]
+        try:
+            session: type[Session] = getattr(importlib.import_module(row.module), row.name)
+        except ModuleNotFoundError as exc:
+            if exc.name is not None and exc.name.split(".")[0] == "rest_deploy":
+                raise
+            missing = exc.name or row.package
+            raise MissingPackageError(missing, f"measure the baseline {self.baseline}", row.extra) from exc
+        return session(Path(self.file), self.device, self.threads)  # type: ignore[call-arg]  # of each row's class
+
+    def to_json(self) -> str:
+        """For another process; the inverse of :meth:`from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Contender:
+        """Read what :meth:`to_json` gave."""
+        return cls(**json.loads(text))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a record says of it."""
+        path = Path(self.file) if self.baseline is None else None
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "network": self.network,
+            "path": str(path) if path else None,
+            "sha256": sha256_of(path) if path else None,
+            "bytes": path.stat().st_size if path else None,
+            "format": self.format,
+            "precision": self.precision,
+            "device": self.device or ("cpu" if self.on_cpu else "cuda:0"),
+            "threads": self.threads,
+        }
+
+
+def check_baselines(names: Sequence[str]) -> tuple[str, ...]:
+    """Baselines by name, each once.
+
+    Raises:
+        ConfigError: There is none of a name.
+    """
+    for name in names:
+        if name not in BASELINES:
+            raise ConfigError(f"unknown baseline {name!r}; accepted: {', '.join(BASELINES)}")
+    return tuple(dict.fromkeys(names))
+
+
+def artifact_contenders(paths: Sequence[str | Path], device: str | None, threads: int) -> list[Contender]:
+    """Artifacts as contenders; those of one network are given one name of it.
+
+    Raises:
+        ArtifactError: One cannot be read.
+    """
+    infos = [read_info(path) for path in paths]
+    networks = _network_names(infos)
+    names = _own_names([Path(path) for path in paths])
+    return [
+        Contender(
+            name=name,
+            network=network,
+            config=dict(info.config),
+            file=str(path),
+            baseline=None,
+            device=device,
+            threads=threads,
+            format=info.format,
+            precision=info.precision.value,
+            classes=info.num_classes,
+            channels=int(info.input.shape[1]),
+        )
+        for name, network, path, info in zip(names, networks, paths, infos, strict=True)
+    ]
+
+
+def model_contender(model: str, device: str | None, threads: int) -> Contender:
+    """A published network without any artifact, for its baselines.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    config = get_config(model)
+    return Contender(
+        name=model,
+        network=model,
+        config=config.to_dict(),
+        file="",
+        baseline=None,
+        device=device,
+        threads=threads,
+        format="",
+        precision="fp32",
+        classes=config.num_classes,
+        channels=config.in_channels,
+    )
+
+
+def baseline_contender(name: str, of: Contender, folder: Path, *, alone: bool) -> Contender:
+    """A baseline of another contender's network, whose files lie in a folder.
+
+    Args:
+        name: A key of :data:`BASELINES`.
+        of: A contender of the network.
+        folder: Of the network's files.
+        alone: Whether there is one network only, so that names need not tell it.
+    """
+    row = BASELINES[name]
+    format = "pytorch" if row.file == WEIGHTS else "onnx"
+    own = name if alone else f"{of.network} {name}"
+    return replace(of, name=own, file=str(folder / row.file), baseline=name, format=format, precision="fp32")
+
+
+def _network_names(infos: Sequence[ArtifactInfo]) -> list[str]:
+    """Name of each artifact's network: that of the first model of its architecture, numbered where two share one."""
+    known: dict[str, str] = {}
+    for info in infos:
+        key = _key(info)
+        if key not in known:
+            alike = sum(name.partition(" (")[0] == info.model for name in known.values())
+            known[key] = f"{info.model} ({alike + 1})" if alike else info.model
+    return [known[_key(info)] for info in infos]
+
+
+def _key(info: ArtifactInfo) -> str:
+    return json.dumps(dict(info.config), sort_keys=True)
+
+
+def _own_names(paths: Sequence[Path]) -> list[str]:
+    """File names; whole paths where two are alike, and a number where one file comes twice."""
+    short = [path.name for path in paths]
+    if len(set(short)) < len({str(path) for path in paths}):
+        short = [str(path) for path in paths]
+    seen: dict[str, int] = {}
+    names = []
+    for name in short:
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return names

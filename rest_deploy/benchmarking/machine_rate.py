@@ -1,0 +1,105 @@
+"""How fast this machine multiplies matrices: what a network's rate is a share of, and the pulse that noise shows in."""
+
+from __future__ import annotations
+
+import base64
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from rest_deploy.errors import DeviceError, one_line
+
+#: An ONNX file of one MatMul of float32 (m, k) and (k, n), for where the onnx package is not installed;
+#: tests/benchmarking/test_machine_rate.py builds the same bytes with it.
+_GRAPH = base64.b64decode(
+    "CAg6ZQoRCgFhCgFiEgF5IgZNYXRNdWwSC3Jlc3RfZGVwbG95WhUKAWESEAoOCAESCgoDEgFtCgMSAWtaFQoBYhIQCg4IARIKCgMSAWsKAxIBbmIVCgF5"
+    "EhAKDggBEgoKAxIBbQoDEgFuQgQKABAN"
+)
+#: Sides of square matrices, of which the fastest counts: which it is differs from library to library.
+_SIDES = (512, 1024, 2048)
+_SECONDS = 0.25  # that each side of each library is multiplied for
+_PULSE_SIDE = 256
+
+Product = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class MachineRate:
+    """A rate.
+
+    Args:
+        gflops: 10^9 floating-point operations a second, in float32, the best of a few sizes.
+        by: The library that reached it.
+        side: Of the square matrices.
+        threads: That multiplied.
+    """
+
+    gflops: float
+    by: str
+    side: int
+    threads: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def measure_rate(threads: int) -> MachineRate:
+    """The largest rate of those that the libraries of this process reach on the CPU.
+
+    Args:
+        threads: For ONNX Runtime and PyTorch; NumPy takes what its BLAS was set to.
+    """
+    found = [
+        MachineRate(2 * side**3 / _best(product) / 1e9, by, side, threads)
+        for side in _SIDES
+        for by, product in _products(side, threads)
+    ]
+    return max(found, key=lambda rate: rate.gflops)
+
+
+def pulse(threads: int) -> Product:
+    """A short product to be timed in every round, by whose times the machine's own speed is seen to change."""
+    products = dict(_products(_PULSE_SIDE, threads))
+    return next(iter(products.values()))
+
+
+def _best(product: Product) -> float:
+    """Seconds of the fastest call."""
+    product()
+    best, end = float("inf"), time.perf_counter() + _SECONDS
+    while (start := time.perf_counter()) < end:
+        product()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _products(side: int, threads: int) -> Iterator[tuple[str, Product]]:
+    """Library -> a product of two square matrices, for those that can be had without loading a framework for it."""
+    a, b = np.random.default_rng(0).standard_normal((2, side, side)).astype(np.float32)
+    session = _session(threads)
+    if session is not None:
+        yield "onnxruntime", lambda: session.run(None, {"a": a, "b": b})
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "from_numpy"):
+        one, two = torch.from_numpy(a), torch.from_numpy(b)
+        yield "torch", lambda: one @ two
+    yield "numpy", lambda: a @ b
+
+
+def _session(threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(_GRAPH, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # ONNX Runtime's errors share no public base class
+        raise DeviceError(f"ONNX Runtime cannot multiply matrices on this CPU: {one_line(exc)}") from exc

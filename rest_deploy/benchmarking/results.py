@@ -1,0 +1,181 @@
+"""What a benchmark found: every raw time, and the figures that are derived from them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rest_deploy.artifact.profile import InputSize
+from rest_deploy.benchmarking.cold import Cold
+from rest_deploy.benchmarking.conditions import Conditions
+from rest_deploy.benchmarking.contenders import Contender
+from rest_deploy.benchmarking.machine_rate import MachineRate
+from rest_deploy.benchmarking.measure import Effort
+from rest_deploy.benchmarking.regression import Regressions
+from rest_deploy.benchmarking.statistics import Ratio, percentile
+
+KIND, SCHEMA = "rest-bench", 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """One contender in one case.
+
+    Args:
+        contender: Its name.
+        batch: Images of a call.
+        error: Why there are no times; None where there are.
+        warmup: Seconds of the calls before the rounds.
+        rounds: Seconds of the calls of each round.
+        flop: Floating-point operations of a call.
+        share: Of the machine's own rate of matrix products that it computes at; None where that is not known.
+        ratio: To the contender that it is compared with; None where it is that itself.
+        gpu: Medians of where the time on a GPU goes, in milliseconds; None where there is none.
+    """
+
+    contender: str
+    batch: int
+    error: str | None = None
+    warmup: tuple[float, ...] = ()
+    rounds: tuple[tuple[float, ...], ...] = ()
+    flop: int = 0
+    share: float | None = None
+    ratio: Ratio | None = None
+    gpu: Mapping[str, Any] | None = None
+
+    @property
+    def calls(self) -> list[float]:
+        """Seconds of all timed calls."""
+        return [seconds for calls in self.rounds for seconds in calls]
+
+    def percentile_ms(self, share: float) -> float | None:
+        """Milliseconds that a share of the calls took at most; None where they are too few to tell."""
+        seconds = percentile(self.calls, share)
+        return seconds * 1e3 if seconds is not None else None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Images over the median time of a call."""
+        return self.batch / statistics.median(self.calls) if self.calls else None
+
+    @property
+    def gflops(self) -> float | None:
+        """10^9 floating-point operations a second, at the median time."""
+        return self.flop / statistics.median(self.calls) / 1e9 if self.calls else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, times in milliseconds."""
+        return {
+            "contender": self.contender,
+            "error": self.error,
+            "warmup_ms": [seconds * 1e3 for seconds in self.warmup],
+            "rounds_ms": [[seconds * 1e3 for seconds in calls] for calls in self.rounds],
+            "calls": len(self.calls),
+            "p50_ms": self.percentile_ms(0.5),
+            "p90_ms": self.percentile_ms(0.9),
+            "p99_ms": self.percentile_ms(0.99),
+            "mean_ms": statistics.fmean(self.calls) * 1e3 if self.calls else None,
+            "images_per_second": self.images_per_second,
+            "gflop": self.flop / 1e9,
+            "gflops": self.gflops,
+            "share_of_machine": self.share,
+            "ratio": self.ratio.to_dict() if self.ratio is not None else None,
+            "gpu": dict(self.gpu) if self.gpu is not None else None,
+        }
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """All contenders at one batch and size."""
+
+    case: InputSize
+    results: tuple[Result, ...]
+    conditions: Conditions
+
+    @property
+    def rounds(self) -> int:
+        """How many there were."""
+        return max((len(result.rounds) for result in self.results), default=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        batch, height, width = self.case.sizes
+        return {
+            "batch": batch,
+            "height": height,
+            "width": width,
+            "rounds": self.rounds,
+            "conditions": self.conditions.to_dict(),
+            "results": [result.to_dict() for result in self.results],
+        }
+
+
+@dataclass
+class BenchmarkReport:
+    """A run.
+
+    Args:
+        environment: What it was made on (``machine/environment.py``).
+        settings: How it was measured.
+        contenders: What was measured.
+        machine: The machine's rate of matrix products; None where it was not measured.
+        cold: Contender -> its first start.
+        errors: Contender -> why it could not be opened.
+        descriptions: Contender -> what runs it.
+        cases: The figures.
+        interrupted: Whether Ctrl-C ended it; what is here was measured before.
+        comparison: With an earlier run; None where none was asked for.
+    """
+
+    environment: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    contenders: tuple[Contender, ...]
+    machine: MachineRate | None = None
+    cold: dict[str, Cold] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)
+    cases: list[CaseResult] = field(default_factory=list)
+    interrupted: bool = False
+    comparison: Regressions | None = None
+
+    @property
+    def failures(self) -> list[str]:
+        """What could not be measured, in words."""
+        failures = [f"{name}: {error}" for name, error in self.errors.items()]
+        failures += [f"{name}: first start: {cold.error}" for name, cold in self.cold.items() if cold.error]
+        return failures + [
+            f"{result.contender} at {case.case}: {result.error}"
+            for case in self.cases
+            for result in case.results
+            if result.error is not None and result.contender not in self.errors
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "environment": dict(self.environment),
+            "interrupted": self.interrupted,
+            "settings": dict(self.settings),
+            "machine": self.machine.to_dict() if self.machine is not None else None,
+            "contenders": [self._contender(contender) for contender in self.contenders],
+            "cases": [case.to_dict() for case in self.cases],
+            "comparison": self.comparison.to_dict() if self.comparison is not None else None,
+        }
+
+    def _contender(self, contender: Contender) -> dict[str, Any]:
+        cold = self.cold.get(contender.name)
+        return {
+            **contender.to_dict(),
+            "description": self.descriptions.get(contender.name, ""),
+            "error": self.errors.get(contender.name),
+            "cold": cold.to_dict() if cold is not None else None,
+        }
+
+
+def settings_of(effort: Effort, *, threads: int, device: str | None, confidence: float, seed: int) -> dict[str, Any]:
+    """How a run measures, as plain values."""
+    return {"threads": threads, "device": device, **asdict(effort), "confidence": confidence, "seed": seed}

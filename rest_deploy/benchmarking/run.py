@@ -1,0 +1,180 @@
+"""``benchmark``: artifacts and baselines against each other, in turns, at every size and batch."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rest_deploy.artifact.profile import InputSize
+from rest_deploy.benchmarking.contenders import (
+    Contender,
+    artifact_contenders,
+    baseline_contender,
+    check_baselines,
+    model_contender,
+)
+from rest_deploy.benchmarking.measure import Effort
+from rest_deploy.benchmarking.results import BenchmarkReport, settings_of
+from rest_deploy.benchmarking.statistics import CONFIDENCE
+from rest_deploy.benchmarking.turns import Plan, Progress, Turns
+from rest_deploy.errors import ConfigError, MissingPackageError
+from rest_deploy.machine.cpu import physical_cores
+from rest_deploy.machine.environment import describe_environment
+from rest_deploy.specs import ImageSize
+
+DEFAULT_SIZE = (224, 224)
+_COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def benchmark(
+    artifacts: Sequence[str | Path],
+    *,
+    sizes: Iterable[tuple[int, int] | ImageSize] = (DEFAULT_SIZE,),
+    batches: Iterable[int] = (1,),
+    baselines: Sequence[str] = (),
+    models: Sequence[str] = (),
+    checkpoint: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    effort: Effort | None = None,
+    confidence: float = CONFIDENCE,
+    cold: bool = True,
+    relative_to: str | None = None,
+    seed: int = 0,
+    command: str | None = None,
+    report: Progress | None = None,
+) -> BenchmarkReport:
+    """Measure artifacts and baselines in turns, round by round.
+
+    Every contender is called in every round, so that what the machine does meanwhile happens to all of them, and
+    ratios are formed within a round, to the first contender of each network.
+
+    Args:
+        artifacts: What :class:`Predictor` opens.
+        sizes: (height, width) of the images, in pixels.
+        batches: Images of a call; every batch is measured at every size.
+        baselines: Of each network: ``"torch"``, ``"torch-compile"``, ``"as-written"``, ``"openvino"``; without files.
+        models: Further networks by name, for baselines without any artifact.
+        checkpoint: Weights of the baselines; without, they are random, which takes as long.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; None for the CPU, of an engine for the first GPU.
+        threads: CPU threads of a call; None takes one for each physical core.
+        effort: How long; None for 15 rounds and 2 seconds of each contender at least.
+        confidence: Of the intervals of the ratios, 0.5 to 1.
+        cold: Whether to measure load, first answer and peak memory, in a process of its own for each contender.
+        relative_to: Name of the contender that all ratios are formed to, in place of the first of each network.
+        seed: Of the images, and of random weights.
+        command: That asked for it, for the record.
+        report: Called with the share that is done, 0 to 1, and what it is at.
+
+    Returns:
+        The figures. Where Ctrl-C came, those so far, and ``interrupted`` says so. What cannot be measured is among its
+        ``failures``, and the others are measured.
+
+    Raises:
+        ConfigError: Nothing to measure, or something that cannot be meant.
+        ArtifactError: An artifact cannot be read.
+        MissingPackageError: A baseline needs a package that is not installed.
+    """
+    threads = _checked_threads(threads)
+    if not 0.5 <= confidence < 1:
+        raise ConfigError(f"confidence is {confidence}; it must be at least 0.5 and under 1, as 0.99")
+    names, effort = check_baselines(baselines), effort or Effort()
+    found = artifact_contenders([artifacts] if isinstance(artifacts, (str, Path)) else artifacts, device, threads)
+    networks = _networks([*found, *(model_contender(name, device, threads) for name in models)])
+    with _workshop() as folder:
+        contenders = tuple(_with_baselines(found, networks, names, folder))
+        _check_named(relative_to, contenders)
+        made = BenchmarkReport(
+            environment=describe_environment(command),
+            settings=settings_of(effort, threads=threads, device=device, confidence=confidence, seed=seed),
+            contenders=contenders,
+        )
+        plan = Plan(_cases(sizes, batches), effort, confidence, threads, relative_to, seed)
+        try:
+            _write_baseline_files(networks, names, folder, checkpoint, seed)
+            turns = Turns(made, plan, report)
+            if cold:
+                turns.start_cold()
+            turns.measure()
+        except KeyboardInterrupt:
+            made.interrupted = True
+    return made
+
+
+def _checked_threads(threads: int | None) -> int:
+    if threads is None:
+        return physical_cores()
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ConfigError(f"threads is {threads!r}; it must be a whole number of at least 1")
+    return threads
+
+
+def _cases(sizes: Iterable[tuple[int, int] | ImageSize], batches: Iterable[int]) -> list[InputSize]:
+    wanted = [size if isinstance(size, ImageSize) else ImageSize(*size) for size in sizes]
+    cases = list(dict.fromkeys(InputSize(batch, size) for size in wanted for batch in batches))
+    if not cases:
+        raise ConfigError("no sizes or no batches were given; a benchmark needs at least one of each")
+    return cases
+
+
+def _networks(contenders: Sequence[Contender]) -> list[Contender]:
+    """A contender of each network, the first of it."""
+    first: dict[str, Contender] = {}
+    for contender in contenders:
+        first.setdefault(contender.network, contender)
+    return list(first.values())
+
+
+def _with_baselines(
+    artifacts: Sequence[Contender], networks: Sequence[Contender], names: Sequence[str], folder: Path
+) -> Iterator[Contender]:
+    """All contenders, network by network, artifacts first.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    if not artifacts and not (networks and names):
+        raise ConfigError("nothing to measure; give artifacts, or --model NAME with --baseline NAME")
+    for number, network in enumerate(networks):
+        yield from (artifact for artifact in artifacts if artifact.network == network.network)
+        own = folder / str(number)
+        yield from (baseline_contender(name, network, own, alone=len(networks) == 1) for name in names)
+
+
+def _check_named(name: str | None, contenders: Sequence[Contender]) -> None:
+    if name is not None and name not in [contender.name for contender in contenders]:
+        known = ", ".join(contender.name for contender in contenders)
+        raise ConfigError(f"no contender is named {name!r}, to which ratios were to be formed; there are {known}")
+
+
+def _write_baseline_files(
+    networks: Sequence[Contender], names: Sequence[str], folder: Path, checkpoint: str | Path | None, seed: int
+) -> None:
+    if not names:
+        return
+    try:
+        from rest_deploy.benchmarking.baselines.files import write_files
+    except ModuleNotFoundError as exc:
+        raise MissingPackageError(exc.name or "torch", "make the files of baselines", "export") from exc
+    for number, network in enumerate(networks):
+        own = folder / str(number)
+        own.mkdir()
+        write_files(network, names, own, Path(checkpoint) if checkpoint is not None else None, seed)
+
+
+@contextmanager
+def _workshop() -> Iterator[Path]:
+    """A folder for the files of baselines, and for what torch.compile keeps: its first start must be a first one."""
+    before = os.environ.get(_COMPILER_CACHE)
+    with tempfile.TemporaryDirectory(prefix="rest-bench-") as folder:
+        os.environ[_COMPILER_CACHE] = str(Path(folder) / "compiled")
+        try:
+            yield Path(folder)
+        finally:
+            if before is None:
+                del os.environ[_COMPILER_CACHE]
+            else:
+                os.environ[_COMPILER_CACHE] = before

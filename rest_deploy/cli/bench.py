@@ -1,0 +1,91 @@
+"""rest-bench: how fast artifacts are, against each other and against what else would run the network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rest_deploy.cli.bench_text import rows, tables, text
+from rest_deploy.cli.preprocessing_flags import typed
+from rest_deploy.cli.record_files import add_output_flags, check_outputs, to_json, write_outputs
+from rest_deploy.cli.terminal import FAILED, INTERRUPTED, OK, command, parser, progress_bar
+from rest_deploy.errors import ConfigError
+from rest_deploy.specs import ImageSize
+
+_BASELINES = "torch, torch-compile, as-written, openvino"
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = parser(
+        "rest-bench",
+        "Time artifacts and baselines in turns, round by round. A difference is called one only beyond noise.",
+    )
+    add = made.add_argument
+    add("artifacts", nargs="*", metavar="ARTIFACT", help=".onnx or .engine file, or a checkpoint; any number")
+    add("--sizes", nargs="+", metavar="HxW", type=typed(ImageSize.parse), help="of the images (default 224)")
+    add("--batch", nargs="+", metavar="N", type=int, default=[1], help="images of a call (default 1)")
+    add("--baseline", nargs="+", metavar="NAME", default=[], help=f"of each network, without any file: {_BASELINES}")
+    add("--model", nargs="+", metavar="NAME", default=[], help="networks by name, for baselines without an artifact")
+    add("--checkpoint", metavar="FILE", help="weights of the baselines (default random, which takes as long)")
+    add("--relative-to", metavar="NAME", help="contender that ratios are formed to (default the first of a network)")
+    add("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
+    add("--threads", type=int, help="CPU threads of a call (default: physical cores)")
+    add("--seed", type=int, default=0, help="of images and random weights (default 0)")
+    effort = made.add_argument_group("how long")
+    effort.add_argument("--min-rounds", metavar="N", type=int, default=15, help="rounds of a size (default 15)")
+    effort.add_argument(
+        "--min-seconds", metavar="S", type=float, default=2.0, help="timed of each contender at a size (default 2)"
+    )
+    effort.add_argument("--max-seconds", metavar="S", type=float, help="of a size, after which no round begins")
+    effort.add_argument("--confidence", metavar="SHARE", type=float, default=0.99, help="of intervals (default 0.99)")
+    effort.add_argument("--no-cold", action="store_true", help="do not measure load, first answer and peak memory")
+    add_output_flags(made)
+    add("--verification", metavar="FILE.json", type=Path, help="what rest-verify wrote, to go into the report too")
+    add("--compare", metavar="OLD.json", type=Path, help="an earlier run; exits with 1 where something became slower")
+    return made
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    from rest_deploy.benchmarking import DEFAULT_SIZE, Effort, benchmark, compare_runs
+    from rest_deploy.reporting import read_record, write_report
+
+    check_outputs(arguments.output, arguments.report)
+    verification = read_record(arguments.verification) if arguments.verification is not None else None
+    old = read_record(arguments.compare) if arguments.compare is not None else None
+    if old is not None and old["kind"] != "rest-bench":
+        raise ConfigError(f"{arguments.compare}: a record of {old['kind']}; --compare takes what rest-bench wrote")
+    with progress_bar("measuring") as report:
+        made = benchmark(
+            arguments.artifacts,
+            sizes=arguments.sizes or [DEFAULT_SIZE],
+            batches=arguments.batch,
+            baselines=arguments.baseline,
+            models=arguments.model,
+            checkpoint=arguments.checkpoint,
+            device=arguments.device,
+            threads=arguments.threads,
+            effort=Effort(arguments.min_rounds, arguments.min_seconds, arguments.max_seconds),
+            confidence=arguments.confidence,
+            cold=not arguments.no_cold,
+            relative_to=arguments.relative_to,
+            seed=arguments.seed,
+            command=arguments.command_line,
+            report=report,
+        )
+    if old is not None:
+        made.comparison = compare_runs(made.to_dict(), old, str(arguments.compare), arguments.confidence)
+    record = made.to_dict()
+    write_outputs(arguments.output, record, lambda: tables(made), lambda: rows(made))
+    if arguments.report is not None:
+        write_report(arguments.report, verification=verification, benchmark=record)
+    print(to_json(record) if arguments.json else text(made))
+    if made.interrupted:
+        return INTERRUPTED
+    return FAILED if made.failures or (made.comparison is not None and made.comparison.found) else OK
+
+
+main = command(_main, _parser)
+
+if __name__ == "__main__":
+    sys.exit(main())

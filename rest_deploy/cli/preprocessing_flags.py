@@ -1,0 +1,44 @@
+"""Flags that say how images become inputs, where that is not as a file itself says."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rest_deploy.errors import ConfigError, DeviceError
+from rest_deploy.specs import ImageSize, PreprocessingChange, Resize
+
+_T = TypeVar("_T")
+
+
+def typed(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+    """A type for argparse out of a parser of ours: wrong text is wrong usage."""
+
+    def parsed(text: str) -> _T:
+        try:
+            return parse(text)
+        except (ConfigError, DeviceError) as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from exc
+
+    return parsed
+
+
+def add_preprocessing_flags(group: Any) -> None:
+    """``--transform``, ``--image-size``, ``--mean`` and ``--std``."""
+    add = group.add_argument
+    add("--transform", choices=[r.value for r in Resize], help="crop, warp, or native: images at their own size")
+    add("--image-size", metavar="HxW", type=typed(ImageSize.parse), help="size that crop or warp gives (default 224)")
+    add("--mean", type=float, nargs="+", metavar="M", help="of each channel, images scaled to 0-1 (default ImageNet's)")
+    add("--std", type=float, nargs="+", metavar="S", help="of each channel (default ImageNet's)")
+
+
+def preprocessing_change(arguments: argparse.Namespace) -> PreprocessingChange | None:
+    """What the flags change of a file's own preprocessing, or None where none of them was given."""
+    change = PreprocessingChange(
+        resize=Resize(arguments.transform) if arguments.transform else None,
+        size=arguments.image_size,
+        mean=tuple(arguments.mean) if arguments.mean else None,
+        std=tuple(arguments.std) if arguments.std else None,
+    )
+    return None if change == PreprocessingChange() else change

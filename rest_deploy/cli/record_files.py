@@ -1,0 +1,98 @@
+"""Records written to files: JSON, CSV, Markdown and the HTML report, by suffix."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rest_deploy.artifact.files import check_writable, replacing
+from rest_deploy.cli.tables import Table
+from rest_deploy.errors import ConfigError
+
+SUFFIXES = (".json", ".csv", ".md")
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """What commands that measure have in common."""
+    add = parser.add_argument
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="write the figures: .json (everything, raw times too), .csv or .md; may be repeated",
+    )
+    add("--report", metavar="FILE.html", type=Path, help="write a report to look at: one file, nothing to load")
+    add("--json", action="store_true", help="print the record as JSON")
+
+
+def check_outputs(outputs: Sequence[Path], report: Path | None) -> None:
+    """See, before any measuring, that everything can be written.
+
+    Raises:
+        ConfigError: A suffix that means nothing.
+        ExportError: A folder that is not there or cannot be written to.
+    """
+    for path in outputs:
+        if path.suffix.lower() not in SUFFIXES:
+            raise ConfigError(f"{path}: what to write is told by the suffix; accepted: {', '.join(SUFFIXES)}")
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{report}: a report is an HTML file; accepted: .html")
+    for path in (*outputs, *([report] if report is not None else [])):
+        check_writable(path)
+
+
+def write_outputs(
+    outputs: Sequence[Path],
+    record: Mapping[str, Any],
+    tables: Callable[[], Sequence[Table]],
+    rows: Callable[[], Sequence[Mapping[str, Any]]],
+) -> None:
+    """Write a record in each of the ways asked for.
+
+    Args:
+        outputs: Files.
+        record: Everything.
+        tables: What Markdown holds.
+        rows: What CSV holds, the same keys in each.
+    """
+    for path in outputs:
+        suffix = path.suffix.lower()
+        if suffix == ".json":
+            text = to_json(record) + "\n"
+        elif suffix == ".csv":
+            text = _csv(rows())
+        else:
+            text = "\n".join(table.markdown() for table in tables())
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def to_json(record: Mapping[str, Any]) -> str:
+    """JSON text that any reader takes: what is no number, as of an artifact that gives none, becomes null."""
+    return json.dumps(_finite(record), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return lines.getvalue()

@@ -1,0 +1,59 @@
+"""Figures in rows, for a terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rest_deploy.cli.terminal import clean
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a head; the first column and the last ``words`` ones hold words, the others figures.
+
+    Args:
+        title: Above it; may be empty.
+        head: Names of the columns.
+        rows: As many texts each.
+        words: How many columns at the end are to be read as words.
+    """
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 0
+
+    def text(self) -> str:
+        """In columns."""
+        lines = [[clean(cell) for cell in row] for row in (self.head, *self.rows)]
+        widths = [max(len(row[i]) for row in lines) for i in range(len(self.head))]
+        title = [clean(self.title)] if self.title else []
+        return "\n".join([*title, *(self._line(row, widths) for row in lines)])
+
+    def _line(self, row: Sequence[str], widths: Sequence[int]) -> str:
+        cells = (
+            cell.ljust(width) if self._is_words(i) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return f"  {'  '.join(cells)}".rstrip()
+
+    def markdown(self) -> str:
+        """As a table of Markdown."""
+        rule = ["---" if self._is_words(i) else "---:" for i in range(len(self.head))]
+        lines = [self.head, rule, *self.rows]
+        title = [f"**{_escaped(self.title)}**", ""] if self.title else []
+        return "\n".join([*title, *(f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in lines), ""])
+
+    def _is_words(self, column: int) -> bool:
+        return column == 0 or column >= len(self.head) - self.words
+
+
+def _escaped(cell: str) -> str:
+    """What means something in Markdown or HTML shown as it is."""
+    return "".join(f"\\{c}" if c in "\\|*_`<>[]" else c for c in clean(cell))
+
+
+def figure(value: float | None, digits: str, unit: str = "") -> str:
+    """A figure by a format, or a dash where there is none."""
+    return f"{value:{digits}}{unit}" if value is not None else "-"

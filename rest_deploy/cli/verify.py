@@ -1,0 +1,97 @@
+"""rest-verify: artifacts against the checkpoint they were made from, or against another artifact."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rest_deploy.cli.preprocessing_flags import add_preprocessing_flags, preprocessing_change, typed
+from rest_deploy.cli.record_files import add_output_flags, check_outputs, to_json, write_outputs
+from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_bar
+from rest_deploy.cli.verify_text import rows, tables, text
+from rest_deploy.errors import ConfigError
+from rest_deploy.specs import ImageSize
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = parser(
+        "rest-verify",
+        "Compare artifacts with the checkpoint they were made from, or with another artifact. Exits with 1 where one "
+        "is past what is allowed.",
+    )
+    add = made.add_argument
+    add("artifacts", nargs="+", metavar="ARTIFACT", help=".onnx or .engine file, or a checkpoint; any number")
+    add("--reference", required=True, metavar="FILE", help="checkpoint, run in PyTorch float64, or an artifact")
+    add(
+        "--sizes",
+        nargs="+",
+        metavar="HxW",
+        type=typed(ImageSize.parse),
+        help="of synthetic images, and that real ones are brought to (default: six sizes from 1x1 to 512x544)",
+    )
+    add("--no-synthetic", action="store_true", help="look at real images alone")
+    add("--per-block", action="store_true", help="compare block by block, and name the one where a difference begins")
+    add("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
+    add("--seed", type=int, default=0, help="of synthetic images, and of the choice of real ones (default 0)")
+    _add_images(made.add_argument_group("real images"))
+    _add_limits(made.add_argument_group("what is allowed (default: by precision, docs/measuring.md)"))
+    add_output_flags(made)
+    add("--benchmark", metavar="FILE.json", type=Path, help="what rest-bench wrote, to go into the report too")
+    return made
+
+
+def _add_images(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--data", metavar="DIR", type=Path, help="images; a subfolder for each class tells their classes")
+    add("--ground-truth", metavar="FILE", type=Path, help="tells their classes: a line an image, PATH CLASS")
+    add("--max-images", metavar="N", type=int, help="how many at most, chosen by the seed (default all)")
+    add("--batch", metavar="N", type=int, default=1, help="images of a call (default 1)")
+    add_preprocessing_flags(group)
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--max-error", metavar="STD", type=float, help="largest, in standard deviations of the logits")
+    add("--min-top1-agreement", metavar="SHARE", type=float, help="with the reference, on images, as 0.99")
+    add("--max-accuracy-loss", metavar="SHARE", type=float, help="of top-1, against the reference's, as 0.005")
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    from rest_deploy.reporting import read_record, write_report
+    from rest_deploy.verification import Images, Limits, verify
+
+    check_outputs(arguments.output, arguments.report)
+    limits = Limits(arguments.max_error, arguments.min_top1_agreement, arguments.max_accuracy_loss)
+    change, data = preprocessing_change(arguments), None
+    if arguments.data is not None:
+        data = Images(arguments.data, arguments.ground_truth, change, arguments.max_images, arguments.batch)
+    elif arguments.ground_truth is not None or change is not None or arguments.max_images is not None:
+        raise ConfigError("flags that tell of images were given without images; give --data DIR")
+    benchmark = read_record(arguments.benchmark) if arguments.benchmark is not None else None
+    with progress_bar("verifying") as report:
+        found = verify(
+            arguments.artifacts,
+            arguments.reference,
+            data=data,
+            sizes=arguments.sizes,
+            synthetic=not arguments.no_synthetic,
+            per_block=arguments.per_block,
+            limits=limits,
+            device=arguments.device,
+            seed=arguments.seed,
+            command=arguments.command_line,
+            report=report,
+        )
+    record = found.to_dict()
+    write_outputs(arguments.output, record, lambda: tables(found), lambda: rows(found))
+    if arguments.report is not None:
+        write_report(arguments.report, verification=record, benchmark=benchmark)
+    print(to_json(record) if arguments.json else text(found))
+    return OK if found.passed else FAILED
+
+
+main = command(_main, _parser)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""What rest-verify prints and writes as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rest_deploy.cli.tables import Table, figure
+from rest_deploy.cli.terminal import clean
+from rest_deploy.verification import ArtifactResult, Verification
+from rest_deploy.verification.image_figures import Difference
+
+_SHOWN = 10  # flipped images of an artifact and size, in the terminal; the record has more
+
+
+def text(found: Verification) -> str:
+    """Everything, for a terminal."""
+    parts = [_head(found)]
+    for artifact in found.artifacts:
+        parts.append(f"{_about(artifact)}")
+        parts += [table.text() for table in _tables(artifact)]
+        parts += list(_flips(artifact))
+        parts.append(_verdict(artifact))
+    if found.data is not None:
+        parts += [f"not read: {clean(name)}: {clean(why)}" for name, why in found.data.skipped]
+    return "\n\n".join(parts)
+
+
+def tables(found: Verification) -> list[Table]:
+    """Everything as tables."""
+    return [table for artifact in found.artifacts for table in _tables(artifact, named=True)]
+
+
+def rows(found: Verification) -> list[Mapping[str, Any]]:
+    """A row for each artifact and case, and for each artifact and size of the images."""
+    made: list[Mapping[str, Any]] = []
+    for artifact in found.artifacts:
+        values = artifact.to_dict()
+        for case in values["synthetic"]:
+            size = f"{case['batch']}x{case['height']}x{case['width']}"
+            made.append(_row(values, "synthetic", size, case))
+        for images in values["images"]:
+            made.append(_row(values, "images", images["size"] or "", images))
+        for block in (values["blocks"] or {}).get("rows", []):
+            made.append(_row(values, f"block {block['block']}", values["blocks"]["case"], block))
+    return made
+
+
+_COLUMNS = (
+    *("max_error", "mean_error", "rms_error", "reference_error", "limit", "cosine", "kl_divergence"),
+    *("top1_agreement", "top5_agreement", "flips", "top1_accuracy", "top5_accuracy", "passed"),
+)
+
+
+def _row(artifact: Mapping[str, Any], what: str, size: str, figures: Mapping[str, Any]) -> Mapping[str, Any]:
+    named = {"artifact": artifact["name"], "precision": artifact["precision"], "what": what, "size": size}
+    return {**named, **{column: figures.get(column) for column in _COLUMNS}}
+
+
+def _head(found: Verification) -> str:
+    reference = found.reference
+    lines = [f"reference  {clean(str(reference['name']))}: {clean(str(reference['model']))}, {reference['computed']}"]
+    data = found.data
+    if data is not None:
+        labelled = "classes known" if data.labelled else "classes not known"
+        lines.append(f"images     {data.images} of {clean(data.folder)}, {labelled}; {data.transform}")
+        if data.note:
+            lines.append(f"           {clean(data.note)}")
+        for size, accuracy in data.reference.items():
+            if accuracy is not None:
+                where = f" at {size}" if size is not None else ""
+                lines.append(f"           reference{where}: top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%}")
+    return "\n".join(lines)
+
+
+def _about(artifact: ArtifactResult) -> str:
+    about = artifact.about
+    return clean(
+        f"{about['name']}: {about['model']}, {about['format']} {about['precision']} on {about['device']}, "
+        f"{about['computed']}"
+    )
+
+
+def _tables(artifact: ArtifactResult, *, named: bool = False) -> Iterator[Table]:
+    prefix = f"{artifact.about['name']}: " if named else ""
+    if artifact.synthetic is not None and artifact.synthetic.cases:
+        yield _synthetic_table(artifact, prefix)
+    if artifact.images:
+        yield _image_table(artifact, prefix)
+    if artifact.blocks is not None:
+        yield _block_table(artifact, prefix)
+
+
+def _synthetic_table(artifact: ArtifactResult, prefix: str) -> Table:
+    assert artifact.synthetic is not None  # the caller has looked
+    return Table(f"{prefix}synthetic images, errors of the logits", *artifact.synthetic.columns())
+
+
+def _image_table(artifact: ArtifactResult, prefix: str) -> Table:
+    head = ("size", "images", "max error", "mean error", "float32's", "cosine", "KL", "top-1 same", "top-5 same",
+            "flips", "top-1 right", "top-5 right")  # fmt: skip
+    lines = []
+    for own in artifact.images:
+        figures, right = own.figures, own.accuracy
+        lines.append(
+            (
+                str(own.size or "own"),
+                str(figures.images),
+                f"{figures.max_error:.2e}",
+                f"{figures.mean_error:.2e}",
+                figure(own.reference_error, ".2e"),
+                f"{figures.cosine:.7f}",
+                f"{figures.kl_divergence:.1e}",
+                f"{figures.top1_agreement:.2%}",
+                f"{figures.top5_agreement:.2%}",
+                str(len(own.flips)),
+                figure(right.top1 if right is not None else None, ".2%"),
+                figure(right.top5 if right is not None else None, ".2%"),
+            )
+        )
+    return Table(f"{prefix}real images", head, lines)
+
+
+def _block_table(artifact: ArtifactResult, prefix: str) -> Table:
+    blocks = artifact.blocks
+    assert blocks is not None  # the caller has looked
+    lines = [
+        (
+            row.block,
+            f"{row.max_error:.2e}",
+            f"{row.rms_error:.2e}",
+            figure(row.reference_error, ".2e"),
+            f"{row.limit(blocks.tolerance):.1e}",
+            "" if row.passes(blocks.tolerance) else "past what is allowed",
+        )
+        for row in blocks.rows
+    ]
+    head = ("block", "max error", "rms error", "float32's", "allowed", "")
+    return Table(f"{prefix}block by block at {blocks.case}, errors of each block's output", head, lines, words=1)
+
+
+def _flips(artifact: ArtifactResult) -> Iterator[str]:
+    for own in artifact.images:
+        if not own.flips:
+            continue
+        where = f" at {own.size}" if own.size is not None else ""
+        lines = [f"other best class than the reference's{where}, the surest of it first:"]
+        lines += [_flip(flip, artifact) for flip in own.flips[:_SHOWN]]
+        if len(own.flips) > _SHOWN:
+            lines.append(f"  and {len(own.flips) - _SHOWN} more; -o FILE.json and --report show them")
+        yield "\n".join(lines)
+
+
+def _flip(flip: Difference, artifact: ArtifactResult) -> str:
+    label = f", is {artifact.name_of(flip.label)}" if flip.label is not None else ""
+    return clean(
+        f"{flip.image}: {artifact.name_of(flip.reference)} -> {artifact.name_of(flip.artifact)}{label} "
+        f"(margin {flip.margin:.3g}, error {flip.error:.3g})"
+    ).join(("  ", ""))
+
+
+def _verdict(artifact: ArtifactResult) -> str:
+    name = clean(str(artifact.about["name"]))
+    failures: Sequence[str] = artifact.failures
+    if not failures:
+        return f"{name}: passed"
+    return "\n".join([f"{name}: FAILED", *(f"  {clean(failure)}" for failure in failures)])

@@ -1,0 +1,1 @@
+"""What a measurement is made on: CPU, memory, GPUs, packages, and what else was going on meanwhile."""

@@ -1,0 +1,137 @@
+"""Words that stand for classes: names of folders, or what a ground-truth file says of an image."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+from rest_deploy.errors import ConfigError
+
+
+@cache
+def imagenet_synsets() -> tuple[str, ...]:
+    """WordNet 3.0 ids (n and 8 digits) of the 1000 classes of ImageNet-1k, in the order of ``imagenet_labels()``.
+
+    The list is timm's (Apache-2.0, timm/data/_info/imagenet_synsets.txt), and the order that of the ids.
+    """
+    text = resources.files("rest_deploy").joinpath("data/imagenet_synsets.txt").read_text(encoding="ascii")
+    return tuple(text.splitlines())
+
+
+@dataclass(frozen=True)
+class ClassWords:
+    """Words that stand for classes, all of them read in one way.
+
+    Args:
+        way: "label names", "WordNet ids" or "class numbers"; empty where no word is any of them.
+        meanings: Word -> classes that it may stand for: one, none, or several that share a name.
+        accepted: What would be read.
+    """
+
+    way: str
+    meanings: Mapping[str, tuple[int, ...]]
+    accepted: str
+
+    def class_of(self, word: str, where: str) -> int:
+        """Class that a word stands for.
+
+        Raises:
+            ConfigError: It stands for none, or for several; the message starts with ``where``.
+        """
+        classes = self.meanings[word]
+        if len(classes) > 1:
+            raise ConfigError(
+                f"{where}: {quoted(word)} is the name of classes {' and '.join(map(str, classes))}; name all classes "
+                f"in another way; accepted: {self.accepted}"
+            )
+        if not classes:
+            beside = f"; others are read as {self.way}" if self.way else ""
+            raise ConfigError(f"{where}: {quoted(word)} is no class{beside}; accepted: {self.accepted}")
+        return classes[0]
+
+
+class _Way(NamedTuple):
+    name: str
+    accepted: str
+    find: Callable[[str], tuple[int, ...]]
+
+
+def read_words(words: Iterable[str], labels: Sequence[str] | None, num_classes: int) -> ClassWords:
+    """Read words in the first way in which any of them stands for a class.
+
+    The ways are label names, WordNet ids where there are 1000 classes, and numbers from 0. Labels come first, so that
+    "3" is to a model of digits what its labels say. Ways are not mixed: where labels are "1" to "9" and "none", a "0"
+    is no label and must not become the first class beside "1".
+
+    Args:
+        words: Names of folders, or the classes of a file.
+        labels: Of the artifact; matched as they are, then in any case, then with spaces, underscores and hyphens alike.
+        num_classes: Of the artifact.
+    """
+    words = list(dict.fromkeys(words))
+    ways = _ways(labels, num_classes)
+    accepted = ", or ".join(way.accepted for way in ways) + ("; one kind for all" if len(ways) > 1 else "")
+    for way in ways:
+        meanings = {word: way.find(word) for word in words}
+        if any(meanings.values()):
+            return ClassWords(way.name, meanings, accepted)
+    return ClassWords("", dict.fromkeys(words, ()), accepted)
+
+
+def _ways(labels: Sequence[str] | None, num_classes: int) -> list[_Way]:
+    ways = []
+    if labels:
+        ways.append(_Way("label names", f"label names such as {quoted(labels[0])}", _label_finder(labels)))
+    synsets = {synset: (number,) for number, synset in enumerate(imagenet_synsets())}
+    if num_classes == len(synsets):
+        ways.append(_Way("WordNet ids", f"WordNet ids such as {next(iter(synsets))}", lambda w: synsets.get(w, ())))
+    numbers = f"class numbers from 0 to {num_classes - 1}"
+    ways.append(_Way("class numbers", numbers, lambda word: _number(word, num_classes)))
+    return ways
+
+
+def _number(word: str, num_classes: int) -> tuple[int, ...]:
+    return (int(word),) if re.fullmatch(r"[0-9]{1,9}", word) and int(word) < num_classes else ()
+
+
+def _label_finder(labels: Sequence[str]) -> Callable[[str], tuple[int, ...]]:
+    folds: tuple[Callable[[str], str], ...] = (_composed, _any_case, _any_gap)
+    tables: list[dict[str, tuple[int, ...]]] = [{} for _ in folds]
+    for fold, table in zip(folds, tables, strict=True):
+        for number, label in enumerate(labels):
+            table[fold(label)] = (*table.get(fold(label), ()), number)
+
+    def find(word: str) -> tuple[int, ...]:
+        found = (table.get(fold(word), ()) for fold, table in zip(folds, tables, strict=True))
+        return next(filter(None, found), ())
+
+    return find
+
+
+def _composed(text: str) -> str:
+    """With letters and their accents as one; file systems of macOS part them."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _any_case(text: str) -> str:
+    return _composed(text).casefold()
+
+
+def _any_gap(text: str) -> str:
+    return re.sub(r"[\s_-]+", " ", _any_case(text)).strip()
+
+
+def quoted(text: str) -> str:
+    """Foreign text for a message: in quotes, what cannot be printed as escapes, no more than 80 characters of it."""
+    return repr(text if len(text) <= 80 else text[:80] + "...")
+
+
+def some(words: Sequence[str]) -> str:
+    """The first three of some foreign words for a message, and how many others there are."""
+    others = f" and {len(words) - 3} more" if len(words) > 3 else ""
+    return ", ".join(map(quoted, words[:3])) + others

@@ -1,0 +1,91 @@
+"""All figures of a network's latency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rest_deploy.reporting.contender import Contender
+from rest_deploy.reporting.markup import Html, element, join
+from rest_deploy.reporting.node import Node
+from rest_deploy.reporting.quantity import Form, case_label, count, interval, number, plain, rate
+from rest_deploy.reporting.records import result_of
+from rest_deploy.reporting.table import Cells, Column, Rows, Wide, folded, numbers, table, texts
+
+_TIMES = {"p50_ms": "p50, ms", "p90_ms": "p90, ms", "p99_ms": "p99, ms", "mean_ms": "mean, ms"}
+_GPU = {
+    "host_to_host_ms": "GPU: host to host, ms",
+    "compute_ms": "GPU: compute, ms",
+    "copy_in_ms": "GPU: copy in, ms",
+    "copy_out_ms": "GPU: copy out, ms",
+    "enqueue_ms": "GPU: enqueue, ms",
+}
+_WORK: dict[str, tuple[str, Form]] = {
+    "calls": ("calls", count),
+    "images_per_second": ("images/s", plain),
+    "gflops": ("GFLOP/s", plain),
+    "share_of_machine": ("of the machine", rate),
+}
+
+
+def latency_table(network: str, members: Sequence[Contender], cases: Sequence[Node], *, opened: bool) -> Html:
+    """A table with a group of rows for each case.
+
+    Args:
+        network: That the contenders compute.
+        members: The contenders.
+        cases: In the order of the plots.
+        opened: Whether it is shown at once.
+    """
+    results = [result_of(case, one.name) for case in cases for one in members]
+    gpu = any(result["gpu"].there for result in results)
+    groups = [Rows([_row(one, result_of(case, one.name), gpu=gpu) for one in members], _title(case)) for case in cases]
+    drawn = table(f"Latency of {network}", _columns(gpu=gpu), groups, _notes(results))
+    return folded(f"All figures of {network}: {len(results)} results", drawn, opened=opened)
+
+
+def _columns(*, gpu: bool) -> list[Column]:
+    work = [head for head, _ in _WORK.values()]
+    ratio = [*numbers("ratio", "interval"), *texts("verdict")]
+    return [
+        *texts("contender"),
+        *numbers(*_TIMES.values()),
+        *ratio,
+        *numbers(*work),
+        *numbers(*_GPU.values())[: 5 * gpu],
+    ]
+
+
+def _row(one: Contender, result: Node, *, gpu: bool) -> Cells:
+    if result["error"].there or result["p50_ms"].number is None:
+        why = result["error"].text or one.node["error"].text or "not measured"
+        return [one.label(), Wide(element("span", why, class_="bad"))]
+    times = [number(result[name]) for name in _TIMES]
+    work = [number(result[name], form) for name, (_, form) in _WORK.items()]
+    device = [number(result["gpu"][name]) for name in _GPU] if gpu else []
+    return [one.label(), *times, *_ratio(result), *work, *device]
+
+
+def _ratio(result: Node) -> list[str]:
+    ratio = result["ratio"]
+    if not ratio.there:
+        return ["1", "—", "the first"]
+    return [number(ratio["median"]), interval(ratio["low"], ratio["high"]), ratio["verdict"].text or "—"]
+
+
+def _title(case: Node) -> Html:
+    warned = element("span", " see warnings", class_="warn") if case["conditions"]["flags"].value else ""
+    return join([case_label(case), ": ", number(case["rounds"], count), " rounds", warned])
+
+
+def _notes(results: Sequence[Node]) -> list[str]:
+    notes = []
+    shares = sorted({result["ratio"]["confidence"].number or 0.0 for result in results if result["ratio"].there})
+    if shares:
+        told = ", ".join(f"{100 * share:g}%" for share in shares)
+        notes.append(f"Ratio: time over that of the network's first contender; interval of {told} confidence.")
+    measured = [result for result in results if result["p50_ms"].there]
+    if any(result["p90_ms"].number is None or result["p99_ms"].number is None for result in measured):
+        notes.append("— at p90 or p99: too few calls to tell that percentile.")
+    if any(result["share_of_machine"].there for result in measured):
+        notes.append("Of the machine: of the largest float32 matrix-product rate found on it (How it was made).")
+    return notes

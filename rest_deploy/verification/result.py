@@ -1,0 +1,243 @@
+"""What a verification found, and the judgement of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rest_deploy.errors import ConfigError
+from rest_deploy.specs import Precision
+from rest_deploy.verification.agreement import BUDGETS, Budget
+from rest_deploy.verification.blocks import BlockComparison
+from rest_deploy.verification.comparison import TOLERANCES, Comparison, Tolerance
+from rest_deploy.verification.image_figures import MOST_FLIPS, Accuracy, ImageFigures
+
+KIND, SCHEMA = "rest-verify", 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is allowed in place of the tables of tolerances and budgets; None leaves those.
+
+    Args:
+        max_error: Largest difference of a logit, in standard deviations of the reference's logits.
+        min_top1_agreement: Share of images with the reference's best class, 0 to 1.
+        max_accuracy_loss: Of top-1 accuracy against the reference's, as a share: 0.005 is half a point. Without it
+            accuracy is told and not judged.
+
+    Raises:
+        ConfigError: A figure out of range.
+    """
+
+    max_error: float | None = None
+    min_top1_agreement: float | None = None
+    max_accuracy_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_error is not None and not self.max_error > 0:
+            raise ConfigError(
+                f"max_error {self.max_error}; it must be over 0, in standard deviations of the logits, as 0.02"
+            )
+        for name in ("min_top1_agreement", "max_accuracy_loss"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"{name} {value}; it must be from 0 to 1, as 0.99")
+
+    def on_images(self, precision: Precision) -> tuple[Tolerance | None, float | None]:
+        """What judges images: a tolerance of the largest error, or None for that of the precision, and the least
+        agreement.
+        """
+        budget = BUDGETS.get(precision, Budget(None, float("inf")))
+        agreement = self.min_top1_agreement if self.min_top1_agreement is not None else budget.min_top1_agreement
+        error = self.max_error if self.max_error is not None else budget.max_error
+        if error == float("inf"):
+            return None, agreement
+        return Tolerance(0.0, 0.0, "the budget of the precision, or what was asked for", spread=error), agreement
+
+
+@dataclass(frozen=True)
+class DataResult:
+    """The images that were gone through.
+
+    Args:
+        folder: Where they lie.
+        images: How many were read.
+        labelled: Whether the classes of all are known.
+        skipped: (name, why) of those that could not be read.
+        transform: From an image to the input, in words.
+        reference: Size, or None for the transform's own -> accuracy of the reference, where classes are known.
+        note: What the user should know of how the folder was read.
+    """
+
+    folder: str
+    images: int
+    labelled: bool
+    skipped: tuple[tuple[str, str], ...]
+    transform: str
+    reference: Mapping[str | None, Accuracy | None]
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            **asdict(self),
+            "skipped": [{"image": name, "error": why} for name, why in self.skipped],
+            "reference": [
+                {
+                    "size": size,
+                    "top1_accuracy": accuracy.top1 if accuracy is not None else None,
+                    "top5_accuracy": accuracy.top5 if accuracy is not None else None,
+                }
+                for size, accuracy in self.reference.items()
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class ArtifactResult:
+    """One artifact.
+
+    Args:
+        about: What it is, as plain values.
+        precision: Whose tolerance judges.
+        synthetic: Figures on synthetic images; None where none were run.
+        blocks: Figures of its blocks; None where they were not asked for.
+        limits: What is allowed.
+        images: Figures on real images, one for each size.
+        data: Of the images; None where there were none.
+        errors: What could not be run, in words.
+        name_of: Name of a class.
+        thumbnails: Image's name -> a small copy of it.
+    """
+
+    about: Mapping[str, Any]
+    precision: Precision
+    synthetic: Comparison | None
+    blocks: BlockComparison | None
+    limits: Limits
+    images: tuple[ImageFigures, ...] = ()
+    data: DataResult | None = None
+    errors: tuple[str, ...] = ()
+    name_of: Callable[[int], str] = str
+    thumbnails: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> list[str]:
+        """What is past the limits, or could not be run, in words."""
+        failures = list(self.errors)
+        if self.synthetic is not None:
+            failures += self.synthetic.failures
+        for figures in self.images:
+            failures += self._image_failures(figures)
+        if self.blocks is not None and self.blocks.first_past_tolerance is not None:
+            failures.append(f"{self.blocks.case}: the difference begins at block {self.blocks.first_past_tolerance}")
+        return failures
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are no failures."""
+        return not self.failures
+
+    def _image_failures(self, images: ImageFigures) -> list[str]:
+        failures, figures = [], images.figures
+        where = f"{figures.images} images" + (f" at {images.size}" if images.size is not None else "")
+        tolerance, agreement = self._on_images()
+        limit = images.limit(tolerance)
+        if not figures.max_error <= limit:
+            failures.append(f"{where}: largest error {figures.max_error:.3g} is over {limit:.3g}")
+        if agreement is not None and not figures.top1_agreement >= agreement:
+            failures.append(f"{where}: top-1 agreement {figures.top1_agreement:.2%} is under {agreement:.2%}")
+        known = self.data.reference.get(_key(images)) if self.data is not None else None
+        allowed = self.limits.max_accuracy_loss
+        if allowed is not None and known is not None and images.accuracy is not None:
+            lost = known.top1 - images.accuracy.top1
+            if lost > allowed:
+                failures.append(f"{where}: top-1 accuracy is {lost:.2%} under the reference's, allowed {allowed:.2%}")
+        return failures
+
+    def _on_images(self) -> tuple[Tolerance, float | None]:
+        tolerance, agreement = self.limits.on_images(self.precision)
+        return tolerance or TOLERANCES[self.precision], agreement
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        tolerance, agreement = self.limits.on_images(self.precision)
+        own = self.synthetic.tolerance if self.synthetic is not None else None
+        return {
+            **self.about,
+            "tolerance": asdict(own) if own is not None else None,
+            "budget": {
+                "min_top1_agreement": agreement,
+                "max_error": tolerance.spread if tolerance is not None else None,
+                "max_accuracy_loss": self.limits.max_accuracy_loss,
+            },
+            "synthetic": [case.to_dict(own) for case in self.synthetic.cases] if self.synthetic and own else [],
+            "images": [self._image_dict(images) for images in self.images],
+            "blocks": self.blocks.to_dict() if self.blocks is not None else None,
+            "failures": self.failures,
+            "passed": self.passed,
+        }
+
+    def _image_dict(self, images: ImageFigures) -> dict[str, Any]:
+        figures, accuracy = asdict(images.figures), images.accuracy
+        flips = images.flips[:MOST_FLIPS]
+        return {
+            "size": _key(images),
+            **figures,
+            "reference_error": images.reference_error,
+            "limit": images.limit(self._on_images()[0]),
+            "top1_accuracy": accuracy.top1 if accuracy is not None else None,
+            "top5_accuracy": accuracy.top5 if accuracy is not None else None,
+            "flips": len(images.flips),
+            "worst_flips": [flip.to_dict(self.name_of, self.thumbnails.get(flip.image)) for flip in flips],
+            "worst_errors": [worst.to_dict(self.name_of) for worst in images.worst],
+        }
+
+
+def _key(images: ImageFigures) -> str | None:
+    return str(images.size) if images.size is not None else None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A run.
+
+    Args:
+        environment: What it was made on (``machine/environment.py``).
+        reference: What artifacts were measured against, as plain values.
+        artifacts: What was found of each.
+        data: Of the images; None where there were none.
+        seed: Of the synthetic images.
+    """
+
+    environment: Mapping[str, Any]
+    reference: Mapping[str, Any]
+    artifacts: tuple[ArtifactResult, ...]
+    data: DataResult | None
+    seed: int
+
+    @property
+    def failures(self) -> list[str]:
+        """What is past the limits or could not be run, in words."""
+        failures = [f"{own.about['name']}: {failure}" for own in self.artifacts for failure in own.failures]
+        skipped = self.data.skipped if self.data is not None else ()
+        return failures + [f"image {name}: {why}" for name, why in skipped]
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are no failures."""
+        return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "environment": dict(self.environment),
+            "reference": dict(self.reference),
+            "seed": self.seed,
+            "data": self.data.to_dict() if self.data is not None else None,
+            "artifacts": [artifact.to_dict() for artifact in self.artifacts],
+            "passed": self.passed,
+        }

@@ -1,0 +1,157 @@
+"""What is measured and what it is measured against, opened: artifacts, and a checkpoint or another artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.manifest import sha256_of
+from rest_deploy.errors import ConfigError, MissingPackageError
+from rest_deploy.specs import Precision
+from rest_deploy.verification.blocks import onnx_blocks
+from rest_deploy.verification.candidate import open_candidate, rounds_halves
+from rest_deploy.verification.cases import CASES, Case, cases_within
+from rest_deploy.verification.reference import Run
+
+if TYPE_CHECKING:
+    from rest_deploy.models.blocks import BlockRun
+    from rest_deploy.models.rest import ResT
+
+_CHECKPOINTS = frozenset({".pth", ".pt", ".safetensors"})
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file is a checkpoint, by its suffix."""
+    return Path(path).suffix.lower() in _CHECKPOINTS
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An artifact that is open.
+
+    Args:
+        name: Of its own among those that are measured.
+        path: Its file.
+        info: Its record.
+        run: float32 (B, channels, H, W) -> (B, classes).
+        device: Where it runs.
+        computed: What runs it, in words.
+    """
+
+    name: str
+    path: Path
+    info: ArtifactInfo
+    run: Run
+    device: str
+    computed: str
+
+    @property
+    def own_cases(self) -> tuple[Case, ...]:
+        """Batches and sizes that it is checked at where none are asked for."""
+        return CASES if self.info.engine is None else cases_within(self.info.engine.profiles)
+
+    def blocks(self) -> BlockRun:
+        """Its blocks.
+
+        Raises:
+            ConfigError: They cannot be seen.
+        """
+        if self.info.format == "onnx":
+            return onnx_blocks(self.path)
+        if is_checkpoint(self.path):
+            import torch
+
+            from rest_deploy.models.blocks import as_written_blocks
+            from rest_deploy.models.factory import load_model
+
+            return as_written_blocks(load_model(None, self.path).model, torch.float32)
+        raise ConfigError(
+            f"{self.path}: blocks of an engine cannot be looked into; give the .onnx file it is made from"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a record says of it."""
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "sha256": sha256_of(self.path),
+            "bytes": self.path.stat().st_size,
+            "format": self.info.format,
+            "precision": self.info.precision.value,
+            "model": self.info.model,
+            "device": self.device,
+            "computed": self.computed,
+        }
+
+
+@contextmanager
+def open_subject(name: str, path: Path, device: str | None) -> Iterator[Subject]:
+    """Open an artifact.
+
+    Raises:
+        RestDeployError: It cannot be opened.
+    """
+    with open_candidate(path, device) as (run, info):
+        where = device or ("cpu" if info.engine is None else "cuda:0")
+        computed = "every half value rounded, as a GPU holds it" if rounds_halves(info, device) else "as it runs"
+        yield Subject(name, path, info, run, where, computed)
+
+
+class OpenReference:
+    """What artifacts are measured against.
+
+    Args:
+        subject: It; of a checkpoint it runs in float64.
+        model: It in PyTorch; None where it is no checkpoint.
+    """
+
+    def __init__(self, subject: Subject, model: ResT | None) -> None:
+        self.subject, self._model = subject, model
+        self.yardstick = cache(self._yardstick)
+
+    def _yardstick(self, precision: Precision) -> Run | None:
+        """What errors of a precision are told in units of; None where an artifact is the reference."""
+        if self._model is None:
+            return None
+        from rest_deploy.models.reference import reference_runs
+
+        return reference_runs(self._model, precision)[1]
+
+    def blocks(self, precision: Precision) -> tuple[BlockRun, BlockRun | None]:
+        """Its blocks, exact, and those of the yardstick of a precision."""
+        if self._model is None:
+            return self.subject.blocks(), None
+        import torch
+
+        from rest_deploy.models.blocks import as_written_blocks, deploy_blocks
+
+        own = as_written_blocks if precision is Precision.FP32 else deploy_blocks
+        return as_written_blocks(self._model, torch.float64), own(self._model, torch.float32)
+
+
+@contextmanager
+def open_reference(path: Path, device: str | None) -> Iterator[OpenReference]:
+    """Open a checkpoint, to be run in float64 on the CPU, or an artifact, to be run as it is.
+
+    Raises:
+        MissingPackageError: A checkpoint needs torch.
+        RestDeployError: It cannot be opened.
+    """
+    if not is_checkpoint(path):
+        with open_subject(path.name, path, device) as subject:
+            yield OpenReference(subject, None)
+        return
+    try:
+        from rest_deploy.models.factory import load_model
+        from rest_deploy.models.reference import reference_runs
+        from rest_deploy.runtimes.pytorch import describe
+    except ModuleNotFoundError as exc:
+        raise MissingPackageError(exc.name or "torch", "run the reference", "export") from exc
+    loaded = load_model(None, path)
+    exact, _ = reference_runs(loaded.model)
+    yield OpenReference(Subject(path.name, path, describe(loaded), exact, "cpu", "PyTorch float64"), loaded.model)

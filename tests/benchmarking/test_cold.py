@@ -1,0 +1,56 @@
+"""First starts: processes that end as they should not are told of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rest_deploy.artifact.profile import InputSize
+from rest_deploy.benchmarking import cold
+from rest_deploy.benchmarking.cold import measure_cold, start
+from rest_deploy.benchmarking.contenders import Contender, artifact_contenders
+
+CASES = [InputSize.parse("2x24x24"), InputSize.parse("16")]
+
+
+@pytest.fixture
+def contender(tiny_onnx: Path) -> Contender:
+    (made,) = artifact_contenders([tiny_onnx], None, 1)
+    return made
+
+
+def test_a_contender_goes_to_another_process_as_it_is(contender: Contender) -> None:
+    assert Contender.from_json(contender.to_json()) == contender
+
+
+def test_small_cases_come_first(contender: Contender) -> None:
+    found = start(contender, CASES)
+    assert list(found.peak_mib) == ["1x16x16", "2x24x24"]
+    assert found.error is None
+
+
+def test_a_file_that_is_gone(contender: Contender) -> None:
+    found = measure_cold(replace(contender, file="/none.onnx"), CASES)
+    assert (found.load_ms, found.first_answer_ms, found.peak_mib) == (None, None, {})
+    assert found.error is not None
+    assert "no such file" in found.error
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was ended by signal 9, as where memory runs out"),
+        ("raise SystemExit('no such thing')", "ended with 1: no such thing"),
+        ("print('not a record')", "ended with 0: no words"),
+        ("", "ended with 0: no words"),
+    ],
+)
+def test_a_process_that_dies(
+    contender: Contender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    (tmp_path / "dies.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(cold, "__name__", "dies")
+    assert measure_cold(contender, CASES).error == f"its process {words}"

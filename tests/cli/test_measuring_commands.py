@@ -1,0 +1,253 @@
+"""rest-verify and rest-bench: what they print and write, exit codes, and bad input in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rest_deploy.cli import bench, verify
+from rest_deploy.cli.record_files import to_json
+from rest_deploy.cli.tables import Table
+from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.factory import create_model
+from tests.cli.test_commands import Outcome
+from tests.conftest import TINY, lively
+
+QUICK = ["--sizes", "16", "--min-rounds", "8", "--min-seconds", "0", "--threads", "1", "--no-cold"]
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A checkpoint of the tiny network with other weights."""
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(path, lively(create_model(TINY), seed=1).state_dict(), Card("tiny", tuple("abcdefg")))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A few images in folders that are classes' names."""
+    for number in range(6):
+        own = tmp_path / "data" / "abc"[number % 3]
+        own.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (24, 30, 3), dtype=np.uint8)).save(own / f"{number}.png")
+    return tmp_path / "data"
+
+
+def test_verify_passes(
+    tiny_onnx: Path, tiny_checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = [tmp_path / f"v.{suffix}" for suffix in ("json", "csv", "md")]
+    flags = [flag for path in outputs for flag in ("-o", path)]
+    argv = [tiny_onnx, "--reference", tiny_checkpoint, "--sizes", "33x40", "--data", folder, "--per-block", *flags]
+    done = Outcome(verify, argv, capsys)
+    assert (done.code, done.err) == (0, "")
+    assert "reference  tiny.safetensors: tiny, PyTorch float64" in done.out
+    assert "6 of " in done.out
+    assert done.out.splitlines()[-1] == "tiny.onnx: passed"
+    record = json.loads(outputs[0].read_text())
+    assert record["passed"] is True
+    assert record["environment"]["command"].startswith(f"rest-verify {tiny_onnx} --reference ")
+    rows = list(csv.DictReader(outputs[1].open()))
+    assert [row["what"] for row in rows[:3]] == ["synthetic", "images", "block stem"]
+    assert float(rows[0]["max_error"]) == record["artifacts"][0]["synthetic"][0]["max_error"]
+    assert "| batch x size |" in outputs[2].read_text()
+
+
+def test_verify_fails(tiny_onnx: Path, other: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = Outcome(verify, [tiny_onnx, "--reference", other, "--sizes", "33x40"], capsys)
+    assert done.code == 1
+    assert "tiny.onnx: FAILED" in done.out
+    assert "1x33x40: largest error" in done.out
+    loose = Outcome(verify, [tiny_onnx, "--reference", other, "--sizes", "33x40", "--max-error", "100"], capsys)
+    assert loose.code == 0
+
+
+def test_verify_prints_json(tiny_onnx: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = Outcome(verify, [tiny_onnx, "--reference", tiny_onnx, "--sizes", "16", "--json"], capsys)
+    assert json.loads(done.out)["artifacts"][0]["synthetic"][0]["max_error"] == 0
+
+
+def test_flips_are_listed(tiny_onnx: Path, other: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = Outcome(verify, [tiny_onnx, "--reference", other, "--data", folder, "--no-synthetic"], capsys)
+    assert "other best class than the reference's, the surest of it first:" in done.out
+    assert " -> " in done.out
+
+
+def test_bench(tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = [tmp_path / f"b.{suffix}" for suffix in ("json", "csv", "md")]
+    flags = [flag for path in outputs for flag in ("-o", path)]
+    done = Outcome(bench, [tiny_onnx, tiny_onnx, *QUICK, "--batch", "1", "2", *flags], capsys)
+    assert (done.code, done.err) == (0, "")
+    assert "1x16x16 (batch x height x width), 8 rounds" in done.out
+    record = json.loads(outputs[0].read_text())
+    assert [case["batch"] for case in record["cases"]] == [1, 2]
+    rows = list(csv.DictReader(outputs[1].open()))
+    assert [(row["contender"], row["batch"]) for row in rows] == [
+        ("tiny.onnx", "1"), ("tiny.onnx (2)", "1"), ("tiny.onnx", "2"), ("tiny.onnx (2)", "2"),
+    ]  # fmt: skip
+    assert float(rows[1]["ratio_median"]) == record["cases"][0]["results"][1]["ratio"]["median"]
+    assert outputs[2].read_text().count("| contender |") == 2
+
+
+def test_bench_prints_json(tiny_onnx: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = Outcome(bench, [tiny_onnx, *QUICK, "--json"], capsys)
+    assert json.loads(done.out)["contenders"][0]["name"] == "tiny.onnx"
+
+
+def test_a_slower_run_is_a_failed_check(tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the earlier run a hundredth of each time is left."""
+    old = tmp_path / "old.json"
+    assert Outcome(bench, [tiny_onnx, *QUICK, "-o", old], capsys).code == 0
+    record = json.loads(old.read_text())
+    result = record["cases"][0]["results"][0]
+    result["rounds_ms"] = [[ms / 100 for ms in calls] for calls in result["rounds_ms"]]
+    old.write_text(json.dumps(record))
+    done = Outcome(bench, [tiny_onnx, *QUICK, "--compare", old], capsys)
+    assert done.code == 1
+    assert f"against {old}" in done.out
+    assert "regression" in done.out
+
+
+def test_ctrl_c_prints_and_writes_what_there_is(
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rest_deploy.benchmarking import turns
+
+    honest = turns.time_case
+    cases = []
+
+    def second_is_interrupted(*arguments: Any) -> Any:
+        cases.append(arguments)
+        if len(cases) == 2:
+            raise KeyboardInterrupt
+        return honest(*arguments)
+
+    monkeypatch.setattr(turns, "time_case", second_is_interrupted)
+    output = tmp_path / "b.json"
+    argv = [tiny_onnx, "--sizes", "16", "24", "--min-rounds", "8", "--min-seconds", "0", "--no-cold", "-o", output]
+    done = Outcome(bench, argv, capsys)
+    assert done.code == 130
+    assert "INTERRUPTED" in done.out
+    assert "1x16x16" in done.out
+    record = json.loads(output.read_text())
+    assert record["interrupted"] is True
+    assert len(record["cases"]) == 1
+
+
+def test_a_report_of_both(
+    tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verified, report = tmp_path / "v.json", tmp_path / "r.html"
+    Outcome(verify, [tiny_onnx, "--reference", tiny_checkpoint, "--sizes", "16", "-o", verified], capsys)
+    done = Outcome(bench, [tiny_onnx, *QUICK, "--verification", verified, "--report", report], capsys)
+    assert (done.code, done.err) == (0, "")
+    page = report.read_text()
+    assert "rest-verify " in page
+    assert "rest-bench " in page
+    benched = tmp_path / "b.json"
+    Outcome(bench, [tiny_onnx, *QUICK, "-o", benched], capsys)
+    argv = [tiny_onnx, "--reference", tiny_checkpoint, "--sizes", "16", "--benchmark", benched, "--report", report]
+    assert Outcome(verify, argv, capsys).code == 0
+    assert "rest-bench " in report.read_text()
+
+
+def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tuple[Any, list[Any], str]]:
+    """Name -> command, arguments, words that the one line must have."""
+    record, broken = folder / "record.json", folder / "broken.json"
+    record.write_text('{"kind": "something", "schema": 1}')
+    broken.write_text("{")
+    against = ["--reference", checkpoint]
+    return {
+        "missing artifact": (verify, [folder / "no.onnx", *against], "no such file"),
+        "missing reference": (verify, [artifact, "--reference", folder / "no.pth"], "no such checkpoint file"),
+        "missing folder": (verify, [artifact, *against, "--data", folder / "no"], "no"),
+        "empty folder": (verify, [artifact, *against, "--data", folder / "empty"], "images"),
+        "flags of images": (verify, [artifact, *against, "--max-images", "5"], "give --data DIR"),
+        "nothing to look at": (verify, [artifact, *against, "--no-synthetic"], "give --data"),
+        "limits": (verify, [artifact, *against, "--max-error", "0"], "it must be over 0"),
+        "unknown output": (verify, [artifact, *against, "-o", folder / "x.xlsx"], "accepted: .json, .csv, .md"),
+        "unknown report": (bench, [artifact, "--report", folder / "x.pdf"], "accepted: .html"),
+        "no output folder": (bench, [artifact, "-o", folder / "no" / "x.json"], "does not exist; make it"),
+        "no record": (verify, [artifact, *against, "--benchmark", folder / "no.json"], "no.json"),
+        "no json": (bench, [artifact, "--verification", broken], "broken.json"),
+        "foreign record": (bench, [artifact, "--compare", record], "record.json"),
+        "nothing to measure": (bench, [], "give artifacts, or --model NAME with --baseline NAME"),
+        "unknown baseline": (bench, [artifact, "--baseline", "jax"], "accepted: torch, torch-compile, as-written"),
+        "no gpu": (verify, [artifact, *against, "--device", "cuda"], "use device cpu"),
+        "no batch": (bench, [artifact, "--batch", "0"], "must be a whole number of at least 1"),
+    }
+
+
+NAMES = [
+    "missing artifact", "missing reference", "missing folder", "empty folder", "flags of images", "nothing to look at",
+    "limits", "unknown output", "unknown report", "no output folder", "no record", "no json", "foreign record",
+    "nothing to measure", "unknown baseline", "no gpu", "no batch",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_input_is_one_clear_line(
+    name: str, tmp_path: Path, tiny_onnx: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    bad = _bad_inputs(tmp_path, tiny_onnx, tiny_checkpoint)
+    assert list(bad) == NAMES
+    command, argv, words = bad[name]
+    before = sorted(tmp_path.rglob("*"))
+    done = Outcome(command, argv, capsys)
+    assert done.code == 1
+    assert done.out == ""
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "argv"),
+    [(verify, []), (verify, ["x.onnx"]), (verify, ["x.onnx", "--reference", "x.pth", "--sizes", "big"]),
+     (bench, ["x.onnx", "--sizes", "0x"])],
+)  # fmt: skip
+def test_wrong_usage_is_exit_code_2(command: Any, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    done = Outcome(command, argv, capsys)
+    assert done.code == 2
+    assert "usage: rest-" in done.err
+
+
+def test_tables() -> None:
+    table = Table("of things", ("name", "ms", ""), [("a|b", "1.5", "slower"), ("long name", "10.25", "")], words=1)
+    assert table.text().splitlines() == [
+        "of things",
+        "  name          ms",
+        "  a|b          1.5  slower",
+        "  long name  10.25",
+    ]
+    assert table.markdown().splitlines() == [
+        "**of things**",
+        "",
+        "| name | ms |  |",
+        "| --- | ---: | --- |",
+        r"| a\|b | 1.5 | slower |",
+        "| long name | 10.25 |  |",
+    ]
+
+
+def test_what_is_hostile_is_shown_and_not_obeyed() -> None:
+    table = Table("<script>", ("name",), [("\x1b[31m[x](y)*\n",)])
+    assert "\x1b" not in table.text() + table.markdown()
+    assert r"\<script\>" in table.markdown()
+    assert r"\[x\](y)\*" in table.markdown()
+
+
+def test_json_that_any_reader_takes() -> None:
+    assert json.loads(to_json({"a": [float("nan"), 1.0], "b": {"c": float("inf")}})) == {
+        "a": [None, 1.0],
+        "b": {"c": None},
+    }

@@ -1,0 +1,60 @@
+"""Counted operations are those that PyTorch's counter sees in the network as written, to the last one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rest_deploy.errors import ConfigError
+from rest_deploy.models.config import CONFIGS, ResTConfig
+from rest_deploy.models.flops import count_flops
+from rest_deploy.models.rest import ResT
+from rest_deploy.specs import ImageSize
+from tests.conftest import TINY
+
+SIZES = [(1, 1), (1, 70), (2, 3), (31, 32), (33, 47), (64, 64), (225, 230)]
+UNEVEN = replace(TINY, mlp_ratios=(1.5, 2.6, 3, 0.5), sr_ratios=(1, 8, 4, 2), in_channels=1, num_classes=3)
+
+
+def _counted(config: ResTConfig, batch: int, size: ImageSize) -> int:
+    """By shapes alone: tensors on the meta device hold no numbers."""
+    with torch.device("meta"), torch.no_grad():
+        model = ResT(config).eval()
+        with FlopCounterMode(display=False) as counter:
+            model(torch.empty(batch, config.in_channels, size.height, size.width))
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("config", [TINY, UNEVEN], ids=["tiny", "uneven"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_small_networks_at_any_size(config: ResTConfig, size: tuple[int, int], batch: int) -> None:
+    assert count_flops(config, batch, ImageSize(*size)) == _counted(config, batch, ImageSize(*size))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("size", [(224, 224), (225, 230), (1, 1)])
+def test_published_networks(name: str, size: tuple[int, int]) -> None:
+    assert count_flops(CONFIGS[name], 1, ImageSize(*size)) == _counted(CONFIGS[name], 1, ImageSize(*size))
+
+
+def test_a_run_with_numbers_counts_the_same(tiny_model: ResT) -> None:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        tiny_model(torch.zeros(2, 3, 33, 47))
+    assert count_flops(TINY, 2, ImageSize(33, 47)) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.0, True, None])
+def test_a_batch_of_none_is_refused(batch: int) -> None:
+    with pytest.raises(ConfigError, match=f"batch is {batch!r}; it must be a whole number of at least 1"):
+        count_flops(TINY, batch, ImageSize(224, 224))
+
+
+def test_counting_loads_neither_torch_nor_numpy() -> None:
+    code = "import sys, rest_deploy.models.flops; print({'torch', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -1,0 +1,377 @@
+"""``verify`` on planted faults: the right figures, the right block, the right images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from PIL import Image
+
+from rest_deploy import verify
+from rest_deploy.artifact.info import METADATA_KEY
+from rest_deploy.artifact.onnx_metadata import read_onnx_metadata, stamp
+from rest_deploy.errors import ConfigError, VerificationError
+from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.factory import create_model
+from rest_deploy.pipeline import ExportRequest, run_export
+from rest_deploy.preprocess.images import load_image
+from rest_deploy.preprocess.transform import transform
+from rest_deploy.runtimes.ort import OnnxRuntime
+from rest_deploy.specs import ImageSize, Precision, PreprocessingChange
+from rest_deploy.verification import Case, Images, Limits, Verification, synthetic_images
+from tests.conftest import IMAGES, TINY, lively
+
+SIZE = ImageSize(33, 40)
+ONE = [Case(2, SIZE)]
+BLOCKS = [
+    *("stem", "stage1.0", "patch_embed_2", "stage2.0", "patch_embed_3", "stage3.0", "stage3.1", "patch_embed_4"),
+    *("stage4.0", "head"),
+]
+
+
+def _edited(source: Path, target: Path, edit: Callable[[onnx.GraphProto], None]) -> Path:
+    """A copy of an ONNX file of ours with a fault planted in its graph, and its record as it was."""
+    record = read_onnx_metadata(source)[METADATA_KEY]
+    model = onnx.load(str(source))
+    del model.metadata_props[:]
+    edit(model.graph)
+    onnx.save(model, str(target))
+    stamp(target, target.stat().st_size, METADATA_KEY, record)
+    return target
+
+
+def _changed_value(graph: onnx.GraphProto, value: str, operator: str, constant: np.ndarray) -> None:
+    """Put ``operator`` with a constant behind a value, for all who take it; its node belongs to the same block."""
+    maker = next(node for node in graph.node if value in node.output)
+    inner = f"{value}/before"
+    maker.output[:] = [inner if name == value else name for name in maker.output]
+    graph.initializer.append(numpy_helper.from_array(constant.astype(np.float32), f"{value}/fault"))
+    at = list(graph.node).index(maker) + 1
+    module = maker.name.partition("/")[0]
+    graph.node.insert(at, helper.make_node(operator, [inner, f"{value}/fault"], [value], f"{module}/fault"))
+
+
+def _last_value(graph: onnx.GraphProto, piece: str) -> str:
+    own = [node for node in graph.node if node.name.partition("/")[0].partition(".")[0] == piece]
+    return str(own[-1].output[0])
+
+
+@pytest.fixture(scope="module")
+def shifted(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in which stage 3's first block gives 0.125 too much, everywhere."""
+
+    def shift(graph: onnx.GraphProto) -> None:
+        _changed_value(graph, _last_value(graph, "stage3_0"), "Add", np.array(0.125))
+
+    return _edited(tiny_onnx, tmp_path_factory.mktemp("shifted") / "shifted.onnx", shift)
+
+
+@pytest.fixture(scope="module")
+def scaled(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file whose logit of class 2 is twice what it should be."""
+
+    def scale(graph: onnx.GraphProto) -> None:
+        _changed_value(graph, graph.output[0].name, "Mul", np.array([1, 1, 2, 1, 1, 1, 1]))
+
+    return _edited(tiny_onnx, tmp_path_factory.mktemp("scaled") / "scaled.onnx", scale)
+
+
+@pytest.fixture(scope="module")
+def swapped(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that takes class 0 for class 1, and the other way round."""
+
+    def swap(graph: onnx.GraphProto) -> None:
+        matrix = np.eye(7)[[1, 0, 2, 3, 4, 5, 6]]
+        _changed_value(graph, graph.output[0].name, "MatMul", matrix)
+
+    return _edited(tiny_onnx, tmp_path_factory.mktemp("swapped") / "swapped.onnx", swap)
+
+
+def test_a_file_passes_against_its_own_checkpoint(tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    found = verify(tiny_onnx, tiny_checkpoint, cases=ONE, seed=5)
+    (artifact,) = found.artifacts
+    assert found.passed
+    assert found.failures == []
+    assert artifact.synthetic is not None
+    (case,) = artifact.synthetic.cases
+    assert 0 < case.max_error <= case.limit(artifact.synthetic.tolerance)  # two float32 computations are never equal
+    assert case.reference_error is not None
+    assert found.reference["computed"] == "PyTorch float64"
+
+
+def test_a_file_fails_against_another_checkpoint(tiny_onnx: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, lively(create_model(TINY), seed=1).state_dict(), Card())
+    found = verify(tiny_onnx, other, cases=ONE)
+    assert not found.passed
+    assert found.failures[0].startswith("tiny.onnx: 2x33x40: largest error")
+
+
+def test_another_number_of_classes_is_refused(tiny_onnx: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, create_model(TINY, num_classes=3).state_dict(), Card())
+    with pytest.raises(ConfigError, match="give the checkpoint it was made from"):
+        verify(tiny_onnx, other)
+
+
+def test_a_scaled_logit_is_told_with_its_size(scaled: Path, tiny_onnx: Path) -> None:
+    with OnnxRuntime(tiny_onnx) as runtime:
+        exact = runtime.run(synthetic_images(np.random.default_rng(0), ONE[0], 3))
+    (artifact,) = verify(scaled, tiny_onnx, cases=ONE).artifacts
+    assert artifact.synthetic is not None
+    (case,) = artifact.synthetic.cases
+    assert case.max_error == pytest.approx(np.abs(exact[:, 2]).max(), rel=1e-6)
+    assert case.mean_error == pytest.approx(np.abs(exact[:, 2]).sum() / exact.size, rel=1e-6)
+    assert case.reference_error is None  # an artifact has no float64 of its own
+    assert not artifact.passed
+
+
+def test_an_artifact_against_itself_does_not_differ(tiny_onnx: Path) -> None:
+    (artifact,) = verify(tiny_onnx, tiny_onnx, cases=ONE).artifacts
+    assert artifact.synthetic is not None
+    assert artifact.synthetic.cases[0].max_error == 0
+    assert artifact.passed
+
+
+def test_many_artifacts_in_one_run(tiny_onnx: Path, scaled: Path, tiny_checkpoint: Path) -> None:
+    found = verify([tiny_onnx, scaled, tiny_checkpoint, tiny_onnx], tiny_checkpoint, cases=ONE)
+    assert [a.about["name"] for a in found.artifacts] == [
+        "tiny.onnx", "scaled.onnx", "tiny.safetensors", "tiny.onnx (2)",
+    ]  # fmt: skip
+    assert [a.passed for a in found.artifacts] == [True, False, True, True]
+    float32 = found.artifacts[2].synthetic
+    assert float32 is not None
+    assert float32.cases[0].max_error == float32.cases[0].reference_error  # PyTorch float32 is the yardstick itself
+
+
+def test_the_first_block_past_tolerance_is_named(shifted: Path, tiny_checkpoint: Path) -> None:
+    (artifact,) = verify(shifted, tiny_checkpoint, cases=ONE, per_block=True).artifacts
+    blocks = artifact.blocks
+    assert blocks is not None
+    assert blocks.first_past_tolerance == "stage3.0"
+    assert [row.block for row in blocks.rows] == BLOCKS
+    by_name = {row.block: row for row in blocks.rows}
+    assert by_name["stage3.0"].max_error == pytest.approx(0.125, rel=1e-3)
+    assert by_name["stage3.0"].rms_error == pytest.approx(0.125, rel=1e-3)
+    assert by_name["patch_embed_3"].max_error < 1e-4
+    assert "the difference begins at block stage3.0" in artifact.failures[-1]
+
+
+def test_blocks_of_a_file_that_is_right(tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    found = verify([tiny_onnx, tiny_checkpoint], tiny_checkpoint, synthetic=False, sizes=[(33, 40)], per_block=True)
+    for artifact in found.artifacts:
+        assert artifact.blocks is not None
+        assert artifact.blocks.first_past_tolerance is None
+        assert [row.block for row in artifact.blocks.rows] == BLOCKS
+        assert str(artifact.blocks.case) == "1x33x40"
+    assert found.passed
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8])
+def test_blocks_of_narrowed_files(precision: Precision, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Their casts and quantizers stand between the blocks."""
+    options = (
+        {"compare_speed": False, "reduced_range": True} if precision is Precision.INT8 else {"compare_speed": False}
+    )
+    path = run_export(
+        ExportRequest(
+            None, tmp_path / "n.onnx", checkpoint=tiny_checkpoint, precision=precision, verify=False, options=options
+        )
+    ).path
+    (artifact,) = verify(path, tiny_checkpoint, synthetic=False, sizes=[(33, 40)], per_block=True).artifacts
+    assert artifact.blocks is not None
+    assert [row.block for row in artifact.blocks.rows] == BLOCKS
+    errors = {row.block: row.rms_error / row.std for row in artifact.blocks.rows}
+    assert errors["stem"] < 1e-3
+    assert 1e-6 < errors["stage2.0"] < 0.5
+
+
+# Real images.
+
+
+@pytest.fixture
+def folder(tmp_path: Path, swapped: Path, tiny_onnx: Path, rng: np.random.Generator) -> Path:
+    """Forty images of noise, in folders of the classes that the honest file gives them."""
+    folder = tmp_path / "data"
+    with OnnxRuntime(tiny_onnx) as runtime:
+        for number in range(40):
+            height, width = (int(side) for side in rng.integers(20, 60, 2))
+            pixels = rng.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+            image = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+            logits = runtime.run(transform(image, runtime.info.preprocessing)[None])
+            own = folder / "abcdefg"[int(logits.argmax())]
+            own.mkdir(parents=True, exist_ok=True)
+            image.save(own / f"{number:02d}.png")
+    return folder
+
+
+def _flipped(folder: Path, honest: Path) -> Iterator[tuple[str, float]]:
+    """Images whose best class is one of the two that are swapped, and the honest file's margin."""
+    with OnnxRuntime(honest) as runtime:
+        for path in sorted(folder.rglob("*.png")):
+            logits = np.sort(runtime.run(transform(load_image(path), runtime.info.preprocessing)[None])[0])
+            if path.parent.name in "ab":
+                yield path.relative_to(folder).as_posix(), float(logits[-1] - logits[-2])
+
+
+def test_flips_come_by_the_references_margin(
+    folder: Path, swapped: Path, tiny_onnx: Path, tiny_checkpoint: Path
+) -> None:
+    expected = sorted(_flipped(folder, tiny_onnx), key=lambda flip: -flip[1])
+    assert 1 < len(expected) < 40  # else the weights give every image one class, and nothing is shown
+    found = verify([tiny_onnx, swapped], tiny_checkpoint, data=folder, synthetic=False)
+    honest, wrong = (artifact.images[0] for artifact in found.artifacts)
+    assert (honest.flips, honest.figures.top1_agreement) == ((), 1.0)
+    assert [flip.image for flip in wrong.flips] == [name for name, _ in expected]
+    assert [flip.margin for flip in wrong.flips] == pytest.approx([m for _, m in expected], abs=1e-4)
+    assert {(flip.reference, flip.artifact) for flip in wrong.flips} <= {(0, 1), (1, 0)}
+    assert wrong.figures.top1_agreement == pytest.approx(1 - len(expected) / 40)
+    assert found.artifacts[0].passed
+    assert not found.artifacts[1].passed
+
+
+def test_accuracy_where_folders_are_classes(
+    folder: Path, swapped: Path, tiny_onnx: Path, tiny_checkpoint: Path
+) -> None:
+    flipped = len(list(_flipped(folder, tiny_onnx)))
+    found = verify([tiny_onnx, swapped], tiny_checkpoint, data=folder, synthetic=False)
+    assert found.data is not None
+    assert found.data.labelled
+    assert found.data.reference[None] is not None
+    assert found.data.reference[None].top1 == 1.0
+    honest, wrong = (artifact.images[0].accuracy for artifact in found.artifacts)
+    assert honest is not None
+    assert wrong is not None
+    assert honest.top1 == 1.0
+    assert wrong.top1 == pytest.approx(1 - flipped / 40)
+
+
+def test_a_loss_of_accuracy_past_what_is_allowed(folder: Path, swapped: Path, tiny_checkpoint: Path) -> None:
+    def failures(loss: float) -> list[str]:
+        limits = Limits(max_error=1e9, min_top1_agreement=0.0, max_accuracy_loss=loss)
+        return verify(swapped, tiny_checkpoint, data=folder, synthetic=False, limits=limits).failures
+
+    assert failures(1.0) == []
+    (failure,) = failures(0.0)
+    assert "top-1 accuracy is " in failure
+
+
+def test_one_bad_image_does_not_lose_the_others(folder: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    bad = next(folder.rglob("*.png")).with_name("bad.png")
+    bad.write_bytes(b"nothing")
+    found = verify(tiny_onnx, tiny_checkpoint, data=folder, synthetic=False)
+    assert found.data is not None
+    assert found.data.images == 40
+    ((name, why),) = found.data.skipped
+    assert name.endswith("bad.png")
+    assert "not an image" in why
+    assert found.artifacts[0].passed
+    assert not found.passed
+
+
+def test_no_image_can_be_read(tmp_path: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    with pytest.raises(VerificationError, match=r"none of 1 images could be read; the first is bad.png"):
+        verify(tiny_onnx, tiny_checkpoint, data=tmp_path, synthetic=False)
+
+
+def test_sizes_are_of_real_images_too(folder: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    found = verify(tiny_onnx, tiny_checkpoint, data=folder, sizes=[(32, 40), (48, 48)])
+    (artifact,) = found.artifacts
+    assert [str(images.size) for images in artifact.images] == ["32x40", "48x48"]
+    assert artifact.synthetic is not None
+    assert [(case.height, case.width) for case in artifact.synthetic.cases] == [(32, 40), (48, 48)]
+
+
+def test_images_of_one_size_run_in_batches(folder: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    one, many = (
+        verify(tiny_onnx, tiny_checkpoint, data=Images(folder, batch=batch), sizes=[(32, 40)], synthetic=False)
+        for batch in (1, 16)
+    )
+    first, second = (found.artifacts[0].images[0] for found in (one, many))
+    assert first.figures.images == second.figures.images == 40
+    assert second.figures.max_error < 1e-4
+    assert [worst.image for worst in first.worst] != []
+
+
+def test_artifacts_with_different_transforms_are_not_compared(
+    folder: Path, tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    other = run_export(
+        ExportRequest(
+            None,
+            tmp_path / "other.onnx",
+            checkpoint=tiny_checkpoint,
+            verify=False,
+            preprocessing=PreprocessingChange(size=ImageSize(32, 32)),
+        )
+    ).path
+    with pytest.raises(ConfigError, match=r"in different ways \(tiny.onnx: native.*other.onnx: crop 32x32"):
+        verify([tiny_onnx, other], tiny_checkpoint, data=folder, synthetic=False)
+    change = PreprocessingChange(size=ImageSize(40, 40))
+    found = verify([tiny_onnx, other], tiny_checkpoint, data=Images(folder, change=change), synthetic=False)
+    assert found.data is not None
+    assert found.data.transform.startswith("crop 40x40")
+
+
+def test_some_of_the_images(folder: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    def seen(seed: int) -> Verification:
+        return verify(tiny_onnx, tiny_checkpoint, data=Images(folder, most=7), synthetic=False, seed=seed)
+
+    assert seen(0).artifacts[0].images[0].figures.images == 7
+    assert seen(0).artifacts[0].images[0].worst == seen(0).artifacts[0].images[0].worst
+    assert seen(0).artifacts[0].images[0].worst != seen(1).artifacts[0].images[0].worst
+
+
+def test_a_record_is_plain_and_whole(folder: Path, swapped: Path, tiny_checkpoint: Path) -> None:
+    found = verify(swapped, tiny_checkpoint, data=folder, cases=ONE, per_block=True, command="rest-verify x")
+    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert (record["kind"], record["schema"], record["passed"]) == ("rest-verify", 1, False)
+    assert record["environment"]["command"] == "rest-verify x"
+    (artifact,) = record["artifacts"]
+    (images,) = artifact["images"]
+    assert images["flips"] == len(images["worst_flips"]) > 0
+    flip = images["worst_flips"][0]
+    assert flip["thumbnail"].startswith("data:image/jpeg;base64,")
+    assert {flip["reference_name"], flip["artifact_name"]} == {"a", "b"}
+    assert flip["label_name"] == flip["reference_name"]
+    assert len(images["worst_errors"]) == 8
+    assert artifact["synthetic"][0]["passed"] is False
+    assert artifact["blocks"]["first_past_tolerance"] == "head"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"artifacts": []}, "no artifacts were given"),
+        ({"cases": []}, "no cases were given"),
+        ({"synthetic": False}, "neither synthetic nor real images"),
+        ({"data": IMAGES / "none"}, "none"),
+    ],
+)
+def test_what_cannot_be_meant(arguments: dict[str, object], words: str, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    asked = {"artifacts": tiny_onnx, "reference": tiny_checkpoint, "cases": ONE, **arguments}
+    with pytest.raises(ConfigError, match=words):
+        verify(**asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limits", [{"max_error": 0.0}, {"min_top1_agreement": 1.1}, {"max_accuracy_loss": -0.1}])
+def test_limits_that_cannot_be_meant(limits: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="it must be"):
+        Limits(**limits)
+
+
+@pytest.mark.parametrize("asked", [{"most": 0}, {"batch": 0}, {"batch": True}])
+def test_images_that_cannot_be_meant(asked: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="must be a whole number of at least 1"):
+        Images(IMAGES, **asked)  # type: ignore[arg-type]
+
+
+def test_limits_in_place_of_the_tables(scaled: Path, tiny_onnx: Path) -> None:
+    assert verify(scaled, tiny_onnx, cases=ONE, limits=Limits(max_error=100.0)).passed
+    assert not verify(scaled, tiny_onnx, cases=ONE, limits=Limits(max_error=0.001)).passed
