@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-full figures clean
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,7 +21,21 @@ lint: $(VENV)/.made
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-bench: $(VENV)/.made
+# Ten minutes on two cores; leave the machine alone meanwhile. The report is bench_output/report.html.
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.report
+
+# Most of an hour: 1024 pixels and torch.compile too.
+bench-full: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.report --full
+
+$(VENV)/.bench: $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[openvino]"
+	touch $@
+
+# The figures of docs/benchmarks.md that have a command of their own.
+figures: $(VENV)/.made
+	$(BIN)/python -m benchmarks.noise
 	$(BIN)/python -m benchmarks.export_time
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.overhead
@@ -32,4 +46,4 @@ bench: $(VENV)/.made
 	$(BIN)/python -m benchmarks.precision
 
 clean:
-	rm -rf $(VENV) demo_output
+	rm -rf $(VENV) demo_output bench_output

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import count, islice
 
 _SEED = 20210528  # of the order: a run can be repeated
+#: Seconds of a look at whether the process is idle, the share of one processor that is still idle, and the most looks.
+_LOOK_SECONDS, _IDLE, _LOOKS = 0.005, 0.1, 100
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Burst:
     """Calls of one contender in a round.
 
     Args:
-        settle: Untimed ones, before the others, so that it meets neither another's caches nor its spinning threads.
+        settle: Untimed ones, before the others, so that it does not meet another's caches.
         timed: Those that count.
     """
 
@@ -60,7 +62,8 @@ def take_turns(
     """Time contenders in turn, without end.
 
     The order is drawn for every other round and reversed in the one after it: what a contender comes after, and how
-    far the round has gone, then happens to each of them, and makes no difference between two that are alike.
+    far the round has gone, then happens to each of them, and makes no difference between two that are alike. Each
+    begins when the threads of the one before have come to rest.
 
     Args:
         contenders: Name -> what to time.
@@ -79,6 +82,7 @@ def take_turns(
         seconds: dict[str, list[float]] = {name: [] for name in contenders}
         for name in order:
             run, burst, times = contenders[name], bursts[name], seconds[name]
+            until_idle()
             for _ in range(burst.settle):
                 run()
             for _ in range(burst.timed):
@@ -86,6 +90,19 @@ def take_turns(
                 run()
                 times.append(clock() - start)
         yield seconds
+
+
+def until_idle() -> None:
+    """Wait until no thread of this process computes any more, half a second at most.
+
+    Runtimes let their threads spin after a call, to be quick at the next: ONNX Runtime's for 50 ms of a processor. What
+    runs meanwhile has a processor less, and two copies of one file then differ by 30% and more.
+    """
+    for _ in range(_LOOKS):
+        before = time.process_time()
+        time.sleep(_LOOK_SECONDS)
+        if time.process_time() - before < _IDLE * _LOOK_SECONDS:
+            return
 
 
 def time_paired(

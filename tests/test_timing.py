@@ -56,6 +56,39 @@ def test_every_order_is_followed_by_its_reverse() -> None:
     assert all(sorted(order) == list("abcd") for order in orders)
 
 
+def test_a_contender_begins_when_the_process_has_come_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of the one before still compute for a while; the looks at them are of planted processor time."""
+    events: list[str] = []
+    busy = [0]
+
+    def process_time() -> float:
+        return timing_now[0]
+
+    def sleep(seconds: float) -> None:
+        events.append("look")
+        if busy[0]:
+            busy[0] -= 1
+            timing_now[0] += seconds
+
+    def run() -> None:
+        events.append("run")
+        busy[0] = 3  # it spins for three looks
+
+    timing_now = [0.0]
+    monkeypatch.setattr(timing.time, "process_time", process_time)
+    monkeypatch.setattr(timing.time, "sleep", sleep)
+    next(timing.take_turns({"a": run, "b": run}, dict.fromkeys("ab", timing.Burst(0, 1))))
+    assert events == ["look", "run", "look", "look", "look", "look", "run"]
+
+
+def test_a_process_that_never_rests_is_waited_for_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(timing.time, "process_time", lambda: sum(slept))
+    monkeypatch.setattr(timing.time, "sleep", slept.append)
+    timing.until_idle()
+    assert sum(slept) == pytest.approx(0.5)
+
+
 def test_a_burst_has_untimed_calls_before_its_timed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     now, calls = [0.0], [0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])

@@ -20,6 +20,7 @@ _STABLE, _ROW, _WARM_SECONDS = 0.05, 5, 3.0
 #: Seconds of the untimed and of the timed calls of a round; slower calls than the last are not repeated to settle, as
 #: what they settle from takes milliseconds.
 _SETTLE_SECONDS, _BURST_SECONDS, _SLOW_SECONDS = 0.02, 0.05, 0.25
+_PULSE, _PULSE_BURST = "\0pulse", Burst(2, 10)  # no contender can have this name
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Effort:
     """
 
     min_rounds: int = 15
-    min_seconds: float = 2.0
+    min_seconds: float = 2.5
     max_seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -61,11 +62,13 @@ class CaseTimes:
     Args:
         warmups: Name -> calls before the rounds, the very first included.
         rounds: Name -> calls of each round.
+        pulse: Calls of the fixed product in each round.
         interrupted: Whether it was ended by Ctrl-C; a round that was not finished is left out.
     """
 
     warmups: dict[str, list[float]] = field(default_factory=dict)
     rounds: dict[str, list[list[float]]] = field(default_factory=dict)
+    pulse: list[list[float]] = field(default_factory=list)
     interrupted: bool = False
 
     def calls(self, name: str) -> list[float]:
@@ -100,6 +103,8 @@ def time_case(
     contenders: Mapping[str, Call],
     warmups: Mapping[str, list[float]],
     effort: Effort,
+    *,
+    pulse: Call | None = None,
     report: Callable[[int], None] | None = None,
 ) -> CaseTimes:
     """Time contenders that are warm.
@@ -108,14 +113,17 @@ def time_case(
         contenders: Name -> what to time.
         warmups: Name -> seconds of its warm-up.
         effort: How long.
+        pulse: A short fixed product, timed in every round to see the machine's own speed change.
         report: Called with the number of rounds that are done.
     """
     times = CaseTimes(dict(warmups), {name: [] for name in contenders})
     bursts = {name: burst_of(warmups[name]) for name in contenders}
+    turns = dict(contenders) if pulse is None else {**contenders, _PULSE: pulse}
     start = time.perf_counter()
     try:
         with _no_garbage_collection():
-            for done, turn in enumerate(take_turns(contenders, bursts), 1):
+            for done, turn in enumerate(take_turns(turns, {**bursts, _PULSE: _PULSE_BURST}), 1):
+                times.pulse.append(turn.pop(_PULSE, []))
                 for name, calls in turn.items():
                     times.rounds[name].append(calls)
                 least = min(sum(times.calls(name)) for name in contenders)
@@ -125,8 +133,9 @@ def time_case(
                     break
     except KeyboardInterrupt:
         times.interrupted = True
-        whole = min(len(rounds) for rounds in times.rounds.values())
+        whole = min((len(rounds) for rounds in times.rounds.values()), default=0)
         times.rounds = {name: rounds[:whole] for name, rounds in times.rounds.items()}
+        times.pulse = times.pulse[:whole]
     return times
 
 

@@ -61,7 +61,7 @@ def benchmark(
         checkpoint: Weights of the baselines; without, they are random, which takes as long.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; None for the CPU, of an engine for the first GPU.
         threads: CPU threads of a call; None takes one for each physical core.
-        effort: How long; None for 15 rounds and 2 seconds of each contender at least.
+        effort: How long; None for 15 rounds and 2.5 seconds of each contender at least.
         confidence: Of the intervals of the ratios, 0.5 to 1.
         cold: Whether to measure load, first answer and peak memory, in a process of its own for each contender.
         relative_to: Name of the contender that all ratios are formed to, in place of the first of each network.

@@ -28,7 +28,6 @@ from rest_deploy.runtimes.gpu_times import gpu_medians
 #: Called with the share of the run that is done, 0 to 1, and what it is at.
 Progress = Callable[[float, str], None]
 
-_PULSE = "\0pulse"  # no contender can have this name
 _GPU_CALLS = 20
 _COLD_SHARE = 0.2  # of the progress
 
@@ -99,8 +98,8 @@ class Turns:
     def _measure_case(self, case: InputSize, product: Callable[[], object], say: Callable[[str], None]) -> None:
         images = self._images(case)
         errors = dict(self._made.errors)
-        calls: dict[str, Callable[[], object]] = {_PULSE: product}
-        warmups = {_PULSE: warm_up(product)}
+        calls: dict[str, Callable[[], object]] = {}
+        warmups: dict[str, list[float]] = {}
         for name, session in self._sessions.items():
             say(f"{case}: warming up {name}")
             run = partial(session.run, images[name])
@@ -109,8 +108,12 @@ class Turns:
             except (RestDeployError, MemoryError) as exc:
                 errors[name] = one_line(exc)
         before = CpuTimes.now()
-        times = time_case(calls, warmups, self._plan.effort, lambda done: say(f"{case}: {done} rounds"))
-        conditions = Conditions(between(before, CpuTimes.now()), per_round(times.rounds[_PULSE]))
+        times = CaseTimes()
+        if calls:
+            times = time_case(
+                calls, warmups, self._plan.effort, pulse=product, report=lambda done: say(f"{case}: {done} rounds")
+            )
+        conditions = Conditions(between(before, CpuTimes.now()), per_round(times.pulse))
         self._made.interrupted |= times.interrupted
         results = [self._result(c, case, times, errors.get(c.name)) for c in self._made.contenders]
         if not times.interrupted:

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     effort = made.add_argument_group("how long")
     effort.add_argument("--min-rounds", metavar="N", type=int, default=15, help="rounds of a size (default 15)")
     effort.add_argument(
-        "--min-seconds", metavar="S", type=float, default=2.0, help="timed of each contender at a size (default 2)"
+        "--min-seconds", metavar="S", type=float, default=2.5, help="timed of each contender at a size (default 2.5)"
     )
     effort.add_argument("--max-seconds", metavar="S", type=float, help="of a size, after which no round begins")
     effort.add_argument("--confidence", metavar="SHARE", type=float, default=0.99, help="of intervals (default 0.99)")

@@ -8,12 +8,14 @@ from rest_deploy.reporting.markup import Html
 #: universal design", 2008), darkened for white paper and lightened for the dark.
 _LIGHT = """
 --page:#fafaf8;--card:#ffffff;--band:#f0f2f4;--ink:#1a1f26;--soft:#57606b;--line:#d5dae0;--grid:#e6e9ed;
---accent:#0b5a9d;--good:#05684c;--bad:#a8330a;--warn:#7a5200;--goodtint:#e9f5f0;--badtint:#fcefe9;--warntint:#fdf5e2;--shade:#1a1f2630;
+--accent:#0b5a9d;--good:#05684c;--bad:#a8330a;--warn:#7a5200;--goodtint:#e9f5f0;--badtint:#fcefe9;--warntint:#fdf5e2;
+--shade:#1a1f2630;
 --c0:#0072b2;--c1:#cc5500;--c2:#008a64;--c3:#a8508a;--c4:#a67600;--c5:#2b86bd;--c6:#5f6670;
 """
 _DARK = """
 --page:#13171c;--card:#1a1f26;--band:#232a33;--ink:#e7eaee;--soft:#a7b1bc;--line:#39424d;--grid:#2b333d;
---accent:#7dbcf0;--good:#5fd3a9;--bad:#ff9a76;--warn:#f0c05a;--goodtint:#16302a;--badtint:#3a221a;--warntint:#332b17;--shade:#000000a0;
+--accent:#7dbcf0;--good:#5fd3a9;--bad:#ff9a76;--warn:#f0c05a;--goodtint:#16302a;--badtint:#3a221a;--warntint:#332b17;
+--shade:#000000a0;
 --c0:#4ea6e0;--c1:#f58b45;--c2:#2cc397;--c3:#df93c3;--c4:#e6b032;--c5:#8fccf3;--c6:#b3bac3;
 """
 
@@ -39,12 +41,15 @@ data{white-space:nowrap}
 .good{color:var(--good);font-weight:600}
 .warn{color:var(--warn);font-weight:600}
 code,pre{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.85em}
-pre{margin:.5rem 0;padding:.75rem 1rem;background:var(--band);border-radius:6px;white-space:pre-wrap;overflow-wrap:anywhere}
-nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;margin:1.5rem 0 0;padding:0;list-style:none;max-width:none;font-size:.92rem}
+pre{margin:.5rem 0;padding:.75rem 1rem;background:var(--band);border-radius:6px;white-space:pre-wrap;
+overflow-wrap:anywhere}
+nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;margin:1.5rem 0 0;padding:0;list-style:none;max-width:none;
+font-size:.92rem}
 """
 
 _PARTS = """
-.verdict{border:1px solid var(--line);border-left:6px solid var(--edge);border-radius:6px;background:var(--tint);padding:.75rem 1.1rem}
+.verdict{border:1px solid var(--line);border-left:6px solid var(--edge);border-radius:6px;background:var(--tint);
+padding:.75rem 1.1rem}
 .passed{--edge:var(--good);--tint:var(--goodtint)}
 .failed{--edge:var(--bad);--tint:var(--badtint)}
 .measured{--edge:var(--accent);--tint:var(--band)}
@@ -53,13 +58,15 @@ _PARTS = """
 .verdict ul{max-width:none;font-size:.95rem}
 .cautions{padding-left:0;list-style:none}
 .cautions b{color:var(--warn)}
-.caution{border:1px solid var(--line);border-left:6px solid var(--warn);border-radius:6px;background:var(--warntint);padding:.4rem 1.1rem;margin:0 0 1rem;font-size:.95rem}
+.caution{border:1px solid var(--line);border-left:6px solid var(--warn);border-radius:6px;background:var(--warntint);
+padding:.4rem 1.1rem;margin:0 0 1rem;font-size:.95rem}
 .caution p b{color:var(--warn)}
 .caution ul{max-width:none}
 .facts{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1.5rem;margin:1.25rem 0 0;font-size:.95rem}
 .facts dt{color:var(--soft)}
 .facts dd{margin:0;min-width:0;overflow-wrap:anywhere}
-figure{margin:1rem 0;display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,320px),1fr));gap:1.5rem;align-items:start}
+figure{margin:1rem 0;display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,320px),1fr));gap:1.5rem;
+align-items:start}
 figcaption{color:var(--soft);font-size:.88rem;max-width:60ch}
 .legend{display:block;color:var(--ink);margin-bottom:.2rem}
 .words{display:block;margin-top:.4rem;max-width:80ch}
@@ -75,7 +82,8 @@ details{margin:1rem 0}
 summary{cursor:pointer;color:var(--accent);font-weight:600;padding:.2rem 0;overflow-wrap:anywhere}
 summary:focus-visible,a:focus-visible,.scroll:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));gap:.9rem;margin-top:.75rem}
-.card{display:flex;gap:.9rem;align-items:flex-start;background:var(--card);border:1px solid var(--line);border-radius:6px;padding:.75rem;font-size:.84rem;min-width:0}
+.card{display:flex;gap:.9rem;align-items:flex-start;background:var(--card);border:1px solid var(--line);
+border-radius:6px;padding:.75rem;font-size:.84rem;min-width:0}
 .card>div{min-width:0;flex:1}
 .card p{margin:0 0 .3rem;font-weight:600;font-size:.84rem}
 .card dl{display:grid;grid-template-columns:max-content 1fr;gap:.05rem .6rem;margin:0}
@@ -88,7 +96,8 @@ summary:focus-visible,a:focus-visible,.scroll:focus-visible{outline:2px solid va
 """
 
 _TABLES = """
-.scroll{overflow-x:auto;margin:1rem 0 .5rem;border:1px solid var(--line);border-radius:6px;background:linear-gradient(to left,var(--card) 40%,transparent) right/48px 100% no-repeat local,
+.scroll{overflow-x:auto;margin:1rem 0 .5rem;border:1px solid var(--line);border-radius:6px;
+background:linear-gradient(to left,var(--card) 40%,transparent) right/48px 100% no-repeat local,
 linear-gradient(to left,var(--shade),transparent) right/14px 100% no-repeat scroll,var(--card)}
 table{border-collapse:collapse;width:max-content;min-width:100%;font-size:.84rem;line-height:1.4}
 caption{text-align:left;padding:.6rem .75rem;font-weight:600;border-bottom:1px solid var(--line)}
@@ -108,7 +117,8 @@ td.num{white-space:nowrap}
 """
 
 _PLOTS = """
-.plot{display:block;width:100%;max-width:440px;height:auto;background:var(--card);border:1px solid var(--line);border-radius:6px;padding:8px;overflow:visible}
+.plot{display:block;width:100%;max-width:440px;height:auto;background:var(--card);border:1px solid var(--line);
+border-radius:6px;padding:8px;overflow:visible}
 .plot text{font-size:11px;fill:var(--ink)}
 .plot .head{font-weight:650}
 .plot .axis,.plot .tick{fill:var(--soft)}

@@ -100,6 +100,14 @@ def test_an_interrupted_run_keeps_its_whole_rounds(clock: Clock) -> None:
     assert {name: len(rounds) for name, rounds in times.rounds.items()} == {"a": 3, "b": 3}
 
 
+def test_the_pulse_is_timed_in_every_round_and_counts_for_nothing(clock: Clock) -> None:
+    times = time_case(
+        {"a": clock.call(0.01)}, {"a": [0.01] * 3}, Effort(min_rounds=4, min_seconds=0.0), pulse=clock.call(2**-10)
+    )
+    assert times.pulse == [[2**-10] * 10] * 4
+    assert list(times.rounds) == ["a"]
+
+
 def test_garbage_is_not_collected_meanwhile(clock: Clock) -> None:
     seen = []
     assert gc.isenabled()

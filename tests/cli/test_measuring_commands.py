@@ -123,11 +123,11 @@ def test_ctrl_c_prints_and_writes_what_there_is(
     honest = turns.time_case
     cases = []
 
-    def second_is_interrupted(*arguments: Any) -> Any:
+    def second_is_interrupted(*arguments: Any, **options: Any) -> Any:
         cases.append(arguments)
         if len(cases) == 2:
             raise KeyboardInterrupt
-        return honest(*arguments)
+        return honest(*arguments, **options)
 
     monkeypatch.setattr(turns, "time_case", second_is_interrupted)
     output = tmp_path / "b.json"

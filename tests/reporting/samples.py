@@ -23,6 +23,7 @@ ENTRANTS = {
     " torch": ("baseline", "pytorch", "fp32", "cpu", 1.92),
 }
 _ERRORS = {"fp32": 1.4e-6, "fp16": 1.2e-3, "int8": 0.11}
+_RUNTIMES = {"onnx": "ONNX Runtime 1.32.0", "trt": "TensorRT 10.13", "pytorch": "PyTorch, as its authors wrote it"}
 _REASON = "half has 13 bits fewer than float32, so a network that loses e there loses some 2**13 e in half"
 
 
@@ -165,7 +166,7 @@ def contender(network: str, suffix: str) -> Record:
         "name": name, "kind": kind, "network": network, "path": f"/models/{name}" if own else None,
         "sha256": sha(name) if own else None, "bytes": 54_123_456 if own else None, "format": form,
         "precision": precision, "device": device, "threads": 2,
-        "description": {"onnx": "ONNX Runtime 1.32.0", "trt": "TensorRT 10.13"}.get(form, "PyTorch, as its authors wrote it"), "error": None,
+        "description": _RUNTIMES[form], "error": None,
         "cold": {"load_ms": 320.0 * factor + 90, "first_answer_ms": 61.0 * factor, "peak_mib": peaks, "error": None},
     }  # fmt: skip
 
@@ -186,7 +187,8 @@ def _result(network: str, suffix: str, pixels: float, batch: int) -> Record:
         "contender": name, "error": None, "warmup_ms": [2 * p50, p50], "rounds_ms": [[p50, p50 * 1.01]] * 3,
         "calls": 24 if few else 240, "p50_ms": p50, "p90_ms": None if few else p50 * draw.uniform(1.03, 1.3),
         "p99_ms": p50 * 1.5 if p50 < 60 else None, "mean_ms": 1.02 * p50, "images_per_second": 1e3 * batch / p50,
-        "gflop": gflop, "gflops": 1e3 * gflop / p50, "share_of_machine": gflop / p50 / 0.2402 if device == "cpu" else None,
+        "gflop": gflop, "gflops": 1e3 * gflop / p50,
+        "share_of_machine": gflop / p50 / 0.2402 if device == "cpu" else None,
         "ratio": ratio, "gpu": {**parts, "enqueue_ms": 0.4, "calls": 50} if device != "cpu" else None,
     }  # fmt: skip
 

@@ -12,8 +12,8 @@ from rest_deploy.reporting.sections.exactness import KEYS, error_row, share_of_l
 from rest_deploy.reporting.table import Rows, folded, numbers, table, texts
 
 _READ = (
-    "Errors of what each block gives, on a logarithmic axis; blocks in the order of the network. A point right of its bar "
-    "is past the limit: it is square and says “over”."
+    "Errors of what each block gives, on a logarithmic axis; blocks in the order of the network. A point right of its "
+    "bar is past the limit: it is square and says “over”."
 )
 _COLUMNS = [
     *texts("block"),

@@ -18,7 +18,9 @@ from rest_deploy.reporting.sections.growth import growth
 from rest_deploy.reporting.sections.latency_table import latency_table
 
 _GROWTH = "Time per image is that of a call over its batch."
-_RATIO = "Ratios are formed within rounds; their whiskers are confidence intervals: one that crosses 1 shows no difference."
+_RATIO = (
+    "Ratios are formed within rounds; their whiskers are confidence intervals: one that crosses 1 shows no difference."
+)
 _KEYS = (("point", "median (p50)"), ("whisker", "up to p90, where there are calls enough to tell it"))
 _DASHED = ("dashed", "dashed: the largest batch")
 _HOLLOW = ("hollow", "ratio without a difference beyond noise, or of too few rounds")

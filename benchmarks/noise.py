@@ -1,0 +1,114 @@
+"""Can rest-bench be trusted? python -m benchmarks.noise
+
+Twenty runs of two copies of one file, none of which may be called different; as many of a copy that is slowed by a
+tenth, each of which must be called slower; and what measuring adds to a call of 5 ms, at most 1% of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import statistics
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from benchmarks.environment import environment
+from rest_deploy.benchmarking import Effort, Result, benchmark
+from rest_deploy.benchmarking.contenders import Contender
+from rest_deploy.benchmarking.measure import time_case, warm_up
+from rest_deploy.benchmarking.sessions import ArtifactSession, Session
+from rest_deploy.pipeline import ExportRequest, run_export
+
+_SLOWED, _CALL_SECONDS, _ALLOWED_OVERHEAD = "slowed.onnx", 0.005, 0.01
+
+
+class SlowedSession(ArtifactSession):
+    """An artifact each of whose calls takes a tenth longer: it waits, busy, after the network has run."""
+
+    def __init__(self, path: Path, device: str | None, threads: int | None) -> None:
+        super().__init__(path, device, threads)
+        honest = self.run
+
+        def run(batch: object) -> object:
+            start = time.perf_counter()
+            logits = honest(batch)
+            end = start + 1.1 * (time.perf_counter() - start)
+            while time.perf_counter() < end:
+                pass
+            return logits
+
+        self.run = run
+
+
+def main() -> None:
+    """Print the verdicts; exit 1 where one is wrong, or measuring adds too much."""
+    logging.disable(logging.WARNING)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="rest_lite")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 224])
+    parser.add_argument("--runs", type=int, default=20)
+    arguments = parser.parse_args()
+    print(environment())
+    honest = Contender.open
+    Contender.open = lambda own: (
+        SlowedSession(Path(own.file), own.device, own.threads) if own.name == _SLOWED else honest(own)
+    )
+    held = _overhead()
+    with tempfile.TemporaryDirectory() as folder:
+        first = run_export(ExportRequest(arguments.model, Path(folder) / "first.onnx", verify=False)).path
+        for name, wanted in (("copy.onnx", "no difference beyond noise"), (_SLOWED, "slower")):
+            other = Path(folder) / name
+            shutil.copy(first, other)
+            for size in arguments.sizes:
+                held &= _runs(first, other, size, arguments.runs, wanted)
+    raise SystemExit(0 if held else 1)
+
+
+def _runs(first: Path, other: Path, size: int, runs: int, wanted: str) -> bool:
+    results, noisy = [], 0
+    for _ in range(runs):
+        (case,) = benchmark([first, other], sizes=[(size, size)], effort=Effort(20, 0.5), cold=False).cases
+        results.append(case.results[1])
+        noisy += bool(case.conditions.flags)
+    ratios = [result.ratio for result in results if result.ratio is not None]
+    verdicts = Counter(ratio.verdict.value for ratio in ratios)
+    medians = sorted(ratio.median for ratio in ratios)
+    widths = [ratio.high - ratio.low for ratio in ratios if ratio.low is not None and ratio.high is not None]
+    print(
+        f"{other.name} at {size}: {dict(verdicts)} of {runs}; ratios {medians[0]:.3f} to {medians[-1]:.3f}, median "
+        f"{statistics.median(medians):.3f}; intervals {statistics.median(widths):.3f} wide; {_times(results)}; "
+        f"{noisy} runs flagged",
+        flush=True,
+    )
+    return verdicts == {wanted: runs}
+
+
+def _times(results: list[Result]) -> str:
+    return f"{statistics.median(r.percentile_ms(0.5) or 0.0 for r in results):.1f} ms a call"
+
+
+class _Spin(Session):
+    """Busy for 5 ms by the clock."""
+
+    def run(self, batch: object) -> None:
+        end = time.perf_counter() + _CALL_SECONDS
+        while time.perf_counter() < end:
+            pass
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _overhead() -> bool:
+    run = _Spin().run
+    times = time_case({"spin": lambda: run(None)}, {"spin": warm_up(lambda: run(None))}, Effort(40, 0.0))
+    added = statistics.median(times.calls("spin")) / _CALL_SECONDS - 1
+    print(f"measuring adds {added:.4%} to a call of 5 ms; allowed {_ALLOWED_OVERHEAD:.0%}", flush=True)
+    return added < _ALLOWED_OVERHEAD
+
+
+if __name__ == "__main__":
+    main()
