@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from examples.digits.data import load_split, render
+from rest_deploy.cli.tables import Table
 from rest_deploy.pipeline import ExportRequest, ExportResult, run_export
 from rest_deploy.predictor import Predictor
 from rest_deploy.specs import ImageSize, Preprocessing, Resize
@@ -79,7 +80,7 @@ def photographs(output: Path, checkpoint: str | None) -> None:
 def _show(result: ExportResult) -> None:
     if result.comparison is None:
         raise SystemExit("the export was not verified")
-    print(f"largest and mean error of the logits against PyTorch float64:\n{result.comparison.table()}")
+    print(Table("largest and mean error of the logits against PyTorch float64:", *result.comparison.columns()).text())
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())
     print(f"{result.path}: {result.path.stat().st_size / 2**20:.1f} MiB ({steps})")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rest_deploy.cli.engine_text import engine_rows, layer_table
 from rest_deploy.cli.precision_text import precision_rows
+from rest_deploy.cli.tables import Table
 from rest_deploy.cli.terminal import clean
 from rest_deploy.cli.verification_text import figures
 from rest_deploy.export.engine.memory import estimate_activation_bytes
@@ -72,7 +73,8 @@ def result_text(result: ExportResult) -> str:
     """What was made, with its figures."""
     lines = []
     if result.comparison is not None:
-        lines += ["largest and mean error of the logits against PyTorch float64:", result.comparison.table()]
+        title = "largest and mean error of the logits against PyTorch float64:"
+        lines.append(Table(title, *result.comparison.columns()).text())
         if result.info.precision_plan is not None:
             lines.append('(in logits; "float32\'s" is what the deploy form loses; what is allowed: docs/precision.md)')
         lines.append("")

@@ -198,14 +198,6 @@ class Comparison:
             f"{c.top5_agreement:.1%}",
         )
 
-    def table(self) -> str:
-        """The figures as text, a line a case."""
-        head, rows = self.columns()
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-        return "\n".join(
-            "  " + " ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)
-        )
-
 
 def require(comparison: Comparison, name: str) -> None:
     """Raise unless a comparison passed.
