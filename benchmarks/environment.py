@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from rest_deploy.machine.environment import describe_environment
+
+_PACKAGES = ("torch", "onnx", "onnxsim", "onnxruntime")
+
 
 def environment() -> str:
     """Processor, cores and versions, for the head of a table."""
-    import os
-    import platform
-    from importlib.metadata import version
-
-    with open("/proc/cpuinfo") as file:
-        model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnx", "onnxsim", "onnxruntime"))
-    return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, {packages}"
+    found = describe_environment()
+    packages = ", ".join(f"{name} {found['packages'].get(name, 'not installed')}" for name in _PACKAGES)
+    return f"{found['cpu']}, {len(found['affinity'])} cores, Python {found['python']}, {packages}"

@@ -24,6 +24,7 @@ from rest_deploy.machine.load import CpuTimes, between
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.models.flops import count_flops
 from rest_deploy.runtimes.gpu_times import gpu_medians
+from rest_deploy.timing import until_idle
 
 #: Called with the share of the run that is done, 0 to 1, and what it is at.
 Progress = Callable[[float, str], None]
@@ -103,6 +104,7 @@ class Turns:
         for name, session in self._sessions.items():
             say(f"{case}: warming up {name}")
             run = partial(session.run, images[name])
+            until_idle()
             try:
                 warmups[name], calls[name] = warm_up(run), run
             except (RestDeployError, MemoryError) as exc:

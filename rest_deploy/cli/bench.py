@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rest_deploy.cli.bench_text import rows, tables, text
 from rest_deploy.cli.preprocessing_flags import typed
-from rest_deploy.cli.record_files import add_output_flags, check_outputs, to_json, write_outputs
+from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, to_json, write_outputs
 from rest_deploy.cli.terminal import FAILED, INTERRUPTED, OK, command, parser, progress_bar
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import ImageSize
@@ -75,7 +75,7 @@ def _main(arguments: argparse.Namespace) -> int:
         )
     if old is not None:
         made.comparison = compare_runs(made.to_dict(), old, str(arguments.compare), arguments.confidence)
-    record = made.to_dict()
+    record = finite(made.to_dict())
     write_outputs(arguments.output, record, lambda: tables(made), lambda: rows(made))
     if arguments.report is not None:
         write_report(arguments.report, verification=verification, benchmark=record)

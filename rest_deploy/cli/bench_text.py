@@ -18,7 +18,7 @@ def text(made: BenchmarkReport) -> str:
         parts.append("INTERRUPTED: what follows was measured before")
     for case in made.cases:
         parts.append(_case_table(made, case).text())
-        parts += [f"  {clean(flag)}" for flag in case.conditions.flags]
+        parts += ["\n".join(f"  {clean(flag)}" for flag in case.conditions.flags)] if case.conditions.flags else []
         if any(result.gpu is not None for result in case.results):
             parts.append(_gpu_table(case).text())
     if made.cold:

@@ -77,15 +77,16 @@ def write_outputs(
 
 
 def to_json(record: Mapping[str, Any]) -> str:
-    """JSON text that any reader takes: what is no number, as of an artifact that gives none, becomes null."""
-    return json.dumps(_finite(record), indent=2, ensure_ascii=False, allow_nan=False)
+    """A record, made finite by :func:`finite`, as JSON text that any reader takes."""
+    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain values in which what is no number, as of an artifact that gives none, has become None."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from rest_deploy.cli.preprocessing_flags import add_preprocessing_flags, preprocessing_change, typed
-from rest_deploy.cli.record_files import add_output_flags, check_outputs, to_json, write_outputs
+from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, to_json, write_outputs
 from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_bar
 from rest_deploy.cli.verify_text import rows, tables, text
 from rest_deploy.errors import ConfigError
@@ -83,7 +83,7 @@ def _main(arguments: argparse.Namespace) -> int:
             command=arguments.command_line,
             report=report,
         )
-    record = found.to_dict()
+    record = finite(found.to_dict())
     write_outputs(arguments.output, record, lambda: tables(found), lambda: rows(found))
     if arguments.report is not None:
         write_report(arguments.report, verification=record, benchmark=benchmark)

@@ -80,15 +80,11 @@ def compare_speed(fp32: Path, narrowed: Path, device: str, case: InputSize) -> S
 
 
 def time_speed(contenders: Mapping[str, Callable[[], object]], device: str, case: InputSize) -> Speed:
-    """Time ``"fp32"`` and ``"narrowed"`` in turns.
-
-    Each is called twice untimed before every timed call: the threads of a runtime go on spinning for a moment after a
-    call, and would take the cores from the other's.
-    """
+    """Time ``"fp32"`` and ``"narrowed"`` in turns, each called untimed before every timed call, to fill its caches."""
     once = time_paired(contenders, "narrowed", rounds=2)
     least, most = _ROUNDS
-    rounds = min(most, max(least, math.ceil(_SECONDS / 3 / sum(timing.median for timing in once.values()))))
-    timings = time_paired(contenders, "narrowed", rounds=rounds, settle=2)
+    rounds = min(most, max(least, math.ceil(_SECONDS / 2 / sum(timing.median for timing in once.values()))))
+    timings = time_paired(contenders, "narrowed", rounds=rounds, settle=1)
     fp32 = timings["fp32"]  # its ratios are to the narrowed one's time: speedups
     low, high = fp32.spread
     return Speed(device, str(case), fp32.median * 1e3, timings["narrowed"].median * 1e3, fp32.ratio, low, high, rounds)

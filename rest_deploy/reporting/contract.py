@@ -23,9 +23,8 @@ _GPU = {"name": _WORDS, "driver": _WORDS, "compute_capability": _WORDS, "throttl
     "memory_mib sm_clock_mhz max_sm_clock_mhz memory_clock_mhz temperature_c power_w"
 )
 _ENVIRONMENT = {
-    **dict.fromkeys(("created", "command"), TEXT),
-    **dict.fromkeys(("os", "python", "cpu", "governor"), _WORDS),
-    **_numbers("logical_cpus physical_cores memory_mib"),
+    **dict.fromkeys(("created", "command", "os", "python", "cpu", "governor", "gpus_note"), _WORDS),
+    **_numbers("logical_cpus physical_cores cpu_quota memory_mib"),
     **dict.fromkeys(("affinity", "clocks_mhz"), Maybe((NUMBER,))),
     **dict.fromkeys(("packages", "variables"), Maybe(Each(_WORDS))),
     "gpus": Maybe((_GPU,)),
@@ -38,7 +37,7 @@ _DATA = {
     "images": NUMBER,
     "labelled": Maybe(FLAG),
     "skipped": Maybe(({"image": TEXT, "error": _WORDS},)),
-    "transform": _WORDS,
+    **dict.fromkeys(("transform", "note"), _WORDS),
     "reference": Maybe(({"size": _WORDS, **_numbers("top1_accuracy top5_accuracy")},)),
 }
 _FLIP = {
@@ -53,7 +52,7 @@ _SYNTHETIC = {**_CASE, **_AGREEMENT, **_numbers("limit logit_scale"), "passed": 
 _IMAGES = {
     "size": _WORDS,
     **_AGREEMENT,
-    **_numbers("images rms_error max_kl_divergence top1_accuracy top5_accuracy flips"),
+    **_numbers("images rms_error limit max_kl_divergence top1_accuracy top5_accuracy flips"),
     **dict.fromkeys(("worst_flips", "worst_errors"), Maybe((_FLIP,))),
 }
 _BLOCK = {"block": TEXT, **_numbers("max_error rms_error reference_error std limit"), "passed": Maybe(FLAG)}
@@ -62,7 +61,7 @@ _ARTIFACT = {
     **dict.fromkeys(("path", "sha256", "format", "precision", "model", "device", "computed"), _WORDS),
     "bytes": NUMBER,
     "tolerance": Maybe({**_numbers("noise_factor floor spread"), "reason": _WORDS}),
-    "budget": Maybe(_numbers("min_top1_agreement max_error")),
+    "budget": Maybe(_numbers("min_top1_agreement max_error max_accuracy_loss")),
     "synthetic": Maybe((_SYNTHETIC,)),
     "images": Maybe((_IMAGES,)),
     "blocks": Maybe({"case": _WORDS, "first_past_tolerance": _WORDS, "rows": (_BLOCK,)}),

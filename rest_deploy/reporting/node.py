@@ -45,6 +45,11 @@ class Node:
         return "" if self.value is None else str(self.value)
 
     @property
+    def exact(self) -> str:
+        """A number as JSON has it, so that nothing of it is lost; NumPy's own types included."""
+        return repr(float(self.value)) if isinstance(self.value, float) else str(int(self.value))
+
+    @property
     def number(self) -> float | None:
         """The value where it is a number."""
         return None if isinstance(self.value, bool) or not isinstance(self.value, int | float) else float(self.value)

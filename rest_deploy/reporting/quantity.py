@@ -59,9 +59,7 @@ def number(node: Node, form: Form = plain, absent: str = "—") -> Html:
     """A number of a record in an element ``data``; what stands for it where it is null."""
     if node.number is None:
         return element("span", absent, class_="none")
-    value = node.value
-    exact = repr(float(value)) if isinstance(value, float) else str(int(value))
-    return element("data", form(float(value)), value=exact, data_key=node.key)
+    return element("data", form(node.number), value=node.exact, data_key=node.key)
 
 
 def case_label(case: Node) -> Html:

@@ -86,7 +86,7 @@ summary:focus-visible,a:focus-visible,.scroll:focus-visible{outline:2px solid va
 border-radius:6px;padding:.75rem;font-size:.84rem;min-width:0}
 .card>div{min-width:0;flex:1}
 .card p{margin:0 0 .3rem;font-weight:600;font-size:.84rem}
-.card dl{display:grid;grid-template-columns:max-content 1fr;gap:.05rem .6rem;margin:0}
+.card dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.05rem .6rem;margin:0}
 .card dt{color:var(--soft)}
 .card dd{margin:0;min-width:0;overflow-wrap:anywhere}
 .picture{flex:none;width:96px;height:96px;object-fit:contain;background:var(--band);border-radius:4px}
@@ -104,7 +104,7 @@ caption{text-align:left;padding:.6rem .75rem;font-weight:600;border-bottom:1px s
 caption span,.group span{position:sticky;left:.75rem}
 th,td{padding:.32rem .6rem;text-align:left;vertical-align:top;border-top:1px solid var(--grid)}
 thead th{border-top:0;vertical-align:bottom;color:var(--soft);font-weight:600;white-space:normal;min-width:3.2rem}
-thead th.num{max-width:7rem}
+thead th.num{max-width:6rem;overflow-wrap:normal}
 td{max-width:22rem;overflow-wrap:break-word}
 tbody th{font-weight:400;min-width:6rem;max-width:20rem;overflow-wrap:break-word}
 tbody th[scope=row]{position:sticky;left:0;background:var(--card)}
@@ -159,8 +159,8 @@ a{color:inherit;text-decoration:none}
 details::details-content{content-visibility:visible;display:block;block-size:auto}
 summary{list-style:none;color:inherit}
 .scroll{overflow:visible;border:0}
-table{font-size:7pt;width:100%;min-width:0}
-th,td,tbody th[scope=row]{padding:1.5pt 2.5pt;max-width:none;min-width:0;position:static}
+table{font-size:6.6pt;width:100%;min-width:0}
+th,td,tbody th[scope=row]{padding:1.5pt 2.2pt;max-width:none;min-width:0;position:static}
 thead th,thead th.num{min-width:0;max-width:none}
 td.num{white-space:normal}
 thead{display:table-header-group}
@@ -168,7 +168,9 @@ figure{display:flex;flex-wrap:wrap;gap:8pt}
 .plot{width:auto;min-width:0;flex:0 0 calc(50% - 4pt)}
 figcaption{flex:1 1 40%}
 .full figcaption{flex-basis:100%}
-.cards{grid-template-columns:repeat(3,1fr)}
+.cards{grid-template-columns:repeat(3,minmax(0,1fr))}
+.card,.card p{font-size:8pt;gap:6pt}
+.picture{width:48pt;height:48pt}
 .verdict,.caution,.plot,.card,tr,pre,figcaption{break-inside:avoid}
 h2,h3,summary,caption,.group,thead{break-after:avoid}
 section{margin-top:14pt;padding-top:10pt}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class Answers:
     size: ImageSize | None
     images: list[int] = field(default_factory=list)
     exact: list[Array] = field(default_factory=list)
-    ours: dict[str, list[Array]] = field(default_factory=dict)
+    ours: dict[str, list[NDArray[np.floating[Any]]]] = field(default_factory=dict)
     lost: dict[Precision, float | None] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
@@ -111,7 +112,7 @@ class ImageCheck:
                 continue
             try:
                 with np.errstate(invalid="ignore", over="ignore"):
-                    logits = np.asarray(subject.run(batch), np.float64)
+                    logits = np.asarray(subject.run(batch))  # float32, of which a large data set takes gigabytes
             except RestDeployError as exc:  # of an engine that was not built for the size; the others are answered
                 answers.errors[subject.name] = str(exc)
                 continue

@@ -135,7 +135,7 @@ def _figures(subject: Subject, answers: Sequence[Answers], data: Dataset) -> lis
             continue
         names = [data.name(data.images[number]) for number in at.images]
         classes = [data.classes[number] for number in at.images]
-        ours, exact = np.stack(at.ours[subject.name]), np.stack(at.exact)
+        ours, exact = np.stack(at.ours[subject.name]).astype(np.float64), np.stack(at.exact)
         lost = at.lost[subject.info.precision]
         made.append(image_figures(at.size, ours, exact, names=names, classes=classes, reference_error=lost))
     return made

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from rest_deploy.cli import bench, verify
-from rest_deploy.cli.record_files import to_json
+from rest_deploy.cli.record_files import finite, to_json
 from rest_deploy.cli.tables import Table
 from rest_deploy.models.checkpoint import Card, save_checkpoint
 from rest_deploy.models.factory import create_model
@@ -247,7 +247,5 @@ def test_what_is_hostile_is_shown_and_not_obeyed() -> None:
 
 
 def test_json_that_any_reader_takes() -> None:
-    assert json.loads(to_json({"a": [float("nan"), 1.0], "b": {"c": float("inf")}})) == {
-        "a": [None, 1.0],
-        "b": {"c": None},
-    }
+    text = to_json(finite({"a": [float("nan"), 1.0], "b": {"c": float("inf")}}))
+    assert json.loads(text) == {"a": [None, 1.0], "b": {"c": None}}

@@ -60,7 +60,8 @@ def axis(values: Iterable[float | None], start: float, end: float, *, log: bool 
     if log is None:
         log = len(positive) == len(known) and bool(known) and max(known) > _LOG_RANGE * min(known)
     if not log:
-        return Axis(min([0.0, *known]), 1.06 * max([0.0, *known]) or 1.0, start, end, log=False)
+        low, high = min([0.0, *known]), max([0.0, *known])
+        return Axis(low, 1.06 * high if high - low > _TINY else 1.0, start, end, log=False)
     low, high = min(positive, default=0.1), max(positive, default=1.0)
     margin = max((high / low) ** 0.06, 1.15)
     return Axis(low / margin, high * margin, start, end, log=True, floor=len(positive) < len(known))
@@ -73,11 +74,12 @@ def close_axis(values: Sequence[float], start: float, end: float, least: float, 
         values: At least one.
         start, end: Positions of its ends, in pixels.
         least: Smallest range that is shown, so that noise is not blown up.
-        most: Value that no tick may be past.
+        most: Largest value that can be; there is little room past it.
     """
     low, high = min(values), max(values)
-    room = max(0.12 * (high - low), (least - (high - low)) / 2)
-    return Axis(low - room, min(high + room, most + 0.1 * (high - low + 2 * room)), start, end, log=False)
+    room = max(0.12 * (high - low), (least - (high - low)) / 2, 1e-6 * abs(high))
+    end_value = min(high + room, max(high, most) + 0.1 * (high - low + 2 * room))
+    return Axis(low - room, end_value, start, end, log=False)
 
 
 def linear_ticks(low: float, high: float, most: int) -> list[float]:

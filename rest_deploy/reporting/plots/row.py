@@ -61,8 +61,8 @@ class Row:
         if value is None:
             return element("g", *parts, class_="row")
         parts += [*self._whisker(value, scale, y), self.marker.draw(scale(value), y, 4.0, hollow=self.hollow)]
-        exact = repr(self.value.value)
-        return element("g", *parts, class_=f"row {self.marker.colour}", data_key=self.value.key, data_value=exact)
+        look, node = f"row {self.marker.colour}", self.value
+        return element("g", *parts, class_=look, data_key=node.key, data_value=node.exact)
 
     def _whisker(self, value: float, scale: Axis, y: float) -> list[Html]:
         ends = [scale(end) for end in (self.low, self.high) if end is not None]

@@ -116,7 +116,7 @@ def _frontier(corners: Sequence[tuple[float, float]]) -> Html:
 
 def _point(point: Point, where: tuple[float, float]) -> Html:
     drawn = point.marker.draw(*where, 5.5, hollow=not point.frontier)
-    key, exact = point.x.key, repr(point.x.value)
+    key, exact = point.x.key, point.x.exact
     return element("g", element("title", point.tip), drawn, class_=point.marker.colour, data_key=key, data_value=exact)
 
 

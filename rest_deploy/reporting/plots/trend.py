@@ -111,7 +111,7 @@ def _line(one: Line, across: Axis, upward: Axis) -> Html:
 def _stops(one: Line, stops: Sequence[Stop], at: Sequence[tuple[float, float]]) -> Iterator[Html]:
     for stop, (x, y) in zip(stops, at, strict=True):
         mark = one.marker.draw(x, y, 3.0 if one.dashed else 4.0, hollow=one.dashed)
-        key, exact = stop.node.key, repr(stop.node.value)
+        key, exact = stop.node.key, stop.node.exact
         yield element("g", element("title", stop.tip), mark, data_key=key, data_value=exact)
 
 

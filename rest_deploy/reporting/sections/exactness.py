@@ -90,7 +90,7 @@ def _tolerances(artifacts: Sequence[Node]) -> Html:
     columns = [
         *texts("artifact"),
         *numbers("times float32's own error", "least, of the largest logit", "least, of std of the logits"),
-        *numbers("budget: top-1 agreement", "budget: largest error"),
+        *numbers("budget: top-1 agreement", "budget: largest error", "budget: accuracy lost"),
         *texts("why", "how it was computed"),
     ]
     rows = [_tolerance(artifact) for artifact in artifacts]
@@ -103,4 +103,5 @@ def _tolerance(artifact: Node) -> list[str]:
     allowed, budget = artifact["tolerance"], artifact["budget"]
     factors = [number(allowed[name]) for name in ("noise_factor", "floor", "spread")]
     budgets = [number(budget["min_top1_agreement"], percent), number(budget["max_error"], deviation)]
+    budgets.append(number(budget["max_accuracy_loss"], percent))
     return [artifact["name"].text, *factors, *budgets, allowed["reason"].text or "—", artifact["computed"].text or "—"]

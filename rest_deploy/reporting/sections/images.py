@@ -21,6 +21,7 @@ _FIGURES: dict[str, tuple[str, Form]] = {
     "max_kl_divergence": ("KL, largest", deviation),
     "cosine": ("cosine, least", cosine),
     "max_error": ("largest error", deviation),
+    "limit": ("limit", deviation),
     "rms_error": ("RMS error", deviation),
     "reference_error": ("float32's own", deviation),
 }
@@ -33,7 +34,7 @@ def images(records: Records) -> Html:
     if not found:
         return NOTHING
     data = records.verification["data"]
-    names = [name for name in _FIGURES if name not in _ACCURACY or _known(records, name)]
+    names = [name for name in _FIGURES if any(image[name].there for one in found for image in one["images"])]
     columns = [*texts("size"), *numbers(*(_FIGURES[name][0] for name in names))]
     notes = [
         "Agreement: share of images with the reference's best class, and mean share of its best five; flipped: images "
@@ -42,10 +43,6 @@ def images(records: Records) -> Html:
     ]
     drawn = table("Agreement with the reference on images", columns, _groups(records, names), notes)
     return join([_data(data), drawn, _largest(found)])
-
-
-def _known(records: Records, name: str) -> bool:
-    return any(image[name].there for artifact in records.verification["artifacts"] for image in artifact["images"])
 
 
 def _groups(records: Records, names: list[str]) -> Iterator[Rows]:
@@ -65,7 +62,8 @@ def _size(row: Node) -> str:
 
 
 def _data(data: Node) -> Html:
-    told = join([number(data["images"], count), f" images of {data['folder'].text}; {data['transform'].text}"])
+    about = "; ".join(filter(None, (data["folder"].text, data["transform"].text, data["note"].text)))
+    told = join([number(data["images"], count), f" images of {about}"])
     skipped = [f"{one['image'].text}: {one['error'].text or 'no reason given'}" for one in data["skipped"]]
     items = element("ul", *(element("li", text) for text in skipped))
     left = folded(f"Left out: {len(skipped)} that could not be read", items, opened=False) if skipped else NOTHING

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rest_deploy.reporting.contender import Contender
-from rest_deploy.reporting.markup import Html, element, join
+from rest_deploy.reporting.markup import NOTHING, Html, element, join
 from rest_deploy.reporting.node import Node
 from rest_deploy.reporting.quantity import Form, case_label, count, interval, number, plain, rate
 from rest_deploy.reporting.records import result_of
-from rest_deploy.reporting.table import Cells, Column, Rows, Wide, folded, numbers, table, texts
+from rest_deploy.reporting.table import Cells, Rows, Wide, folded, numbers, table, texts
 
 _TIMES = {"p50_ms": "p50, ms", "p90_ms": "p90, ms", "p99_ms": "p99, ms", "mean_ms": "mean, ms"}
 _GPU = {
-    "host_to_host_ms": "GPU: host to host, ms",
-    "compute_ms": "GPU: compute, ms",
-    "copy_in_ms": "GPU: copy in, ms",
-    "copy_out_ms": "GPU: copy out, ms",
-    "enqueue_ms": "GPU: enqueue, ms",
+    "host_to_host_ms": "host to host, ms",
+    "compute_ms": "compute, ms",
+    "copy_in_ms": "copy in, ms",
+    "copy_out_ms": "copy out, ms",
+    "enqueue_ms": "enqueue, ms",
+    "calls": "calls",
 }
 _WORK: dict[str, tuple[str, Form]] = {
     "calls": ("calls", count),
@@ -25,10 +26,16 @@ _WORK: dict[str, tuple[str, Form]] = {
     "gflops": ("GFLOP/s", plain),
     "share_of_machine": ("of the machine", rate),
 }
+_COLUMNS = [
+    *texts("contender"),
+    *numbers(*_TIMES.values(), "ratio", "interval"),
+    *texts("verdict"),
+    *numbers(*(head for head, _ in _WORK.values())),
+]
 
 
 def latency_table(network: str, members: Sequence[Contender], cases: Sequence[Node], *, opened: bool) -> Html:
-    """A table with a group of rows for each case.
+    """A table with a group of rows for each case, and one of where the time on a GPU goes, where there is any.
 
     Args:
         network: That the contenders compute.
@@ -37,32 +44,33 @@ def latency_table(network: str, members: Sequence[Contender], cases: Sequence[No
         opened: Whether it is shown at once.
     """
     results = [result_of(case, one.name) for case in cases for one in members]
-    gpu = any(result["gpu"].there for result in results)
-    groups = [Rows([_row(one, result_of(case, one.name), gpu=gpu) for one in members], _title(case)) for case in cases]
-    drawn = table(f"Latency of {network}", _columns(gpu=gpu), groups, _notes(results))
-    return folded(f"All figures of {network}: {len(results)} results", drawn, opened=opened)
+    groups = [Rows([_row(one, result_of(case, one.name)) for one in members], _title(case)) for case in cases]
+    drawn = table(f"Latency of {network}", _COLUMNS, groups, _notes(results))
+    gpu = _gpu_table(network, members, cases)
+    return folded(f"All figures of {network}: {len(results)} results", drawn, gpu, opened=opened)
 
 
-def _columns(*, gpu: bool) -> list[Column]:
-    work = [head for head, _ in _WORK.values()]
-    ratio = [*numbers("ratio", "interval"), *texts("verdict")]
-    return [
-        *texts("contender"),
-        *numbers(*_TIMES.values()),
-        *ratio,
-        *numbers(*work),
-        *numbers(*_GPU.values())[: 5 * gpu],
-    ]
+def _gpu_table(network: str, members: Sequence[Contender], cases: Sequence[Node]) -> Html:
+    groups = []
+    for case in cases:
+        found = [(one, result_of(case, one.name)["gpu"]) for one in members]
+        rows = [
+            [one.label(), *(number(gpu[name], count if name == "calls" else plain) for name in _GPU)]
+            for one, gpu in found
+            if gpu.there
+        ]
+        groups += [Rows(rows, _title(case))] if rows else []
+    if not groups:
+        return NOTHING
+    return table(f"Where the time on the GPU goes: {network}", [*texts("contender"), *numbers(*_GPU.values())], groups)
 
 
-def _row(one: Contender, result: Node, *, gpu: bool) -> Cells:
+def _row(one: Contender, result: Node) -> Cells:
     if result["error"].there or result["p50_ms"].number is None:
         why = result["error"].text or one.node["error"].text or "not measured"
         return [one.label(), Wide(element("span", why, class_="bad"))]
     times = [number(result[name]) for name in _TIMES]
-    work = [number(result[name], form) for name, (_, form) in _WORK.items()]
-    device = [number(result["gpu"][name]) for name in _GPU] if gpu else []
-    return [one.label(), *times, *_ratio(result), *work, *device]
+    return [one.label(), *times, *_ratio(result), *(number(result[name], form) for name, (_, form) in _WORK.items())]
 
 
 def _ratio(result: Node) -> list[str]:

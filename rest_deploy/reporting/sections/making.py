@@ -17,8 +17,14 @@ _WORDS = {
     "python": "Python",
     "cpu": "processor",
     "governor": "governor",
+    "gpus_note": "GPUs",
 }
-_NUMBERS = {"logical_cpus": "logical processors", "physical_cores": "cores", "memory_mib": "memory, MiB"}
+_NUMBERS: dict[str, tuple[str, Form]] = {
+    "logical_cpus": ("logical processors", count),
+    "physical_cores": ("cores", count),
+    "cpu_quota": ("quota, in cores", plain),
+    "memory_mib": ("memory, MiB", count),
+}
 _GPU_WORDS = {
     "name": "name",
     "driver": "driver",
@@ -38,7 +44,11 @@ _GPU: dict[str, tuple[str, Form]] = {
 def making(records: Records) -> Html:
     """Commands, settings and environments."""
     environments = records.environments
-    commands = [_command(what, environment["command"].text) for what, environment in environments]
+    commands = [
+        _command(what, environment["command"].text)
+        for what, environment in environments
+        if environment["command"].there
+    ]
     nodes = [environment for _, environment in environments]
     groups = [Rows(_settings(records), "Settings"), Rows(list(_machine(nodes)), "Machine"), *_gpus(nodes)]
     groups += [*_named(nodes, "packages"), *_named(nodes, "variables")]
@@ -82,10 +92,13 @@ def _value(node: Node, name: str) -> str:
 
 
 def _machine(nodes: list[Node]) -> Iterator[Cells]:
+    """Rows of what any of the machines tells."""
     for name, words in _WORDS.items():
-        yield [words, *(node[name].text or _ABSENT for node in nodes)]
-    for name, words in _NUMBERS.items():
-        yield [words, *(number(node[name], count) for node in nodes)]
+        if any(node[name].there for node in nodes):
+            yield [words, *(node[name].text or _ABSENT for node in nodes)]
+    for name, (words, form) in _NUMBERS.items():
+        if any(node[name].there for node in nodes):
+            yield [words, *(number(node[name], form) for node in nodes)]
     yield ["bound to processors", *(_several(node["affinity"]) for node in nodes)]
     yield ["clocks, MHz", *(_several(node["clocks_mhz"]) for node in nodes)]
 

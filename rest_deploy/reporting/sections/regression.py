@@ -9,8 +9,8 @@ from rest_deploy.reporting.records import Records
 from rest_deploy.reporting.table import Rows, numbers, table, texts
 
 _NOTE = (
-    "Ratio: new over old, over 1 is slower; machine: how much longer one fixed matrix product takes now, which the "
-    "ratio should be read beside."
+    "Ratio: new over old, the machine's own change divided out; over 1 is slower. Machine: how much longer one fixed "
+    "matrix product takes now."
 )
 
 

@@ -40,7 +40,9 @@ def _sentence(records: Records) -> str:
     if bad:
         return f"{bad} of {_many(len(artifacts), 'artifact')} not within the tolerance of {reference}."
     if state(records) == FAILED:
-        return "The verification as a whole failed, though no artifact did."
+        skipped = len(list(records.verification["data"]["skipped"]))
+        why = f": {_many(skipped, 'image')} could not be read" if skipped else ""
+        return f"The verification as a whole failed, though no artifact did{why}."
     subject = "The artifact agrees" if len(artifacts) == 1 else f"All {len(artifacts)} artifacts agree"
     return f"{subject} with {reference} within tolerance."
 
