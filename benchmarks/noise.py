@@ -13,16 +13,18 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.environment import environment
 from rest_deploy.benchmarking import Effort, Result, benchmark
 from rest_deploy.benchmarking.contenders import Contender
-from rest_deploy.benchmarking.measure import time_case, warm_up
-from rest_deploy.benchmarking.sessions import ArtifactSession, Session
+from rest_deploy.benchmarking.sessions import ArtifactSession
 from rest_deploy.pipeline import ExportRequest, run_export
+from rest_deploy.timing import Burst, take_turns, until_idle
 
 _SLOWED, _CALL_SECONDS, _ALLOWED_OVERHEAD = "slowed.onnx", 0.005, 0.01
+_CALLS, _REPEATS = 20_000, 9
 
 
 class SlowedSession(ArtifactSession):
@@ -48,7 +50,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="rest_lite")
-    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 224])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224])
     parser.add_argument("--runs", type=int, default=20)
     arguments = parser.parse_args()
     print(environment())
@@ -90,24 +92,35 @@ def _times(results: list[Result]) -> str:
     return f"{statistics.median(r.percentile_ms(0.5) or 0.0 for r in results):.1f} ms a call"
 
 
-class _Spin(Session):
-    """Busy for 5 ms by the clock."""
-
-    def run(self, batch: object) -> None:
-        end = time.perf_counter() + _CALL_SECONDS
-        while time.perf_counter() < end:
-            pass
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
-
 def _overhead() -> bool:
-    run = _Spin().run
-    times = time_case({"spin": lambda: run(None)}, {"spin": warm_up(lambda: run(None))}, Effort(40, 0.0))
-    added = statistics.median(times.calls("spin")) / _CALL_SECONDS - 1
-    print(f"measuring adds {added:.4%} to a call of 5 ms; allowed {_ALLOWED_OVERHEAD:.0%}", flush=True)
-    return added < _ALLOWED_OVERHEAD
+    """What one timed call costs beside a bare one: the same work in a loop of its own, and timed in rounds."""
+
+    def nothing() -> None:
+        pass
+
+    burst = {"nothing": Burst(0, _CALLS)}
+    bare, timed = [], []
+    turns = take_turns({"nothing": nothing}, burst)
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        for _ in range(_CALLS):
+            nothing()
+        bare.append(time.perf_counter() - start)
+        until_idle()
+        start = time.perf_counter()
+        next(turns)
+        timed.append(time.perf_counter() - start)
+    looks = min(_timed(until_idle) for _ in range(_REPEATS))  # before a burst, outside of what is timed
+    added = max(0.0, statistics.median(timed) - looks - statistics.median(bare)) / _CALLS
+    share = added / _CALL_SECONDS
+    print(f"measuring adds {added * 1e6:.2f} us to a call, {share:.4%} of one of 5 ms; allowed {_ALLOWED_OVERHEAD:.0%}")
+    return share < _ALLOWED_OVERHEAD
+
+
+def _timed(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

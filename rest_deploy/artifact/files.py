@@ -12,6 +12,19 @@ from pathlib import Path
 from rest_deploy.errors import ExportError
 
 
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Names of files; whole paths where two files have one name, and a number where one file comes twice."""
+    names = [path.name for path in paths]
+    if len(set(names)) < len(set(paths)):
+        names = [str(path) for path in paths]
+    seen: dict[str, int] = {}
+    distinct = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        distinct.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return distinct
+
+
 def check_writable(path: str | Path) -> Path:
     """Make sure, before any work, that a file can be made at a path.
 

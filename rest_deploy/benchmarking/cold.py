@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,14 @@ class Cold:
         peak_mib: Case -> peak resident memory of the process once it has run, in MiB. Cases run in order of their
             pixels, since a process does not give back what it once had.
         error: What went wrong, and then what is known until there.
+        killed: Whether the process was ended from outside, as where memory runs out.
     """
 
     load_ms: float | None
     first_answer_ms: float | None
     peak_mib: dict[str, float]
     error: str | None
+    killed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -45,10 +47,18 @@ def measure_cold(contender: Contender, cases: Sequence[InputSize]) -> Cold:
     """Start a contender in a process of its own and run each case twice."""
     argv = [sys.executable, "-m", __name__, contender.to_json(), json.dumps([case.sizes for case in cases])]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": _path()})
+    found = _last_told(done.stdout)
+    if done.returncode == 0 and found is not None:
+        return found
+    return replace(found or Cold(None, None, {}, None), error=_why(done), killed=done.returncode < 0)
+
+
+def _last_told(text: str) -> Cold | None:
+    """The last of the lines that the process tells, one after each case."""
     try:
-        return Cold(**json.loads(done.stdout.splitlines()[-1]))
+        return Cold(**json.loads(text.splitlines()[-1]))
     except (IndexError, ValueError, TypeError):
-        return Cold(None, None, {}, _why(done))
+        return None
 
 
 def _path() -> str:
@@ -63,32 +73,38 @@ def _why(done: subprocess.CompletedProcess[str]) -> str:
     return f"its process ended with {done.returncode}: {last[-1][:300] if last else 'no words'}"
 
 
-def start(contender: Contender, cases: Sequence[InputSize]) -> Cold:
-    """What :func:`measure_cold` runs in the other process."""
+def start(contender: Contender, cases: Sequence[InputSize], tell: Callable[[Cold], None]) -> None:
+    """What :func:`measure_cold` runs in the other process.
+
+    Args:
+        contender: To be started.
+        cases: To be run.
+        tell: Called with what is known, after each case.
+    """
     rng = np.random.default_rng(0)
-    load = first = error = None
-    peaks: dict[str, float] = {}
+    known = Cold(None, None, {}, None)
     begin = time.perf_counter()
     try:
         with contender.open() as session:
-            load = (time.perf_counter() - begin) * 1e3
+            known = replace(known, load_ms=(time.perf_counter() - begin) * 1e3)
             for case in sorted(cases, key=lambda case: case.batch * case.size.height * case.size.width):
                 batch = rng.standard_normal(case.shape(contender.channels)).astype(np.float32)
                 begin = time.perf_counter()
                 session.run(batch)
-                first = first if first is not None else (time.perf_counter() - begin) * 1e3
+                if known.first_answer_ms is None:
+                    known = replace(known, first_answer_ms=(time.perf_counter() - begin) * 1e3)
                 session.run(batch)
-                peaks[str(case)] = peak_mib()
+                known = replace(known, peak_mib={**known.peak_mib, str(case): peak_mib()})
+                tell(known)
     except (RestDeployError, MemoryError) as exc:
-        error = one_line(exc)
-    return Cold(load, first, peaks, error)
+        tell(replace(known, error=one_line(exc)))
 
 
 def _main(argv: Sequence[str]) -> None:
     from rest_deploy.specs import ImageSize
 
     cases = [InputSize(batch, ImageSize(height, width)) for batch, height, width in json.loads(argv[1])]
-    print(json.dumps(start(Contender.from_json(argv[0]), cases).to_dict()))
+    start(Contender.from_json(argv[0]), cases, lambda known: print(json.dumps(known.to_dict()), flush=True))
 
 
 if __name__ == "__main__":

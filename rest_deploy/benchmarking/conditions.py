@@ -73,6 +73,7 @@ class Conditions:
             "probe_drift": self.drift,
             "stolen": self.load.stolen,
             "others": self.load.others,
+            "throttled": self.load.throttled,
             "flags": self.flags,
         }
 

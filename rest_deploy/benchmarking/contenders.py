@@ -10,12 +10,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from rest_deploy.artifact.files import distinct_names
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import sha256_of
 from rest_deploy.benchmarking.sessions import ArtifactSession, Session
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.models.config import get_config
 from rest_deploy.nvidia.library import LIBRARIES
+from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.registry import read_info
 
 
@@ -95,9 +97,11 @@ class Contender:
         return "artifact" if self.baseline is None else "baseline"
 
     @property
-    def on_cpu(self) -> bool:
-        """Whether it runs on the CPU."""
-        return self.device == "cpu" or (self.device is None and self.format not in LIBRARIES)
+    def where(self) -> str:
+        """The device it runs on: ``"cpu"``, ``"cuda:0"``, ..."""
+        if self.device is None:
+            return "cuda:0" if self.format in LIBRARIES else "cpu"
+        return str(Device.parse(self.device))
 
     def open(self) -> Session:
         """Make it ready to run.
@@ -138,7 +142,7 @@ class Contender:
             "bytes": path.stat().st_size if path else None,
             "format": self.format,
             "precision": self.precision,
-            "device": self.device or ("cpu" if self.on_cpu else "cuda:0"),
+            "device": self.where,
             "threads": self.threads,
         }
 
@@ -163,7 +167,7 @@ def artifact_contenders(paths: Sequence[str | Path], device: str | None, threads
     """
     infos = [read_info(path) for path in paths]
     networks = _network_names(infos)
-    names = _own_names([Path(path) for path in paths])
+    names = distinct_names([Path(path) for path in paths])
     return [
         Contender(
             name=name,
@@ -232,16 +236,3 @@ def _network_names(infos: Sequence[ArtifactInfo]) -> list[str]:
 
 def _key(info: ArtifactInfo) -> str:
     return json.dumps(dict(info.config), sort_keys=True)
-
-
-def _own_names(paths: Sequence[Path]) -> list[str]:
-    """File names; whole paths where two are alike, and a number where one file comes twice."""
-    short = [path.name for path in paths]
-    if len(set(short)) < len({str(path) for path in paths}):
-        short = [str(path) for path in paths]
-    seen: dict[str, int] = {}
-    names = []
-    for name in short:
-        seen[name] = seen.get(name, 0) + 1
-        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return names

@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rest_deploy.errors import DeviceError, one_line
+from rest_deploy.errors import DeviceError, MissingPackageError, one_line
+from rest_deploy.runtimes.devices import Device
+from rest_deploy.runtimes.ort import import_onnxruntime
 
 #: An ONNX file of one MatMul of float32 (m, k) and (k, n), for where the onnx package is not installed;
 #: tests/benchmarking/test_machine_rate.py builds the same bytes with it.
@@ -52,7 +55,10 @@ def measure_rate(threads: int) -> MachineRate:
     """The largest rate of those that the libraries of this process reach on the CPU.
 
     Args:
-        threads: For ONNX Runtime and PyTorch; NumPy takes what its BLAS was set to.
+        threads: That multiply. NumPy, whose BLAS has its own setting, is asked where there is nothing else.
+
+    Raises:
+        DeviceError: ONNX Runtime cannot multiply here.
     """
     found = [
         MachineRate(2 * side**3 / _best(product) / 1e9, by, side, threads)
@@ -62,10 +68,13 @@ def measure_rate(threads: int) -> MachineRate:
     return max(found, key=lambda rate: rate.gflops)
 
 
-def pulse(threads: int) -> Product:
-    """A short product to be timed in every round, by whose times the machine's own speed is seen to change."""
-    products = dict(_products(_PULSE_SIDE, threads))
-    return next(iter(products.values()))
+def pulse() -> Product:
+    """A short product to be timed in every round, by whose times the machine's own speed is seen to change.
+
+    NumPy's, which is under no test here: another version of a runtime must not change it.
+    """
+    a, b = _matrices(_PULSE_SIDE)
+    return lambda: a @ b
 
 
 def _best(product: Product) -> float:
@@ -80,21 +89,27 @@ def _best(product: Product) -> float:
 
 def _products(side: int, threads: int) -> Iterator[tuple[str, Product]]:
     """Library -> a product of two square matrices, for those that can be had without loading a framework for it."""
-    a, b = np.random.default_rng(0).standard_normal((2, side, side)).astype(np.float32)
+    a, b = _matrices(side)
     session = _session(threads)
     if session is not None:
         yield "onnxruntime", lambda: session.run(None, {"a": a, "b": b})
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "from_numpy"):
+        torch.set_num_threads(threads)
         one, two = torch.from_numpy(a), torch.from_numpy(b)
         yield "torch", lambda: one @ two
-    yield "numpy", lambda: a @ b
+    if session is None and torch is None:
+        yield "numpy", lambda: a @ b
+
+
+def _matrices(side: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((2, side, side)).astype(np.float32)
 
 
 def _session(threads: int) -> Any:
     try:
-        import onnxruntime
-    except ImportError:
+        onnxruntime = import_onnxruntime(Device("cpu"))
+    except (MissingPackageError, DeviceError):
         return None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

@@ -82,8 +82,8 @@ class Regressions:
 def compare_runs(new: Mapping[str, Any], old: Mapping[str, Any], name: str, confidence: float) -> Regressions:
     """Compare two records of ``rest-bench``.
 
-    The runs did not take turns, so what the machine did in either stands between them; the pace of a fixed product of
-    matrices, timed in every round of both, is divided out, and a change is called one only past 5%.
+    The runs did not take turns, so what the machine did in either stands between them; of contenders on the CPU the
+    pace of a fixed product of matrices, timed in every round of both, is divided out. A change is one only past 5%.
 
     Args:
         new, old: The records.
@@ -93,22 +93,36 @@ def compare_runs(new: Mapping[str, Any], old: Mapping[str, Any], name: str, conf
     Raises:
         ConfigError: They have no contender and case in common, or were made on different processors.
     """
-    differing = [key for key in _ALIKE if new["environment"].get(key) != old["environment"].get(key)]
-    if differing:
-        told = "; ".join(
-            f"{key} {old['environment'].get(key)} then, {new['environment'].get(key)} now" for key in differing
-        )
-        raise ConfigError(f"{name}: made on another machine, whose times say nothing of this one's ({told})")
+    check_comparable(new["environment"], old, name)
+    devices = {contender["name"]: contender["device"] for contender in new["contenders"]}
     before = {key: (result, case) for key, result, case in _results(old)}
     rows = []
     for key, result, case in _results(new):
         if key in before:
             then, then_case = before[key]
-            machine = _machine_ratio(case, then_case)
+            machine = _machine_ratio(case, then_case) if devices[key[0]] == "cpu" else 1.0
             rows.append(_row(key, result, then, machine, confidence))
     if not rows:
         raise ConfigError(f"{name}: it has no contender and size in common with this run, by their names")
     return Regressions(name, tuple(rows), tuple(_notes(new, old)))
+
+
+def check_comparable(environment: Mapping[str, Any], old: Mapping[str, Any], name: str) -> None:
+    """Refuse a record of another command or another machine.
+
+    Raises:
+        ConfigError: Says what differs.
+    """
+    if old.get("kind") != "rest-bench":
+        raise ConfigError(f"{name}: a record of {old.get('kind')}; accepted: what rest-bench wrote")
+    then = old.get("environment") or {}
+    gpus = [[gpu.get("name") for gpu in found.get("gpus") or ()] for found in (then, environment)]
+    differing = {key: (then.get(key), environment.get(key)) for key in _ALIKE if then.get(key) != environment.get(key)}
+    if gpus[0] != gpus[1]:
+        differing["gpus"] = (", ".join(map(str, gpus[0])), ", ".join(map(str, gpus[1])))
+    if differing:
+        told = "; ".join(f"{key} {before} then, {now} now" for key, (before, now) in differing.items())
+        raise ConfigError(f"{name}: made on another machine, whose times say nothing of this one's ({told})")
 
 
 def _results(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Mapping[str, Any], Mapping[str, Any]]]:
@@ -116,7 +130,7 @@ def _results(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Mappi
     for case in record["cases"]:
         size = f"{case['batch']}x{case['height']}x{case['width']}"
         for result in case["results"]:
-            if result["rounds_ms"]:
+            if result.get("rounds_ms") and result.get("p50_ms"):
                 yield (result["contender"], size), result, case
 
 
@@ -148,17 +162,17 @@ def _interval(now: Any, then: Any, confidence: float) -> tuple[float, float]:
 
 
 def _machine_ratio(new: Mapping[str, Any], old: Mapping[str, Any]) -> float:
-    now, then = (case["conditions"].get("probe_ms") for case in (new, old))
+    now, then = ((case.get("conditions") or {}).get("probe_ms") for case in (new, old))
     return now / then if now and then else 1.0
 
 
 def _notes(new: Mapping[str, Any], old: Mapping[str, Any]) -> Iterator[str]:
-    packages = [record["environment"].get("packages", {}) for record in (old, new)]
+    packages = [(record.get("environment") or {}).get("packages") or {} for record in (old, new)]
     for name in sorted(set(packages[0]) | set(packages[1])):
         before, now = (versions.get(name, "not there") for versions in packages)
         if before != now:
             yield f"{name} was {before}, is {now}"
     for key in ("threads", "device", "min_rounds", "min_seconds"):
-        before, now = (record["settings"].get(key) for record in (old, new))
+        before, now = ((record.get("settings") or {}).get(key) for record in (old, new))
         if before != now:
             yield f"{key} was {before}, is {now}"

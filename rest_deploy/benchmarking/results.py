@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from rest_deploy.artifact.profile import InputSize
@@ -12,7 +12,6 @@ from rest_deploy.benchmarking.cold import Cold
 from rest_deploy.benchmarking.conditions import Conditions
 from rest_deploy.benchmarking.contenders import Contender
 from rest_deploy.benchmarking.machine_rate import MachineRate
-from rest_deploy.benchmarking.measure import Effort
 from rest_deploy.benchmarking.regression import Regressions
 from rest_deploy.benchmarking.statistics import Ratio, percentile
 
@@ -127,6 +126,7 @@ class BenchmarkReport:
         cases: The figures.
         interrupted: Whether Ctrl-C ended it; what is here was measured before.
         comparison: With an earlier run; None where none was asked for.
+        notes: What else could not be measured, in words.
     """
 
     environment: Mapping[str, Any]
@@ -139,13 +139,14 @@ class BenchmarkReport:
     cases: list[CaseResult] = field(default_factory=list)
     interrupted: bool = False
     comparison: Regressions | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def failures(self) -> list[str]:
         """What could not be measured, in words."""
         failures = [f"{name}: {error}" for name, error in self.errors.items()]
         failures += [f"{name}: first start: {cold.error}" for name, cold in self.cold.items() if cold.error]
-        return failures + [
+        return [*failures, *self.notes] + [
             f"{result.contender} at {case.case}: {result.error}"
             for case in self.cases
             for result in case.results
@@ -174,8 +175,3 @@ class BenchmarkReport:
             "error": self.errors.get(contender.name),
             "cold": cold.to_dict() if cold is not None else None,
         }
-
-
-def settings_of(effort: Effort, *, threads: int, device: str | None, confidence: float, seed: int) -> dict[str, Any]:
-    """How a run measures, as plain values."""
-    return {"threads": threads, "device": device, **asdict(effort), "confidence": confidence, "seed": seed}

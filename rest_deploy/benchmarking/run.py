@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from rest_deploy.artifact.profile import InputSize
@@ -17,7 +18,7 @@ from rest_deploy.benchmarking.contenders import (
     model_contender,
 )
 from rest_deploy.benchmarking.measure import Effort
-from rest_deploy.benchmarking.results import BenchmarkReport, settings_of
+from rest_deploy.benchmarking.results import BenchmarkReport
 from rest_deploy.benchmarking.statistics import CONFIDENCE
 from rest_deploy.benchmarking.turns import Plan, Progress, Turns
 from rest_deploy.errors import ConfigError, MissingPackageError
@@ -76,9 +77,14 @@ def benchmark(
     Raises:
         ConfigError: Nothing to measure, or something that cannot be meant.
         ArtifactError: An artifact cannot be read.
-        MissingPackageError: A baseline needs a package that is not installed.
+        CheckpointError: The checkpoint cannot be read, or does not fit the network.
+        MissingPackageError: Baselines need torch, which is not installed.
     """
     threads = _checked_threads(threads)
+    if checkpoint is not None and not baselines:
+        raise ConfigError("a checkpoint gives baselines their weights, and no baseline was asked for; give --baseline")
+    if models and not baselines:
+        raise ConfigError("networks by name are for baselines, and none was asked for; give --baseline")
     if not 0.5 <= confidence < 1:
         raise ConfigError(f"confidence is {confidence}; it must be at least 0.5 and under 1, as 0.99")
     names, effort = check_baselines(baselines), effort or Effort()
@@ -89,12 +95,19 @@ def benchmark(
         _check_named(relative_to, contenders)
         made = BenchmarkReport(
             environment=describe_environment(command),
-            settings=settings_of(effort, threads=threads, device=device, confidence=confidence, seed=seed),
+            settings={
+                "threads": threads,
+                "device": device,
+                **asdict(effort),
+                "confidence": confidence,
+                "relative_to": relative_to,
+                "seed": seed,
+            },
             contenders=contenders,
         )
         plan = Plan(_cases(sizes, batches), effort, confidence, threads, relative_to, seed)
         try:
-            _write_baseline_files(networks, names, folder, checkpoint, seed)
+            made.errors |= _write_baseline_files(made.contenders, folder, checkpoint, seed)
             turns = Turns(made, plan, report)
             if cold:
                 turns.start_cold()
@@ -151,18 +164,24 @@ def _check_named(name: str | None, contenders: Sequence[Contender]) -> None:
 
 
 def _write_baseline_files(
-    networks: Sequence[Contender], names: Sequence[str], folder: Path, checkpoint: str | Path | None, seed: int
-) -> None:
-    if not names:
-        return
+    contenders: Sequence[Contender], folder: Path, checkpoint: str | Path | None, seed: int
+) -> dict[str, str]:
+    """Write what baselines open; name of each whose file could not be written -> why."""
+    baselines = [contender for contender in contenders if contender.baseline is not None]
+    if not baselines:
+        return {}
     try:
         from rest_deploy.benchmarking.baselines.files import write_files
     except ModuleNotFoundError as exc:
         raise MissingPackageError(exc.name or "torch", "make the files of baselines", "export") from exc
-    for number, network in enumerate(networks):
-        own = folder / str(number)
-        own.mkdir()
-        write_files(network, names, own, Path(checkpoint) if checkpoint is not None else None, seed)
+    weights = Path(checkpoint) if checkpoint is not None else None
+    errors: dict[str, str] = {}
+    for place in dict.fromkeys(Path(one.file).parent for one in baselines):
+        place.mkdir()
+        own = [one for one in baselines if Path(one.file).parent == place]
+        why = write_files(own, place, weights, seed)
+        errors |= {one.name: why[Path(one.file).name] for one in own if Path(one.file).name in why}
+    return errors
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rest_deploy.machine.packages import installed_version
 from rest_deploy.runtimes.gpu_times import GpuCall
 from rest_deploy.runtimes.registry import open_runtime
 
@@ -26,7 +26,11 @@ class Session(ABC):
 
     @abstractmethod
     def run(self, batch: NDArray[np.float32]) -> Any:
-        """Logits of a batch."""
+        """Logits of a batch.
+
+        Raises:
+            RestDeployError: The library fails.
+        """
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of calls on a GPU goes; empty where there is none, or it does not tell."""
@@ -83,14 +87,5 @@ _RUNNERS = {
 
 def _description(format: str, device: str) -> str:
     title, packages = _RUNNERS.get(format, (format, ()))
-    return f"{title} {version_of(*packages)} on {device}".replace("  ", " ")
-
-
-def version_of(*packages: str) -> str:
-    """Version of the first of some distributions that is installed; empty where none is."""
-    for package in packages:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return ""
+    versions = (installed_version(package) for package in packages)
+    return " ".join(filter(None, (title, next(filter(None, versions), None), f"on {device}")))

@@ -15,7 +15,7 @@ from rest_deploy.benchmarking.cold import measure_cold
 from rest_deploy.benchmarking.conditions import Conditions, per_round
 from rest_deploy.benchmarking.contenders import Contender
 from rest_deploy.benchmarking.machine_rate import measure_rate, pulse
-from rest_deploy.benchmarking.measure import CaseTimes, Effort, time_case, warm_up
+from rest_deploy.benchmarking.measure import Call, CaseTimes, Effort, time_case, warm_up
 from rest_deploy.benchmarking.results import BenchmarkReport, CaseResult, Result
 from rest_deploy.benchmarking.sessions import Session
 from rest_deploy.benchmarking.statistics import Ratio, paired_ratio
@@ -71,6 +71,8 @@ class Turns:
     def start_cold(self) -> None:
         """Start each contender in a process of its own."""
         for number, contender in enumerate(self._made.contenders):
+            if contender.name in self._made.errors:
+                continue
             self._report(_COLD_SHARE * number / len(self._made.contenders), f"first start of {contender.name}")
             self._made.cold[contender.name] = measure_cold(contender, self._plan.cases)
 
@@ -79,7 +81,7 @@ class Turns:
         with ExitStack() as stack:
             self._open(stack)
             self._made.machine = measure_rate(self._plan.threads)
-            product = pulse(self._plan.threads)
+            product = pulse()
             for number, case in enumerate(self._plan.cases):
                 share = _COLD_SHARE + (1 - _COLD_SHARE) * number / len(self._plan.cases)
                 self._measure_case(case, product, partial(self._report, share))
@@ -88,6 +90,8 @@ class Turns:
 
     def _open(self, stack: ExitStack) -> None:
         for contender in self._made.contenders:
+            if contender.name in self._made.errors:
+                continue
             try:
                 session = stack.enter_context(contender.open())
             except (RestDeployError, MemoryError) as exc:
@@ -96,31 +100,63 @@ class Turns:
             self._made.descriptions[contender.name] = session.description
             self._sessions[contender.name] = session
 
-    def _measure_case(self, case: InputSize, product: Callable[[], object], say: Callable[[str], None]) -> None:
-        images = self._images(case)
-        errors = dict(self._made.errors)
-        calls: dict[str, Callable[[], object]] = {}
-        warmups: dict[str, list[float]] = {}
-        for name, session in self._sessions.items():
-            say(f"{case}: warming up {name}")
-            run = partial(session.run, images[name])
-            until_idle()
-            try:
-                warmups[name], calls[name] = warm_up(run), run
-            except (RestDeployError, MemoryError) as exc:
-                errors[name] = one_line(exc)
+    def _measure_case(self, case: InputSize, product: Call, say: Callable[[str], None]) -> None:
+        images, errors = self._images(case), {**self._made.errors, **self._killed(case)}
+        calls = {
+            name: partial(_named, name, partial(session.run, images[name]))
+            for name, session in self._sessions.items()
+            if name not in errors
+        }
+        warmups = self._warm_up(case, calls, errors, say)
         before = CpuTimes.now()
-        times = CaseTimes()
-        if calls:
-            times = time_case(
-                calls, warmups, self._plan.effort, pulse=product, report=lambda done: say(f"{case}: {done} rounds")
-            )
+        warm: dict[str, Call] = {name: calls[name] for name in warmups}
+        times = self._time(warm, warmups, errors, product, lambda done: say(f"{case}: {done} rounds"))
         conditions = Conditions(between(before, CpuTimes.now()), per_round(times.pulse))
         self._made.interrupted |= times.interrupted
         results = [self._result(c, case, times, errors.get(c.name)) for c in self._made.contenders]
-        if not times.interrupted:
-            results = [self._with_gpu(result, images) for result in results]
         self._made.cases.append(CaseResult(case, tuple(results), conditions))
+        if not times.interrupted:  # what is known so far is kept first
+            results = [self._with_gpu(result, case, images) for result in results]
+            self._made.cases[-1] = CaseResult(case, tuple(results), conditions)
+
+    def _killed(self, case: InputSize) -> dict[str, str]:
+        """Contenders whose own process was ended at a case or before it; here it would be the end of all of them."""
+        return {
+            name: f"{cold.error}, at its first start"
+            for name, cold in self._made.cold.items()
+            if cold.killed and str(case) not in cold.peak_mib
+        }
+
+    def _warm_up(
+        self, case: InputSize, calls: Mapping[str, Call], errors: dict[str, str], say: Callable[[str], None]
+    ) -> dict[str, list[float]]:
+        """Warm every contender up; those that fail are among the errors."""
+        warmups = {}
+        for name, run in calls.items():
+            say(f"{case}: warming up {name}")
+            until_idle()
+            try:
+                warmups[name] = warm_up(run)
+            except ContenderError as exc:
+                errors[name] = one_line(exc)
+        return warmups
+
+    def _time(
+        self,
+        calls: dict[str, Call],
+        warmups: Mapping[str, list[float]],
+        errors: dict[str, str],
+        product: Call,
+        report: Callable[[int], None],
+    ) -> CaseTimes:
+        """Time all in turns; where one fails, all over again without it."""
+        while calls:
+            try:
+                return time_case(calls, warmups, self._plan.effort, pulse=product, report=report)
+            except ContenderError as exc:
+                errors[exc.name] = one_line(exc)
+                del calls[exc.name]
+        return CaseTimes()
 
     def _images(self, case: InputSize) -> dict[str, NDArray[np.float32]]:
         """Contender -> its batch; those of one shape share one."""
@@ -142,21 +178,44 @@ class Turns:
             ratio=self._ratio(contender, times),
         )
         rate = self._made.machine
-        if rate is None or result.gflops is None or not contender.on_cpu:
+        if rate is None or result.gflops is None or contender.where != "cpu":
             return result
         return replace(result, share=result.gflops / rate.gflops)
 
     def _ratio(self, contender: Contender, times: CaseTimes) -> Ratio | None:
-        """To the first of its network that ran."""
-        alike = (other.name for other in self._made.contenders if other.network == contender.network)
-        candidates = alike if self._plan.relative_to is None else iter([self._plan.relative_to])
-        first = next((name for name in candidates if times.rounds.get(name)), None)
-        if first is None or first == contender.name:
-            return None
-        return paired_ratio(times.rounds[contender.name], times.rounds[first], first, self._plan.confidence)
+        """To the first of its network and device that ran, or to the one that was asked for."""
+        for other in self._made.contenders:
+            alike = (other.network, other.where) == (contender.network, contender.where)
+            wanted = alike if self._plan.relative_to is None else other.name == self._plan.relative_to
+            if wanted and times.rounds.get(other.name):
+                if other.name == contender.name:
+                    return None
+                rounds = times.rounds[contender.name], times.rounds[other.name]
+                return paired_ratio(*rounds, other.name, self._plan.confidence)
+        return None
 
-    def _with_gpu(self, result: Result, images: Mapping[str, NDArray[np.float32]]) -> Result:
+    def _with_gpu(self, result: Result, case: InputSize, images: Mapping[str, NDArray[np.float32]]) -> Result:
         if result.error is not None:
             return result
-        calls = self._sessions[result.contender].gpu_calls(images[result.contender], _GPU_CALLS)
+        try:
+            calls = self._sessions[result.contender].gpu_calls(images[result.contender], _GPU_CALLS)
+        except RestDeployError as exc:
+            self._made.notes.append(f"{result.contender} at {case}: where its time on the GPU goes: {one_line(exc)}")
+            return result
         return replace(result, gpu=gpu_medians(calls)) if calls else result
+
+
+class ContenderError(RestDeployError):
+    """A contender failed in a call; ``name`` says which."""
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        super().__init__(str(error) or type(error).__name__)
+        self.name = name
+
+
+def _named(name: str, run: Call) -> object:
+    """Call a contender; what goes wrong has its name."""
+    try:
+        return run()
+    except (RestDeployError, MemoryError) as exc:
+        raise ContenderError(name, exc) from exc

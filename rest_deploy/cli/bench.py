@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rest_deploy.cli.bench_text import rows, tables, text
+from rest_deploy.cli.bench_text import notes, rows, tables, text
 from rest_deploy.cli.preprocessing_flags import typed
-from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, to_json, write_outputs
+from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
 from rest_deploy.cli.terminal import FAILED, INTERRUPTED, OK, command, parser, progress_bar
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import ImageSize
+
+if TYPE_CHECKING:
+    from rest_deploy.benchmarking import BenchmarkReport
 
 _BASELINES = "torch, torch-compile, as-written, openvino"
 
@@ -47,14 +51,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    from rest_deploy.benchmarking import DEFAULT_SIZE, Effort, benchmark, compare_runs
-    from rest_deploy.reporting import read_record, write_report
+    from rest_deploy.benchmarking import DEFAULT_SIZE, Effort, benchmark
+    from rest_deploy.reporting import write_report
 
     check_outputs(arguments.output, arguments.report)
-    verification = read_record(arguments.verification) if arguments.verification is not None else None
-    old = read_record(arguments.compare) if arguments.compare is not None else None
-    if old is not None and old["kind"] != "rest-bench":
-        raise ConfigError(f"{arguments.compare}: a record of {old['kind']}; --compare takes what rest-bench wrote")
+    verification = read_other(arguments.verification, "rest-verify", arguments.report, "--verification")
+    old = _old(arguments)
     with progress_bar("measuring") as report:
         made = benchmark(
             arguments.artifacts,
@@ -74,15 +76,38 @@ def _main(arguments: argparse.Namespace) -> int:
             report=report,
         )
     if old is not None:
-        made.comparison = compare_runs(made.to_dict(), old, str(arguments.compare), arguments.confidence)
+        _compare(made, old, arguments)
     record = finite(made.to_dict())
-    write_outputs(arguments.output, record, lambda: tables(made), lambda: rows(made))
+    print(to_json(record) if arguments.json else text(made), flush=True)
+    write_outputs(arguments.output, record, lambda: (tables(made), notes(made)), lambda: rows(made))
     if arguments.report is not None:
         write_report(arguments.report, verification=verification, benchmark=record)
-    print(to_json(record) if arguments.json else text(made))
     if made.interrupted:
         return INTERRUPTED
     return FAILED if made.failures or (made.comparison is not None and made.comparison.found) else OK
+
+
+def _old(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """The earlier run, found comparable before anything is measured."""
+    from rest_deploy.benchmarking.regression import check_comparable
+    from rest_deploy.machine.environment import describe_environment
+    from rest_deploy.reporting import read_record
+
+    if arguments.compare is None:
+        return None
+    old = read_record(arguments.compare)
+    check_comparable(describe_environment(), old, str(arguments.compare))
+    return old
+
+
+def _compare(made: BenchmarkReport, old: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Compare with the earlier run; where that cannot be, what was measured is told all the same."""
+    from rest_deploy.benchmarking import compare_runs
+
+    try:
+        made.comparison = compare_runs(made.to_dict(), old, str(arguments.compare), arguments.confidence)
+    except ConfigError as exc:
+        made.notes.append(str(exc))
 
 
 main = command(_main, _parser)

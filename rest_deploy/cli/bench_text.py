@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rest_deploy.benchmarking.regression import Regressions
@@ -39,6 +39,15 @@ def tables(made: BenchmarkReport) -> list[Table]:
     if made.comparison is not None:
         found.append(_comparison_table(made.comparison))
     return found
+
+
+def notes(made: BenchmarkReport) -> list[str]:
+    """What the tables do not say, a line each."""
+    interrupted = ["INTERRUPTED: what is here was measured before"] if made.interrupted else []
+    flags = [f"{case.case}: {flag}" for case in made.cases for flag in case.conditions.flags]
+    compared = list(made.comparison.notes) if made.comparison is not None else []
+    failures = [f"not measured: {failure}" for failure in made.failures]
+    return [*_head(made).splitlines(), *interrupted, *flags, *compared, *failures]
 
 
 _COLUMNS = (
@@ -81,14 +90,14 @@ def _case_table(made: BenchmarkReport, case: CaseResult) -> Table:
     alone = f"x {next(iter(to))}" if len(to) == 1 else "x the first"
     head = ("contender", "p50 ms", "p90 ms", "p99 ms", "mean ms", "images/s", "GFLOP/s", "of machine", alone, "")
     title = f"{case.case} (batch x height x width), {case.rounds} rounds"
-    return Table(title, head, [_row(result) for result in case.results], words=1)
+    return Table(title, head, [_row(result, to) for result in case.results], words=1)
 
 
-def _row(result: Result) -> tuple[str, ...]:
+def _row(result: Result, denominators: Collection[str]) -> tuple[str, ...]:
     if result.error is not None:
         return (result.contender, *["-"] * 8, result.error)
     ratio = result.ratio
-    told, verdict = "1", ""
+    told, verdict = "1" if result.contender in denominators else "-", ""
     if ratio is not None:
         interval = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.low is not None and ratio.high is not None else ""
         told, verdict = f"{ratio.median:.3f}{interval}", ratio.verdict.value

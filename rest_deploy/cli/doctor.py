@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 
 from rest_deploy.cli.doctor_text import report_text
@@ -34,7 +33,7 @@ def _demand(text: str) -> Demand:
 
 def _main(arguments: argparse.Namespace) -> int:
     with progress_bar("looking") as progress:
-        report = examine(shlex.join(["rest-doctor", *sys.argv[1:]]), progress)
+        report = examine(arguments.command_line, progress)
     unmet = {str(demand): demand.unmet(report) for demand in arguments.require}
     if arguments.json:
         required = [{"artifact": name, "unmet": why} for name, why in unmet.items()]

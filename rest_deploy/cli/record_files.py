@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rest_deploy.artifact.files import check_writable, replacing
-from rest_deploy.cli.tables import Table
+from rest_deploy.cli.tables import Table, escaped
+from rest_deploy.cli.terminal import clean
 from rest_deploy.errors import ConfigError
 
 SUFFIXES = (".json", ".csv", ".md")
@@ -53,7 +54,7 @@ def check_outputs(outputs: Sequence[Path], report: Path | None) -> None:
 def write_outputs(
     outputs: Sequence[Path],
     record: Mapping[str, Any],
-    tables: Callable[[], Sequence[Table]],
+    content: Callable[[], tuple[Sequence[Table], Sequence[str]]],
     rows: Callable[[], Sequence[Mapping[str, Any]]],
 ) -> None:
     """Write a record in each of the ways asked for.
@@ -61,7 +62,7 @@ def write_outputs(
     Args:
         outputs: Files.
         record: Everything.
-        tables: What Markdown holds.
+        content: What Markdown holds: tables, and notes under them, a line each.
         rows: What CSV holds, the same keys in each.
     """
     for path in outputs:
@@ -71,9 +72,36 @@ def write_outputs(
         elif suffix == ".csv":
             text = _csv(rows())
         else:
-            text = "\n".join(table.markdown() for table in tables())
+            text = _markdown(record, *content())
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def _markdown(record: Mapping[str, Any], tables: Sequence[Table], notes: Sequence[str]) -> str:
+    """Tables with the command and the machine that made them above, and what makes them less trustworthy below."""
+    environment = record["environment"]
+    made = f"{environment['cpu']}, Python {environment['python']}, {environment['created']}"
+    head = [f"    {clean(environment['command'] or '')}", "", escaped(made), ""]
+    return "\n".join([*head, *(table.markdown() for table in tables), *(f"- {escaped(note)}" for note in notes), ""])
+
+
+def read_other(path: Path | None, kind: str, report: Path | None, flag: str) -> dict[str, Any] | None:
+    """The record of the other command, for the report.
+
+    Raises:
+        ConfigError: There is no report to go into, or it is of another kind.
+        ArtifactError: It is no record.
+    """
+    from rest_deploy.reporting import read_record
+
+    if path is None:
+        return None
+    if report is None:
+        raise ConfigError(f"{flag} brings figures into a report, and none was asked for; give --report FILE.html")
+    record = read_record(path)
+    if record["kind"] != kind:
+        raise ConfigError(f"{path}: a record of {record['kind']}; {flag} takes what {kind} wrote")
+    return record
 
 
 def to_json(record: Mapping[str, Any]) -> str:

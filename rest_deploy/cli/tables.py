@@ -42,15 +42,15 @@ class Table:
         """As a table of Markdown."""
         rule = ["---" if self._is_words(i) else "---:" for i in range(len(self.head))]
         lines = [self.head, rule, *self.rows]
-        title = [f"**{_escaped(self.title)}**", ""] if self.title else []
-        return "\n".join([*title, *(f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in lines), ""])
+        title = [f"**{escaped(self.title)}**", ""] if self.title else []
+        return "\n".join([*title, *(f"| {' | '.join(escaped(cell) for cell in row)} |" for row in lines), ""])
 
     def _is_words(self, column: int) -> bool:
         return column == 0 or column >= len(self.head) - self.words
 
 
-def _escaped(cell: str) -> str:
-    """What means something in Markdown or HTML shown as it is."""
+def escaped(cell: str) -> str:
+    """Text for Markdown, in which what means something there or in HTML is shown as it is."""
     return "".join(f"\\{c}" if c in "\\|*_`<>[]" else c for c in clean(cell))
 
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from rest_deploy.cli.preprocessing_flags import add_preprocessing_flags, preprocessing_change, typed
-from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, to_json, write_outputs
-from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_bar
-from rest_deploy.cli.verify_text import rows, tables, text
+from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
+from rest_deploy.cli.terminal import FAILED, INTERRUPTED, OK, command, parser, progress_bar
+from rest_deploy.cli.verify_text import notes, rows, tables, text
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import ImageSize
 
@@ -46,7 +46,7 @@ def _add_images(group: argparse._ArgumentGroup) -> None:
     add("--data", metavar="DIR", type=Path, help="images; a subfolder for each class tells their classes")
     add("--ground-truth", metavar="FILE", type=Path, help="tells their classes: a line an image, PATH CLASS")
     add("--max-images", metavar="N", type=int, help="how many at most, chosen by the seed (default all)")
-    add("--batch", metavar="N", type=int, default=1, help="images of a call (default 1)")
+    add("--batch", metavar="N", type=int, help="images of a call (default 1)")
     add_preprocessing_flags(group)
 
 
@@ -58,17 +58,17 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    from rest_deploy.reporting import read_record, write_report
+    from rest_deploy.reporting import write_report
     from rest_deploy.verification import Images, Limits, verify
 
     check_outputs(arguments.output, arguments.report)
     limits = Limits(arguments.max_error, arguments.min_top1_agreement, arguments.max_accuracy_loss)
     change, data = preprocessing_change(arguments), None
     if arguments.data is not None:
-        data = Images(arguments.data, arguments.ground_truth, change, arguments.max_images, arguments.batch)
-    elif arguments.ground_truth is not None or change is not None or arguments.max_images is not None:
+        data = Images(arguments.data, arguments.ground_truth, change, arguments.max_images, _given(arguments.batch, 1))
+    elif (arguments.ground_truth, change, arguments.max_images, arguments.batch) != (None,) * 4:
         raise ConfigError("flags that tell of images were given without images; give --data DIR")
-    benchmark = read_record(arguments.benchmark) if arguments.benchmark is not None else None
+    benchmark = read_other(arguments.benchmark, "rest-bench", arguments.report, "--benchmark")
     with progress_bar("verifying") as report:
         found = verify(
             arguments.artifacts,
@@ -84,11 +84,17 @@ def _main(arguments: argparse.Namespace) -> int:
             report=report,
         )
     record = finite(found.to_dict())
-    write_outputs(arguments.output, record, lambda: tables(found), lambda: rows(found))
+    print(to_json(record) if arguments.json else text(found), flush=True)
+    write_outputs(arguments.output, record, lambda: (tables(found), notes(found)), lambda: rows(found))
     if arguments.report is not None:
         write_report(arguments.report, verification=record, benchmark=benchmark)
-    print(to_json(record) if arguments.json else text(found))
+    if found.interrupted:
+        return INTERRUPTED
     return OK if found.passed else FAILED
+
+
+def _given(value: int | None, default: int) -> int:
+    return value if value is not None else default
 
 
 main = command(_main, _parser)

@@ -16,6 +16,8 @@ _SHOWN = 10  # flipped images of an artifact and size, in the terminal; the reco
 def text(found: Verification) -> str:
     """Everything, for a terminal."""
     parts = [_head(found)]
+    if found.interrupted:
+        parts.append("INTERRUPTED: figures of images are of those before")
     for artifact in found.artifacts:
         parts.append(f"{_about(artifact)}")
         parts += [table.text() for table in _tables(artifact)]
@@ -44,6 +46,13 @@ def rows(found: Verification) -> list[Mapping[str, Any]]:
         for block in (values["blocks"] or {}).get("rows", []):
             made.append(_row(values, f"block {block['block']}", values["blocks"]["case"], block))
     return made
+
+
+def notes(found: Verification) -> list[str]:
+    """What the tables do not say, a line each."""
+    verdicts = [f"{own.about['name']}: {'passed' if own.passed else 'FAILED'}" for own in found.artifacts]
+    interrupted = ["INTERRUPTED: figures of images are of those before"] if found.interrupted else []
+    return [*_head(found).splitlines(), *interrupted, *verdicts, *found.failures]
 
 
 _COLUMNS = (

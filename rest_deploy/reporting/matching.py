@@ -36,7 +36,7 @@ def match(contender: Node, verification: Node) -> Match:
     if verification["reference"].there and _same(contender, verification["reference"]):
         return Match(nothing, "is the reference", is_reference=True)
     named = any(artifact["name"].text == contender["name"].text for artifact in verification["artifacts"])
-    return Match(nothing, "not verified: the file of this name that was has other content" if named else "not verified")
+    return Match(nothing, "not verified: other SHA-256 than that name's" if named else "not verified")
 
 
 def _same(contender: Node, verified: Node) -> bool:

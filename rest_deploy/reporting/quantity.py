@@ -69,7 +69,9 @@ def case_label(case: Node) -> Html:
 
 
 def interval(low: Node, high: Node) -> Html:
-    """From one number to another one."""
+    """From one number to another one; one dash where there is neither."""
+    if low.number is None and high.number is None:
+        return number(low)
     return element("span", number(low), "–", number(high), class_="case")
 
 

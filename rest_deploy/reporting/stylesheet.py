@@ -22,7 +22,7 @@ _DARK = """
 _TEXT = """
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;text-size-adjust:100%;scroll-behavior:auto}
-body{margin:0 auto;max-width:1200px;padding:2rem 1.5rem 4rem;background:var(--page);color:var(--ink);
+body{margin:0 auto;max-width:1232px;padding:2rem 1.5rem 4rem;background:var(--page);color:var(--ink);
 font:1rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;overflow-wrap:break-word}
 h1{font-size:1.7rem;line-height:1.25;margin:0 0 1rem;font-weight:650;letter-spacing:-.01em}
 h2{font-size:1.25rem;line-height:1.3;margin:0 0 1rem;font-weight:650}
@@ -102,10 +102,10 @@ linear-gradient(to left,var(--shade),transparent) right/14px 100% no-repeat scro
 table{border-collapse:collapse;width:max-content;min-width:100%;font-size:.84rem;line-height:1.4}
 caption{text-align:left;padding:.6rem .75rem;font-weight:600;border-bottom:1px solid var(--line)}
 caption span,.group span{position:sticky;left:.75rem}
-th,td{padding:.32rem .6rem;text-align:left;vertical-align:top;border-top:1px solid var(--grid)}
+th,td{padding:.32rem .48rem;text-align:left;vertical-align:top;border-top:1px solid var(--grid)}
 thead th{border-top:0;vertical-align:bottom;color:var(--soft);font-weight:600;white-space:normal;min-width:3.2rem}
-thead th.num{max-width:6rem;overflow-wrap:normal}
-td{max-width:22rem;overflow-wrap:break-word}
+thead th.num{overflow-wrap:normal}
+td{max-width:13rem;overflow-wrap:break-word}
 tbody th{font-weight:400;min-width:6rem;max-width:20rem;overflow-wrap:break-word}
 tbody th[scope=row]{position:sticky;left:0;background:var(--card)}
 tbody th .id{overflow-wrap:break-word}
@@ -146,14 +146,14 @@ h1{font-size:1.4rem}
 .facts{grid-template-columns:1fr;gap:0}.facts dd{margin-bottom:.5rem}
 th,td{padding:.32rem .5rem}
 tbody th[scope=row]{max-width:12.5rem}
-td{max-width:15rem}
 }
 """
 
 _PAPER = """
 @media print{
 @page{margin:14mm}
-body{max-width:none;padding:0;font-size:10pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}
+html{font-size:9.5pt}
+body{max-width:none;padding:0;-webkit-print-color-adjust:exact;print-color-adjust:exact}
 nav{display:none}
 a{color:inherit;text-decoration:none}
 details::details-content{content-visibility:visible;display:block;block-size:auto}
@@ -161,7 +161,7 @@ summary{list-style:none;color:inherit}
 .scroll{overflow:visible;border:0}
 table{font-size:6.6pt;width:100%;min-width:0}
 th,td,tbody th[scope=row]{padding:1.5pt 2.2pt;max-width:none;min-width:0;position:static}
-thead th,thead th.num{min-width:0;max-width:none}
+thead th{min-width:0}
 td.num{white-space:normal}
 thead{display:table-header-group}
 figure{display:flex;flex-wrap:wrap;gap:8pt}

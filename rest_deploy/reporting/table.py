@@ -56,11 +56,10 @@ def numbers(*heads: str) -> list[Column]:
 
 def table(caption: str, columns: Sequence[Column], groups: Iterable[Rows], notes: Sequence[str] = ()) -> Html:
     """A table with its caption above and its footnotes below."""
-    heads = (element("th", column.head, scope="col", class_=_look(column)) for column in columns)
     drawn = element(
         "table",
         element("caption", element("span", caption)),
-        element("thead", element("tr", *heads)),
+        element("thead", element("tr", *map(_head, columns))),
         *(_body(group, columns) for group in groups),
     )
     box = element("div", drawn, class_="scroll", role="region", aria_label=caption, tabindex=0)
@@ -70,6 +69,13 @@ def table(caption: str, columns: Sequence[Column], groups: Iterable[Rows], notes
 def folded(summary: str, *content: str, opened: bool) -> Html:
     """Content that is shown when asked for, and in print."""
     return element("details", element("summary", summary), *content, open=opened)
+
+
+def _head(column: Column) -> Html:
+    """A head that is no wider than its longest word, so that columns of numbers are as narrow as their numbers."""
+    longest = max(map(len, column.head.split()), default=0)
+    style = f"max-width:calc({longest}ch + 1.1rem)" if column.numeric else None
+    return element("th", column.head, scope="col", class_=_look(column), style=style)
 
 
 def _body(group: Rows, columns: Sequence[Column]) -> Html:

@@ -32,6 +32,11 @@ RUNTIMES: Mapping[str, RuntimeRow] = MappingProxyType(
 )
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file is one that PyTorch opens, by its suffix."""
+    return RUNTIMES.get(Path(path).suffix.lower()) is _PYTORCH
+
+
 def open_runtime(path: str | Path, device: str | None = None, threads: int | None = None) -> Runtime:
     """Open an artifact with the runtime of its suffix, on a device, or None for the runtime's default one.
 

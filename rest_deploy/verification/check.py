@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rest_deploy.artifact.files import distinct_names
 from rest_deploy.errors import ConfigError
 from rest_deploy.machine.environment import describe_environment
 from rest_deploy.specs import ImageSize
@@ -17,7 +18,7 @@ from rest_deploy.verification.comparison import Comparison
 from rest_deploy.verification.image_check import Images, ImagesResult, on_images
 from rest_deploy.verification.result import ArtifactResult, Limits, Verification
 from rest_deploy.verification.subjects import OpenReference, Subject, open_reference, open_subject
-from rest_deploy.verification.synthetic_check import SyntheticResult, on_synthetic
+from rest_deploy.verification.synthetic_check import SyntheticResult, allowed_spread, on_synthetic
 
 #: Called with the share of a step that is done, 0 to 1, and its name.
 Progress = Callable[[float, str], None]
@@ -75,11 +76,15 @@ def verify(
         raise ConfigError("no cases were given; a comparison needs at least one")
     if not (synthetic or data is not None or per_block):
         raise ConfigError("neither synthetic nor real images were asked for; give --data, or leave --no-synthetic out")
+    judged = limits is not None and (limits.min_top1_agreement, limits.max_accuracy_loss) != (None, None)
+    if judged and data is None:
+        raise ConfigError("a limit of agreement or accuracy was given without images to judge; give --data DIR")
     at = [size if isinstance(size, ImageSize) else ImageSize(*size) for size in sizes or ()]
     limits, say = limits or Limits(), report or (lambda share, step: None)
     with ExitStack() as stack:
         known = stack.enter_context(open_reference(Path(reference), device))
-        subjects = [stack.enter_context(open_subject(n, p, device)) for n, p in _named(wanted)]
+        named = zip(distinct_names(wanted), wanted, strict=True)
+        subjects = [stack.enter_context(open_subject(name, path, device)) for name, path in named]
         for subject in subjects:
             _check_alike(subject, known.subject)
         made: dict[str, SyntheticResult] = {}
@@ -89,19 +94,14 @@ def verify(
         images = None
         if data is not None:
             wish = data if isinstance(data, Images) else Images(Path(data))
-            images = on_images(known, subjects, wish, at, seed=seed, report=say)
-        blocks = _by_block(known, subjects, synthetic=made, sizes=at, seed=seed, say=say) if per_block else {}
+            needs_classes = limits.max_accuracy_loss is not None
+            images = on_images(known, subjects, wish, at, needs_classes=needs_classes, seed=seed, report=say)
+        blocks = {}
+        if per_block:
+            blocks = _by_block(known, subjects, synthetic=made, sizes=at, limits=limits, seed=seed, say=say)
         results = _results(subjects, synthetic=made, images=images, blocks=blocks, limits=limits)
         about, found = known.subject.to_dict(), images.data if images is not None else None
         return Verification(describe_environment(command), about, results, found, seed)
-
-
-def _named(paths: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Names of files, whole paths where two are alike, and a number where one comes twice."""
-    short = [path.name for path in paths]
-    names = short if len(set(short)) == len(set(paths)) else [str(path) for path in paths]
-    numbered = [n if names[:i].count(n) == 0 else f"{n} ({names[:i].count(n) + 1})" for i, n in enumerate(names)]
-    return list(zip(numbered, paths, strict=True))
 
 
 def _check_alike(subject: Subject, reference: Subject) -> None:
@@ -119,18 +119,22 @@ def _by_block(
     *,
     synthetic: Mapping[str, SyntheticResult],
     sizes: Sequence[ImageSize],
+    limits: Limits,
     seed: int,
     say: Progress,
 ) -> dict[str, BlockComparison]:
-    """Compare block by block: each artifact at the first case that it failed, else at the first size."""
+    """Compare block by block: each artifact on the images of the first case that it failed, else at the first size."""
     runs = {subject.name: subject.blocks() for subject in subjects}  # what cannot be looked into is told at once
     found = {}
     for number, subject in enumerate(subjects):
         say(number / len(subjects), f"{subject.name} block by block")
         precision, own = subject.info.precision, synthetic.get(subject.name)
-        comparison = own.comparison if own is not None else Comparison(precision, seed, ())
+        spread = allowed_spread(subject, limits.max_error)
+        comparison = own.comparison if own is not None else Comparison(precision, seed, (), spread)
         case = _failed_case(comparison) or Case(1, sizes[0] if sizes else _BLOCK_SIZE)
-        images = synthetic_images(np.random.default_rng(seed), case, int(subject.info.input.shape[1]))
+        images = own.reference.images(case) if own is not None else None
+        if images is None:
+            images = synthetic_images(np.random.default_rng(seed), case, int(subject.info.input.shape[1]))
         exact, yardstick = reference.blocks(precision)
         lost = yardstick(images) if yardstick is not None else None
         found[subject.name] = compare_blocks(

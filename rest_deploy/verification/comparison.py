@@ -142,7 +142,7 @@ class Comparison:
     def tolerance(self) -> Tolerance:
         """What judges."""
         tolerance = TOLERANCES[self.precision]
-        return tolerance if self.spread is None else replace(tolerance, noise_factor=0.0, spread=self.spread)
+        return tolerance if self.spread is None else replace(tolerance, noise_factor=0.0, floor=0.0, spread=self.spread)
 
     @property
     def failures(self) -> list[str]:

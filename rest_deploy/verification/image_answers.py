@@ -40,6 +40,13 @@ class Answers:
     lost: dict[Precision, float | None] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
+    def cut(self) -> None:
+        """Leave what all have answered, where they were interrupted."""
+        whole = min(len(self.exact), len(self.images), *(len(rows) for rows in self.ours.values()))
+        del self.images[whole:], self.exact[whole:]
+        for rows in self.ours.values():
+            del rows[whole:]
+
 
 class ImageCheck:
     """A data set on its way through the networks.
@@ -67,13 +74,25 @@ class ImageCheck:
         self._reference, self._subjects = reference, subjects
         self.answers = [Answers(size) for size in sizes]
         self.skipped: list[tuple[str, str]] = []  # images that could not be read, and why
+        self.interrupted = False
 
     def run(self, report: Callable[[float], None]) -> None:
-        """Go through all images.
+        """Go through all images, or those before Ctrl-C.
 
         Raises:
             VerificationError: None of them can be read.
+            KeyboardInterrupt: It came before the first was done.
         """
+        try:
+            self._go(report)
+        except KeyboardInterrupt:
+            for answers in self.answers:
+                answers.cut()
+            if not all(answers.images for answers in self.answers):
+                raise
+            self.interrupted = True
+
+    def _go(self, report: Callable[[float], None]) -> None:
         waiting: dict[int, list[tuple[int, NDArray[np.float32]]]] = {i: [] for i in range(len(self.answers))}
         for number, inputs in self._inputs(report):
             for i, pixels in enumerate(inputs):

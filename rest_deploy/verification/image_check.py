@@ -75,6 +75,7 @@ def on_images(
     wish: Images,
     sizes: Sequence[ImageSize],
     *,
+    needs_classes: bool,
     seed: int,
     report: Callable[[float, str], None],
 ) -> ImagesResult:
@@ -85,16 +86,21 @@ def on_images(
         subjects: The artifacts.
         wish: The images.
         sizes: To bring them to; none for what the transform gives.
+        needs_classes: Whether accuracy is to be judged.
         seed: Of the choice of images.
         report: Called as it goes on.
 
     Raises:
-        ConfigError: There are no images, or the artifacts' transforms differ.
+        ConfigError: There are no images, the artifacts' transforms differ, or classes that are needed are not known.
         VerificationError: None of the images can be read.
     """
     first = subjects[0].info
     steps = _one_transform(subjects, wish.change)
     data = open_dataset(wish.folder, labels=first.labels, num_classes=first.num_classes, ground_truth=wish.ground_truth)
+    if needs_classes and not data.labelled:
+        raise ConfigError(
+            f"a limit of accuracy was given, and the classes of the images in {wish.folder} are not known: {data.note}"
+        )
     if wish.most is not None:
         data = data.limited(wish.most, seed)
     check = ImageCheck(data, steps, sizes or [None], reference=reference, subjects=subjects, batch=wish.batch)
@@ -156,6 +162,7 @@ def _data_result(data: Dataset, steps: Preprocessing, check: ImageCheck) -> Data
         transform=str(steps),
         reference=accuracy,
         note=data.note,
+        interrupted=check.interrupted,
     )
 
 

@@ -57,6 +57,10 @@ class Reference:
         other._known = [replace(known, lost=loss(yardstick, known.images, known.exact)) for known in self._known]
         return other
 
+    def images(self, case: Case) -> NDArray[np.float32] | None:
+        """The images of a case; None where it is none of the reference's."""
+        return next((known.images for known in self._known if known.case == case), None)
+
     def compare(
         self,
         candidate: Run,

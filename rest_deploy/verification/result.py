@@ -8,7 +8,7 @@ from typing import Any
 
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import Precision
-from rest_deploy.verification.agreement import BUDGETS, Budget
+from rest_deploy.verification.agreement import BUDGETS
 from rest_deploy.verification.blocks import BlockComparison
 from rest_deploy.verification.comparison import TOLERANCES, Comparison, Tolerance
 from rest_deploy.verification.image_figures import MOST_FLIPS, Accuracy, ImageFigures
@@ -48,10 +48,13 @@ class Limits:
         """What judges images: a tolerance of the largest error, or None for that of the precision, and the least
         agreement.
         """
-        budget = BUDGETS.get(precision, Budget(None, float("inf")))
-        agreement = self.min_top1_agreement if self.min_top1_agreement is not None else budget.min_top1_agreement
-        error = self.max_error if self.max_error is not None else budget.max_error
-        if error == float("inf"):
+        budget = BUDGETS.get(precision)
+        agreement, error = self.min_top1_agreement, self.max_error
+        if agreement is None and budget is not None:
+            agreement = budget.min_top1_agreement
+        if error is None and budget is not None:
+            error = budget.max_error
+        if error is None:
             return None, agreement
         return Tolerance(0.0, 0.0, "the budget of the precision, or what was asked for", spread=error), agreement
 
@@ -68,6 +71,7 @@ class DataResult:
         transform: From an image to the input, in words.
         reference: Size, or None for the transform's own -> accuracy of the reference, where classes are known.
         note: What the user should know of how the folder was read.
+        interrupted: Whether Ctrl-C ended it; figures are of the images before.
     """
 
     folder: str
@@ -77,6 +81,7 @@ class DataResult:
     transform: str
     reference: Mapping[str | None, Accuracy | None]
     note: str | None = None
+    interrupted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -216,6 +221,11 @@ class Verification:
     artifacts: tuple[ArtifactResult, ...]
     data: DataResult | None
     seed: int
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended it."""
+        return self.data is not None and self.data.interrupted
 
     @property
     def failures(self) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import sha256_of
 from rest_deploy.errors import ConfigError, MissingPackageError
+from rest_deploy.runtimes.registry import is_checkpoint
 from rest_deploy.specs import Precision
 from rest_deploy.verification.blocks import onnx_blocks
 from rest_deploy.verification.candidate import open_candidate, rounds_halves
@@ -21,13 +22,6 @@ from rest_deploy.verification.reference import Run
 if TYPE_CHECKING:
     from rest_deploy.models.blocks import BlockRun
     from rest_deploy.models.rest import ResT
-
-_CHECKPOINTS = frozenset({".pth", ".pt", ".safetensors"})
-
-
-def is_checkpoint(path: str | Path) -> bool:
-    """Whether a file is a checkpoint, by its suffix."""
-    return Path(path).suffix.lower() in _CHECKPOINTS
 
 
 @dataclass(frozen=True)

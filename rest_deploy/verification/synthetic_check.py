@@ -14,10 +14,25 @@ from rest_deploy.verification.subjects import OpenReference, Subject
 
 @dataclass(frozen=True)
 class SyntheticResult:
-    """One artifact's figures, and the cases that it did not run, in words."""
+    """One artifact's figures.
+
+    Args:
+        comparison: The figures.
+        errors: Cases that it did not run, in words.
+        reference: Whose images they are of.
+    """
 
     comparison: Comparison
     errors: tuple[str, ...]
+    reference: Reference
+
+
+def allowed_spread(subject: Subject, asked: float | None) -> float | None:
+    """Largest error allowed, in standard deviations of the logits: what was asked for, or what the artifact's own
+    export was allowed; None for the tolerance of its precision.
+    """
+    plan = subject.info.precision_plan
+    return asked if asked is not None else plan.spread if plan is not None else None
 
 
 def on_synthetic(
@@ -52,8 +67,6 @@ def on_synthetic(
 
 
 def _compare(subject: Subject, known: Reference, cases: Sequence[Case], spread: float | None) -> SyntheticResult:
-    plan = subject.info.precision_plan
-    allowed = spread if spread is not None else plan.spread if plan is not None else None
     figures: list[CaseFigures] = []
     errors = []
     for case in cases:
@@ -61,5 +74,5 @@ def _compare(subject: Subject, known: Reference, cases: Sequence[Case], spread: 
             figures += known.compare(subject.run, subject.info.precision, cases=[case]).cases
         except RestDeployError as exc:  # of an engine that was not built for the size; the other sizes are looked at
             errors.append(f"{case}: {exc}")
-    empty = known.compare(subject.run, subject.info.precision, spread=allowed, cases=[])
-    return SyntheticResult(replace(empty, cases=tuple(figures)), tuple(errors))
+    none = known.compare(subject.run, subject.info.precision, spread=allowed_spread(subject, spread), cases=[])
+    return SyntheticResult(replace(none, cases=tuple(figures)), tuple(errors), known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,9 +27,10 @@ def test_a_contender_goes_to_another_process_as_it_is(contender: Contender) -> N
 
 
 def test_small_cases_come_first(contender: Contender) -> None:
-    found = start(contender, CASES)
-    assert list(found.peak_mib) == ["1x16x16", "2x24x24"]
-    assert found.error is None
+    told: list[cold.Cold] = []
+    start(contender, CASES, told.append)
+    assert [list(known.peak_mib) for known in told] == [["1x16x16"], ["1x16x16", "2x24x24"]]
+    assert told[-1].error is None
 
 
 def test_a_file_that_is_gone(contender: Contender) -> None:
@@ -54,3 +56,15 @@ def test_a_process_that_dies(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(cold, "__name__", "dies")
     assert measure_cold(contender, CASES).error == f"its process {words}"
+
+
+def test_what_was_known_before_a_process_was_killed(
+    contender: Contender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = cold.Cold(12.0, 5.0, {"1x16x16": 80.0}, None).to_dict()
+    code = f"import os, signal; print({json.dumps(told)!r}, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    (tmp_path / "dies.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(cold, "__name__", "dies")
+    found = measure_cold(contender, CASES)
+    assert (found.load_ms, found.peak_mib, found.killed) == (12.0, {"1x16x16": 80.0}, True)

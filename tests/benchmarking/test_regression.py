@@ -23,6 +23,8 @@ def _record(seed: int = 0, *, factor: float = 1.0, pace: float = 1.0, noise: flo
         return {"contender": name, "rounds_ms": rounds, "p50_ms": float(np.median(rounds))}
 
     return {
+        "kind": "rest-bench",
+        "contenders": [{"name": name, "device": "cpu"} for name in ("a.onnx", "b.onnx")],
         "environment": {"cpu": "a CPU", "physical_cores": 2, "affinity": [0, 1], "packages": {"onnxruntime": "1.32.0"}},
         "settings": {"threads": 2, "device": None, "min_rounds": 15, "min_seconds": 2.0},
         "cases": [
@@ -75,6 +77,24 @@ def test_another_machine_is_refused() -> None:
     other["environment"]["cpu"] = "another CPU"
     with pytest.raises(ConfigError, match=r"old.json: made on another machine.*another CPU then, a CPU now"):
         compare_runs(_record(), other, "old.json", 0.99)
+
+
+def test_another_gpu_is_refused() -> None:
+    old, new = _record(), _record()
+    old["environment"]["gpus"], new["environment"]["gpus"] = [{"name": "H100"}], [{"name": "H200"}]
+    with pytest.raises(ConfigError, match="gpus H100 then, H200 now"):
+        compare_runs(new, old, "old.json", 0.99)
+
+
+def test_the_cpus_pace_says_nothing_of_a_gpu() -> None:
+    new = _record(1, pace=1.5)
+    new["contenders"][0]["device"] = "cuda:0"
+    assert _verdicts(new, _record(2)) == {"a.onnx": "regression", "b.onnx": "no difference beyond noise"}
+
+
+def test_a_record_of_another_command_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a record of rest-verify; accepted: what rest-bench wrote"):
+        compare_runs(_record(), {"kind": "rest-verify"}, "old.json", 0.99)
 
 
 def test_nothing_in_common_is_refused() -> None:

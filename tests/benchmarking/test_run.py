@@ -15,7 +15,8 @@ import pytest
 from rest_deploy import benchmark
 from rest_deploy.benchmarking import BenchmarkReport, Effort
 from rest_deploy.benchmarking.baselines import pytorch
-from rest_deploy.benchmarking.contenders import BASELINES, Contender, artifact_contenders
+from rest_deploy.benchmarking.cold import Cold
+from rest_deploy.benchmarking.contenders import Contender, artifact_contenders, baseline_contender
 from rest_deploy.benchmarking.sessions import Session
 from rest_deploy.errors import ArtifactError, ConfigError, RestDeployError
 from rest_deploy.models.config import ResTConfig
@@ -115,7 +116,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> Callable[..., B
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr("rest_deploy.benchmarking.turns.measure_rate", lambda threads: None)
-    monkeypatch.setattr("rest_deploy.benchmarking.turns.pulse", lambda threads: lambda: tick(10.0))
+    monkeypatch.setattr("rest_deploy.benchmarking.turns.pulse", lambda: lambda: tick(10.0))
 
     def tick(ms: float) -> None:
         now[0] += ms / 1e3
@@ -166,6 +167,36 @@ def test_what_fails_at_a_size_does_not_lose_the_others(planted: Callable[..., Be
     assert [result.error for result in made.cases[1].results] == ["outside of what it was built for", None]
     assert made.cases[1].results[1].ratio is None  # there is nobody to be compared with
     assert made.failures == ["tiny.onnx at 1x64x64: outside of what it was built for"]
+
+
+def test_what_fails_in_a_round_does_not_lose_the_others(planted: Callable[..., BenchmarkReport]) -> None:
+    calls = [0]
+
+    def later(shape: tuple[int, ...]) -> float:
+        calls[0] += 1
+        if calls[0] > 40:
+            raise RestDeployError("out of memory")
+        return 5.0
+
+    made = planted(6.0, later)
+    first, second = made.cases[0].results
+    assert (first.error, len(first.rounds)) == (None, 8)
+    assert second.error == "out of memory"
+    assert made.failures == ["tiny.onnx (2) at 1x224x224: out of memory"]
+
+
+def test_what_was_killed_at_its_first_start_is_not_run_beside_the_others(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(contender: Contender, cases: Any) -> Cold:
+        if contender.name == "tiny.onnx":
+            return Cold(1.0, 1.0, {"1x16x16": 80.0, "1x24x24": 90.0}, None)
+        return Cold(1.0, 1.0, {"1x16x16": 80.0}, "its process was ended by signal 9", killed=True)
+
+    monkeypatch.setattr("rest_deploy.benchmarking.turns.measure_cold", killed)
+    made = benchmark([tiny_onnx, tiny_onnx], sizes=[(16, 16), (24, 24)], effort=QUICK, threads=1)
+    assert [result.error for result in made.cases[0].results] == [None, None]
+    assert made.cases[1].results[1].error == "its process was ended by signal 9, at its first start"
 
 
 def test_ctrl_c_keeps_what_was_measured(planted: Callable[..., BenchmarkReport]) -> None:
@@ -262,17 +293,28 @@ def test_the_baselines_compute_the_same_network(tiny_onnx: Path, tiny_checkpoint
         names.append("openvino")
     except ImportError:
         pass  # an extra of its own; the test of its absence is below
-    write_files(artifact, names, tmp_path, tiny_checkpoint, 0)
+    baselines = [baseline_contender(name, artifact, tmp_path, alone=True) for name in names]
+    assert write_files(baselines, tmp_path, tiny_checkpoint, 0) == {}
     batch = np.random.default_rng(0).standard_normal((2, 3, 40, 56)).astype(np.float32)
     with Predictor(tiny_onnx) as predictor:
         exact = predictor.logits(batch)
-    for name in names:
-        file = tmp_path / BASELINES[name].file
-        contender = Contender(**{**vars(artifact), "file": str(file), "baseline": name})
-        with contender.open() as session:
+    for baseline in baselines:
+        with baseline.open() as session:
             logits = session.run(batch)
             assert session.description
         np.testing.assert_allclose(logits, exact, atol=0.02 * exact.std())
+
+
+def test_an_export_that_fails_is_its_baselines_error(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("an operator that it does not know")
+
+    monkeypatch.setattr("rest_deploy.benchmarking.baselines.files.export_as_written", refuse)
+    made = benchmark(
+        [tiny_onnx], baselines=["as-written", "torch"], sizes=[(16, 16)], effort=QUICK, threads=1, cold=False
+    )
+    assert made.failures == ["as-written: PyTorch could not export it: an operator that it does not know"]
+    assert [result.error is None for result in made.cases[0].results] == [True, False, True]
 
 
 def test_a_baseline_whose_package_is_missing(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,8 +364,10 @@ def test_the_compilers_cache_is_its_own_and_the_users_is_left(tiny_onnx: Path, m
         ({"threads": 0}, "threads is 0"),
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"baselines": ["tensorflow"]}, "accepted: torch, torch-compile, as-written, openvino"),
-        ({"models": ["resnet50"]}, "unknown model 'resnet50'"),
+        ({"models": ["resnet50"], "baselines": ["torch"]}, "unknown model 'resnet50'"),
         ({"relative_to": "other.onnx"}, "no contender is named 'other.onnx'"),
+        ({"checkpoint": "x.pth"}, "no baseline was asked for"),
+        ({"models": ["rest_lite"]}, "give --baseline"),
     ],
 )
 def test_what_cannot_be_meant(tiny_onnx: Path, asked: dict[str, Any], words: str) -> None:

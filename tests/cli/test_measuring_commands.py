@@ -163,7 +163,7 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
     record, broken = folder / "record.json", folder / "broken.json"
     record.write_text('{"kind": "something", "schema": 1}')
     broken.write_text("{")
-    against = ["--reference", checkpoint]
+    against, report = ["--reference", checkpoint], ["--report", folder / "r.html"]
     return {
         "missing artifact": (verify, [folder / "no.onnx", *against], "no such file"),
         "missing reference": (verify, [artifact, "--reference", folder / "no.pth"], "no such checkpoint file"),
@@ -175,8 +175,10 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
         "unknown output": (verify, [artifact, *against, "-o", folder / "x.xlsx"], "accepted: .json, .csv, .md"),
         "unknown report": (bench, [artifact, "--report", folder / "x.pdf"], "accepted: .html"),
         "no output folder": (bench, [artifact, "-o", folder / "no" / "x.json"], "does not exist; make it"),
-        "no record": (verify, [artifact, *against, "--benchmark", folder / "no.json"], "no.json"),
-        "no json": (bench, [artifact, "--verification", broken], "broken.json"),
+        "no record": (verify, [artifact, *against, "--benchmark", folder / "no.json", *report], "no.json"),
+        "no json": (bench, [artifact, "--verification", broken, *report], "broken.json"),
+        "no report": (bench, [artifact, "--verification", broken], "none was asked for; give --report FILE.html"),
+        "limit of nothing": (verify, [artifact, *against, "--min-top1-agreement", "0.9"], "give --data DIR"),
         "foreign record": (bench, [artifact, "--compare", record], "record.json"),
         "nothing to measure": (bench, [], "give artifacts, or --model NAME with --baseline NAME"),
         "unknown baseline": (bench, [artifact, "--baseline", "jax"], "accepted: torch, torch-compile, as-written"),
@@ -187,7 +189,7 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
 
 NAMES = [
     "missing artifact", "missing reference", "missing folder", "empty folder", "flags of images", "nothing to look at",
-    "limits", "unknown output", "unknown report", "no output folder", "no record", "no json", "foreign record",
+    "limits", "unknown output", "unknown report", "no output folder", "no record", "no json", "no report", "limit of nothing", "foreign record",
     "nothing to measure", "unknown baseline", "no gpu", "no batch",
 ]  # fmt: skip
 

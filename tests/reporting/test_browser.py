@@ -41,9 +41,13 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
+def _troubled() -> dict[str, Any]:
+    return dict(zip(("verification", "benchmark"), samples.troubled(), strict=True))
+
+
 @pytest.fixture(scope="module")
 def records() -> dict[str, Any]:
-    return dict(zip(("verification", "benchmark"), samples.troubled(), strict=True))
+    return _troubled()
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,33 @@ def test_no_text_of_a_plot_leaves_it_or_meets_another(browser: Browser, report: 
     assert browser.evaluate(_CROWDED) == []
     browser.evaluate("document.querySelector('svg.plot text').setAttribute('x', 350)")
     assert len(browser.evaluate(_CROWDED)) >= 1
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "a word " * 60, "<b>\u202e", "模型" * 80])
+def test_any_names_fit(browser: Browser, tmp_path: Path, text: str) -> None:
+    page = tmp_path / "report.html"
+    write_report(page, **{name: _named(record, text) for name, record in _troubled().items()})
+    browser.look(width=360)
+    browser.open(page)
+    browser.evaluate(_OPEN)
+    assert browser.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert browser.evaluate(_OUTSIDE) == []
+    assert browser.evaluate(_CROWDED) == []
+    assert browser.complaints() == []
+
+
+def _named(record: dict[str, Any], text: str) -> dict[str, Any]:
+    """A copy with another text everywhere, its pictures kept; names of contenders still differ."""
+
+    def changed(value: Any, key: str) -> Any:
+        if isinstance(value, dict):
+            return {name: changed(one, name) for name, one in value.items()}
+        if isinstance(value, list):
+            return [changed(one, key) for one in value]
+        kept = not isinstance(value, str) or key == "thumbnail"
+        return value if kept else text + value if key in ("name", "contender", "network") else text
+
+    return changed(record, "") | {"kind": record["kind"]}
 
 
 def test_text_of_plots_can_be_read_on_a_phone(browser: Browser, report: Path) -> None:

@@ -65,7 +65,7 @@ def test_matches_go_by_content() -> None:
     assert _match() == ("passed", "rest_small_fp16.onnx")
     assert _match(name="renamed.onnx") == ("passed", "rest_small_fp16.onnx")
     assert _match(sha256=None) == ("passed", "rest_small_fp16.onnx")
-    assert _match(sha256="0" * 64)[0].startswith("not verified: the file of this name")
+    assert _match(sha256="0" * 64)[0].startswith("not verified: other SHA-256")
     assert _match(sha256="0" * 64, name="new.onnx") == ("not verified", None)
     assert _match(sha256=samples.sha("rest_small.safetensors")) == ("is the reference", None)
 

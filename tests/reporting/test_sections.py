@@ -20,9 +20,9 @@ def _page(verification: Record | None, benchmark: Record | None) -> Page:
 
 
 def test_a_pass_and_a_failure_are_told_in_words() -> None:
-    assert "Passed All 4 artifacts agree with rest_small.safetensors" in _text(samples.verification(), None)
+    assert "Passed. All 4 artifacts agree with rest_small.safetensors" in _text(samples.verification(), None)
     told = _text(*samples.troubled())
-    assert "Failed 1 of 4 artifacts not within the tolerance of rest_small.safetensors." in told
+    assert "Failed. 1 of 4 artifacts not within the tolerance of rest_small.safetensors." in told
     assert "agreement 0.914 is under 0.95" in told
 
 
@@ -62,12 +62,12 @@ def test_the_frontier_in_words() -> None:
     assert "1 rest_small.onnx 99.17% 26.3 yes passed" in told
     assert "2 rest_small_fp16.onnx 98.77% 36.3 no passed" in told
     assert "4 rest_small.engine 98.77% 1.67 yes passed" in told
-    assert "not verified : 5 rest_small torch" in told or "not verified: 5 rest_small torch" in told
+    assert "not verified: 5 rest_small torch" in told
 
 
 def test_a_file_of_the_same_name_is_not_the_one_that_was_verified() -> None:
     told = _text(*samples.troubled())
-    assert "not verified: the file of this name that was has other content: 8 rest_small_int8.onnx" in told
+    assert "not verified: other SHA-256 than that name's: 8 rest_small_int8.onnx" in told
 
 
 def test_nothing_both_measured_and_verified() -> None:
@@ -132,3 +132,15 @@ def test_commands_and_machine() -> None:
     assert "240 GFLOP/s by onnxruntime on 2 threads" in told
     assert "NVIDIA H100 80GB HBM3" in told
     assert "verified 2026-11-24 07:10 UTC; measured 2026-11-24 07:10 UTC" in told
+
+
+def test_ratios_name_what_they_are_formed_to() -> None:
+    timed = samples.benchmark()
+    for case in timed["cases"]:
+        case["results"][0]["ratio"], case["results"][1]["ratio"] = case["results"][1]["ratio"], None
+        for result in case["results"]:
+            if result["ratio"] is not None:
+                result["ratio"]["to"] = "rest_small_fp16.onnx"
+    told = _text(None, timed)
+    assert "Time over that of 2 fp16.onnx; left of 1 is faster" in told
+    assert "Ratio: time over that of rest_small_fp16.onnx; interval of 99% confidence." in told

@@ -23,7 +23,7 @@ from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.transform import transform
 from rest_deploy.runtimes.ort import OnnxRuntime
 from rest_deploy.specs import ImageSize, Precision, PreprocessingChange
-from rest_deploy.verification import Case, Images, Limits, Verification, synthetic_images
+from rest_deploy.verification import Case, Images, Limits, Verification, image_answers, synthetic_images
 from tests.conftest import IMAGES, TINY, lively
 
 SIZE = ImageSize(33, 40)
@@ -375,3 +375,58 @@ def test_images_that_cannot_be_meant(asked: dict[str, int]) -> None:
 def test_limits_in_place_of_the_tables(scaled: Path, tiny_onnx: Path) -> None:
     assert verify(scaled, tiny_onnx, cases=ONE, limits=Limits(max_error=100.0)).passed
     assert not verify(scaled, tiny_onnx, cases=ONE, limits=Limits(max_error=0.001)).passed
+
+
+def test_a_limit_of_accuracy_needs_classes(
+    tmp_path: Path, folder: Path, tiny_onnx: Path, tiny_checkpoint: Path
+) -> None:
+    unknown = tmp_path / "flat"
+    unknown.mkdir()
+    for path in folder.rglob("*.png"):
+        path.rename(unknown / path.name)
+    with pytest.raises(ConfigError, match=r"the classes of the images in .* are not known"):
+        verify(tiny_onnx, tiny_checkpoint, data=unknown, limits=Limits(max_accuracy_loss=0.01))
+
+
+@pytest.mark.parametrize("limits", [Limits(min_top1_agreement=0.9), Limits(max_accuracy_loss=0.01)])
+def test_a_limit_without_anything_to_judge(limits: Limits, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match="give --data DIR"):
+        verify(tiny_onnx, tiny_checkpoint, cases=ONE, limits=limits)
+
+
+def test_an_error_that_was_asked_for_is_all_that_is_allowed(tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    found = verify(tiny_onnx, tiny_checkpoint, cases=ONE, per_block=True, limits=Limits(max_error=1e-12))
+    (artifact,) = found.artifacts
+    assert artifact.synthetic is not None
+    (case,) = artifact.synthetic.cases
+    assert case.limit(artifact.synthetic.tolerance) == pytest.approx(1e-12 * case.logit_std)
+    assert artifact.blocks is not None
+    assert artifact.blocks.first_past_tolerance == "stem"
+
+
+def test_blocks_are_compared_on_the_images_that_failed(shifted: Path, tiny_checkpoint: Path) -> None:
+    cases = [Case(1, ImageSize(16, 16)), Case(2, SIZE)]
+    (artifact,) = verify(shifted, tiny_checkpoint, cases=cases, per_block=True).artifacts
+    assert artifact.synthetic is not None
+    assert artifact.blocks is not None
+    assert str(artifact.blocks.case) == "1x16x16"
+    head = artifact.blocks.rows[-1]
+    assert head.max_error == pytest.approx(artifact.synthetic.cases[0].max_error, rel=1e-4)
+
+
+def test_ctrl_c_keeps_the_images_that_were_done(
+    folder: Path, tiny_onnx: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, calls = image_answers.load_image, [0]
+
+    def interrupted(path: Path) -> Image.Image:
+        calls[0] += 1
+        if calls[0] == 9:
+            raise KeyboardInterrupt
+        return honest(path)
+
+    monkeypatch.setattr(image_answers, "load_image", interrupted)
+    found = verify(tiny_onnx, tiny_checkpoint, data=folder, synthetic=False)
+    assert found.interrupted
+    assert found.artifacts[0].images[0].figures.images == 7  # the eighth was still waiting to be run
+    assert found.to_dict()["data"]["interrupted"] is True

@@ -18,6 +18,8 @@ from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.gpu_times import GpuCall
 from rest_deploy.runtimes.pytorch import check_cuda
 
+_RECOMPILATIONS = 256
+
 
 class EagerSession(Session):
     """A checkpoint in PyTorch, in float32. CPU threads are PyTorch's own global setting."""
@@ -26,8 +28,13 @@ class EagerSession(Session):
         target = Device.parse(device or "cpu")
         check_cuda(target)
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False  # on by default; the others compute in full float32
         self._device = torch.device(str(target))
-        self._network: Any = load_model(None, file).model.to(self._device)
+        model = load_model(None, file).model
+        try:
+            self._network: Any = model.to(self._device)
+        except RuntimeError as exc:  # no room on the GPU
+            raise RestDeployError(f"PyTorch cannot put the network on {target}: {one_line(exc)}") from exc
         self.description = f"PyTorch {torch.__version__} on {target}"
 
     def run(self, batch: NDArray[np.float32]) -> Any:
@@ -40,7 +47,10 @@ class EagerSession(Session):
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of calls on a GPU goes, by CUDA events on PyTorch's stream."""
-        return [self._gpu_call(batch) for _ in range(count)] if self._device.type == "cuda" else []
+        if self._device.type != "cuda":
+            return []
+        with torch.cuda.device(self._device):  # whose stream the events are of
+            return [self._gpu_call(batch) for _ in range(count)]
 
     def _gpu_call(self, batch: NDArray[np.float32]) -> GpuCall:
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
@@ -70,5 +80,11 @@ class CompiledSession(EagerSession):
 
     def __init__(self, file: Path, device: str | None, threads: int) -> None:
         super().__init__(file, device, threads)
-        self._network = torch.compile(self._network)
+        # Networks of one run share PyTorch's count of compilations, past which it would run them eagerly, unsaid.
+        torch._dynamo.config.recompile_limit = _RECOMPILATIONS
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        try:
+            self._network = torch.compile(self._network)
+        except RuntimeError as exc:  # of a Python that it does not support
+            raise RestDeployError(f"torch.compile: {one_line(exc)}") from exc
         self.description = f"torch.compile of {self.description}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rest_deploy.reporting.markup import visible
+
 #: Width of a character over its height. Sans-serif fonts average 0.5 to 0.6; too wide is safer than too narrow.
 _ASPECT = 0.62
 _LINE = 1.15  # height of a line over the height of its characters
@@ -36,12 +38,14 @@ def text_width(text: str, size: float) -> float:
 
 
 def fitted(text: str, width: float, size: float) -> str:
-    """A text, its middle cut out where it is wider than ``width`` pixels: names differ at their ends."""
-    room = int(width / (_ASPECT * size))
-    if text_width(text, size) <= width or len(text) <= 3:
-        return text
-    kept = max(2, room - 1)
-    return f"{text[: (kept + 1) // 2]}…{text[-(kept // 2) :]}"
+    """A text as it is seen, its middle cut out where it is wider than ``width`` pixels: names differ at their ends."""
+    seen = visible(text)
+    kept = min(len(seen), int(width / (_ASPECT * size)))
+    short = seen
+    while text_width(short, size) > width and kept > 2:
+        kept -= 1
+        short = f"{seen[: (kept + 1) // 2]}…{seen[-(kept // 2) :]}"
+    return short
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class RowPlot:
     def draw(self) -> Html:
         """The plot as SVG."""
         shared = None if self.own_axes else self._axis(self.groups)
-        y, parts = _TOP, [words(self.title, 2.0, 13.0, "head")]
+        y, parts = _TOP, [words(fitted(self.title, WIDTH - 4, TEXT), 2.0, 13.0, "head")]
         if shared is not None:
             parts.append(_ticks(shared, y + 11))
             y += _TICKS

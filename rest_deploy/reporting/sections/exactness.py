@@ -14,7 +14,7 @@ from rest_deploy.reporting.quantity import case_label, case_text, cosine, deviat
 from rest_deploy.reporting.records import Records, area
 from rest_deploy.reporting.table import Rows, folded, numbers, table, texts
 
-KEYS = (("point", "largest error of a logit"), ("limit", "limit"), ("own", "float32's own error"))
+KEYS = (("point", "largest error"), ("limit", "limit"), ("own", "float32's own error"))
 GOOD, BAD = Marker(0), Marker(1)  # a circle; a square of another colour
 _READ = (
     "Errors of logits on batches of noise, the smallest first; all artifacts on one logarithmic axis. A point right of "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rest_deploy.reporting.contender import Contender, networks
+from rest_deploy.reporting.contender import Contender, by_name, networks
 from rest_deploy.reporting.figure import panels
 from rest_deploy.reporting.markup import NOTHING, Html, element, join
 from rest_deploy.reporting.node import Node
@@ -72,8 +72,10 @@ def _time(one: Contender, result: Node) -> Row:
 
 def _ratios(name: str, members: Sequence[Contender], cases: Sequence[Node]) -> Html:
     groups = [Group(_title(case), [_ratio(one, result_of(case, one.name)) for one in members]) for case in cases]
-    described = f"Time of each contender of {name} over that of the first one, with confidence intervals."
-    title = f"Time over that of {members[0].number} {members[0].short}; left of 1 is faster"
+    ratios = [result_of(case, one.name)["ratio"] for case in cases for one in members]
+    base = by_name(members).get(next((ratio["to"].text for ratio in ratios if ratio.there), ""), members[0])
+    described = f"Time of each contender of {name} over that of {base.name}, with confidence intervals."
+    title = f"Time over that of {base.number} {base.short}; left of 1 is faster"
     return RowPlot(title, f"Ratios of {name}", described, groups, log=True, base=1.0).draw()
 
 
@@ -81,7 +83,7 @@ def _ratio(one: Contender, result: Node) -> Row:
     ratio = result["ratio"]
     median = ratio["median"]
     if median.number is None:
-        return Row(_label(one), median, "1 (first)" if result["p50_ms"].there else "—", one.name, one.marker)
+        return Row(_label(one), median, "1" if result["p50_ms"].there else "—", one.name, one.marker)
     low, high, verdict = ratio["low"].number, ratio["high"].number, ratio["verdict"].text
     interval = f" ({plain(low)} to {plain(high)})" if low is not None and high is not None else ""
     tip = f"{one.name}: {plain(median.number)} times the time of {ratio['to'].text}{interval}, {verdict}"

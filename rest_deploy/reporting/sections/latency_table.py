@@ -76,7 +76,7 @@ def _row(one: Contender, result: Node) -> Cells:
 def _ratio(result: Node) -> list[str]:
     ratio = result["ratio"]
     if not ratio.there:
-        return ["1", "—", "the first"]
+        return ["1", "—", "—"]
     return [number(ratio["median"]), interval(ratio["low"], ratio["high"]), ratio["verdict"].text or "—"]
 
 
@@ -90,7 +90,8 @@ def _notes(results: Sequence[Node]) -> list[str]:
     shares = sorted({result["ratio"]["confidence"].number or 0.0 for result in results if result["ratio"].there})
     if shares:
         told = ", ".join(f"{100 * share:g}%" for share in shares)
-        notes.append(f"Ratio: time over that of the network's first contender; interval of {told} confidence.")
+        names = ", ".join(sorted({result["ratio"]["to"].text for result in results if result["ratio"].there}))
+        notes.append(f"Ratio: time over that of {names}; interval of {told} confidence.")
     measured = [result for result in results if result["p50_ms"].there]
     if any(result["p90_ms"].number is None or result["p99_ms"].number is None for result in measured):
         notes.append("— at p90 or p99: too few calls to tell that percentile.")

@@ -24,7 +24,9 @@ def verdict(records: Records) -> Html:
     cautions = [element("li", element("b", word), Html(" "), text) for word, text in _cautions(records)]
     return element(
         "div",
-        element("p", element("b", now.capitalize(), class_="state"), Html(" "), _sentence(records), class_="line"),
+        element(
+            "p", element("b", f"{now.capitalize()}.", class_="state"), Html(" "), _sentence(records), class_="line"
+        ),
         _failures(records.verification),
         element("ul", *cautions, class_="cautions") if cautions else NOTHING,
         class_=f"verdict {now}",
@@ -43,7 +45,8 @@ def _sentence(records: Records) -> str:
         skipped = len(list(records.verification["data"]["skipped"]))
         why = f": {_many(skipped, 'image')} could not be read" if skipped else ""
         return f"The verification as a whole failed, though no artifact did{why}."
-    subject = "The artifact agrees" if len(artifacts) == 1 else f"All {len(artifacts)} artifacts agree"
+    few = {1: "The artifact agrees", 2: "Both artifacts agree"}
+    subject = few.get(len(artifacts), f"All {len(artifacts)} artifacts agree")
     return f"{subject} with {reference} within tolerance."
 
 
