@@ -189,8 +189,8 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
 
 NAMES = [
     "missing artifact", "missing reference", "missing folder", "empty folder", "flags of images", "nothing to look at",
-    "limits", "unknown output", "unknown report", "no output folder", "no record", "no json", "no report", "limit of nothing", "foreign record",
-    "nothing to measure", "unknown baseline", "no gpu", "no batch",
+    "limits", "unknown output", "unknown report", "no output folder", "no record", "no json", "no report",
+    "limit of nothing", "foreign record", "nothing to measure", "unknown baseline", "no gpu", "no batch",
 ]  # fmt: skip
 
 
