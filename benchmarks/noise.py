@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--model", default="rest_lite")
     parser.add_argument("--sizes", nargs="+", type=int, default=[224])
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=40, help="of each run")
+    parser.add_argument("--only", choices=["copy", "slowed"], help="leave the other out")
     arguments = parser.parse_args()
     print(environment())
     honest = Contender.open
@@ -61,18 +63,21 @@ def main() -> None:
     held = _overhead()
     with tempfile.TemporaryDirectory() as folder:
         first = run_export(ExportRequest(arguments.model, Path(folder) / "first.onnx", verify=False)).path
-        for name, wanted in (("copy.onnx", "no difference beyond noise"), (_SLOWED, "slower")):
+        wishes = {"copy.onnx": "no difference beyond noise", _SLOWED: "slower"}
+        for name, wanted in wishes.items():
+            if arguments.only is not None and not name.startswith(arguments.only):
+                continue
             other = Path(folder) / name
             shutil.copy(first, other)
             for size in arguments.sizes:
-                held &= _runs(first, other, size, arguments.runs, wanted)
+                held &= _runs(first, other, size, wanted, runs=arguments.runs, effort=Effort(arguments.rounds, 0.5))
     raise SystemExit(0 if held else 1)
 
 
-def _runs(first: Path, other: Path, size: int, runs: int, wanted: str) -> bool:
+def _runs(first: Path, other: Path, size: int, wanted: str, *, runs: int, effort: Effort) -> bool:
     results, noisy = [], 0
     for _ in range(runs):
-        (case,) = benchmark([first, other], sizes=[(size, size)], effort=Effort(20, 0.5), cold=False).cases
+        (case,) = benchmark([first, other], sizes=[(size, size)], effort=effort, cold=False).cases
         results.append(case.results[1])
         noisy += bool(case.conditions.flags)
     ratios = [result.ratio for result in results if result.ratio is not None]

@@ -134,10 +134,19 @@ def _cases(sizes: Iterable[tuple[int, int] | ImageSize], batches: Iterable[int])
 
 
 def _networks(contenders: Sequence[Contender]) -> list[Contender]:
-    """A contender of each network, the first of it."""
+    """A contender of each network, the first of it.
+
+    Raises:
+        ConfigError: Two different networks have one name.
+    """
     first: dict[str, Contender] = {}
     for contender in contenders:
-        first.setdefault(contender.network, contender)
+        known = first.setdefault(contender.network, contender)
+        if known.config != contender.config:
+            raise ConfigError(
+                f"{contender.network} is the name of the network of {known.name} too, which has another architecture "
+                "or other classes; measure them one at a time"
+            )
     return list(first.values())
 
 

@@ -58,4 +58,8 @@ def test_without_onnx_runtime_and_torch_there_is_numpy(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.delitem(sys.modules, "torch")  # it is not loaded for this
     assert [by for by, _ in machine_rate._products(8, 1)] == ["numpy"]
-    assert np.asarray(pulse()()).shape == (256, 256)
+
+
+def test_the_pulse_is_a_product() -> None:
+    a, b = machine_rate._matrices(96)
+    assert np.asarray(pulse()()) == pytest.approx(a @ b, rel=1e-4, abs=1e-4)

@@ -375,6 +375,15 @@ def test_what_cannot_be_meant(tiny_onnx: Path, asked: dict[str, Any], words: str
         benchmark(**{"artifacts": [tiny_onnx], "cold": False, **asked})
 
 
+def test_a_network_by_name_that_an_artifact_has_with_other_classes(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = ResTConfig.from_dict({**TINY.to_dict(), "num_classes": 9})
+    monkeypatch.setattr("rest_deploy.benchmarking.contenders.get_config", lambda name: other)
+    with pytest.raises(ConfigError, match=r"tiny is the name of the network of tiny\.onnx too"):
+        benchmark([tiny_onnx], models=["tiny"], baselines=["torch"], cold=False)
+
+
 def test_a_missing_artifact(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such file"):
         benchmark([tmp_path / "none.onnx"])
