@@ -52,7 +52,7 @@ def _row(name: str, folder: Path, size: int, seconds: float) -> bool:
         contenders = {"FP32": lambda: fp32.run(image), "INT8": lambda: int8.run(image)}
         once = time_paired(contenders, "FP32", rounds=2)
         rounds = max(9, int(seconds / 4 / sum(timing.median for timing in once.values())))
-        timings = time_paired(contenders, "FP32", rounds=rounds, settle=3)  # the other's threads spin on for a while
+        timings = time_paired(contenders, "FP32", rounds=rounds, settle=1)
     ratio, (low, high) = timings["INT8"].ratio, timings["INT8"].spread
     print(
         f"{name:<11} {rounds:6d} {1e3 * timings['FP32'].median:8.1f} {1e3 * timings['INT8'].median:8.1f} {ratio:6.3f} "

@@ -76,7 +76,7 @@ class Contender:
         device: Where it runs; None for the default of its runtime.
         threads: CPU threads of a call.
         format, precision: Of its file.
-        classes, channels: Of the network.
+        channels: Of the network's input.
     """
 
     name: str
@@ -88,7 +88,6 @@ class Contender:
     threads: int
     format: str
     precision: str
-    classes: int
     channels: int
 
     @property
@@ -179,7 +178,6 @@ def artifact_contenders(paths: Sequence[str | Path], device: str | None, threads
             threads=threads,
             format=info.format,
             precision=info.precision.value,
-            classes=info.num_classes,
             channels=int(info.input.shape[1]),
         )
         for name, network, path, info in zip(names, networks, paths, infos, strict=True)
@@ -203,7 +201,6 @@ def model_contender(model: str, device: str | None, threads: int) -> Contender:
         threads=threads,
         format="",
         precision="fp32",
-        classes=config.num_classes,
         channels=config.in_channels,
     )
 
