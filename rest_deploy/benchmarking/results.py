@@ -145,7 +145,11 @@ class BenchmarkReport:
     def failures(self) -> list[str]:
         """What could not be measured, in words."""
         failures = [f"{name}: {error}" for name, error in self.errors.items()]
-        failures += [f"{name}: first start: {cold.error}" for name, cold in self.cold.items() if cold.error]
+        failures += [
+            f"{name}: first start: {cold.error}"
+            for name, cold in self.cold.items()
+            if cold.error and name not in self.errors
+        ]
         return [*failures, *self.notes] + [
             f"{result.contender} at {case.case}: {result.error}"
             for case in self.cases
