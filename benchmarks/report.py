@@ -2,7 +2,7 @@
 
 The digits model in FP32, FP16 and INT8 is verified on its 360 held-out images, then timed together with rest_lite,
 rest_small, rest_base and rest_large, each against what else would run its network. Under ten minutes on two cores.
-``--full`` times the four networks alone, at 1024 pixels and with torch.compile too, and takes most of an hour.
+``--full`` times the four networks alone, at 1024 pixels and with torch.compile too, and takes half an hour.
 """
 
 from __future__ import annotations
