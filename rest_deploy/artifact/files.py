@@ -1,14 +1,13 @@
-"""Files that are whole or not there: written under a temporary name beside the target, then moved."""
+"""Files that are whole or not there: written under a temporary name beside the target, flushed, then moved."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import ExportError
 
 
@@ -25,22 +24,30 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return distinct
 
 
+def check_target(path: str | Path) -> Path:
+    """Make sure that a path can be a file's.
+
+    Raises:
+        ExportError: The folder is missing, or the path is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ExportError(f"{path}: is a folder; name a file to write")
+    if not path.parent.is_dir():
+        raise ExportError(f"{path}: the folder {path.parent} does not exist; make it first")
+    return path
+
+
 def check_writable(path: str | Path) -> Path:
     """Make sure, before any work, that a file can be made at a path.
 
     Raises:
         ExportError: The folder is missing or not writable, or the path is a folder.
     """
-    path = Path(path)
-    folder = path.parent
-    if path.is_dir():
-        raise ExportError(f"{path}: is a folder; name a file to write")
-    if not folder.is_dir():
-        raise ExportError(f"{path}: the folder {folder} does not exist; make it first")
+    path = check_target(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=folder)
-        os.close(handle)
-        os.unlink(name)
+        with workspace(path.parent, path.name):
+            pass
     except OSError as exc:
         raise ExportError(f"{path}: the folder cannot be written to: {exc.strerror}") from exc
     return path
@@ -50,58 +57,48 @@ def check_writable(path: str | Path) -> Path:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; move it there when the block ends well, remove it when it does not.
 
-    The temporary name keeps the suffix of ``path``, as runtimes choose by it.
+    The temporary name is that of ``path`` in another folder, as runtimes choose by the suffix.
 
     Raises:
         ExportError: The file cannot be written or moved.
     """
-    with replacing_all([path]) as (temporary,):
+    with workspace_of(path) as (target, folder):
+        temporary = folder / target.name
         yield temporary
+        flush(temporary)
+        move(temporary, target)
 
 
 @contextmanager
-def replacing_all(paths: Sequence[str | Path]) -> Iterator[tuple[Path, ...]]:
-    """As :func:`replacing`, for files of one folder that belong together: all are moved, or none.
+def workspace_of(path: str | Path) -> Iterator[tuple[Path, Path]]:
+    """Give a target and a folder beside it to make it in, removed at the end.
 
     Raises:
-        ExportError: One of them cannot be written or moved.
+        ExportError: The target cannot be written, or an OSError ended the block.
     """
-    targets = [check_writable(path) for path in paths]
-    first = targets[0]
+    target = check_writable(path)
+    folder = target.parent
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{first.name}.", suffix=".part", dir=first.parent) as folder:
-            temporaries = tuple(Path(folder) / target.name for target in targets)
-            yield temporaries
-            for temporary in temporaries:
-                with temporary.open("rb+") as file:
-                    os.fsync(file.fileno())
-            _move_all(temporaries, targets, Path(folder))
+        with workspace(target.parent, target.name) as folder:
+            yield target, folder
     except OSError as exc:
-        raise ExportError(f"{first}: cannot be written: {exc.strerror or exc}") from exc
+        other = exc.filename is not None and Path(os.fsdecode(exc.filename)).parent not in (folder, target.parent)
+        where = f" ({exc.filename})" if other else ""
+        raise ExportError(f"{target}: cannot be written: {exc.strerror or exc}{where}") from exc
 
 
-def _move_all(temporaries: Sequence[Path], targets: Sequence[Path], folder: Path) -> None:
-    """Move each file over its target; where one cannot be moved, put back what the others replaced."""
-    before = {target: _second_name(target, folder) for target in targets if len(targets) > 1 and target.exists()}
-    moved: list[Path] = []
-    try:
-        for temporary, target in zip(temporaries, targets, strict=True):
-            temporary.replace(target)
-            moved.append(target)
-    except BaseException:
-        for target in moved:
-            if target in before:
-                before[target].replace(target)
-            else:
-                target.unlink()
-        raise
+def flush(path: Path) -> None:
+    """Have the disk hold a file's content, so that no name is given to less of it."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
-def _second_name(path: Path, folder: Path) -> Path:
-    """Keep a file's content under another name, so that it survives being replaced."""
-    kept = folder / f"{path.name}.before"
-    try:
-        os.link(path, kept)
-    except OSError:  # a filesystem without hard links
-        shutil.copy2(path, kept)
-    return kept
+def move(source: Path, target: Path) -> None:
+    """Give a file its name, over whatever has it, and have the disk hold that too."""
+    source.replace(target)
+    with suppress(OSError):  # moved is moved, also where a folder cannot be opened or flushed
+        handle = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -35,9 +35,11 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes are too many for labels; at most {_MAX_BYTES:,}")
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise ConfigError(f"{path}: too many bytes for labels; at most {_MAX_BYTES:,}")
+        text = content.decode("utf-8-sig")
     except OSError as exc:
         raise ConfigError(f"{path}: labels cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rest_deploy.artifact.info import ArtifactInfo
@@ -12,6 +14,9 @@ from rest_deploy.errors import ArtifactError
 
 _BLOCK = 1 << 20
 _MAX_BYTES = 64 << 20  # labels of a thousand classes and the figures take under 100 KiB
+#: Key under which a manifest holds the record of the engine that it is about to replace.
+_REPLACES = "replaces"
+_LOOKS = 10  # at a pair that is replaced each time it is looked at
 
 
 def manifest_path(engine: str | Path) -> Path:
@@ -20,9 +25,16 @@ def manifest_path(engine: str | Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def write_manifest(path: str | Path, info: ArtifactInfo) -> None:
-    """Write a record as indented JSON."""
-    Path(path).write_text(json.dumps(info.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_manifest(path: str | Path, info: ArtifactInfo, *, replaces: ArtifactInfo | None = None) -> None:
+    """Write a record as indented JSON.
+
+    Args:
+        path: Where.
+        info: The record.
+        replaces: That of the engine which is still in place of the one that ``info`` tells of.
+    """
+    values = info.to_dict() if replaces is None else {**info.to_dict(), _REPLACES: replaces.to_dict()}
+    Path(path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def sha256_of(path: str | Path) -> str:
@@ -41,31 +53,100 @@ def read_manifest(engine: str | Path) -> ArtifactInfo:
         ArtifactError: The plan or the manifest is missing, damaged, edited, or of another plan.
     """
     engine = Path(engine)
-    if not engine.is_file():
-        raise ArtifactError(f"{engine}: no such file; make it: {_rebuild(engine)}")
-    info = _read(engine, manifest_path(engine))
-    record = info.engine
-    if record is None:
-        raise ArtifactError(f"{manifest_path(engine)}: it tells of no engine; {_again(engine)}")
-    try:
-        found, size = sha256_of(engine), engine.stat().st_size
-    except OSError as exc:
-        raise ArtifactError(f"{engine}: cannot be read: {exc.strerror}") from exc
-    if found != record.plan_sha256:
-        why = "empty" if size == 0 else f"{size:,} bytes of SHA-256 {found[:16]}..."
-        raise ArtifactError(
-            f"{engine}: it is {why}, its manifest tells of {record.plan_bytes:,} bytes of SHA-256 "
-            f"{record.plan_sha256[:16]}...; it is damaged, or of another build than its manifest; "
-            f"rebuild: {record.rebuild(engine)}"
-        )
-    return info
+    return _matching(engine, lambda: (sha256_of(engine), engine.stat().st_size))
 
 
-def _read(engine: Path, path: Path) -> ArtifactInfo:
+@dataclass(frozen=True)
+class EngineFile:
+    """A plan and what its manifest says of it."""
+
+    path: Path
+    info: ArtifactInfo
+    plan: bytes = field(repr=False)
+
+
+def read_engine(engine: str | Path) -> EngineFile:
+    """As :func:`read_manifest`, with the plan itself, so that what runs is what was compared.
+
+    Raises:
+        ArtifactError: As there.
+    """
+    engine, plan = Path(engine), b""
+
+    def read() -> tuple[str, int]:
+        nonlocal plan
+        plan = engine.read_bytes()
+        return hashlib.sha256(plan).hexdigest(), len(plan)
+
+    info = _matching(engine, read)
+    return EngineFile(engine, info, plan)
+
+
+def read_new_manifest(engine: Path) -> ArtifactInfo:
+    """What a manifest says that was just written, its plan not looked at.
+
+    Raises:
+        ArtifactError: It is none.
+    """
+    return _parse(engine, _text(engine))
+
+
+def _matching(engine: Path, read_plan: Callable[[], tuple[str, int]]) -> ArtifactInfo:
+    """The record of a plan, which ``read_plan`` gives the SHA-256 and the size of.
+
+    An export that replaces both may come between the looks at them; then they are looked at again.
+    """
+    for _ in range(_LOOKS):
+        if not engine.is_file():
+            raise ArtifactError(f"{engine}: no such file; make it: {_rebuild(engine)}")
+        seen = _states(engine)
+        text = _text(engine)
+        told = _parse(engine, text)
+        record = told.engine
+        if record is None:
+            raise ArtifactError(f"{manifest_path(engine)}: it tells of no engine; {_again(engine)}")
+        try:
+            found, size = read_plan()
+        except OSError as exc:
+            raise ArtifactError(f"{engine}: cannot be read: {exc.strerror}") from exc
+        if record.plan_sha256 == found:
+            return told
+        before = _replaced(text)
+        if before is not None and before.engine is not None and before.engine.plan_sha256 == found:
+            return before
+        if _states(engine) == seen:
+            break
+    assert record is not None  # looked at in the loop
+    why = "empty" if size == 0 else f"{size:,} bytes of SHA-256 {found[:16]}..."
+    raise ArtifactError(
+        f"{engine}: it is {why}, its manifest tells of {record.plan_bytes:,} bytes of SHA-256 "
+        f"{record.plan_sha256[:16]}...; it is damaged, or of another build than its manifest; "
+        f"rebuild: {record.rebuild(engine)}"
+    )
+
+
+def _states(engine: Path) -> list[tuple[int, int, int] | None]:
+    """What tells a file that was replaced from the one before, of plan and manifest; None where there is none."""
+    states: list[tuple[int, int, int] | None] = []
+    for path in (engine, manifest_path(engine)):
+        try:
+            status = path.stat()
+            states.append((status.st_ino, status.st_size, status.st_mtime_ns))
+        except OSError:
+            states.append(None)
+    return states
+
+
+def _text(engine: Path) -> str:
+    path = manifest_path(engine)
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"{path}: it is no file; {_again(engine)}")
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
             raise ArtifactError(f"{path}: too large for a manifest; {_again(engine)}")
-        text = path.read_text(encoding="utf-8")
+        return content.decode()
     except FileNotFoundError as exc:
         raise ArtifactError(
             f"{engine}: its manifest {path.name} is not beside it; copy it along, or rebuild both: {_rebuild(engine)}"
@@ -74,10 +155,22 @@ def _read(engine: Path, path: Path) -> ArtifactInfo:
         raise ArtifactError(f"{path}: it is no text; {_again(engine)}") from exc
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}") from exc
+
+
+def _parse(engine: Path, text: str) -> ArtifactInfo:
     try:
-        return ArtifactInfo.from_json(text, path)
+        return ArtifactInfo.from_json(text, manifest_path(engine))
     except ArtifactError as exc:
         raise ArtifactError(f"{exc}; {_again(engine)}") from exc
+
+
+def _replaced(text: str) -> ArtifactInfo | None:
+    """The record of the engine that was being replaced when the manifest was written, where it was and is readable."""
+    values = json.loads(text).get(_REPLACES)  # an object: it has just been read
+    try:
+        return ArtifactInfo.from_dict(values) if isinstance(values, dict) else None
+    except ArtifactError:
+        return None
 
 
 def _again(engine: Path) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rest_deploy.artifact.profile import InputSize
+from rest_deploy.artifact.workspace import workspace
 from rest_deploy.benchmarking.contenders import (
     Contender,
     artifact_contenders,
@@ -197,10 +198,10 @@ def _write_baseline_files(
 def _workshop() -> Iterator[Path]:
     """A folder for the files of baselines, and for what torch.compile keeps: its first start must be a first one."""
     before = os.environ.get(_COMPILER_CACHE)
-    with tempfile.TemporaryDirectory(prefix="rest-bench-") as folder:
-        os.environ[_COMPILER_CACHE] = str(Path(folder) / "compiled")
+    with workspace(tempfile.gettempdir(), "rest-bench") as folder:
+        os.environ[_COMPILER_CACHE] = str(folder / "compiled")
         try:
-            yield Path(folder)
+            yield folder
         finally:
             if before is None:
                 del os.environ[_COMPILER_CACHE]

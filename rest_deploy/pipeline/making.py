@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rest_deploy.artifact.engine import EngineRecord
-from rest_deploy.artifact.files import replacing, replacing_all
-from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
+from rest_deploy.artifact.engine_files import replacing_engine
+from rest_deploy.artifact.files import replacing
+from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path, write_manifest
-from rest_deploy.artifact.onnx_metadata import stamp
+from rest_deploy.artifact.onnx_file import write_record
+from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import DeviceError, MissingPackageError
 from rest_deploy.export.engine.site import BuildSite
 from rest_deploy.export.formats import get_format
@@ -55,7 +57,7 @@ class Making:
         notes = _notes_on_weights(jobs)
         made: dict[str, ExportResult] = {}
         with ExitStack() as stack:
-            self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rest-export-")))
+            self._folder = stack.enter_context(workspace(tempfile.gettempdir(), "rest-export"))
             if "onnx" not in self._request.formats:
                 jobs = (source_job(self._request, self._loaded, self._folder, jobs[0].sample), *jobs)
             for job in sorted(jobs, key=lambda job: get_format(job.format).source is not None):
@@ -82,15 +84,15 @@ class Making:
         with replacing(job.output) as target:
             with self._clock("export"):
                 written = exporter.export(deploy, job.info.input, job.info.output, target, config)
-            info = replace(job.info, extra=asdict(written))
             graph_bytes = target.stat().st_size
-            stamp(target, graph_bytes, METADATA_KEY, info.to_json())
+            info = replace(job.info, extra=asdict(written))
+            write_record(target, graph_bytes, info)
             comparison = None
             if self._request.verify:
                 with self._clock("verify"):
                     comparison = self._compare(target, self._reference())
                 info = replace(info, verification=comparison.to_dict())
-                stamp(target, graph_bytes, METADATA_KEY, info.to_json())
+                write_record(target, graph_bytes, info)
         if written.not_simplified_why is not None:
             self._traced_notes = (f"not simplified: {written.not_simplified_why}",)
         return ExportResult(job.output, info, comparison, self._clock.taken(), self._traced_notes)
@@ -132,7 +134,7 @@ class Making:
 
     def _engine(self, job: Job, site: BuildSite, source: ExportResult) -> ExportResult:
         """Build and prove an engine from an ONNX file that has been proved; plan and manifest appear together."""
-        with replacing_all([job.output, manifest_path(job.output)]) as (target, manifest):
+        with replacing_engine(job.output) as (target, manifest):
             with self._clock("build"):
                 info, warnings = self._build(job, site, source.path, source.info, target)
             comparison, notes = None, (*self._traced_notes, *warnings)

@@ -6,8 +6,8 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
-from rest_deploy.artifact.onnx_metadata import stamp
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.errors import VerificationError
 from rest_deploy.pipeline.judge import Verdict
 from rest_deploy.pipeline.narrowing import Narrowing
@@ -70,7 +70,7 @@ class NarrowedFile:
             precision_plan=self._narrowing.record(self._plan, verdict, self._steps, speed),
             verification=comparison.to_dict() if comparison is not None else None,
         )
-        stamp(self._path, self._graph_bytes, METADATA_KEY, self.info.to_json())
+        write_record(self._path, self._graph_bytes, self.info)
         return self.info
 
     def _write(self) -> None:

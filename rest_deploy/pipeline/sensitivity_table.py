@@ -11,7 +11,7 @@ from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
-from rest_deploy.artifact.files import replacing_all
+from rest_deploy.artifact.files import replacing
 from rest_deploy.pipeline.search import Sensitivity
 from rest_deploy.specs import Precision
 
@@ -29,7 +29,7 @@ def write_sensitivities(path: Path, rows: Sequence[Sensitivity], precision: Prec
         wider: That the others were in.
     """
     text = _csv(rows) if path.suffix.lower() == ".csv" else _json(rows, precision, wider)
-    with replacing_all([path, path.with_suffix(".svg")]) as (table, plot):
+    with replacing(path) as table, replacing(path.with_suffix(".svg")) as plot:
         table.write_text(text, encoding="utf-8")
         plot.write_text(_svg(rows, precision, wider), encoding="utf-8")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rest_deploy.artifact.files import replacing
-from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.manifest import EngineFile
 from rest_deploy.errors import ArtifactError, ExportError, RestDeployError
 from rest_deploy.nvidia.library import Library
 from rest_deploy.nvidia.log import TensorRTLog
@@ -23,8 +23,7 @@ class LoadedEngine:
     The scratch memory of ``context`` is its user's to give.
 
     Args:
-        path: The plan.
-        info: Its record.
+        file: The plan and its record.
         library: That built it.
         log: Of what TensorRT says.
 
@@ -33,16 +32,16 @@ class LoadedEngine:
         RestDeployError: The library cannot make an execution context.
     """
 
-    def __init__(self, path: Path, info: ArtifactInfo, library: Library, log: TensorRTLog) -> None:
-        assert info.engine is not None  # read_manifest has looked
+    def __init__(self, file: EngineFile, library: Library, log: TensorRTLog) -> None:
+        path, info = file.path, file.info
+        assert info.engine is not None  # read_engine has looked
         self._path, self._library, self._log = path, library, log
         self._cache: Any = None
         self._runtime = log.attempt("start its runtime", RestDeployError, library.api.Runtime, log.logger)
         if info.engine.version_compatible:
             self._runtime.engine_host_code_allowed = True  # such a plan carries the code that runs it
-        plan = path.read_bytes()
-        check_validity(self._runtime, plan, library, log, path)
-        self._engine = log.attempt(f"load {path}", ArtifactError, self._runtime.deserialize_cuda_engine, plan)
+        check_validity(self._runtime, file.plan, library, log, path)
+        self._engine = log.attempt(f"load {path}", ArtifactError, self._runtime.deserialize_cuda_engine, file.plan)
         check_tensors(self._engine, info, library, path)
         settings = library.api.ExecutionContextAllocationStrategy.USER_MANAGED
         if library.is_rtx:

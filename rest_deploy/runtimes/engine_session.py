@@ -10,13 +10,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.manifest import EngineFile
 from rest_deploy.artifact.profile import InputSize, narrowest, nearest
 from rest_deploy.errors import DeviceError, InputError, RestDeployError, one_line
 from rest_deploy.nvidia.cuda import Cuda, CudaError
@@ -39,8 +38,7 @@ class EngineSession:
     """A deserialised engine. Not thread-safe: its owner calls from one thread at a time.
 
     Args:
-        path: The plan.
-        info: Its record.
+        file: The plan and its record.
         library: That built it.
         gpu: Number of the GPU.
 
@@ -49,10 +47,10 @@ class EngineSession:
         DeviceError: CUDA fails.
     """
 
-    def __init__(self, path: Path, info: ArtifactInfo, library: Library, gpu: int) -> None:
-        assert info.engine is not None  # read_manifest has looked
-        self._path, self._info, self._library, self._gpu = path, info, library, gpu
-        self._profiles = info.engine.profiles
+    def __init__(self, file: EngineFile, library: Library, gpu: int) -> None:
+        assert file.info.engine is not None  # read_engine has looked
+        self._path, self._info, self._library, self._gpu = file.path, file.info, library, gpu
+        self._profiles = file.info.engine.profiles
         self._trt, self._cuda = library.api, Cuda()
         self._log = TensorRTLog(library, keep=_LOG_LINES)
         self._shape: tuple[int, ...] | None = None  # that the context is set to
@@ -71,7 +69,7 @@ class EngineSession:
             try:
                 self._stream = self._cuda.call("cudaStreamCreateWithFlags", self._cuda.api.cudaStreamNonBlocking)
                 with frames_let_go():
-                    self._engine = LoadedEngine(path, info, library, self._log)
+                    self._engine = LoadedEngine(file, library, self._log)
             except BaseException:
                 self._release()
                 raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.errors import VerificationError
 from rest_deploy.verification.cases import Case
 from rest_deploy.verification.comparison import Tolerance, limit
@@ -127,7 +128,7 @@ def onnx_blocks(path: Path) -> BlockRun:
     from rest_deploy.machine.cpu import physical_cores
     from rest_deploy.models.blocks import block_name
 
-    model = onnx.load(str(path))
+    model = onnx.load_model_from_string(read_checked(path))
     values = _block_outputs(model)
     if len(values) < 2:
         raise VerificationError(f"{path}: its nodes are not named by their blocks; export it again")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.machine.cpu import physical_cores
 from rest_deploy.runtimes.registry import open_runtime, read_info
 from rest_deploy.specs import Int8Target, Precision
@@ -42,7 +43,7 @@ def open_candidate(path: str | Path, device: str | None = None) -> Iterator[tupl
     if rounds_halves(info, device):
         import onnx
 
-        yield candidate_of(onnx.load(str(path))), info
+        yield candidate_of(onnx.load_model_from_string(read_checked(path))), info
         return
     with open_runtime(path, device) as runtime:
         yield runtime.run, info
@@ -60,7 +61,7 @@ def reference_evaluator_of(path: str | Path) -> Run:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    model = onnx.load(str(path))
+    model = onnx.load_model_from_string(read_checked(path))
     entry = model.opset_import[0]
     entry.version = max(entry.version, _EVALUATOR_OPSET)
     evaluator: Any = ReferenceEvaluator(model)

@@ -113,7 +113,7 @@ def test_a_file_too_large_for_labels_is_refused_unread(tmp_path):
     path = tmp_path / "weights.txt"
     with path.open("wb") as file:
         file.truncate((4 << 20) + 1)
-    with pytest.raises(ConfigError, match=r"weights\.txt: 4,194,305 bytes are too many for labels; at most 4,194,304"):
+    with pytest.raises(ConfigError, match=r"weights\.txt: too many bytes for labels; at most 4,194,304"):
         read_labels(path, 1)
 
 

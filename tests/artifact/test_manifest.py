@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -176,17 +177,21 @@ def test_a_manifest_of_something_else_than_an_engine(engine):
 
 
 def test_a_manifest_without_end(engine, monkeypatch):
-    """Refused by its size, before it is read."""
+    """No more of it is read than a manifest may have."""
     monkeypatch.setattr(manifest, "_MAX_BYTES", 100)
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("it was read"))
     refused(engine, r"rest\.engine\.json: too large for a manifest; copy it again")
 
 
 def test_a_folder_in_place_of_the_manifest(engine):
     manifest_path(engine).unlink()
     manifest_path(engine).mkdir()
-    with pytest.raises(ArtifactError, match=r"rest\.engine\.json: cannot be read: Is a directory$"):
-        read_manifest(engine)
+    refused(engine, r"rest\.engine\.json: it is no file; copy it again")
+
+
+def test_a_pipe_in_place_of_the_manifest_is_not_waited_for(engine):
+    manifest_path(engine).unlink()
+    os.mkfifo(manifest_path(engine))
+    refused(engine, r"rest\.engine\.json: it is no file; copy it again")
 
 
 def test_a_plan_that_cannot_be_read(engine, monkeypatch):

@@ -149,11 +149,13 @@ def test_a_folder_is_refused(tmp_path):
         (field(7, b"graph")[:-1], "a field reaches past the end"),
         (b"\x3a" + b"\xff" * 9 + b"\x01", "a field reaches past the end"),  # a length of 2 ** 64 - 1
         (b"\x19\x00\x00", "a field reaches past the end"),  # 8 bytes promised, 2 there
-        (field(14, b"\x0a\x09key"), "a metadata entry that is none"),
+        (field(14, b"\x0a\x09key"), "a field reaches past the end"),
         (field(14, b"\x1a\x03key"), "a metadata entry that is none"),
         (field(14, b"\x08\x03"), "a metadata entry that is none"),
-        (field(14, b"\x0a"), "a metadata entry that ends within a number"),
-        (field(14, b"\x0a" + b"\xff" * 11), "a metadata entry that ends within a number"),
+        (field(14, b"\x0a"), "it ends within a number"),
+        (field(14, b"\x0a" + b"\xff" * 11), "a number of more than 64 bits"),
+        (b"\x08\xff", "it ends within a number"),
+        (field(14, b"\x0a\xff") + b"\x01", "a field reaches past the end"),  # a number that goes on behind its entry
         (field(14, field(1, b"\xff\xfe")), "can't decode byte"),
     ],
 )

@@ -49,7 +49,7 @@ def test_the_artifact_describes_itself(tiny_export: ExportResult, tiny_checkpoin
 def test_the_file_is_plain_onnx(tiny_onnx: Path) -> None:
     model = onnx.load(str(tiny_onnx))
     onnx.checker.check_model(model, full_check=True)
-    assert [entry.key for entry in model.metadata_props] == [METADATA_KEY]
+    assert [entry.key for entry in model.metadata_props] == [METADATA_KEY, "rest_deploy_sha256"]
 
 
 def test_random_weights_are_said_loudly(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(making, "stamp", fail)
+    monkeypatch.setattr(making, "write_record", fail)
     with pytest.raises(KeyboardInterrupt):
         run_export(ExportRequest(TINY, tmp_path / "tiny.onnx", verify=False))
     assert list(tmp_path.iterdir()) == []

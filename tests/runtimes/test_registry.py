@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo, Weights
-from rest_deploy.artifact.onnx_metadata import stamp
+from rest_deploy.artifact.info import ArtifactInfo, Weights
+from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError
 from rest_deploy.runtimes import registry
 from rest_deploy.runtimes.base import Runtime
@@ -27,12 +27,12 @@ INFO = ArtifactInfo("onnx", Precision.FP32, "mean", {}, Weights(seed=0), None, P
 def onnx_file(tmp_path):
     """The smallest artifact: the mean of each channel as the logits of three classes."""
     image, logits = (helper.make_tensor_value_info(t.name, TensorProto.FLOAT, t.shape) for t in (IMAGE, LOGITS))
-    pool = helper.make_node("GlobalAveragePool", ["image"], ["pooled"])
-    flatten = helper.make_node("Flatten", ["pooled"], ["logits"])
-    graph = helper.make_graph([pool, flatten], "mean", [image], [logits])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])
+    mean = helper.make_node("ReduceMean", ["image", "axes"], ["logits"], keepdims=0)
+    graph = helper.make_graph([mean], "mean", [image], [logits], [axes])
     path = tmp_path / "mean.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    stamp(path, path.stat().st_size, METADATA_KEY, INFO.to_json())
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    write_record(path, path.stat().st_size, INFO)
     return path
 
 

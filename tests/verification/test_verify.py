@@ -13,8 +13,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from rest_deploy import verify
-from rest_deploy.artifact.info import METADATA_KEY
-from rest_deploy.artifact.onnx_metadata import read_onnx_metadata, stamp
+from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.errors import ConfigError, VerificationError
 from rest_deploy.models.checkpoint import Card, save_checkpoint
 from rest_deploy.models.factory import create_model
@@ -22,6 +21,7 @@ from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.transform import transform
 from rest_deploy.runtimes.ort import OnnxRuntime
+from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import ImageSize, Precision, PreprocessingChange
 from rest_deploy.verification import Case, Images, Limits, Verification, image_answers, synthetic_images
 from tests.conftest import IMAGES, TINY, lively
@@ -36,12 +36,11 @@ BLOCKS = [
 
 def _edited(source: Path, target: Path, edit: Callable[[onnx.GraphProto], None]) -> Path:
     """A copy of an ONNX file of ours with a fault planted in its graph, and its record as it was."""
-    record = read_onnx_metadata(source)[METADATA_KEY]
     model = onnx.load(str(source))
     del model.metadata_props[:]
     edit(model.graph)
     onnx.save(model, str(target))
-    stamp(target, target.stat().st_size, METADATA_KEY, record)
+    write_record(target, target.stat().st_size, read_info(source))
     return target
 
 

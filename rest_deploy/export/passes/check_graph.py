@@ -8,13 +8,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import numpy_helper
 
+from rest_deploy.artifact.onnx_file import OPERATORS
 from rest_deploy.errors import ExportError
-
-#: The operators of the deploy form. None of them takes a size, but for Reshape, whose sizes are looked at below.
-OPERATORS = frozenset(
-    "Add Cast Constant Conv Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul Reciprocal ReduceMean Relu "  # noqa: SIM905
-    "Reshape Shape Sigmoid Softmax Sqrt Sub Transpose".split()
-)
 
 
 @dataclass(frozen=True)
