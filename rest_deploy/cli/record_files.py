@@ -77,6 +77,14 @@ def write_outputs(
             temporary.write_text(text, encoding="utf-8")
 
 
+def _shown(value: Any) -> Any:
+    """A cell of CSV in which nothing hides from a terminal, and that no spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def _markdown(record: Mapping[str, Any], tables: Sequence[Table], notes: Sequence[str]) -> str:
     """Tables with the command and the machine that made them above, and what makes them less trustworthy below."""
     environment = record["environment"]
@@ -105,8 +113,9 @@ def read_other(path: Path | None, kind: str, report: Path | None, flag: str) -> 
 
 
 def to_json(record: Mapping[str, Any]) -> str:
-    """A record, made finite by :func:`finite`, as JSON text that any reader takes."""
-    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+    """A record, made finite by :func:`finite`, as JSON text that any reader takes and any terminal shows."""
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def finite(value: Any) -> Any:
@@ -123,5 +132,5 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     if rows:
         writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _shown(value) for key, value in row.items()} for row in rows)
     return lines.getvalue()

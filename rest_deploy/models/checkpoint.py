@@ -8,20 +8,25 @@ twice.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pickle
+import pickletools
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from rest_deploy.artifact.files import replacing
 from rest_deploy.errors import CheckpointError, one_line
 from rest_deploy.models.config import STAGES, ResTConfig
 from rest_deploy.specs import Preprocessing
@@ -33,6 +38,9 @@ CARD_KEY = "rest_deploy"
 #: Where training scripts put the weights; averaged weights first where both are there, as they are what was evaluated.
 WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict")
 _LISTED = 10
+_LEGACY_PICKLES = 5  # one after the other, in the format from before PyTorch 1.6
+_MAX_BLOCKS = 1000  # of a stage; rest_large has 18
+_MAX_CARD = 16 << 20  # characters; labels of a thousand classes take 22 KiB
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,10 @@ class Card:
         Raises:
             CheckpointError: The text is no card.
         """
+        if len(text) > _MAX_CARD:
+            raise CheckpointError(
+                f"the checkpoint's {CARD_KEY!r} entry has {len(text):,} characters; at most {_MAX_CARD:,}"
+            )
         try:
             values = json.loads(text)
             labels, preprocessing = values["labels"], values["preprocessing"]
@@ -105,15 +117,23 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: unknown kind of checkpoint; accepted: {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
+    digest = _sha256(path)
     state_dict, card = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
     _check_finite(path, state_dict)
-    return Checkpoint(path, _sha256(path), state_dict, card)
+    if _sha256(path) != digest:
+        raise CheckpointError(f"{path}: it was replaced by another file while it was read; try again")
+    return Checkpoint(path, digest, state_dict, card)
 
 
 def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], card: Card) -> None:
-    """Write a ``.safetensors`` checkpoint that describes itself."""
+    """Write a ``.safetensors`` checkpoint that describes itself.
+
+    Raises:
+        ExportError: It cannot be written.
+    """
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
-    Path(path).write_bytes(save(tensors, metadata={CARD_KEY: card.to_json()}))  # save_file makes it mode 0600
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata={CARD_KEY: card.to_json()}))  # save_file makes it mode 0600
 
 
 def infer_config(state_dict: Mapping[str, Tensor]) -> ResTConfig:
@@ -144,6 +164,8 @@ def infer_config(state_dict: Mapping[str, Tensor]) -> ResTConfig:
 
 def _count_blocks(state_dict: Mapping[str, Tensor], stage: str) -> int:
     numbers = {int(key.split(".")[1]) for key in state_dict if key.startswith(stage)}
+    if len(numbers) > _MAX_BLOCKS:
+        raise ValueError(f"{len(numbers)} blocks in {stage.rstrip('.')}; at most {_MAX_BLOCKS} are read")
     if numbers != set(range(len(numbers))):
         raise ValueError(f"the blocks of {stage.rstrip('.')} are not numbered 0 to {len(numbers) - 1}")
     return len(numbers)
@@ -178,6 +200,8 @@ def check_keys(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor],
 
 
 def _read_pickle(path: Path) -> tuple[StateDict, Card]:
+    _check_archive(path)
+    _check_makes(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of, it then raises
@@ -206,6 +230,42 @@ def _read_pickle(path: Path) -> tuple[StateDict, Card]:
     return weights, card
 
 
+def _check_archive(path: Path) -> None:
+    """torch.save stores what it puts into an archive as it is; what is compressed could unfold to terabytes."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            unfolded, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as exc:
+        raise CheckpointError(f"{path}: damaged or no PyTorch checkpoint ({one_line(exc)})") from exc
+    if unfolded > size:
+        raise CheckpointError(
+            f"{path}: {size:,} bytes that unfold to {unfolded:,}, where torch.save compresses nothing; "
+            "save the bare weights: torch.save(model.state_dict(), PATH)"
+        )
+
+
+def _check_makes(path: Path) -> None:
+    """What PyTorch lets a pickle make of a number alone, without a byte for each value, takes any amount of memory."""
+    made: set[str] = set()
+    with contextlib.suppress(Exception), contextlib.ExitStack() as stack:  # what is no pickle, PyTorch says better
+        file: IO[bytes] = stack.enter_context(path.open("rb"))
+        if zipfile.is_zipfile(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            file = stack.enter_context(archive.open(next(n for n in archive.namelist() if n.endswith("data.pkl"))))
+        for _ in range(_LEGACY_PICKLES):
+            made.update(
+                str(argument).split()[-1] for code, argument, _ in pickletools.genops(file) if code.name == "GLOBAL"
+            )
+    bad = sorted(name for name in made if name == "bytearray" or (name.endswith("Tensor") and name != "Tensor"))
+    if bad:
+        raise CheckpointError(
+            f"{path}: refused, as it makes a {bad[0]}, which no state dict has; "
+            "save the bare weights: torch.save(model.state_dict(), PATH)"
+        )
+
+
 def _read_safetensors(path: Path) -> tuple[StateDict, Card]:
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -221,7 +281,8 @@ def _check_finite(path: Path, state_dict: StateDict) -> None:
     odd = [key for key, value in state_dict.items() if not _is_plain(key, value)]
     if odd:
         raise CheckpointError(
-            f"{path}: {len(odd)} tensors are sparse, complex, quantized or without values: {_enumerate(odd)}; "
+            f"{path}: {len(odd)} tensors are sparse, complex, quantized, or have more values than are stored, or "
+            f"none: {_enumerate(odd)}; "
             "save them dense, in float16, bfloat16, float32 or float64"
         )
     bad = [
@@ -236,8 +297,13 @@ def _check_finite(path: Path, state_dict: StateDict) -> None:
 def _is_plain(key: str, value: Tensor) -> bool:
     known = value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     counter = key.endswith("num_batches_tracked") and not value.is_complex()
-    stored = value.layout == torch.strided and not value.is_meta and 0 not in value.stride()
+    stored = value.layout == torch.strided and not value.is_meta and _is_whole(value)
     return (stored and (known or counter)) or (counter and value.ndim == 0)
+
+
+def _is_whole(value: Tensor) -> bool:
+    """Whether a tensor has values, and each is in the file: strides can make terabytes of a few bytes."""
+    return 0 < value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _enumerate(names: Sequence[str]) -> str:

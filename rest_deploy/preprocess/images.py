@@ -77,6 +77,8 @@ def _decoding(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: not an image that Pillow can read") from exc
     except ImageError:
         raise
+    except MemoryError as exc:
+        raise ImageError(f"{name}: not enough memory to read it; scale it down first") from exc
     except Exception as exc:  # OSError, SyntaxError, struct.error, ... : as varied as the damage
         raise ImageError(f"{name}: damaged or unsupported image ({exc})") from exc
 
