@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +24,9 @@ class Runtime(ABC):
 
     Calls may come from several threads at once. A subclass sets ``info``, and writes ``_run`` and ``_close``.
 
+    In a process that is forked later it says so when it is called. Threads are not inherited, nor is a GPU: a call
+    would wait for ever, and so would whatever lets go of what is held.
+
     Args:
         path: The artifact.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; None for ``default_device``.
@@ -34,8 +40,9 @@ class Runtime(ABC):
         self.path = Path(path)
         self.device = device if device is not None else self.default_device
         self.threads = threads
-        self._closed = False
+        self._closed = self._forked = False
         self._closing = threading.Lock()
+        _open.add(self)
 
     def run(self, batch: Any) -> Any:
         """Logits of a batch.
@@ -52,8 +59,7 @@ class Runtime(ABC):
             InputError: Wrong type, dtype, rank or size.
             RestDeployError: The runtime is closed, or failed.
         """
-        if self._closed:
-            raise RestDeployError(f"{self.path}: this predictor is closed; open the artifact again")
+        self._check_usable()
         if not isinstance(batch, np.ndarray):
             return self._run_foreign(batch)
         logits = self._run(self._checked(batch))
@@ -67,6 +73,15 @@ class Runtime(ABC):
             count: How many.
         """
         return []
+
+    def _check_usable(self) -> None:
+        if self._forked:
+            raise RestDeployError(
+                f"{self.path}: it was opened before this process was forked, and its threads are not here; open it in "
+                "each process, or start processes by spawn"
+            )
+        if self._closed:
+            raise RestDeployError(f"{self.path}: this predictor is closed; open the artifact again")
 
     def max_batch(self, height: int, width: int) -> int | None:
         """Most images of a size that one call takes; None where there is no bound."""
@@ -103,6 +118,11 @@ class Runtime(ABC):
     def _close(self) -> None:
         """Let go of what is held. Called once."""
 
+    def _leave(self) -> None:
+        """Called in a forked child: nothing that is held is to be let go of there. It may be half made."""
+        self._forked = True
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))  # or the end of the child would do it
+
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
@@ -110,6 +130,9 @@ class Runtime(ABC):
 
     def close(self) -> None:
         """Let go of the network; may be called again without harm."""
+        if self._forked:
+            self._closed = True
+            return
         with self._closing:
             if not self._closed:
                 self._closed = True
@@ -122,3 +145,16 @@ class Runtime(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+#: All that may be open when the process is forked.
+_open: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _leave_all() -> None:
+    for runtime in list(_open):
+        runtime._leave()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.manifest import read_manifest
+from rest_deploy.artifact.manifest import read_engine, read_manifest
 from rest_deploy.artifact.profile import largest_batch
 from rest_deploy.errors import DeviceError, RestDeployError
 from rest_deploy.nvidia.gpus import find_gpu
@@ -38,11 +38,12 @@ class TensorRTRuntime(Runtime):
     default_device = "cuda:0"
 
     def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
+        self._finalizer: Any = None  # once there is something to let go of
         super().__init__(path, device, threads)
         target = Device.parse(self.device)
-        self.info = read_manifest(self.path)
-        record = self.info.engine
-        assert record is not None  # read_manifest has looked
+        file = read_engine(self.path)
+        self.info, record = file.info, file.info.engine
+        assert record is not None  # read_engine has looked
         if target.kind != "cuda":
             raise DeviceError(f"{path}: an engine runs on an NVIDIA GPU; use device cuda, or an .onnx file on the CPU")
         library = load_library(record.library, "run this engine")
@@ -50,7 +51,7 @@ class TensorRTRuntime(Runtime):
         check_gpu(record, self.info.precision, find_gpu(target.index), self.path)
         self._profiles = record.profiles
         self._lock = threading.Lock()
-        self._session = EngineSession(self.path, self.info, library, target.index)
+        self._session = EngineSession(file, library, target.index)
         self._finalizer = weakref.finalize(self, self._session.close)  # for those who do not close it
 
     def max_batch(self, height: int, width: int) -> int | None:
@@ -60,6 +61,7 @@ class TensorRTRuntime(Runtime):
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of so many calls goes."""
         checked = self._checked(batch)
+        self._check_usable()
         with self._lock:
             self._check_open()
             return [self._session.gpu_call(checked) for _ in range(count)]
@@ -81,6 +83,11 @@ class TensorRTRuntime(Runtime):
     def _check_open(self) -> None:
         if self._closed:  # by another thread, after run() looked
             raise RestDeployError(f"{self.path}: this predictor is closed; open the artifact again")
+
+    def _leave(self) -> None:
+        super()._leave()
+        if self._finalizer is not None:
+            self._finalizer.detach()
 
     def _close(self) -> None:
         with self._lock:  # not while another thread runs it
