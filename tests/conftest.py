@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,13 @@ TINY = ResTConfig(
     embed_dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), sr_ratios=(4, 2, 2, 1), num_classes=7
 )
 
-torch.set_num_threads(2)
+# One thread for each worker of pytest-xdist: OpenMP's threads wait for each other, long where others take the cores.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--soak``: what tests/reliability tries is tried in full, for twenty minutes."""
+    parser.addoption("--soak", action="store_true", help="try all that make soak promises, not a part of it")
 
 
 def lively(model: ResT, seed: int = 0) -> ResT:

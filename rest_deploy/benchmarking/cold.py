@@ -46,7 +46,8 @@ class Cold:
 def measure_cold(contender: Contender, cases: Sequence[InputSize]) -> Cold:
     """Start a contender in a process of its own and run each case twice."""
     argv = [sys.executable, "-m", __name__, contender.to_json(), json.dumps([case.sizes for case in cases])]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": _path()})
+    environment = {**os.environ, "PYTHONPATH": _path()}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)  # noqa: S603  (this module)
     found = _last_told(done.stdout)
     if done.returncode == 0 and found is not None:
         return found

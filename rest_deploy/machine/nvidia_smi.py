@@ -97,7 +97,7 @@ def _ask(program: str, columns: Sequence[str], timeout_s: float) -> tuple[int, s
     """Exit code and output, or -1 and why there is none."""
     command = [program, f"--query-gpu={','.join(columns)}", "--format=csv,noheader,nounits"]
     try:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  (found on PATH, with columns of ours)
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             encoding="utf-8", errors="replace",
         )  # fmt: skip

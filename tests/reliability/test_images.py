@@ -1,0 +1,105 @@
+"""Images of every kind, whole and damaged: an answer or a clear error; never a crash, a hang or a leak."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rest_deploy.cli import predict
+from rest_deploy.preprocess.images import load_image
+from tests.reliability.conftest import Amount, Worker
+from tests.reliability.corpus import Sample, damaged, picture, samples
+from tests.reliability.record import Record
+
+#: Growth of memory, medians of ten looks at it: it goes up and down by as much with the images that happen to come.
+_GROWTH = 8 << 20
+
+
+def test_every_image_gives_an_answer_or_a_clear_error(
+    tiny_onnx: Path, tmp_path: Path, worker: Worker, amount: Amount, record: Record
+) -> None:
+    count = amount(1000, 10_000)
+    told = worker("fuzz_images", tmp_path, tiny_onnx, count)
+    assert told["bad"] == []
+    assert told["samples"] > 100
+    assert told["whole"]["answered"] > 0.9 * told["samples"]
+    assert told["cut"]["refused"] > told["cut"].get("answered", 0)
+    assert told["bombs"].get("answered", 0) <= 3  # small ones whose text or profile alone unfolds
+    assert sum(told["fuzzed"].values()) == count
+    assert min(told["fuzzed"].values()) > 0.1 * count  # the damage is neither none nor all
+    memory = [held[0] for held in told["held"]]
+    assert len({tuple(held[1:]) for held in told["held"]}) == 1  # file handles and threads
+    half = len(memory) // 2
+    grown = statistics.median(memory[half:]) - statistics.median(memory[:half])
+    assert grown < _GROWTH, memory
+    kinds = {
+        "image files of every format and mode that Pillow writes, 1x1, 1x5000, animated, turned": "whole",
+        "the same, cut at every tenth": "cut",
+        "decompression bombs": "bombs",
+        "fuzzed image files": "fuzzed",
+    }
+    for what, key in kinds.items():
+        found = told[key]
+        record.add(
+            what,
+            sum(found.values()),
+            f"{found.get('answered', 0):,} answered, {found.get('refused', 0):,} refused with their name",
+        )
+    told_growth = f"second half of the run over the first: {grown / 2**20:+.1f} MiB, no file handle, no thread"
+    record.add("the fuzzed ones: what the process holds", count, told_growth)
+
+
+def test_the_corpus_has_every_format(tmp_path: Path) -> None:
+    kinds = {sample.name.split()[0] for sample in samples()}
+    assert {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "ICO", "TGA", "PCX", "DDS"} <= kinds
+
+
+def test_damage_is_the_same_every_time() -> None:
+    sample = Sample("x", bytes(range(256)))
+    one, other = (damaged(sample, random.Random(7)) for _ in range(2))
+    assert one == other != sample
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".txt", ""])
+def test_the_content_counts_and_not_the_name(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"picture{suffix}"
+    picture().save(path, "WEBP", lossless=True)
+    assert load_image(path).tobytes() == picture().tobytes()
+
+
+def test_one_bad_file_in_a_folder_does_not_lose_the_others(
+    tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "c.png", "d.png"):
+        picture().save(tmp_path / name)
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[:200])
+    (tmp_path / "e.png").write_bytes(b"")
+    code = predict.main([str(tiny_onnx), str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert [line for line in out.splitlines() if line.startswith(str(tmp_path))] == [
+        str(tmp_path / name) for name in ("a.png", "c.png", "d.png")
+    ]
+    assert [line.partition(".png")[0] for line in err.splitlines()] == [f"error: {tmp_path / name}" for name in "be"]
+    code = predict.main([str(tiny_onnx), str(tmp_path), "--json"])
+    answers = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert ["error" in answer for answer in answers] == [False, True, False, False, True]
+
+
+def test_memory_that_runs_out_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rest_deploy.errors import ImageError
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    picture().save(tmp_path / "large.png")
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(ImageError, match=r"large\.png: not enough memory to read it"):
+        load_image(tmp_path / "large.png")

@@ -1,0 +1,270 @@
+"""ONNX files from somebody else: what no file of rest-export has is refused before a runtime sees it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rest_deploy import Predictor
+from rest_deploy.artifact.onnx_file import check_graph_of
+from rest_deploy.errors import ArtifactError
+from tests.reliability.conftest import Amount, Worker
+from tests.reliability.forged_graphs import Change, forged
+from tests.reliability.record import Record
+
+
+def _external(location: str) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        weight = model.graph.initializer[0]
+        weight.ClearField("raw_data")
+        weight.data_location = TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=location)
+
+    return change
+
+
+def _external_without_saying_so(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
+
+
+def _external_in_a_constant(model: onnx.ModelProto) -> None:
+    tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../secret")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["secret"], value=tensor))
+
+
+def _cycle(model: onnx.ModelProto) -> None:
+    model.graph.node.insert(0, helper.make_node("Relu", ["round"], ["about"]))
+    model.graph.node.insert(1, helper.make_node("Relu", ["about"], ["round"]))
+
+
+def _self_loop(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Relu", ["self"], ["self"]))
+
+
+def _function_of_functions(model: onnx.ModelProto) -> None:
+    """Thirty functions, each calling the one before twice: a billion nodes once they are written out."""
+    opset = [helper.make_opsetid("", 18), helper.make_opsetid("evil", 1)]
+    body = [helper.make_node("Relu", ["x"], ["y"])]
+    for depth in range(30):
+        model.functions.append(helper.make_function("evil", f"f{depth}", ["x"], ["y"], body, opset))
+        calls = [("x", "h"), ("h", "y")]
+        body = [helper.make_node(f"f{depth}", [one], [other], domain="evil") for one, other in calls]
+    model.opset_import.append(helper.make_opsetid("evil", 1))
+    model.graph.node.append(helper.make_node("f29", [model.graph.input[0].name], ["out"], domain="evil"))
+
+
+def _unused_function(model: onnx.ModelProto) -> None:
+    opset = [helper.make_opsetid("", 18)]
+    body = [helper.make_node("Relu", ["x"], ["y"])]
+    model.functions.append(helper.make_function("", "Conv", ["x"], ["y"], body, opset))  # in place of ONNX's own
+
+
+def _graph_in_a_graph(model: onnx.ModelProto) -> None:
+    inner = helper.make_graph([], "inner", [], [])
+    model.graph.node.append(helper.make_node("Relu", [model.graph.input[0].name], ["out"], body=inner))
+
+
+def _loop(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Loop", [], ["out"]))
+
+
+def _fill_memory(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1 << 40]), "size"))
+    model.graph.node.append(helper.make_node("ConstantOfShape", ["size"], ["out"]))
+
+
+def _terabytes(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].dims[:] = [1 << 40]
+
+
+def _negative(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].dims[:] = [-1, 4]
+
+
+def _a_million_axes(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].dims[:] = [1] * 1_000_000
+
+
+def _terabytes_in_a_constant(model: onnx.ModelProto) -> None:
+    tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[1 << 40], raw_data=b"1234")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["c"], value=tensor))
+
+
+def _sparse(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.add(dims=[1 << 40])
+
+
+def _own_domain(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Relu", [model.graph.input[0].name], ["out"], domain="com.evil"))
+
+
+def _imported_domain(model: onnx.ModelProto) -> None:
+    model.opset_import.append(helper.make_opsetid("com.evil", 1))
+
+
+def _training(model: onnx.ModelProto) -> None:
+    model.training_info.add()
+
+
+def _same_name_twice(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Relu", [model.graph.input[0].name], [model.graph.node[0].output[0]]))
+
+
+def _pads(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    next(entry for entry in node.attribute if entry.name == "pads").ints[:] = [100_000] * 4
+
+
+def _negative_pads(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    next(entry for entry in node.attribute if entry.name == "pads").ints[:] = [-1] * 4
+
+
+def _outer_product(model: onnx.ModelProto) -> None:
+    """Two vectors of 20 KB whose product has 400 million values, of which the logits get the mean."""
+    for name, shape in (("column", (20_000, 1)), ("row", (1, 20_000))):
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.int8), name))
+        model.graph.node.append(helper.make_node("Cast", [name], [f"{name}/wide"], to=TensorProto.FLOAT))
+    model.graph.node.append(helper.make_node("MatMul", ["column/wide", "row/wide"], ["matrix"]))
+
+
+def _many_inputs(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Add", [model.graph.input[0].name] * 1000, ["out"]))
+
+
+def _dilations(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("dilations", [1 << 40, 1]))
+
+
+def _no_groups(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("group", 0))
+
+
+def _dangling(model: onnx.ModelProto) -> None:
+    next(node for node in model.graph.node if node.op_type == "Conv").input[0] = "nowhere"
+
+
+HOSTILE: dict[str, tuple[Change, str]] = {
+    "weights above its folder": (_external("../../etc/passwd"), "weights in other files"),
+    "weights at a path": (_external("/etc/passwd"), "weights in other files"),
+    "weights beside it": (_external("weights.bin"), "weights in other files"),
+    "weights elsewhere, not said": (_external_without_saying_so, "weights in other files"),
+    "a constant elsewhere": (_external_in_a_constant, "weights in other files"),
+    "a cycle": (_cycle, "a node whose input nothing before it makes"),
+    "a node that feeds itself": (_self_loop, "a node whose input nothing before it makes"),
+    "a value from nowhere": (_dangling, "a node whose input nothing before it makes"),
+    "a billion nodes in functions": (_function_of_functions, "the operator 'f29'"),
+    "a function": (_unused_function, "functions or training graphs"),
+    "a graph in an attribute": (_graph_in_a_graph, "graphs or several tensors in an attribute"),
+    "a loop": (_loop, "the operator 'Loop'"),
+    "an operator that fills memory": (_fill_memory, "the operator 'ConstantOfShape'"),
+    "a weight of terabytes": (_terabytes, r"a tensor of 1.1e\+12 values in [0-9,]+ bytes"),
+    "a weight of negative size": (_negative, "a tensor of .* values in"),
+    "a weight of a million axes": (_a_million_axes, "a tensor of more than 8 sizes"),
+    "a constant of terabytes": (_terabytes_in_a_constant, r"a tensor of 1.1e\+12 values"),
+    "a padding of 100,000 pixels": (_pads, r"pads of 1e\+05"),
+    "a negative padding": (_negative_pads, "pads of "),
+    "a product of constants": (_outer_product, "'MatMul' of constants alone"),
+    "a node of a thousand inputs": (_many_inputs, "a node of more than 16 inputs and outputs"),
+    "dilations of a trillion": (_dilations, r"dilations of 1.1e\+12"),
+    "no groups": (_no_groups, "group of 0"),
+    "a sparse weight": (_sparse, "sparse weights"),
+    "operators of another domain": (_own_domain, "operators of another domain"),
+    "another domain imported": (_imported_domain, "operators of 'com.evil'"),
+    "a training graph": (_training, "functions or training graphs"),
+    "two values of one name": (_same_name_twice, "two values of one name"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_no_file_of_ours_has_is_refused(name: str, tiny_onnx: Path, tmp_path: Path, record: Record) -> None:
+    change, why = HOSTILE[name]
+    path = forged(tiny_onnx, tmp_path / "evil.onnx", change)
+    with pytest.raises(ArtifactError, match=rf"evil\.onnx: refused: it has ({why}).*export the checkpoint again$"):
+        Predictor(path)
+    record.count("hostile ONNX graphs", "refused before a runtime sees them", name)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x40" + b"\xff" * 9 + b"\x01", b"\x38\x05", b"\x42\x02\x0a\x05", b"\x3a\x02\x0a"]
+)
+def test_fields_of_another_kind_than_they_must_be(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"odd\.onnx: damaged, truncated or no ONNX file"):
+        check_graph_of(path)
+
+
+def test_what_is_changed_but_could_be_ours_is_opened(tiny_onnx: Path, tmp_path: Path) -> None:
+    with Predictor(forged(tiny_onnx, tmp_path / "same.onnx", lambda model: None)) as predictor:
+        assert predictor.logits(np.zeros((1, 3, 9, 9), np.float32)).shape == (1, 7)
+
+
+def test_a_graph_of_too_many_nodes_is_refused_early(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["x"]).SerializeToString()
+    piece = b"\x0a" + bytes([len(node)]) + node
+    graph = piece * 150_000
+    size, varint = len(graph), bytearray()
+    while size > 0x7F:
+        varint.append(size & 0x7F | 0x80)
+        size >>= 7
+    path = tmp_path / "many.onnx"
+    path.write_bytes(b"\x3a" + bytes([*varint, size]) + graph)
+    with pytest.raises(ArtifactError, match="more than 100,000 nodes"):
+        check_graph_of(path)
+
+
+def test_every_flipped_bit_is_found(tiny_onnx: Path, tmp_path: Path, amount: Amount, record: Record) -> None:
+    whole = tiny_onnx.read_bytes()
+    generator = random.Random(0)
+    count = amount(300, 3000)
+    path = tmp_path / "flipped.onnx"
+    for _ in range(count):
+        damaged = bytearray(whole)
+        damaged[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=r"flipped\.onnx"):
+            Predictor(path)
+    record.add("an ONNX file with one bit flipped, anywhere", count, "refused")
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"\x3a\x00", b"\x72\x02\x0a\x00", b"\xc2\x01\x00"])
+def test_what_is_appended_is_found(tail: bytes, tiny_onnx: Path, tmp_path: Path) -> None:
+    path = tmp_path / "longer.onnx"
+    path.write_bytes(tiny_onnx.read_bytes() + tail)
+    with pytest.raises(ArtifactError, match=r"longer\.onnx: (damaged, truncated|it is not as it was when it was made)"):
+        Predictor(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_what_is_cut_off_is_found(share: float, tiny_onnx: Path, tmp_path: Path) -> None:
+    path = tmp_path / "shorter.onnx"
+    whole = tiny_onnx.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ArtifactError, match=r"shorter\.onnx"):
+        Predictor(path)
+
+
+def test_random_changes_of_a_forged_graph_do_no_harm(
+    tiny_onnx: Path, tmp_path: Path, worker: Worker, amount: Amount, record: Record
+) -> None:
+    """Whoever seals what he damaged gets an error, or a network with other numbers: in a process with little memory."""
+    count = amount(100, 1000)
+    found = worker("forged_graphs", tiny_onnx, tmp_path, count)
+    assert found["opened"] > 0
+    assert found["refused"] > 0
+    record.add(
+        "ONNX graphs with random damage, sealed by whoever did it",
+        count,
+        f"{found['refused']} refused, {found['opened']} opened with other weights; no crash",
+    )
