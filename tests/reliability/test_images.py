@@ -17,7 +17,7 @@ from tests.reliability.corpus import Sample, damaged, picture, samples
 from tests.reliability.record import Record
 
 #: Growth of memory, medians of ten looks at it: it goes up and down by as much with the images that happen to come.
-_GROWTH = 8 << 20
+_GROWTH = 16 << 20
 
 
 def test_every_image_gives_an_answer_or_a_clear_error(
