@@ -6,7 +6,6 @@ Names are imported when first used, so that deploying needs neither torch nor on
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -48,6 +47,8 @@ _HOMES = {
 # ONNX Runtime from 1.29 on tells its maker what it runs, models' metadata among it, keeps an id of the machine on disk
 # for that, and by a thread of its own keeps forked processes from ending. It reads this once, when it is imported.
 if "onnxruntime" in sys.modules and "ORT_DISABLE_TELEMETRY" not in os.environ:
+    import logging
+
     logging.getLogger(__name__).warning(
         "onnxruntime was imported before rest_deploy, so what it tells its maker is not switched off, and from 1.29 on "
         "forked processes may not end; import rest_deploy first, or set ORT_DISABLE_TELEMETRY=1"

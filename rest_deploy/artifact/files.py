@@ -10,6 +10,8 @@ from pathlib import Path
 from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import ExportError
 
+_NOT_WRITABLE = "{}: the folder cannot be written to: {}"
+
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
     """Names of files; whole paths where two files have one name, and a number where one file comes twice."""
@@ -49,7 +51,7 @@ def check_writable(path: str | Path) -> Path:
         with workspace(path.parent, path.name):
             pass
     except OSError as exc:
-        raise ExportError(f"{path}: the folder cannot be written to: {exc.strerror}") from exc
+        raise ExportError(_NOT_WRITABLE.format(path, exc.strerror)) from exc
     return path
 
 
@@ -76,12 +78,14 @@ def workspace_of(path: str | Path) -> Iterator[tuple[Path, Path]]:
     Raises:
         ExportError: The target cannot be written, or an OSError ended the block.
     """
-    target = check_writable(path)
-    folder = target.parent
+    target = check_target(path)
+    folder: Path | None = None
     try:
         with workspace(target.parent, target.name) as folder:
             yield target, folder
     except OSError as exc:
+        if folder is None:
+            raise ExportError(_NOT_WRITABLE.format(target, exc.strerror)) from exc
         other = exc.filename is not None and Path(os.fsdecode(exc.filename)).parent not in (folder, target.parent)
         where = f" ({exc.filename})" if other else ""
         raise ExportError(f"{target}: cannot be written: {exc.strerror or exc}{where}") from exc

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rest_deploy.artifact.identity import LOOKS, State, sha256_of, state_of
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ArtifactError
 
-_BLOCK = 1 << 20
 _MAX_BYTES = 64 << 20  # labels of a thousand classes and the figures take under 100 KiB
 #: Key under which a manifest holds the record of the engine that it is about to replace.
 _REPLACES = "replaces"
-_LOOKS = 10  # at a pair that is replaced each time it is looked at
 
 
 def manifest_path(engine: str | Path) -> Path:
@@ -35,15 +34,6 @@ def write_manifest(path: str | Path, info: ArtifactInfo, *, replaces: ArtifactIn
     """
     values = info.to_dict() if replaces is None else {**info.to_dict(), _REPLACES: replaces.to_dict()}
     Path(path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_manifest(engine: str | Path) -> ArtifactInfo:
@@ -96,7 +86,7 @@ def _matching(engine: Path, read_plan: Callable[[], tuple[str, int]]) -> Artifac
 
     An export that replaces both may come between the looks at them; then they are looked at again.
     """
-    for _ in range(_LOOKS):
+    for _ in range(LOOKS):
         if not engine.is_file():
             raise ArtifactError(f"{engine}: no such file; make it: {_rebuild(engine)}")
         seen = _states(engine)
@@ -125,16 +115,8 @@ def _matching(engine: Path, read_plan: Callable[[], tuple[str, int]]) -> Artifac
     )
 
 
-def _states(engine: Path) -> list[tuple[int, int, int] | None]:
-    """What tells a file that was replaced from the one before, of plan and manifest; None where there is none."""
-    states: list[tuple[int, int, int] | None] = []
-    for path in (engine, manifest_path(engine)):
-        try:
-            status = path.stat()
-            states.append((status.st_ino, status.st_size, status.st_mtime_ns))
-        except OSError:
-            states.append(None)
-    return states
+def _states(engine: Path) -> tuple[State, State]:
+    return state_of(engine), state_of(manifest_path(engine))
 
 
 def _text(engine: Path) -> str:

@@ -11,13 +11,16 @@ Field numbers are those of onnx/onnx.proto (github.com/onnx/onnx).
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from rest_deploy.artifact.identity import sha256_of_first
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.onnx_metadata import metadata_entry, open_onnx, stamp
 from rest_deploy.artifact.wire import BYTES, fields, read_varint, size_of
@@ -34,7 +37,6 @@ INT8_OPERATORS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "MatMul
 MAX_NODES = 100_000
 _SEAL_KEY = "rest_deploy_sha256"
 _SEAL_BYTES = len(metadata_entry(_SEAL_KEY, "0" * 64))
-_BLOCK = 1 << 20
 _MAX_RANK = 8
 _MAX_EDGES = 16
 _MAX_PACKED = 8192  # bytes of numbers in a list
@@ -84,6 +86,36 @@ def check_seal(path: str | Path) -> None:
         _refuse_unsealed(path, file, size)
 
 
+@contextmanager
+def checking_seal(path: str | Path) -> Iterator[None]:
+    """Check the seal of a file while the block opens it, which takes as long: half of a start, one after the other.
+
+    Raises:
+        ArtifactError: As :func:`check_seal`; where the block found an error of the file too, the seal's.
+    """
+    broken: list[ArtifactError] = []
+
+    def check() -> None:
+        try:
+            check_seal(path)
+        except ArtifactError as exc:
+            broken.append(exc)
+
+    thread = threading.Thread(target=check, name="rest_deploy-seal")
+    thread.start()
+    try:
+        yield
+    except ArtifactError as exc:
+        thread.join()
+        if broken:
+            raise broken[0] from exc
+        raise
+    finally:
+        thread.join()
+    if broken:
+        raise broken[0]
+
+
 def check_graph_of(path: str | Path) -> None:
     """Make sure that the graph of an ONNX file is one that rest-export could have written.
 
@@ -124,11 +156,7 @@ def _refuse_hostile(path: str | Path, file: BinaryIO, size: int) -> None:
 
 def _seal(file: BinaryIO, count: int) -> bytes:
     """The last entry of a file: the SHA-256 of its first so many bytes. The file is left behind them."""
-    digest = hashlib.sha256()
-    while count > 0 and (block := file.read(min(count, _BLOCK))):
-        digest.update(block)
-        count -= len(block)
-    return metadata_entry(_SEAL_KEY, digest.hexdigest())
+    return metadata_entry(_SEAL_KEY, sha256_of_first(file, count))
 
 
 def _what_is_wrong(file: BinaryIO, end: int) -> str | None:

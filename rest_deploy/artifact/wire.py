@@ -24,23 +24,33 @@ def fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
     Raises:
         EOFError: There is no such row of fields; it says what there is.
     """
-    while (start := file.tell()) < end:
-        number, kind = divmod(read_varint(file), 8)
-        if number == 0:
-            raise EOFError("field number 0")
-        if kind == VARINT:
-            value, length = read_varint(file), 0
-        elif kind in (FIXED64, FIXED32):
-            value = length = 8 if kind == FIXED64 else 4
-        elif kind == BYTES:
-            value = length = read_varint(file)
+    after = file.tell()
+    while (start := after) < end:
+        head = file.read(2)
+        if len(head) == 2 and 8 <= head[0] < 0x80 and head[1] < 0x80 and head[0] & 7 in (VARINT, BYTES):
+            number, kind, value = head[0] >> 3, head[0] & 7, head[1]  # as most are: both numbers of one byte
+            after = start + 2
         else:
-            raise EOFError(f"wire type {kind}")
-        after = file.tell() + length
+            file.seek(start)
+            number, kind, value = _read_tag(file)
+            after = file.tell()
+        after += value if kind != VARINT else 0
         if after > end:
             raise EOFError("a field reaches past the end" if kind != VARINT else f"a number at {start} does")
         yield number, kind, value
         file.seek(after)
+
+
+def _read_tag(file: BinaryIO) -> tuple[int, int, int]:
+    """What :func:`fields` yields of the field that begins where the file is."""
+    number, kind = divmod(read_varint(file), 8)
+    if number == 0:
+        raise EOFError("field number 0")
+    if kind in (VARINT, BYTES):
+        return number, kind, read_varint(file)
+    if kind in (FIXED64, FIXED32):
+        return number, kind, 8 if kind == FIXED64 else 4
+    raise EOFError(f"wire type {kind}")
 
 
 def read_varint(file: BinaryIO) -> int:

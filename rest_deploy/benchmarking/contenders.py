@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from rest_deploy.artifact.files import distinct_names
+from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.manifest import sha256_of
 from rest_deploy.benchmarking.sessions import ArtifactSession, Session
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.models.config import get_config

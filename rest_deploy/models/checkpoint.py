@@ -9,7 +9,6 @@ twice.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import pickle
 import pickletools
@@ -27,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rest_deploy.artifact.files import replacing
+from rest_deploy.artifact.identity import sha256_of, state_of
 from rest_deploy.errors import CheckpointError, one_line
 from rest_deploy.models.config import STAGES, ResTConfig
 from rest_deploy.specs import Preprocessing
@@ -117,10 +117,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: unknown kind of checkpoint; accepted: {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
-    digest = _sha256(path)
+    seen, digest = state_of(path), sha256_of(path)
     state_dict, card = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
     _check_finite(path, state_dict)
-    if _sha256(path) != digest:
+    if state_of(path) != seen:
         raise CheckpointError(f"{path}: it was replaced by another file while it was read; try again")
     return Checkpoint(path, digest, state_dict, card)
 
@@ -308,11 +308,3 @@ def _is_whole(value: Tensor) -> bool:
 
 def _enumerate(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -75,6 +75,7 @@ class Runtime(ABC):
         return []
 
     def _check_usable(self) -> None:
+        """Refuse a call after a fork, or after another thread closed it; runtimes ask again once it is their turn."""
         if self._forked:
             raise RestDeployError(
                 f"{self.path}: it was opened before this process was forked, and its threads are not here; open it in "

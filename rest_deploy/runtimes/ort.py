@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import queue
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rest_deploy.artifact.identity import LOOKS, state_of
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
-from rest_deploy.artifact.onnx_file import check_graph_of, check_seal
+from rest_deploy.artifact.onnx_file import check_graph_of, check_seal, checking_seal
 from rest_deploy.artifact.onnx_metadata import read_onnx_metadata
 from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, RestDeployError, one_line
 from rest_deploy.machine.cpu import describe_cpu, physical_cores
@@ -20,7 +20,6 @@ from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.saturation import sums_saturate
 from rest_deploy.specs import Int8Target
 
-_LOOKS = 10  # at a file that is replaced each time it is looked at
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 #: Arithmetic on sizes, which ONNX Runtime keeps on the CPU by design: a few integers, no image data.
@@ -41,39 +40,28 @@ class OnnxRuntime(Runtime):
 
     def _open_as_it_is(self) -> Any:
         """Open a file that may be replaced meanwhile: its record, its graph and its session must be of one file."""
-        for _ in range(_LOOKS):
-            seen = _state(self.path)
+        for _ in range(LOOKS):
+            seen = state_of(self.path)
             try:
                 session = self._opened()
             except RestDeployError:
-                if _state(self.path) == seen:
+                if state_of(self.path) == seen:
                     raise
             else:
-                if _state(self.path) == seen:
+                if state_of(self.path) == seen:
                     return session
         raise ArtifactError(f"{self.path}: it was replaced each time it was opened; open it again")
 
     def _opened(self) -> Any:
         self.info = _read_record(self.path)
-        try:
-            check_graph_of(self.path)
-        except ArtifactError:
-            check_seal(self.path)  # what is damaged is told as such
-            raise
         int8_target = self.info.precision_plan.int8_target if self.info.precision_plan is not None else None
-        import_onnxruntime(self._device)
-        if int8_target is Int8Target.CPU:
-            _check_integers(self.info, self._device, self.path)
-        fuse_qdq = int8_target is not Int8Target.TRT
-        with ThreadPoolExecutor(1) as pool:  # a tenth of the time of a start, were it not beside the session's
-            sealed = pool.submit(check_seal, self.path)
-            try:
-                session = open_session(self.path, self._device, self.threads, fuse_qdq=fuse_qdq)
-            except ArtifactError:
-                sealed.result()
-                raise
-            sealed.result()
-        return session
+        with checking_seal(self.path):
+            check_graph_of(self.path)
+            import_onnxruntime(self._device)
+            if int8_target is Int8Target.CPU:
+                _check_integers(self.info, self._device, self.path)
+            fuse_qdq = int8_target is not Int8Target.TRT
+            return open_session(self.path, self._device, self.threads, fuse_qdq=fuse_qdq)
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         self._turns.get()
@@ -103,15 +91,6 @@ def _turns(threads: int) -> queue.SimpleQueue[None]:
     for _ in range(max(8, 2 * physical_cores() // threads)):
         turns.put(None)
     return turns
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    """What tells a file that was replaced from the one before."""
-    try:
-        status = path.stat()
-    except OSError:  # what reads it says why
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _check_shapes(session: Any, info: ArtifactInfo, path: Path) -> None:

@@ -56,8 +56,7 @@ class PyTorchRuntime(Runtime):
 
     def _run_here(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with self._lock, _threads(self.threads), torch.inference_mode():
-            if self._closed:
-                raise RestDeployError(f"{self.path}: this predictor is closed; open the artifact again")
+            self._check_usable()
             try:
                 output = self._model(torch.tensor(batch).to(self._device))
             except RuntimeError as exc:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import read_engine, read_manifest
 from rest_deploy.artifact.profile import largest_batch
-from rest_deploy.errors import DeviceError, RestDeployError
+from rest_deploy.errors import DeviceError
 from rest_deploy.nvidia.gpus import find_gpu
 from rest_deploy.nvidia.library import load_library
 from rest_deploy.runtimes.base import Runtime
@@ -61,28 +61,24 @@ class TensorRTRuntime(Runtime):
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of so many calls goes."""
         checked = self._checked(batch)
-        self._check_usable()
+        self._check_usable()  # before the lock, which nobody lets go of in a forked process
         with self._lock:
-            self._check_open()
+            self._check_usable()
             return [self._session.gpu_call(checked) for _ in range(count)]
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with self._lock:
-            self._check_open()
+            self._check_usable()
             return self._session.run_host(batch)
 
     def _run_foreign(self, batch: Any) -> Any:
         with self._lock:
-            self._check_open()
+            self._check_usable()
             given = self._session.device_input(batch)
             if given is None:
                 return super()._run_foreign(batch)
             self._check(given.dtype, given.shape)
             return self._session.run_device(given)
-
-    def _check_open(self) -> None:
-        if self._closed:  # by another thread, after run() looked
-            raise RestDeployError(f"{self.path}: this predictor is closed; open the artifact again")
 
     def _leave(self) -> None:
         super()._leave()

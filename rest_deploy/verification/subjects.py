@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.manifest import sha256_of
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.runtimes.registry import is_checkpoint
 from rest_deploy.specs import Precision

@@ -11,7 +11,8 @@ import pytest
 
 from rest_deploy.artifact import manifest as manifests
 from rest_deploy.artifact.engine_files import replacing_engine
-from rest_deploy.artifact.manifest import manifest_path, read_engine, read_manifest, sha256_of, write_manifest
+from rest_deploy.artifact.identity import sha256_of
+from rest_deploy.artifact.manifest import manifest_path, read_engine, read_manifest, write_manifest
 from rest_deploy.errors import ArtifactError, ExportError
 from tests.artifact.test_engine import make_record
 from tests.artifact.test_info import make_info
@@ -219,4 +220,4 @@ def test_a_pair_that_never_rests_is_given_up(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(manifests, "sha256_of", never)
     with pytest.raises(ArtifactError, match="it is damaged, or of another build"):
         read_manifest(engine)
-    assert engine.stat().st_size == len(OLD) + manifests._LOOKS
+    assert engine.stat().st_size == len(OLD) + manifests.LOOKS

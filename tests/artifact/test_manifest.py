@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rest_deploy.artifact import manifest
+from rest_deploy.artifact import identity, manifest
+from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.manifest import manifest_path, read_manifest, sha256_of, write_manifest
+from rest_deploy.artifact.manifest import manifest_path, read_manifest, write_manifest
 from rest_deploy.errors import ArtifactError
 from tests.artifact.test_engine import make_record
 from tests.artifact.test_info import make_info
@@ -81,7 +82,7 @@ def test_the_manifest_is_text_for_people(engine):
 )
 def test_sha256_of_a_file(tmp_path, content, digest, monkeypatch):
     """Values of FIPS 180-2, appendix B; the last is longer than a block."""
-    monkeypatch.setattr(manifest, "_BLOCK", 1000)
+    monkeypatch.setattr(identity, "_BLOCK", 1000)
     (tmp_path / "file").write_bytes(content)
     assert sha256_of(tmp_path / "file") == digest
 

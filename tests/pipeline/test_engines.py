@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from rest_deploy import Predictor
-from rest_deploy.artifact.manifest import manifest_path, read_manifest, sha256_of
+from rest_deploy.artifact.identity import sha256_of
+from rest_deploy.artifact.manifest import manifest_path, read_manifest
 from rest_deploy.cli import export as cli
 from rest_deploy.errors import ConfigError, ExportError, VerificationError
 from rest_deploy.pipeline import ExportRequest, ExportResult, prepare, run_export, run_exports

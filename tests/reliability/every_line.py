@@ -23,7 +23,8 @@ from typing import Any
 from rest_deploy.artifact import engine_files, files, manifest, workspace
 from rest_deploy.artifact.engine_files import replacing_engine
 from rest_deploy.artifact.files import replacing
-from rest_deploy.artifact.manifest import manifest_path, read_engine, sha256_of, write_manifest
+from rest_deploy.artifact.identity import sha256_of
+from rest_deploy.artifact.manifest import manifest_path, read_engine, write_manifest
 from rest_deploy.errors import ArtifactError
 from tests.artifact.test_engine import make_record
 from tests.artifact.test_info import make_info

@@ -116,14 +116,15 @@ def _same_name_twice(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Relu", [model.graph.input[0].name], [model.graph.node[0].output[0]]))
 
 
-def _pads(model: onnx.ModelProto) -> None:
-    node = next(node for node in model.graph.node if node.op_type == "Conv")
-    next(entry for entry in node.attribute if entry.name == "pads").ints[:] = [100_000] * 4
+def _convolution(name: str, value: int | list[int]) -> Change:
+    """One attribute of a convolution, in place of all it has."""
 
+    def change(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == "Conv")
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute(name, value))
 
-def _negative_pads(model: onnx.ModelProto) -> None:
-    node = next(node for node in model.graph.node if node.op_type == "Conv")
-    next(entry for entry in node.attribute if entry.name == "pads").ints[:] = [-1] * 4
+    return change
 
 
 def _outer_product(model: onnx.ModelProto) -> None:
@@ -136,18 +137,6 @@ def _outer_product(model: onnx.ModelProto) -> None:
 
 def _many_inputs(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Add", [model.graph.input[0].name] * 1000, ["out"]))
-
-
-def _dilations(model: onnx.ModelProto) -> None:
-    node = next(node for node in model.graph.node if node.op_type == "Conv")
-    del node.attribute[:]
-    node.attribute.append(helper.make_attribute("dilations", [1 << 40, 1]))
-
-
-def _no_groups(model: onnx.ModelProto) -> None:
-    node = next(node for node in model.graph.node if node.op_type == "Conv")
-    del node.attribute[:]
-    node.attribute.append(helper.make_attribute("group", 0))
 
 
 def _dangling(model: onnx.ModelProto) -> None:
@@ -172,12 +161,12 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a weight of negative size": (_negative, "a tensor of .* values in"),
     "a weight of a million axes": (_a_million_axes, "a tensor of more than 8 sizes"),
     "a constant of terabytes": (_terabytes_in_a_constant, r"a tensor of 1.1e\+12 values"),
-    "a padding of 100,000 pixels": (_pads, r"pads of 1e\+05"),
-    "a negative padding": (_negative_pads, "pads of "),
+    "a padding of 100,000 pixels": (_convolution("pads", [100_000] * 4), r"pads of 1e\+05"),
+    "a negative padding": (_convolution("pads", [-1] * 4), "pads of "),
     "a product of constants": (_outer_product, "'MatMul' of constants alone"),
     "a node of a thousand inputs": (_many_inputs, "a node of more than 16 inputs and outputs"),
-    "dilations of a trillion": (_dilations, r"dilations of 1.1e\+12"),
-    "no groups": (_no_groups, "group of 0"),
+    "dilations of a trillion": (_convolution("dilations", [1 << 40, 1]), r"dilations of 1.1e\+12"),
+    "no groups": (_convolution("group", 0), "group of 0"),
     "a sparse weight": (_sparse, "sparse weights"),
     "operators of another domain": (_own_domain, "operators of another domain"),
     "another domain imported": (_imported_domain, "operators of 'com.evil'"),

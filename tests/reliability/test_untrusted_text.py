@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from rest_deploy import Predictor
+from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.labels import read_labels
-from rest_deploy.artifact.manifest import manifest_path, read_manifest, sha256_of, write_manifest
+from rest_deploy.artifact.manifest import manifest_path, read_manifest, write_manifest
 from rest_deploy.cli import bench, doctor, info, predict, verify
 from rest_deploy.cli.terminal import clean
 from rest_deploy.errors import ArtifactError, ConfigError

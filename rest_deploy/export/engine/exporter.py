@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rest_deploy.artifact.engine import EngineRecord
+from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.manifest import sha256_of
 from rest_deploy.export.engine.builder import build
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.layers import histogram

@@ -1,0 +1,37 @@
+"""Which file a file is: the SHA-256 of its content, and what tells one that was replaced from the one before."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import BinaryIO
+
+#: Looks at what is replaced each time it is looked at, before it is given up.
+LOOKS = 10
+_BLOCK = 1 << 20
+
+State = tuple[int, int, int] | None
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with Path(path).open("rb") as file:
+        return sha256_of_first(file, None)
+
+
+def sha256_of_first(file: BinaryIO, count: int | None) -> str:
+    """SHA-256 of so many bytes from where a file is, or of all that follow; the file is left behind them."""
+    digest = hashlib.sha256()
+    while (count is None or count > 0) and (block := file.read(_BLOCK if count is None else min(count, _BLOCK))):
+        digest.update(block)
+        count = None if count is None else count - len(block)
+    return digest.hexdigest()
+
+
+def state_of(path: Path) -> State:
+    """Another value for a file that was replaced or written to; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:  # what reads it says why
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
