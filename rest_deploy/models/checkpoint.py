@@ -8,17 +8,13 @@ twice.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pickle
-import pickletools
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +25,7 @@ from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.identity import sha256_of, state_of
 from rest_deploy.errors import CheckpointError, one_line
 from rest_deploy.models.config import STAGES, ResTConfig
+from rest_deploy.models.pickles import check_pickle
 from rest_deploy.specs import Preprocessing
 
 StateDict = dict[str, Tensor]
@@ -38,7 +35,6 @@ CARD_KEY = "rest_deploy"
 #: Where training scripts put the weights; averaged weights first where both are there, as they are what was evaluated.
 WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict")
 _LISTED = 10
-_LEGACY_PICKLES = 5  # one after the other, in the format from before PyTorch 1.6
 _MAX_BLOCKS = 1000  # of a stage; rest_large has 18
 _MAX_CARD = 16 << 20  # characters; labels of a thousand classes take 22 KiB
 
@@ -200,8 +196,7 @@ def check_keys(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor],
 
 
 def _read_pickle(path: Path) -> tuple[StateDict, Card]:
-    _check_archive(path)
-    _check_makes(path)
+    check_pickle(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of, it then raises
@@ -228,42 +223,6 @@ def _read_pickle(path: Path) -> tuple[StateDict, Card]:
     if all(key.startswith("module.") for key in weights):
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
     return weights, card
-
-
-def _check_archive(path: Path) -> None:
-    """torch.save stores what it puts into an archive as it is; what is compressed could unfold to terabytes."""
-    try:
-        if not zipfile.is_zipfile(path):
-            return
-        with zipfile.ZipFile(path) as archive:
-            unfolded, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as exc:
-        raise CheckpointError(f"{path}: damaged or no PyTorch checkpoint ({one_line(exc)})") from exc
-    if unfolded > size:
-        raise CheckpointError(
-            f"{path}: {size:,} bytes that unfold to {unfolded:,}, where torch.save compresses nothing; "
-            "save the bare weights: torch.save(model.state_dict(), PATH)"
-        )
-
-
-def _check_makes(path: Path) -> None:
-    """What PyTorch lets a pickle make of a number alone, without a byte for each value, takes any amount of memory."""
-    made: set[str] = set()
-    with contextlib.suppress(Exception), contextlib.ExitStack() as stack:  # what is no pickle, PyTorch says better
-        file: IO[bytes] = stack.enter_context(path.open("rb"))
-        if zipfile.is_zipfile(path):
-            archive = stack.enter_context(zipfile.ZipFile(path))
-            file = stack.enter_context(archive.open(next(n for n in archive.namelist() if n.endswith("data.pkl"))))
-        for _ in range(_LEGACY_PICKLES):
-            made.update(
-                str(argument).split()[-1] for code, argument, _ in pickletools.genops(file) if code.name == "GLOBAL"
-            )
-    bad = sorted(name for name in made if name == "bytearray" or (name.endswith("Tensor") and name != "Tensor"))
-    if bad:
-        raise CheckpointError(
-            f"{path}: refused, as it makes a {bad[0]}, which no state dict has; "
-            "save the bare weights: torch.save(model.state_dict(), PATH)"
-        )
 
 
 def _read_safetensors(path: Path) -> tuple[StateDict, Card]:

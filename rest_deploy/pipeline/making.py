@@ -16,7 +16,7 @@ from rest_deploy.artifact.engine_files import replacing_engine
 from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path, write_manifest
-from rest_deploy.artifact.onnx_file import write_record
+from rest_deploy.artifact.onnx_seal import write_record
 from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import DeviceError, MissingPackageError
 from rest_deploy.export.engine.site import BuildSite

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.onnx_file import write_record
+from rest_deploy.artifact.onnx_seal import write_record
 from rest_deploy.errors import VerificationError
 from rest_deploy.pipeline.judge import Verdict
 from rest_deploy.pipeline.narrowing import Narrowing

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.identity import LOOKS, state_of
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
-from rest_deploy.artifact.onnx_file import check_graph_of, check_seal, checking_seal
+from rest_deploy.artifact.onnx_graph import check_graph_of
 from rest_deploy.artifact.onnx_metadata import read_onnx_metadata
+from rest_deploy.artifact.onnx_seal import check_seal, checking_seal
 from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, RestDeployError, one_line
 from rest_deploy.machine.cpu import describe_cpu, physical_cores
 from rest_deploy.runtimes.base import Runtime

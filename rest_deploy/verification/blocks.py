@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.artifact.onnx_file import read_checked
+from rest_deploy.artifact.onnx_graph import read_checked
 from rest_deploy.errors import VerificationError
 from rest_deploy.verification.cases import Case
 from rest_deploy.verification.comparison import Tolerance, limit

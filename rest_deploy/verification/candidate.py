@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.onnx_file import read_checked
+from rest_deploy.artifact.onnx_graph import read_checked
 from rest_deploy.machine.cpu import physical_cores
 from rest_deploy.runtimes.registry import open_runtime, read_info
 from rest_deploy.specs import Int8Target, Precision

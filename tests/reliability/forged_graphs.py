@@ -18,7 +18,7 @@ import onnx
 
 from rest_deploy import Predictor
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.onnx_file import write_record
+from rest_deploy.artifact.onnx_seal import write_record
 from rest_deploy.errors import RestDeployError
 from rest_deploy.runtimes.registry import read_info
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rest_deploy import Predictor
-from rest_deploy.artifact.onnx_file import check_graph_of
+from rest_deploy.artifact.onnx_graph import check_graph_of
 from rest_deploy.errors import ArtifactError
 from tests.reliability.conftest import Amount, Worker
 from tests.reliability.forged_graphs import Change, forged

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from rest_deploy.artifact.info import ArtifactInfo, Weights
-from rest_deploy.artifact.onnx_file import write_record
+from rest_deploy.artifact.onnx_seal import write_record
 from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError
 from rest_deploy.runtimes import registry
 from rest_deploy.runtimes.base import Runtime

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from rest_deploy import verify
-from rest_deploy.artifact.onnx_file import write_record
+from rest_deploy.artifact.onnx_seal import write_record
 from rest_deploy.errors import ConfigError, VerificationError
 from rest_deploy.models.checkpoint import Card, save_checkpoint
 from rest_deploy.models.factory import create_model

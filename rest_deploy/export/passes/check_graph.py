@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import numpy_helper
 
-from rest_deploy.artifact.onnx_file import OPERATORS
+from rest_deploy.artifact.onnx_graph import OPERATORS
 from rest_deploy.errors import ExportError
 
 

@@ -1,10 +1,8 @@
-"""An ONNX file of ours: its record written and sealed, and what it must be before a runtime is handed it.
+"""The graph of an ONNX file, as it must be before a runtime is handed it: of the form that rest-export writes.
 
-Two things are looked at. The last entry of the file is the SHA-256 of all that comes before it, so a flipped bit in the
-weights or in the record is found. And the graph must be of the form that rest-export writes, for whoever wants to can
-compute a SHA-256 too: what an ONNX file could do otherwise (name files of the machine as weights, nest graphs in
-graphs, expand functions into billions of nodes, go round in circles, announce tensors of terabytes) is refused before
-any of it is done.
+What an ONNX file could do otherwise (name files of the machine as weights, nest graphs in graphs, expand functions into
+billions of nodes, go round in circles, announce tensors of terabytes) is refused before any of it is done. A seal does
+not help there (``onnx_seal.py``): whoever makes such a file can seal it.
 
 Field numbers are those of onnx/onnx.proto (github.com/onnx/onnx).
 """
@@ -13,17 +11,13 @@ from __future__ import annotations
 
 import io
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from rest_deploy.artifact.identity import sha256_of_first
-from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
-from rest_deploy.artifact.onnx_metadata import metadata_entry, open_onnx, stamp
-from rest_deploy.artifact.wire import BYTES, fields, read_varint, size_of
+from rest_deploy.artifact.onnx_metadata import open_onnx
+from rest_deploy.artifact.onnx_seal import refuse_unsealed
+from rest_deploy.artifact.wire import BYTES, fields, read_varint
 from rest_deploy.errors import ArtifactError
 
 #: The operators of the deploy form. None of them takes a size, but for Reshape, whose sizes the exporter looks at.
@@ -35,8 +29,6 @@ OPERATORS = frozenset(
 INT8_OPERATORS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QuantizeLinear"})
 #: Of a graph; rest_large in INT8 has under 3,000.
 MAX_NODES = 100_000
-_SEAL_KEY = "rest_deploy_sha256"
-_SEAL_BYTES = len(metadata_entry(_SEAL_KEY, "0" * 64))
 _MAX_RANK = 8
 _MAX_EDGES = 16
 _MAX_PACKED = 8192  # bytes of numbers in a list
@@ -63,59 +55,6 @@ _NESTED = frozenset({6, 10, 11, 14, 15, 22, 23})
 _DIMS, _TENSOR_NAME, _EXTERNAL_DATA, _DATA_LOCATION = 1, 8, 13, 14
 
 
-def write_record(path: str | Path, graph_bytes: int, info: ArtifactInfo) -> None:
-    """Write a record behind the graph of an ONNX file, over one that is there, and seal the file.
-
-    Args:
-        path: The file.
-        graph_bytes: Length of the file without the record.
-        info: The record.
-    """
-    stamp(path, graph_bytes, METADATA_KEY, info.to_json())
-    with Path(path).open("rb+") as file:
-        file.write(_seal(file, size_of(file)))  # hashing leaves the file at its end
-
-
-def check_seal(path: str | Path) -> None:
-    """Make sure that an ONNX file is as it was when it was made.
-
-    Raises:
-        ArtifactError: It is not, or cannot be read.
-    """
-    with open_onnx(path) as (file, size):
-        _refuse_unsealed(path, file, size)
-
-
-@contextmanager
-def checking_seal(path: str | Path) -> Iterator[None]:
-    """Check the seal of a file while the block opens it, which takes as long: half of a start, one after the other.
-
-    Raises:
-        ArtifactError: As :func:`check_seal`; where the block found an error of the file too, the seal's.
-    """
-    broken: list[ArtifactError] = []
-
-    def check() -> None:
-        try:
-            check_seal(path)
-        except ArtifactError as exc:
-            broken.append(exc)
-
-    thread = threading.Thread(target=check, name="rest_deploy-seal")
-    thread.start()
-    try:
-        yield
-    except ArtifactError as exc:
-        thread.join()
-        if broken:
-            raise broken[0] from exc
-        raise
-    finally:
-        thread.join()
-    if broken:
-        raise broken[0]
-
-
 def check_graph_of(path: str | Path) -> None:
     """Make sure that the graph of an ONNX file is one that rest-export could have written.
 
@@ -127,36 +66,23 @@ def check_graph_of(path: str | Path) -> None:
 
 
 def read_checked(path: str | Path) -> bytes:
-    """The bytes of an ONNX file for which :func:`check_seal` and :func:`check_graph_of` hold.
+    """The bytes of an ONNX file for which :func:`~rest_deploy.artifact.onnx_seal.check_seal` and
+    :func:`check_graph_of` hold.
 
     Raises:
         ArtifactError: One of them does not, or the file cannot be read.
     """
     with open_onnx(path) as (file, _):
         content = file.read()
-        for refuse in (_refuse_unsealed, _refuse_hostile):
+        for refuse in (refuse_unsealed, _refuse_hostile):
             refuse(path, io.BytesIO(content), len(content))
     return content
-
-
-def _refuse_unsealed(path: str | Path, file: BinaryIO, size: int) -> None:
-    expected = _seal(file, max(0, size - _SEAL_BYTES))
-    if file.read() != expected:
-        raise ArtifactError(
-            f"{path}: it is not as it was when it was made (damaged, changed since, or from before files were sealed); "
-            "export it again"
-        )
 
 
 def _refuse_hostile(path: str | Path, file: BinaryIO, size: int) -> None:
     why = _what_is_wrong(file, size)
     if why:
         raise ArtifactError(f"{path}: refused: it has {why}, as no file of rest-export; export the checkpoint again")
-
-
-def _seal(file: BinaryIO, count: int) -> bytes:
-    """The last entry of a file: the SHA-256 of its first so many bytes. The file is left behind them."""
-    return metadata_entry(_SEAL_KEY, sha256_of_first(file, count))
 
 
 def _what_is_wrong(file: BinaryIO, end: int) -> str | None:
