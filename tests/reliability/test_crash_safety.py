@@ -164,7 +164,11 @@ def test_a_full_disk_leaves_the_old_engine(small_disk: Callable[[int], Path], am
 
 
 def test_a_read_only_file_system(
-    small_disk: Callable[[int], Path], two_checkpoints: Path, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
+    small_disk: Callable[[int], Path],
+    two_checkpoints: Path,
+    tiny_onnx: Path,
+    capsys: pytest.CaptureFixture[str],
+    record: Record,
 ) -> None:
     folder = small_disk(4 << 20)
     output = folder / "tiny.onnx"
@@ -175,6 +179,7 @@ def test_a_read_only_file_system(
     assert capsys.readouterr().err == f"error: {output}: the folder cannot be written to: Read-only file system\n"
     with Predictor(output) as predictor:
         assert predictor.info.model == "tiny"
+    record.add("an export into a read-only file system", 1, "one line, exit code 1, the old one whole")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes to read-only folders")

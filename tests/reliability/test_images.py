@@ -66,14 +66,15 @@ def test_damage_is_the_same_every_time() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".txt", ""])
-def test_the_content_counts_and_not_the_name(suffix: str, tmp_path: Path) -> None:
+def test_the_content_counts_and_not_the_name(suffix: str, tmp_path: Path, record: Record) -> None:
     path = tmp_path / f"picture{suffix}"
     picture().save(path, "WEBP", lossless=True)
     assert load_image(path).tobytes() == picture().tobytes()
+    record.count("images under a wrong extension", "read by what they hold", suffix or "none")
 
 
 def test_one_bad_file_in_a_folder_does_not_lose_the_others(
-    tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], record: Record
 ) -> None:
     for name in ("a.png", "c.png", "d.png"):
         picture().save(tmp_path / name)
@@ -91,6 +92,7 @@ def test_one_bad_file_in_a_folder_does_not_lose_the_others(
     answers = json.loads(capsys.readouterr().out)
     assert code == 1
     assert ["error" in answer for answer in answers] == [False, True, False, False, True]
+    record.add("rest-predict on a folder with two bad files of five", 2, "three answered, two told of, exit code 1")
 
 
 def test_memory_that_runs_out_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

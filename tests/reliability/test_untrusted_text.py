@@ -192,17 +192,19 @@ def test_manifests_in_ruins(content: bytes, tmp_path: Path) -> None:
         read_manifest(engine)
 
 
-def test_labels_of_a_gigabyte_are_not_read(tmp_path: Path) -> None:
+def test_labels_of_a_gigabyte_are_not_read(tmp_path: Path, record: Record) -> None:
     path = tmp_path / "labels.txt"
     with path.open("wb") as file:
         file.truncate(1 << 30)
     with pytest.raises(ConfigError, match="too many bytes for labels; at most 4,194,304"):
         read_labels(path, 1)
+    record.count("labels that are none", "refused, at most 4 MiB of them read", "a gigabyte")
 
 
-def test_a_source_without_an_end_is_no_labels() -> None:
+def test_a_source_without_an_end_is_no_labels(record: Record) -> None:
     with pytest.raises(ConfigError, match="too many bytes for labels"):
         read_labels("/dev/zero", 1)
+    record.count("labels that are none", "refused, at most 4 MiB of them read", "/dev/zero")
 
 
 @pytest.mark.parametrize("label", ["\x1b[2J", "a\u202eb", "\x9b1m", "a\0b"])
