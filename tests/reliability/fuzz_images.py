@@ -11,6 +11,7 @@ import json
 import os
 import random
 import resource
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -49,7 +50,7 @@ class Classifier:
         """Classify each: an answer, or an ImageError of one line that names the file."""
         for sample in files:
             self._path.write_bytes(sample.content)
-            faulthandler.dump_traceback_later(_SECONDS, exit=True)
+            signal.alarm(_SECONDS)
             (self._path.with_name("now")).write_text(sample.name)
             try:
                 answer: Any = self._predictor.classify(self._path, top_k=1)
@@ -58,7 +59,7 @@ class Classifier:
                 outcome = "refused" if str(self._path) in str(exc) else f"unnamed: {exc}"
             except BaseException as exc:
                 outcome = f"{type(exc).__name__}: {exc}"
-            faulthandler.cancel_dump_traceback_later()
+            signal.alarm(0)
             self.found[outcome if outcome in ("answered", "refused") else "bad"] += 1
             if outcome not in ("answered", "refused"):
                 self.bad.append(f"{sample.name}: {outcome}")
@@ -68,6 +69,8 @@ def main(folder: Path, artifact: Path, count: int) -> None:
     """Whole files, cut files, bombs, and so many damaged ones."""
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    # An alarm, and not faulthandler's watch: that one is a thread, and may still be ending when threads are counted.
+    faulthandler.register(signal.SIGALRM, chain=True)  # says where it hangs, and then ends as the signal does
     classifier = Classifier(folder, artifact)
     whole = samples()
     told: dict[str, Any] = {"samples": len(whole)}
