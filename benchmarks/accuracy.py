@@ -67,7 +67,8 @@ def main() -> None:
 def _subject(name: str, model: ResT, folder: Path, default_init: bool) -> Subject:
     import onnxruntime
 
-    from rest_deploy.models.checkpoint import Card, save_checkpoint
+    from rest_deploy.models.card import Card
+    from rest_deploy.models.checkpoint import save_checkpoint
     from rest_deploy.models.reference import reference_runs
     from rest_deploy.pipeline import ExportRequest, run_export
     from rest_deploy.runtimes.registry import open_runtime

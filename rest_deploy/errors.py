@@ -17,6 +17,10 @@ what is accepted and what to do next; the commands print it as one line and exit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+_LISTED = 10  # names in a message
+
 
 class RestDeployError(Exception):
     """Base of all errors that rest_deploy raises on purpose."""
@@ -72,3 +76,8 @@ class ImageError(RestDeployError):
 def one_line(exc: BaseException) -> str:
     """What a foreign error says, as one line of at most 300 characters; its type where it says nothing."""
     return " ".join(str(exc).split())[:300] or type(exc).__name__
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first ten of some names, for a message."""
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.models.factory import create_model
 from rest_deploy.models.rest import ResT

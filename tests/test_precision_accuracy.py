@@ -12,7 +12,8 @@ from PIL import Image
 
 from benchmarks.precision import SIZES, VARIANTS, answers_of, write_pictures
 from examples.digits.data import load_split
-from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
 from rest_deploy.models.reference import reference_runs
 from rest_deploy.pipeline import ExportRequest, run_export

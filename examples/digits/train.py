@@ -22,7 +22,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from examples.digits.data import LABELS, Digits, Labels, load_split, render
-from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.config import ResTConfig, get_config, list_models
 from rest_deploy.models.factory import load_model
 from rest_deploy.models.rest import ResT

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from rest_deploy.errors import CheckpointError, ConfigError
-from rest_deploy.models.checkpoint import Card, Checkpoint, StateDict, check_keys, infer_config, load_checkpoint
+from rest_deploy.models.architecture import check_keys, infer_config
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import Checkpoint, StateDict, load_checkpoint
 from rest_deploy.models.config import CONFIGS, ResTConfig, get_config
 from rest_deploy.models.rest import ResT
 

@@ -6,8 +6,9 @@ from rest_deploy.verification.cases import CASES, Case, cases_within, synthetic_
 from rest_deploy.verification.check import verify
 from rest_deploy.verification.comparison import TOLERANCES, CaseFigures, Comparison, Tolerance, require
 from rest_deploy.verification.image_check import Images
+from rest_deploy.verification.limits import Limits
 from rest_deploy.verification.reference import Reference, Run, measure
-from rest_deploy.verification.result import ArtifactResult, Limits, Verification
+from rest_deploy.verification.result import ArtifactResult, Verification
 
 __all__ = [
     "BUDGETS",

@@ -16,7 +16,8 @@ from rest_deploy.verification.blocks import BlockComparison, compare_blocks
 from rest_deploy.verification.cases import Case, synthetic_images
 from rest_deploy.verification.comparison import Comparison
 from rest_deploy.verification.image_check import Images, ImagesResult, on_images
-from rest_deploy.verification.result import ArtifactResult, Limits, Verification
+from rest_deploy.verification.limits import Limits
+from rest_deploy.verification.result import ArtifactResult, Verification
 from rest_deploy.verification.subjects import OpenReference, Subject, open_reference, open_subject
 from rest_deploy.verification.synthetic_check import SyntheticResult, allowed_spread, on_synthetic
 

@@ -14,7 +14,8 @@ from PIL import Image
 from rest_deploy.cli import bench, verify
 from rest_deploy.cli.record_files import finite, to_json
 from rest_deploy.cli.tables import Table
-from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
 from tests.cli.test_commands import Outcome
 from tests.conftest import TINY, lively

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from rest_deploy.errors import CheckpointError, ConfigError
-from rest_deploy.models.checkpoint import Card, infer_config, save_checkpoint
+from rest_deploy.models.architecture import infer_config
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.config import CONFIGS, list_models
 from rest_deploy.models.factory import create_model, load_model
 from rest_deploy.models.rest import ResT

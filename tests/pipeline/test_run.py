@@ -21,7 +21,8 @@ from rest_deploy.errors import (
     MissingPackageError,
     VerificationError,
 )
-from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
 from rest_deploy.pipeline import ExportRequest, ExportResult, making, run_export
 from rest_deploy.pipeline import request as request_module

@@ -17,7 +17,8 @@ from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.workspace import SUFFIX, remove_abandoned, workspace
 from rest_deploy.cli import export
 from rest_deploy.errors import ExportError
-from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
 from tests.conftest import TINY, lively
 from tests.reliability.conftest import Amount, Worker

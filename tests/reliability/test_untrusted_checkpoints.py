@@ -18,7 +18,8 @@ import torch
 
 from rest_deploy.cli import export, info
 from rest_deploy.errors import CheckpointError
-from rest_deploy.models.checkpoint import Card, load_checkpoint
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import load_checkpoint
 from rest_deploy.models.factory import load_model
 from tests.reliability.record import Record
 

@@ -15,7 +15,8 @@ from PIL import Image
 from rest_deploy import verify
 from rest_deploy.artifact.onnx_seal import write_record
 from rest_deploy.errors import ConfigError, VerificationError
-from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.preprocess.images import load_image

@@ -8,7 +8,8 @@ from pathlib import Path
 from rest_deploy.benchmarking.contenders import PLAIN_ONNX, WEIGHTS, Contender
 from rest_deploy.errors import one_line
 from rest_deploy.export.as_written import export_as_written
-from rest_deploy.models.checkpoint import Card, save_checkpoint
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.models.factory import load_model
 

@@ -1,0 +1,76 @@
+"""Which network the weights of a checkpoint are of: its config, read off their shapes, and whether they fit a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from rest_deploy.errors import CheckpointError, listed
+from rest_deploy.models.config import STAGES, ResTConfig
+
+_MAX_BLOCKS = 1000  # of a stage; rest_large has 18
+
+
+def infer_config(state_dict: Mapping[str, Tensor]) -> ResTConfig:
+    """Read the architecture off the shapes of a state dict with the authors' names.
+
+    Raises:
+        CheckpointError: The keys are not those of a ResT.
+    """
+    try:
+        stages = [f"stage{stage}.0" for stage in range(1, STAGES + 1)]
+        depths = [_count_blocks(state_dict, f"stage{stage}.") for stage in range(1, STAGES + 1)]
+        widths = [state_dict[f"{stage}.norm1.weight"].shape[0] for stage in stages]
+        hidden = [state_dict[f"{stage}.mlp.fc1.weight"].shape[0] for stage in stages]
+        mixing = [state_dict.get(f"{stage}.attn.transform_conv.weight") for stage in stages]
+        reductions = [state_dict.get(f"{stage}.attn.sr.weight") for stage in stages]
+        return ResTConfig(
+            embed_dims=tuple(widths),
+            depths=tuple(depths),
+            num_heads=tuple(1 if weight is None else weight.shape[0] for weight in mixing),
+            mlp_ratios=tuple(_ratio(h, w) for h, w in zip(hidden, widths, strict=True)),
+            sr_ratios=tuple(1 if weight is None else weight.shape[-1] - 1 for weight in reductions),
+            num_classes=state_dict["head.weight"].shape[0],
+            in_channels=state_dict["stem.conv1.weight"].shape[1],
+        )
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as exc:  # ConfigError is a ValueError
+        raise CheckpointError(f"the weights are not those of a ResT classifier: {exc}") from exc
+
+
+def _count_blocks(state_dict: Mapping[str, Tensor], stage: str) -> int:
+    numbers = {int(key.split(".")[1]) for key in state_dict if key.startswith(stage)}
+    if len(numbers) > _MAX_BLOCKS:
+        raise ValueError(f"{len(numbers)} blocks in {stage.rstrip('.')}; at most {_MAX_BLOCKS} are read")
+    if numbers != set(range(len(numbers))):
+        raise ValueError(f"the blocks of {stage.rstrip('.')} are not numbered 0 to {len(numbers) - 1}")
+    return len(numbers)
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """A ratio of which the model, which rounds down, makes ``hidden`` channels again."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
+
+
+def check_keys(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str | Path) -> None:
+    """Compare a checkpoint's keys and shapes with a model's.
+
+    Raises:
+        CheckpointError: Lists missing, unexpected and mis-shaped keys, at most ten of each.
+    """
+    missing = [key for key in expected if key not in state_dict and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state_dict if key not in expected]
+    shapes = [
+        f"{key} has {tuple(state_dict[key].shape)}, the model {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state_dict and state_dict[key].shape != value.shape
+    ]
+    problems = [
+        f"{len(keys)} {what}: {listed(keys)}"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shapes))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"{source} does not fit the model; {'; '.join(problems)}")
