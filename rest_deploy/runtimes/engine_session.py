@@ -22,6 +22,7 @@ from rest_deploy.nvidia.cuda import Cuda, CudaError
 from rest_deploy.nvidia.library import Library
 from rest_deploy.nvidia.log import TensorRTLog, frames_let_go
 from rest_deploy.runtimes.buffers import Buffer
+from rest_deploy.runtimes.call_graph import CallGraph
 from rest_deploy.runtimes.device_arrays import DeviceArray
 from rest_deploy.runtimes.device_inputs import DeviceInput, device_input
 from rest_deploy.runtimes.engine_loading import LoadedEngine
@@ -58,7 +59,7 @@ class EngineSession:
         self._calls = 0  # of this shape in a row
         self._kept = False  # whether what TensorRT-RTX compiled was saved
         self._addresses: tuple[int, int] | None = None
-        self._graph: Any = None
+        self._graph: CallGraph | None = None  # of this shape and these addresses
         self._graphs = not library.is_rtx  # TensorRT-RTX captures them itself
         self._engine: Any = None
         self._context: Any = None
@@ -85,7 +86,7 @@ class EngineSession:
             if self._graphs and self._graph is None and self._calls > _CALLS_BEFORE_GRAPH:
                 self._graph = self._captured(staged_in, staged_out)
             if self._graph is not None:
-                self._cuda.call("cudaGraphLaunch", self._graph, self._stream)
+                self._graph.launch()
             else:
                 self._enqueue(staged_in, staged_out)
             self._cuda.call("cudaStreamSynchronize", self._stream)
@@ -235,33 +236,19 @@ class EngineSession:
     def _try(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._log.attempt(what, RestDeployError, function, *arguments)
 
-    # CUDA graphs: the launches of a call recorded once, and sent as one from then on. A graph holds addresses and one
-    # shape, so it is dropped when either changes.
-
-    def _captured(self, staged_in: NDArray[Any], staged_out: NDArray[Any]) -> Any:
-        """A graph of one call, or None where it cannot be captured; then none is tried again for this shape."""
-        # Relaxed, as Python may collect garbage at any moment, and what it frees may be memory on the GPU.
-        mode = self._cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
-        graph = None
+    def _captured(self, staged_in: NDArray[Any], staged_out: NDArray[Any]) -> CallGraph | None:
+        """A call of this shape, or None where it cannot be captured; then none is tried again for this shape."""
         try:
-            self._cuda.call("cudaStreamBeginCapture", self._stream, mode)
-            try:
-                self._enqueue(staged_in, staged_out)
-            finally:  # a stream that is left capturing takes nothing else
-                graph = self._cuda.call("cudaStreamEndCapture", self._stream)
-            return self._cuda.call("cudaGraphInstantiate", graph, 0)
+            return CallGraph(self._cuda, self._stream, lambda: self._enqueue(staged_in, staged_out))
         except RestDeployError as exc:
             _log.warning("%s: no CUDA graph, each call is launched by itself: %s", self._path, one_line(exc))
             self._graphs = False
             return None
-        finally:
-            if graph is not None:
-                self._cuda.call("cudaGraphDestroy", graph)
 
     def _drop_graph(self) -> None:
         if self._graph is not None:
             graph, self._graph = self._graph, None
-            self._cuda.call("cudaGraphExecDestroy", graph)
+            graph.free()
 
     def close(self) -> None:
         """Save what TensorRT-RTX compiled, and let go of everything, in order, whatever fails. Called once."""
