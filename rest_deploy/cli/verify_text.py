@@ -144,7 +144,8 @@ def _block_table(artifact: ArtifactResult, prefix: str) -> Table:
         )
         for row in blocks.rows
     ]
-    head = ("block", "max error", "rms error", "float32's", "allowed", "")
+    allowed = "allowed rms" if blocks.tolerance.blocks_by_rms else "allowed"
+    head = ("block", "max error", "rms error", "float32's", allowed, "")
     return Table(f"{prefix}block by block at {blocks.case}, errors of each block's output", head, lines, words=1)
 
 

@@ -64,7 +64,7 @@ _ARTIFACT = {
     "budget": Maybe(_numbers("min_top1_agreement max_error max_accuracy_loss")),
     "synthetic": Maybe((_SYNTHETIC,)),
     "images": Maybe((_IMAGES,)),
-    "blocks": Maybe({"case": _WORDS, "first_past_tolerance": _WORDS, "rows": (_BLOCK,)}),
+    "blocks": Maybe({"case": _WORDS, "judged_by": _WORDS, "first_past_tolerance": _WORDS, "rows": (_BLOCK,)}),
     "failures": Maybe((TEXT,)),
     "passed": FLAG,
 }

@@ -25,6 +25,10 @@ Outputs = Mapping[str, NDArray[np.floating[Any]]]
 #: Operators whose results are weights and sizes, which blocks may share.
 _NO_OUTPUTS = frozenset({"Constant", "Shape", "Gather", "Concat", "DequantizeLinear"})
 
+#: Of a few logits, the largest error over the root mean squared one. A spread of 1.5 so allows blocks an RMS error of
+#: one standard deviation: what a block of zeros has, and less than the square root of 2 of an output of another input.
+_LARGEST_OVER_RMS = 1.5
+
 
 @dataclass(frozen=True)
 class BlockFigures:
@@ -45,13 +49,19 @@ class BlockFigures:
     scale: float
     std: float
 
+    def judged_error(self, tolerance: Tolerance) -> float:
+        """The error that a tolerance judges: the largest, or the root mean squared one."""
+        return self.rms_error if tolerance.blocks_by_rms else self.max_error
+
     def limit(self, tolerance: Tolerance) -> float:
-        """Largest error that a tolerance allows here."""
+        """What a tolerance allows of :meth:`judged_error`."""
+        if tolerance.blocks_by_rms:
+            return tolerance.spread / _LARGEST_OVER_RMS * self.std
         return limit(tolerance, self.reference_error, self.scale, self.std)
 
     def passes(self, tolerance: Tolerance) -> bool:
-        """Whether the largest error is within it; one that is no number is not."""
-        return self.max_error <= self.limit(tolerance)
+        """Whether the error is within it; one that is no number is not."""
+        return self.judged_error(tolerance) <= self.limit(tolerance)
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,12 @@ class BlockComparison:
             {**asdict(row), "limit": row.limit(self.tolerance), "passed": row.passes(self.tolerance)}
             for row in self.rows
         ]
-        return {"case": str(self.case), "first_past_tolerance": self.first_past_tolerance, "rows": rows}
+        return {
+            "case": str(self.case),
+            "judged_by": "rms_error" if self.tolerance.blocks_by_rms else "max_error",
+            "first_past_tolerance": self.first_past_tolerance,
+            "rows": rows,
+        }
 
 
 def compare_blocks(

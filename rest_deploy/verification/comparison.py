@@ -28,12 +28,15 @@ class Tolerance:
         floor: Largest error always allowed, relative to the largest logit or to 1, whichever is more.
         reason: Why these.
         spread: Largest error always allowed, in standard deviations of the reference's logits.
+        blocks_by_rms: Whether the output of a block inside the network is judged by its root mean squared error: of its
+            thousands of values some are cut off where no range was taken for them, which the logits do not see.
     """
 
     noise_factor: float
     floor: float
     reason: str
     spread: float = 0.0
+    blocks_by_rms: bool = False
 
 
 TOLERANCES: Mapping[Precision, Tolerance] = MappingProxyType(
@@ -58,6 +61,7 @@ TOLERANCES: Mapping[Precision, Tolerance] = MappingProxyType(
             "images made of noise lie outside of what ranges were taken from; this finds graphs that are wrong, and "
             "the budget judges on real images",
             spread=1.5,
+            blocks_by_rms=True,
         ),
     }
 )

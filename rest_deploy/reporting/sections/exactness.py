@@ -15,6 +15,7 @@ from rest_deploy.reporting.records import Records, area
 from rest_deploy.reporting.table import Rows, folded, numbers, table, texts
 
 KEYS = (("point", "largest error"), ("limit", "limit"), ("own", "float32's own error"))
+ERRORS = {"max_error": "largest error", "rms_error": "RMS error"}  # that a limit may be meant of
 GOOD, BAD = Marker(0), Marker(1)  # a circle; a square of another colour
 _READ = (
     "Errors of logits on batches of noise, the smallest first; all artifacts on one logarithmic axis. A point right of "
@@ -44,12 +45,13 @@ def exactness(records: Records) -> Html:
     return join([panels(plots, _READ, KEYS), full, _tolerances(artifacts)])
 
 
-def error_row(label: str, row: Node) -> Row:
+def error_row(label: str, row: Node, judged_by: str = "max_error") -> Row:
     """A row of a plot for an error with its limit and its yardstick."""
-    value, limit, own = row["max_error"], row["limit"].number, row["reference_error"].number
+    value, limit = row[judged_by], row["limit"].number
+    own = row["reference_error"].number if judged_by == "max_error" else None
     bad = row["passed"].value is False
     told = "no number" if value.number is None else deviation(value.number)
-    tip = f"{label}: largest error {told}" + (f", limit {deviation(limit)}" if limit is not None else "")
+    tip = f"{label}: {ERRORS[judged_by]} {told}" + (f", limit {deviation(limit)}" if limit is not None else "")
     tip += f", float32's own {deviation(own)}" if own is not None else ""
     words = f"{told} over" if bad and value.number is not None else told
     return Row(label, value, words, tip, BAD if bad else GOOD, limit=limit, own=own)
@@ -60,9 +62,9 @@ def verdict_word(row: Node) -> str:
     return {True: "within", False: "over"}.get(row["passed"].value, "—")
 
 
-def share_of_limit(row: Node) -> str:
+def share_of_limit(row: Node, judged_by: str = "max_error") -> str:
     """Error over limit; not a number of the record, but formed from two."""
-    error, limit = row["max_error"].number, row["limit"].number
+    error, limit = row[judged_by].number, row["limit"].number
     return plain(error / limit) if error is not None and limit else "—"
 
 
