@@ -17,9 +17,11 @@ what is accepted and what to do next; the commands print it as one line and exit
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 _LISTED = 10  # names in a message
+_LINE = 300  # characters of a foreign error
 
 
 class RestDeployError(Exception):
@@ -75,9 +77,24 @@ class ImageError(RestDeployError):
 
 def one_line(exc: BaseException) -> str:
     """What a foreign error says, as one line of at most 300 characters; its type where it says nothing."""
-    return " ".join(str(exc).split())[:300] or type(exc).__name__
+    words = " ".join(str(exc).split())
+    return (words if len(words) <= _LINE else words[:_LINE] + " ...") or type(exc).__name__
 
 
 def listed(names: Sequence[str]) -> str:
     """The first ten of some names, for a message."""
     return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+
+
+def no_file(path: str | os.PathLike[str], kind: str = "file") -> str:
+    """Why there is no file to read at a path, for a message: nothing is there, or something else."""
+    if os.path.isdir(path):
+        return "a folder, not a file"
+    if os.path.exists(path):
+        return "a pipe or a device, not a file"
+    return f"no such {kind}"
+
+
+def no_folder(path: str | os.PathLike[str]) -> str:
+    """Why there is no folder at a path, for a message."""
+    return "a file, not a folder" if os.path.exists(path) else "no such folder"

@@ -80,6 +80,17 @@ class ImageSize:
         return cls(height, int(match[2]) if match[2] else height)
 
 
+def check_input_size(size: ImageSize) -> ImageSize:
+    """The size, where an input may have it.
+
+    Raises:
+        ConfigError: It has more than :data:`MAX_INPUT_PIXELS`.
+    """
+    if size.height * size.width > MAX_INPUT_PIXELS:
+        raise ConfigError(f"size {size}: more than the {MAX_INPUT_PIXELS:,} pixels that an input may have")
+    return size
+
+
 class Resize(str, Enum):
     """How an image is brought to the size that the network sees."""
 
@@ -99,6 +110,8 @@ OPSETS = range(18, 22)
 DEFAULT_OPSET = 18
 
 MIN_CROP_RATIO = 0.1  # below, the resized image is more than a hundred times what is cut out of it
+
+MAX_MEAN = 1.0  # of images from 0 to 1; a greater one is of another scale
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -137,8 +150,10 @@ class Preprocessing:
             )
         if not MIN_CROP_RATIO <= self.crop_ratio <= 1:
             raise ConfigError(f"crop_ratio {self.crop_ratio}: it must be from {MIN_CROP_RATIO} to 1")
-        if self.size is not None and self.size.height * self.size.width > MAX_INPUT_PIXELS:
-            raise ConfigError(f"size {self.size}: more than the {MAX_INPUT_PIXELS:,} pixels that an input may have")
+        if not all(-MAX_MEAN <= v <= MAX_MEAN for v in self.mean):
+            raise ConfigError(f"mean {self.mean}: images are scaled to 0-1; divide mean and std of 0-255 by 255")
+        if self.size is not None:
+            check_input_size(self.size)
         if (self.size is None) != (self.resize is Resize.NATIVE):
             raise ConfigError(f"resize {self.resize.value} with size {self.size}: native has none, the others need one")
 
@@ -147,7 +162,8 @@ class Preprocessing:
         return replace(self, size=size, resize=Resize.WARP if self.resize is Resize.NATIVE else self.resize)
 
     def __str__(self) -> str:
-        return f"{self.resize.value} {self.size or ''} mean {self.mean} std {self.std}"
+        size = f" {self.size}" if self.size is not None else ""
+        return f"{self.resize.value}{size} mean {self.mean} std {self.std}"
 
     @classmethod
     def for_size(cls, size: ImageSize) -> Preprocessing:

@@ -95,6 +95,7 @@ def test_for_size_warps_from_384_pixels_on(height, width, resize):
         ({"mean": (0.5,), "std": (-1,)}, "every std at least"),
         ({"mean": (0.5,), "std": (math.inf,)}, "finite"),
         ({"mean": (0.5,), "std": (math.nan,)}, "finite"),
+        ({"mean": (127, 127, 127), "std": (58, 58, 58)}, "scaled to 0-1; divide mean and std of 0-255 by 255"),
         ({"mean": (math.nan,), "std": (1,)}, "finite"),
         ({"mean": (-math.inf,), "std": (1,)}, "finite"),
         ({"crop_ratio": 0}, "from 0.1 to 1"),

@@ -48,8 +48,9 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
     labels = tuple(label.strip() for label in labels)
     if len(labels) != num_classes:
         raise ConfigError(f"{path}: {len(labels)} labels for a model of {num_classes} classes; one is needed for each")
-    if not all(label and label.isprintable() for label in labels):
-        raise ConfigError(f"{path}: every label must be printable text, not empty")
+    for number, label in enumerate(labels):
+        if not (label and label.isprintable()):
+            raise ConfigError(f"{path}: the label of class {number} is {label[:40]!r}; it must be printable, not empty")
     return labels
 
 

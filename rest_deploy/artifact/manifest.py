@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rest_deploy.artifact.identity import LOOKS, State, sha256_of, state_of
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import ArtifactError
+from rest_deploy.errors import ArtifactError, no_file
 
 _MAX_BYTES = 64 << 20  # labels of a thousand classes and the figures take under 100 KiB
 #: Key under which a manifest holds the record of the engine that it is about to replace.
@@ -88,7 +88,7 @@ def _matching(engine: Path, read_plan: Callable[[], tuple[str, int]]) -> Artifac
     """
     for _ in range(LOOKS):
         if not engine.is_file():
-            raise ArtifactError(f"{engine}: no such file; make it: {_rebuild(engine)}")
+            raise ArtifactError(f"{engine}: {no_file(engine)}; make it: {_rebuild(engine)}")
         seen = _states(engine)
         text = _text(engine)
         told = _parse(engine, text)

@@ -154,7 +154,9 @@ def check_baselines(names: Sequence[str]) -> tuple[str, ...]:
     """
     for name in names:
         if name not in BASELINES:
-            raise ConfigError(f"unknown baseline {name!r}; accepted: {', '.join(BASELINES)}")
+            raise ConfigError(
+                f"unknown baseline {name!r}; accepted: {', '.join(BASELINES)}; artifacts come before such flags"
+            )
     return tuple(dict.fromkeys(names))
 
 

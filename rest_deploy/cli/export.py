@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--labels", metavar="FILE", help="class names: one a line, or JSON (default: the checkpoint's, or ImageNet's)")
     add_preprocessing_flags(made)
     add("--no-verify", action="store_true", help="do not check the file against the PyTorch model")
-    add("--seed", type=int, default=0, help="of random weights (default 0)")
+    add("--seed", type=int, help="of random weights (default 0)")
     add("--json", action="store_true", help="print what was made as JSON")
     add("--dry-run", action="store_true", help="check the request, say what would be made, and make nothing")
     _add_precision(made.add_argument_group("FP16 and INT8"))

@@ -16,7 +16,7 @@ from rest_deploy.preprocess.images import list_images
 def _parser() -> argparse.ArgumentParser:
     made = parser("rest-predict", "Classify images with an exported ResT.")
     made.add_argument("artifact", help=".onnx or .engine file, or a .pth, .pt or .safetensors checkpoint")
-    made.add_argument("images", nargs="+", help="image files, or folders of them")
+    made.add_argument("images", nargs="+", help="image files, or folders of them, without subfolders")
     made.add_argument("--top-k", type=int, default=5, metavar="K", help="predictions for each image (default 5)")
     made.add_argument("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
     made.add_argument("--threads", type=int, help="CPU threads (default: physical cores)")
@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    paths = [path for image in arguments.images for path in _expand(Path(image))]
+    paths = [path for image in arguments.images for path in _expand(image)]
     answers: dict[int, list[Prediction] | ImageError] = {}
     with Predictor(arguments.artifact, arguments.device, threads=arguments.threads) as predictor:
         if predictor.info.weights.random:
@@ -48,7 +48,10 @@ def _main(arguments: argparse.Namespace) -> int:
     return FAILED if failed else OK
 
 
-def _expand(path: Path) -> list[Path]:
+def _expand(name: str) -> list[Path]:
+    if not name:  # of an empty shell variable; as a path it would be the current folder
+        raise ImageError("an empty name in place of an image or a folder")
+    path = Path(name)
     return list_images(path) if path.is_dir() else [path]
 
 

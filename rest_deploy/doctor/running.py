@@ -23,7 +23,7 @@ from rest_deploy.specs import Precision
 if TYPE_CHECKING:
     from rest_deploy.runtimes.registry import RuntimeRow
 
-_REDUCED = "8-bit sums saturate on this CPU: of INT8 files it runs those with --reduced-range, and makes such"
+_REDUCED = "8-bit sums saturate on this CPU: of INT8 files it runs those with --reduced-range, as are made on it"
 
 
 @dataclass(frozen=True)

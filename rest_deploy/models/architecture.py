@@ -13,8 +13,12 @@ from rest_deploy.models.config import STAGES, ResTConfig
 _MAX_BLOCKS = 1000  # of a stage; rest_large has 18
 
 
-def infer_config(state_dict: Mapping[str, Tensor]) -> ResTConfig:
+def infer_config(state_dict: Mapping[str, Tensor], source: str | Path = "state dict") -> ResTConfig:
     """Read the architecture off the shapes of a state dict with the authors' names.
+
+    Args:
+        state_dict: Of a ResT classifier.
+        source: What an error calls it.
 
     Raises:
         CheckpointError: The keys are not those of a ResT.
@@ -35,8 +39,13 @@ def infer_config(state_dict: Mapping[str, Tensor]) -> ResTConfig:
             num_classes=state_dict["head.weight"].shape[0],
             in_channels=state_dict["stem.conv1.weight"].shape[1],
         )
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as exc:  # ConfigError is a ValueError
-        raise CheckpointError(f"the weights are not those of a ResT classifier: {exc}") from exc
+    except KeyError as exc:
+        raise CheckpointError(
+            f"{source}: the weights are not those of a ResT classifier: there is no {exc}, there are "
+            f"{listed(sorted(state_dict))}; needed: a state dict with the authors' names, classifier head included"
+        ) from exc
+    except (ValueError, IndexError, ZeroDivisionError) as exc:  # ConfigError is a ValueError
+        raise CheckpointError(f"{source}: the weights are not those of a ResT classifier: {exc}") from exc
 
 
 def _count_blocks(state_dict: Mapping[str, Tensor], stage: str) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.identity import sha256_of, state_of
-from rest_deploy.errors import CheckpointError, listed, one_line
+from rest_deploy.errors import CheckpointError, listed, no_file, one_line
 from rest_deploy.models.card import CARD_KEY, Card
 from rest_deploy.models.pickles import check_pickle
 
@@ -29,6 +29,7 @@ StateDict = dict[str, Tensor]
 SUFFIXES = (".pth", ".pt", ".safetensors")
 #: Where training scripts put the weights; averaged weights first where both are there, as they are what was evaluated.
 WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict")
+_PICKLES = (b"PK\x03\x04", b"\x80")  # a ZIP archive, as torch.save has it; a bare pickle, as it had it
 _KEYS = 10  # that are named of a file without weights
 
 
@@ -55,7 +56,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if path.suffix.lower() not in SUFFIXES:
         raise CheckpointError(f"{path}: unknown kind of checkpoint; accepted: {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
+        raise CheckpointError(f"{path}: {no_file(path, 'checkpoint file')}")
+    _check_kind(path)
     seen, digest = state_of(path), sha256_of(path)
     state_dict, card = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
     _check_finite(path, state_dict)
@@ -73,6 +75,20 @@ def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], card: Ca
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
     with replacing(path) as temporary:
         temporary.write_bytes(save(tensors, metadata={CARD_KEY: card.to_json()}))  # save_file makes it mode 0600
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what the first bytes tell to be another kind of file, as the errors of its reader would mislead."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path}: a pointer of Git LFS, not the weights; fetch them: git lfs pull")
+    safe = head[5:9] == b"\0\0\0{"  # the end of the length of a header under 1 TiB, and its beginning
+    named_safe = path.suffix.lower() == ".safetensors"
+    if safe and not named_safe:
+        raise CheckpointError(f"{path}: it begins as a safetensors file does; if it is one, let it end in .safetensors")
+    if named_safe and not safe and head.startswith(_PICKLES):
+        raise CheckpointError(f"{path}: it begins as a PyTorch file does; if it is one, let it end in .pth")
 
 
 def _read_pickle(path: Path) -> tuple[StateDict, Card]:
@@ -99,7 +115,8 @@ def _read_pickle(path: Path) -> tuple[StateDict, Card]:
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; needed: a state dict, bare or in {WRAPPERS}")
     weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not weights:
-        raise CheckpointError(f"{path}: holds no weights; its keys: {[str(key) for key in content][:_KEYS]}")
+        keys = [str(key) for key in content][:_KEYS]
+        raise CheckpointError(f"{path}: holds no weights, only {keys}; needed: a state dict, bare or in {WRAPPERS}")
     if all(key.startswith("module.") for key in weights):
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
     return weights, card

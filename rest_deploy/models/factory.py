@@ -67,12 +67,31 @@ def load_model(model: str | ResTConfig | None, checkpoint: str | Path | None = N
         return LoadedModel(_random_model(config, seed), _name_of(config), Card(), None, seed)
     loaded = load_checkpoint(checkpoint)
     if model is None:
-        config = infer_config(loaded.state_dict)
+        config = infer_config(loaded.state_dict, loaded.path)
     else:
         config = get_config(model) if isinstance(model, str) else model
         config = replace(config, num_classes=_classes(loaded.state_dict, config.num_classes))
     name = loaded.card.name or _name_of(config)
-    return LoadedModel(_with_weights(config, loaded), name, loaded.card, loaded, None)
+    try:
+        made = _with_weights(config, loaded)
+    except CheckpointError as exc:
+        raise CheckpointError(f"{exc}{_advice(model, loaded)}") from exc
+    return LoadedModel(made, name, loaded.card, loaded, None)
+
+
+def _advice(model: str | ResTConfig | None, checkpoint: Checkpoint) -> str:
+    """What to do where a checkpoint is not of the model that was named, and is of another."""
+    if model is None:
+        return ""
+    try:
+        found = _name_of(infer_config(checkpoint.state_dict))
+    except CheckpointError:
+        return ""
+    asked = _name_of(get_config(model) if isinstance(model, str) else model)
+    if found == asked and found in CONFIGS:  # the same network, with other keys in the file
+        return ""
+    kind = found if found != CUSTOM else "a ResT of no published size"
+    return f"; by its shapes it is {kind}: leave the model out, and the architecture is read off the checkpoint"
 
 
 def _random_model(config: ResTConfig, seed: int) -> ResT:

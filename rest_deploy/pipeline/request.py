@@ -31,7 +31,7 @@ class ExportRequest:
         preprocessing: From an image to the input, or changes of the checkpoint's own; None takes its own, or the
             authors'.
         verify: Check the artifact against the PyTorch model, and keep it only where it agrees.
-        seed: Of random weights.
+        seed: Of random weights, so without a checkpoint only; None is 0.
         options: Of the formats and the precision: fields of ``OnnxConfig``, ``EngineConfig`` and ``PrecisionConfig`` by
             name.
 
@@ -48,7 +48,7 @@ class ExportRequest:
     labels: str | Path | None = None
     preprocessing: Preprocessing | PreprocessingChange | None = None
     verify: bool = True
-    seed: int = 0
+    seed: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     formats: tuple[str, ...] = field(init=False)
     configs: Mapping[str, Any] = field(init=False)
@@ -64,8 +64,11 @@ class ExportRequest:
             )
         if isinstance(self.model, str):
             get_config(self.model)
-        if not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"seed {self.seed}; it must be from 0 to 2**63 - 1")
+        if self.seed is not None:
+            if self.checkpoint is not None:
+                raise ConfigError(f"seed {self.seed} is of random weights; with a checkpoint leave it out")
+            if not 0 <= self.seed < 1 << 63:
+                raise ConfigError(f"seed {self.seed}; it must be from 0 to 2**63 - 1")
         object.__setattr__(self, "configs", MappingProxyType(make_configs(self.formats, self.options)))
         self.narrowing.check(self.precision, self.makes_engine, self.verify)
         for name in self.formats:
@@ -101,8 +104,11 @@ class ExportRequest:
                 f"{Path(self.output).with_suffix('')}"
             )
         if len(self.formats) == 1 and suffix != get_format(self.formats[0]).suffix:
+            others = [name for name, row in FORMATS.items() if row.suffix == suffix]
+            instead = f", or ask for --format {others[0]}" if others else ""
+            needed = get_format(self.formats[0]).suffix
             raise ConfigError(
-                f"output {self.output}: files of format {self.format} end in {get_format(self.formats[0]).suffix}"
+                f"output {self.output}: files of format {self.format} end in {needed}; name a file that does{instead}"
             )
 
     def output_of(self, format: str, model: str) -> Path:

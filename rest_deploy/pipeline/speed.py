@@ -60,8 +60,9 @@ class Speed:
 
     def __str__(self) -> str:
         return (
-            f"{self.speedup:.2f} times FP32's speed on {self.device} at {self.size} ({self.ms:.1f} ms against "
-            f"{self.fp32_ms:.1f} ms; middle half of {self.rounds} rounds {self.low:.2f} to {self.high:.2f})"
+            f"{self.speedup:.2f} times FP32's speed on {self.device} at {self.size}, the median ratio of {self.rounds} "
+            f"rounds (middle half {self.low:.2f} to {self.high:.2f}; median times {self.ms:.1f} ms against "
+            f"{self.fp32_ms:.1f} ms)"
         )
 
 
@@ -134,7 +135,7 @@ def advice(speed: Speed, precision: Precision) -> tuple[str, ...]:
         instead = "on this GPU use --fp16"
     else:
         instead = "here use --precision fp32"
-    return (f"not faster than FP32: {speed}; {instead}",)
+    return (f"not faster than FP32 beyond noise: {speed}; {instead}",)
 
 
 def _device() -> str:
@@ -164,4 +165,4 @@ def require_speedup(speed: Speed | None, least: float | None, why_not: str) -> N
     if speed is None:
         raise VerificationError(f"a speedup of {least} is required, and cannot be measured: {why_not}")
     if speed.speedup < least:
-        raise VerificationError(f"a speedup of {least} is required; measured: {speed}")
+        raise VerificationError(f"a speedup of {least} is required; measured: {speed}; nothing was kept")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from rest_deploy.errors import ImageError
+from rest_deploy.errors import ImageError, no_file, no_folder
 
 #: A larger image is taken for a decompression bomb; the figure is Pillow's default, 1 GiB at 12 bytes a pixel.
 MAX_PIXELS = 89_478_485
@@ -43,27 +44,34 @@ def load_image(source: str | Path | Image.Image | np.ndarray[Any, Any]) -> Image
         raise ImageError(f"image is a {type(source).__name__}; accepted: a path, a Pillow image, or a uint8 array")
     path = Path(source)
     if not os.path.isfile(path):  # False, not an error, for a name that no file can have
-        raise ImageError(f"{str(path)[:200]}: no such image file")
+        raise ImageError(f"{str(path)[:200]}: {no_file(path, 'image file')}")
     with _decoding(str(path)), Image.open(path) as image:
         return _to_rgb(image, str(path))
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Image files of a folder, not of its subfolders, in order of name.
+    """Image files of a folder, not of its subfolders, hidden ones (``.name``) left out, in order of name.
 
     Raises:
         ImageError: It is none, or holds no images.
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
-        raise ImageError(f"{folder}: no such folder")
+        raise ImageError(f"{folder}: {no_folder(folder)}")
     try:
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        paths = sorted(p for p in folder.iterdir() if is_image_name(p.name) and p.is_file())
     except OSError as exc:
         raise ImageError(f"{folder}: cannot be read: {exc.strerror}") from exc
     if not paths:
-        raise ImageError(f"{folder}: no images in this folder; looked for {', '.join(IMAGE_SUFFIXES)}")
+        raise ImageError(
+            f"{folder}: no images in this folder, its subfolders not counted; looked for {', '.join(IMAGE_SUFFIXES)}"
+        )
     return paths
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of a folder is taken for an image: by its suffix; hidden ones, as macOS's ``._x.jpg``, are not."""
+    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
 @contextmanager
@@ -72,7 +80,8 @@ def _decoding(name: str) -> Iterator[None]:
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:  # the warning, where it is an error
-        raise ImageError(_too_large(name, str(exc))) from exc
+        pixels = re.search(r"\d+", str(exc))  # the first figure of Pillow's message
+        raise ImageError(_too_large(name, f"{int(pixels[0]):,} pixels" if pixels else str(exc))) from exc
     except UnidentifiedImageError as exc:
         raise ImageError(f"{name}: not an image that Pillow can read") from exc
     except ImageError:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rest_deploy.errors import ConfigError
-from rest_deploy.preprocess.images import IMAGE_SUFFIXES, load_image
+from rest_deploy.errors import ConfigError, ImageError, no_folder
+from rest_deploy.preprocess.images import is_image_name, load_image
 
 #: Images that ranges are taken from where no number was asked for, and that answers are compared on.
 DEFAULT_IMAGES = 100
@@ -91,7 +91,7 @@ def name_below(folder: Path, path: Path) -> str:
 
 
 def images_below(folder: Path, what: str, onerror: Callable[[OSError], None] | None = None) -> list[Path]:
-    """Images of a folder and its subfolders, in order of name.
+    """Images of a folder and its subfolders, hidden ones (``.name``) left out, in order of name.
 
     Links to folders are followed, and each folder is searched once, so that a link to a parent ends somewhere.
 
@@ -104,12 +104,12 @@ def images_below(folder: Path, what: str, onerror: Callable[[OSError], None] | N
         ConfigError: There is no such folder, or files in it may not be looked at.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{what} {folder}: no such folder; give one that holds images")
+        raise ConfigError(f"{what} {folder}: {no_folder(folder)}; give one that holds images")
     found = []
     searched = {os.path.realpath(folder)}
     for place, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
         folders[:] = _unsearched(place, folders, searched)
-        found += [Path(place, name) for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        found += [Path(place, name) for name in sorted(names) if is_image_name(name)]
     try:
         return [path for path in found if path.is_file()]
     except OSError as exc:  # a folder that may be listed, and no more
@@ -161,4 +161,7 @@ def _digest(folder: Path, paths: Sequence[Path]) -> str:
 
 
 def _thumbnail(path: Path) -> NDArray[np.float32]:
-    return np.asarray(load_image(path).resize(_THUMBNAIL, Image.Resampling.BOX), np.float32)
+    try:
+        return np.asarray(load_image(path).resize(_THUMBNAIL, Image.Resampling.BOX), np.float32)
+    except ImageError as exc:  # none is left out unasked: what a file was calibrated with must be what was given
+        raise ImageError(f"{exc}; mend it or take it out of the calibration folder") from exc

@@ -14,7 +14,7 @@ from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.onnx_graph import check_graph_of
 from rest_deploy.artifact.onnx_metadata import read_onnx_metadata
 from rest_deploy.artifact.onnx_seal import check_seal, checking_seal
-from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, RestDeployError, one_line
+from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, RestDeployError, no_file, one_line
 from rest_deploy.machine.cpu import describe_cpu, physical_cores
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device
@@ -115,13 +115,18 @@ def read_info(path: Path) -> ArtifactInfo:
 def _read_record(path: Path) -> ArtifactInfo:
     """The record, whatever has become of the file since."""
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file; make it: rest-export --output {path} ...")
+        raise ArtifactError(f"{path}: {no_file(path)}; make it: rest-export --output {path} ...")
     metadata = read_onnx_metadata(path)
     if METADATA_KEY not in metadata:
         raise ArtifactError(
             f"{path}: an ONNX file that rest-export did not make; export the checkpoint with rest-export"
         )
-    return ArtifactInfo.from_json(metadata[METADATA_KEY], path)
+    try:
+        return ArtifactInfo.from_json(metadata[METADATA_KEY], path)
+    except ArtifactError as exc:
+        raise ArtifactError(
+            f"{exc}; the file is damaged, or of another version of rest_deploy: export it again"
+        ) from exc
 
 
 def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:
@@ -160,6 +165,7 @@ def open_session(path: Path, device: Device, threads: int | None, *, fuse_qdq: b
     """
     ort = import_onnxruntime(device)
     _check_provider(ort, device)
+    _check_name(path)
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what fails is told by us, and what matters of the warnings is checked below
     options.intra_op_num_threads = threads or physical_cores()
@@ -202,6 +208,16 @@ def import_onnxruntime(device: Device) -> Any:
             f'pip uninstall onnxruntime onnxruntime-gpu, then pip install "rest-deploy[{extra}]"'
         )
     return onnxruntime
+
+
+def _check_name(path: Path) -> None:
+    """ONNX Runtime takes names as UTF-8, which not every name of a file is, nor every locale's."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise ArtifactError(
+            f"{path}: its name is no UTF-8 text here, which ONNX Runtime needs; rename it, or set the locale to UTF-8"
+        ) from exc
 
 
 def _check_provider(ort: Any, device: Device) -> None:

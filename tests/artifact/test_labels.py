@@ -65,13 +65,13 @@ def test_what_is_not_utf8_is_refused(tmp_path, content):
 
 @pytest.mark.parametrize("label", ["", "   ", "\x00", "a\x07", "\x1b[31mred", "a\nb", "a\u202eb", "\ud800"], ids=ascii)
 def test_empty_and_unprintable_labels_are_refused(tmp_path, label):
-    with pytest.raises(ConfigError, match=r"a\.json: every label must be printable text, not empty"):
+    with pytest.raises(ConfigError, match=r"a\.json: the label of class 1 is .*; it must be printable, not empty"):
         read_labels(write(tmp_path, json.dumps(["cat", label]), "a.json"), 2)
 
 
 @pytest.mark.parametrize("text", ["cat\n\ndog", "cat\n\x1b[2J\ndog", "cat\n\x07\ndog"], ids=repr)
 def test_empty_and_unprintable_lines_are_refused(tmp_path, text):
-    with pytest.raises(ConfigError, match=r"labels\.txt: every label must be printable text, not empty"):
+    with pytest.raises(ConfigError, match=r"labels\.txt: the label of class 1 is .*; it must be printable, not empty"):
         read_labels(write(tmp_path, text), 3)
 
 

@@ -136,7 +136,7 @@ class Intruder:
 def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tuple[Any, list[Any], str]]:
     """Name -> command, arguments, words that the one line must have."""
     corrupt, evil, wrong = folder / "corrupt.pth", folder / "evil.pth", folder / "wrong.pth"
-    corrupt.write_bytes(checkpoint.read_bytes()[:1000])
+    corrupt.write_bytes(b"PK\x03\x04" + checkpoint.read_bytes()[:1000])
     torch.save({"model": Intruder(folder / "intruded")}, evil)
     torch.save(create_model(TINY, num_classes=3).state_dict() | {"head.weight": torch.zeros(3, 5)}, wrong)
     truncated, empty, foreign = folder / "truncated.jpg", folder / "empty.onnx", folder / "foreign.onnx"
@@ -186,6 +186,7 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
         ),
         "no image": (predict, [artifact, __file__], "not an image that Pillow can read"),
         "empty folder": (predict, [artifact, folder / "no_images"], "no images in this folder"),
+        "empty name": (predict, [artifact, ""], "an empty name in place of an image"),
         "no gpu": (predict, [artifact, cat, "--device", "cuda"], "use device cpu"),
         "unknown device": (predict, [artifact, cat, "--device", "tpu"], "accepted: cpu, cuda"),
         "top-k": (predict, [artifact, cat, "--top-k", "0"], "top_k is 0; it must be a whole number of at least 1"),
@@ -198,7 +199,7 @@ NAMES = [
     "unknown model", "missing checkpoint", "corrupt checkpoint", "code in checkpoint", "wrong shapes", "wrong model",
     "bad labels", "unwritable output", "no output folder", "wrong suffix", "opset", "missing artifact",
     "empty artifact", "foreign artifact", "unknown artifact", "missing image", "truncated image", "decompression bomb",
-    "no image", "empty folder", "no gpu", "unknown device", "top-k", "info of nothing", "info of foreign",
+    "no image", "empty folder", "empty name", "no gpu", "unknown device", "top-k", "info of nothing", "info of foreign",
 ]  # fmt: skip
 
 

@@ -172,6 +172,8 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
         "empty folder": (verify, [artifact, *against, "--data", folder / "empty"], "images"),
         "flags of images": (verify, [artifact, *against, "--max-images", "5"], "give --data DIR"),
         "nothing to look at": (verify, [artifact, *against, "--no-synthetic"], "give --data"),
+        "size": (verify, [artifact, *against, "--sizes", "100000"], "more than the 67,108,864 pixels"),
+        "size of a run": (bench, [artifact, "--sizes", "9000x9000"], "more than the 67,108,864 pixels"),
         "limits": (verify, [artifact, *against, "--max-error", "0"], "it must be over 0"),
         "unknown output": (verify, [artifact, *against, "-o", folder / "x.xlsx"], "accepted: .json, .csv, .md"),
         "unknown report": (bench, [artifact, "--report", folder / "x.pdf"], "accepted: .html"),
@@ -190,8 +192,8 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
 
 NAMES = [
     "missing artifact", "missing reference", "missing folder", "empty folder", "flags of images", "nothing to look at",
-    "limits", "unknown output", "unknown report", "no output folder", "no record", "no json", "no report",
-    "limit of nothing", "foreign record", "nothing to measure", "unknown baseline", "no gpu", "no batch",
+    "size", "size of a run", "limits", "unknown output", "unknown report", "no output folder", "no record", "no json",
+    "no report", "limit of nothing", "foreign record", "nothing to measure", "unknown baseline", "no gpu", "no batch",
 ]  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_infer_config_gives_the_same_shapes_where_a_ratio_was_rounded_down(ratio
 def test_infer_config_names_the_key_that_is_missing(key):
     weights = meta_state_dict(TINY)
     del weights[key]
-    with pytest.raises(CheckpointError, match=f"the weights are not those of a ResT classifier: '{key}'"):
+    with pytest.raises(CheckpointError, match=f"the weights are not those of a ResT classifier: there is no '{key}'"):
         infer_config(weights)
 
 

@@ -194,19 +194,21 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path, suffix):
     with pytest.raises(CheckpointError, match=rf"none\{suffix}: no such checkpoint file"):
         load_checkpoint(tmp_path / f"none{suffix}")
     (tmp_path / f"folder{suffix}").mkdir()
-    with pytest.raises(CheckpointError, match=rf"folder\{suffix}: no such checkpoint file"):
+    with pytest.raises(CheckpointError, match=rf"folder\{suffix}: a folder, not a file"):
         load_checkpoint(tmp_path / f"folder{suffix}")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x80", b"\x80\x02", b"hello\n", b"<html>404</html>", b"version https://git-lfs", bytes(99), b"PK\x03\x04"],
+    [b"", b"\x80", b"\x80\x02", b"hello\n", b"<html>404</html>", b"version https", bytes(99), b"PK\x03\x04"],
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path, suffix, content):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"a\{suffix}: (damaged or no|refused, as it is damaged)"):
+    with pytest.raises(
+        CheckpointError, match=rf"a\{suffix}: (damaged or no|refused, as it is damaged|it begins as a Py)"
+    ):
         load_checkpoint(path)
 
 
@@ -228,7 +230,7 @@ def test_a_file_of_another_kind_of_thing_is_refused(tmp_path, content, kind):
 
 def test_a_file_without_weights_is_refused_with_some_of_its_keys(tmp_path):
     path = saved(tmp_path / "a.pth", {f"key {n}": n for n in range(100)})
-    with pytest.raises(CheckpointError, match=r"holds no weights; its keys: \['key 0', .*'key 9'\]"):
+    with pytest.raises(CheckpointError, match=r"holds no weights, only \['key 0', .*'key 9'\]"):
         load_checkpoint(path)
 
 
@@ -323,3 +325,21 @@ def test_random_bytes_are_refused(tmp_path):
 
 
 # The architecture, off the shapes
+
+
+def test_a_file_that_only_its_suffix_says_is_another_kind(tmp_path):
+    save_file(SMALL, tmp_path / "a.safetensors")
+    torch.save(SMALL, tmp_path / "a.pth")
+    torch.save(SMALL, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for source, target in (("a.safetensors", "b.pth"), ("a.pth", "b.safetensors"), ("old.pth", "c.safetensors")):
+        (tmp_path / target).write_bytes((tmp_path / source).read_bytes())
+        with pytest.raises(CheckpointError, match=f"if it is one, let it end in {Path(source).suffix}"):
+            load_checkpoint(tmp_path / target)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_pointer_of_git_lfs_is_told_from_the_weights(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 54000000\n")
+    with pytest.raises(CheckpointError, match="a pointer of Git LFS, not the weights; fetch them: git lfs pull"):
+        load_checkpoint(path)

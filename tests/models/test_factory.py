@@ -210,12 +210,21 @@ def test_a_checkpoint_of_another_architecture_is_refused(model, message, checkpo
         create_model(model, checkpoint)
 
 
+def test_a_checkpoint_of_another_model_says_what_it_is(tmp_path):
+    with torch.device("meta"):
+        lite = ResT(CONFIGS["rest_lite"])
+    weights = {key: torch.zeros(value.shape) for key, value in lite.state_dict().items()}
+    save_checkpoint(tmp_path / "lite.safetensors", weights, Card())
+    with pytest.raises(CheckpointError, match=r"missing: .*; by its shapes it is rest_lite: leave the model out"):
+        create_model("rest_small", tmp_path / "lite.safetensors")
+
+
 def test_a_checkpoint_without_a_head_is_refused(tmp_path, weights):
     body = {key: value for key, value in weights.items() if not key.startswith("head.")}
     torch.save(body, tmp_path / "body.pth")
     with pytest.raises(CheckpointError, match=r"2 missing: head\.weight, head\.bias"):
         create_model(TINY, tmp_path / "body.pth")
-    with pytest.raises(CheckpointError, match=r"not those of a ResT classifier: 'head\.weight'"):
+    with pytest.raises(CheckpointError, match=r"not those of a ResT classifier: there is no 'head\.weight'"):
         load_model(None, tmp_path / "body.pth")
 
 

@@ -190,7 +190,9 @@ def test_a_full_disk_leaves_what_was_there(
             "no option nonsense; precision has calibration, .* onnx has opset, simplify; trt has ",
         ),
         ({"format": "onnx,trt", "output": "x.onnx"}, "give their name without a suffix, x"),
-        ({"format": "trt", "output": "x.onnx"}, "files of format trt end in .engine"),
+        ({"format": "trt", "output": "x.onnx"}, "trt end in .engine; name a file that does, or ask for --format onnx"),
+        ({"format": "trt", "output": "folder"}, "trt end in .engine; name a file that does$"),
+        ({"checkpoint": "c.pth", "seed": 3}, "seed 3 is of random weights; with a checkpoint leave it out"),
     ],
 )
 def test_a_request_that_cannot_be_meant(arguments: dict[str, Any], message: str) -> None:
@@ -215,6 +217,7 @@ def test_requests_that_no_command_line_can_make() -> None:
     steps = Preprocessing(crop_ratio=1.0)
     assert as_arguments(ExportRequest("rest_lite", format="trt", preprocessing=steps)) is None
     assert as_arguments(ExportRequest("rest_lite", format="trt")) == ("--model", "rest_lite")
+    assert as_arguments(ExportRequest("rest_lite", format="trt", seed=7)) == ("--model", "rest_lite", "--seed", "7")
 
 
 def test_every_option_has_its_flag(tmp_path: Path) -> None:
@@ -225,7 +228,7 @@ def test_every_option_has_its_flag(tmp_path: Path) -> None:
         **{"tf32": True, "version_compatible": True, "hardware_compatibility": "same-cc", "gpu": 1},
     }
     steps = PreprocessingChange(resize=Resize.WARP, size=ImageSize(96, 96), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
-    common = {"checkpoint": "c.pth", "labels": "l.txt", "preprocessing": steps, "verify": False, "seed": 7}
+    common = {"checkpoint": "c.pth", "labels": "l.txt", "preprocessing": steps, "verify": False}
     for more in ({"timing_cache": "t.cache"}, {"use_timing_cache": False}):
         request = ExportRequest("rest_lite", "x.engine", format="trt", options={**options, **more}, **common)
         words = [*(as_arguments(request) or ()), "--format", "trt", "--output", "x.engine"]

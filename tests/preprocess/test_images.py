@@ -1,6 +1,7 @@
 """Whatever Pillow opens comes out as upright 8-bit RGB with the right values; anything else is an ImageError."""
 
 import io
+import os
 import random
 import struct
 import zlib
@@ -372,9 +373,15 @@ def test_what_is_no_image_is_refused(tmp_path, content):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    for path in (tmp_path / "none.jpg", tmp_path):
-        with pytest.raises(ImageError, match="no such image file"):
+    for path, why in ((tmp_path / "none.jpg", "no such image file"), (tmp_path, "a folder, not a file")):
+        with pytest.raises(ImageError, match=why):
             load_image(path)
+
+
+def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match=r"pipe\.jpg: a pipe or a device, not a file"):
+        load_image(tmp_path / "pipe.jpg")
 
 
 def test_an_image_without_pixels_is_refused():
@@ -449,7 +456,7 @@ def test_other_arrays_are_refused(dtype, shape):
 
 def test_a_folder_is_listed_in_order_of_name(tmp_path):
     names = ["10.jpg", "2.PNG", "a.jpeg", "b.bmp", "c.gif", "d.tif", "e.tiff", "f.webp", "g.ppm", "h.pgm"]
-    for name in [*reversed(names), "notes.txt", "jpg", ".jpg", "x.npy", "y.png.part"]:
+    for name in [*reversed(names), "notes.txt", "jpg", ".jpg", "._a.jpeg", "x.npy", "y.png.part"]:
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "folder.jpg" / "inside.jpg").touch()
@@ -460,7 +467,7 @@ def test_a_folder_is_listed_in_order_of_name(tmp_path):
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ImageError, match=r"no images in this folder; looked for \.jpg, \.jpeg"):
+    with pytest.raises(ImageError, match=r"no images in this folder, its subfolders not counted; looked for \.jpg"):
         list_images(tmp_path)
 
 

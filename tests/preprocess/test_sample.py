@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rest_deploy.errors import ConfigError, ImageError
-from rest_deploy.preprocess.sample import choose_images
+from rest_deploy.preprocess.sample import choose_images, images_below
 
 
 def _noise(folder: Path, count: int, *, contrast: float = 1.0, start: int = 0) -> Path:
@@ -113,5 +113,17 @@ def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
     folder = _noise(tmp_path / "x", 24)
     chosen = choose_images(folder, None, 0).calibration[0]
     chosen.write_bytes(b"no image")
-    with pytest.raises(ImageError, match=chosen.name):
+    with pytest.raises(ImageError, match=f"{chosen.name}: not an image .*; mend it or take it out of the calibration"):
         choose_images(folder, None, 0)
+
+
+def test_hidden_files_are_left_out(tmp_path: Path) -> None:
+    folder = _noise(tmp_path / "x", 24)
+    (folder / "._000.png").write_bytes(b"of a Mac, beside every image")
+    assert len(images_below(folder, "folder")) == 24
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "x.png").touch()
+    with pytest.raises(ConfigError, match=r"x\.png: a file, not a folder"):
+        choose_images(tmp_path / "x.png", None, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,6 +90,14 @@ def test_a_computation_left_on_the_cpu_is_an_error(tiny_onnx: Path, monkeypatch:
     _pretend(monkeypatch, session)
     with pytest.raises(DeviceError, match="would run Erf, LayerNormalization on the CPU"):
         OnnxRuntime(tiny_onnx, "cuda")
+
+
+def test_a_name_that_is_no_utf8(tiny_onnx: Path, tmp_path: Path) -> None:
+    """ONNX Runtime answers such a name with the signatures of its constructor."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.onnx"))
+    shutil.copy(tiny_onnx, path)
+    with pytest.raises(ArtifactError, match="its name is no UTF-8 text here"):
+        OnnxRuntime(path, "cpu")
 
 
 def test_a_foreign_onnx_file(tmp_path: Path) -> None:
