@@ -211,5 +211,5 @@ def test_a_source_without_an_end_is_no_labels(record: Record) -> None:
 def test_labels_with_control_characters_are_refused_where_they_are_given(label: str, tmp_path: Path) -> None:
     path = tmp_path / "labels.json"
     path.write_text(json.dumps([label]))
-    with pytest.raises(ConfigError, match="every label must be printable text"):
+    with pytest.raises(ConfigError, match=r"the label of class 0 is .*; it must be printable, not empty"):
         read_labels(path, 1)
