@@ -21,6 +21,7 @@ import os
 from collections.abc import Sequence
 
 _LISTED = 10  # names in a message
+_NAME = 100  # characters of a name
 _LINE = 300  # characters of a foreign error
 
 
@@ -76,14 +77,14 @@ class ImageError(RestDeployError):
 
 
 def one_line(exc: BaseException) -> str:
-    """What a foreign error says, as one line of at most 300 characters; its type where it says nothing."""
+    """What a foreign error says, as one line of at most 300 characters and " ..."; its type where it says nothing."""
     words = " ".join(str(exc).split())
     return (words if len(words) <= _LINE else words[:_LINE] + " ...") or type(exc).__name__
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first ten of some names, for a message."""
-    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    """The first ten of some names, none of over a hundred characters, for a message."""
+    return ", ".join(name[:_NAME] for name in names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
 
 
 def no_file(path: str | os.PathLike[str], kind: str = "file") -> str:

@@ -81,13 +81,13 @@ class ImageSize:
 
 
 def check_input_size(size: ImageSize) -> ImageSize:
-    """The size, where an input may have it.
+    """The size, where images may be brought to it, or made of it to measure with.
 
     Raises:
         ConfigError: It has more than :data:`MAX_INPUT_PIXELS`.
     """
     if size.height * size.width > MAX_INPUT_PIXELS:
-        raise ConfigError(f"size {size}: more than the {MAX_INPUT_PIXELS:,} pixels that an input may have")
+        raise ConfigError(f"size {size}: more than the {MAX_INPUT_PIXELS:,} pixels that images are resized to")
     return size
 
 
@@ -102,7 +102,7 @@ class Resize(str, Enum):
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 MIN_STD = 1e-6  # below, an input can overflow float32
 
-#: Pixels of the largest image that an input may be resized to.
+#: Pixels of the largest size that images are resized to, or made of to measure with.
 MAX_INPUT_PIXELS = 1 << 26
 
 #: ONNX operator sets that are written: 18 has every operator needed, 21 is the last that ONNX Runtime 1.18 reads.

@@ -154,9 +154,8 @@ def check_baselines(names: Sequence[str]) -> tuple[str, ...]:
     """
     for name in names:
         if name not in BASELINES:
-            raise ConfigError(
-                f"unknown baseline {name!r}; accepted: {', '.join(BASELINES)}; artifacts come before such flags"
-            )
+            swallowed = "; artifacts stand before the flags" if Path(name).exists() else ""
+            raise ConfigError(f"unknown baseline {name!r}; accepted: {', '.join(BASELINES)}{swallowed}")
     return tuple(dict.fromkeys(names))
 
 

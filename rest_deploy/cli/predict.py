@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    paths = [path for image in arguments.images for path in _expand(image)]
+    paths = [path for image in arguments.images for path in _expand(Path(image))]
     answers: dict[int, list[Prediction] | ImageError] = {}
     with Predictor(arguments.artifact, arguments.device, threads=arguments.threads) as predictor:
         if predictor.info.weights.random:
@@ -48,10 +48,7 @@ def _main(arguments: argparse.Namespace) -> int:
     return FAILED if failed else OK
 
 
-def _expand(name: str) -> list[Path]:
-    if not name:  # of an empty shell variable; as a path it would be the current folder
-        raise ImageError("an empty name in place of an image or a folder")
-    path = Path(name)
+def _expand(path: Path) -> list[Path]:
     return list_images(path) if path.is_dir() else [path]
 
 

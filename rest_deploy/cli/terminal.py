@@ -34,6 +34,8 @@ def command(
     def run(argv: Sequence[str] | None = None) -> int:
         made = make_parser()
         words = sys.argv[1:] if argv is None else list(argv)
+        if "" in words:  # of a shell variable that is not set; as a path it would be the current folder
+            made.error("one of the arguments is empty")
         arguments = made.parse_args(words)
         arguments.command_line = shlex.join([made.prog, *words])
         verbose = getattr(arguments, "verbose", False)

@@ -139,13 +139,12 @@ def _block_table(artifact: ArtifactResult, prefix: str) -> Table:
             f"{row.max_error:.2e}",
             f"{row.rms_error:.2e}",
             figure(row.reference_error, ".2e"),
-            f"{row.limit(blocks.tolerance):.1e}",
+            f"{row.limit(blocks.tolerance):.1e}{'' if row.judged_by(blocks.tolerance) == 'max_error' else ' rms'}",
             "" if row.passes(blocks.tolerance) else "past what is allowed",
         )
         for row in blocks.rows
     ]
-    allowed = "allowed rms" if blocks.tolerance.blocks_by_rms else "allowed"
-    head = ("block", "max error", "rms error", "float32's", allowed, "")
+    head = ("block", "max error", "rms error", "float32's", "allowed", "")
     return Table(f"{prefix}block by block at {blocks.case}, errors of each block's output", head, lines, words=1)
 
 

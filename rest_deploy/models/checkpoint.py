@@ -129,6 +129,8 @@ def _read_safetensors(path: Path) -> tuple[StateDict, Card]:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (the handle is no mapping)
     except (SafetensorError, OSError, ValueError) as exc:
         raise CheckpointError(f"{path}: damaged or no safetensors file ({one_line(exc)})") from exc
+    if not weights:
+        raise CheckpointError(f"{path}: holds no weights")
     card = Card.from_json(metadata[CARD_KEY]) if CARD_KEY in metadata else Card()
     return weights, card
 

@@ -29,7 +29,11 @@ class LoadedModel:
 
 
 def create_model(
-    model: str | ResTConfig, checkpoint: str | Path | None = None, *, num_classes: int | None = None, seed: int = 0
+    model: str | ResTConfig,
+    checkpoint: str | Path | None = None,
+    *,
+    num_classes: int | None = None,
+    seed: int | None = None,
 ) -> ResT:
     """Make a ResT in eval mode.
 
@@ -38,13 +42,13 @@ def create_model(
         checkpoint: ``.pth``, ``.pt`` or ``.safetensors`` with the authors' parameter names. The number of classes is
             read off its head. Without one the weights are random, drawn from ``seed``.
         num_classes: Outputs, where they are not the config's; a checkpoint must have as many.
-        seed: Seed of random weights; the global generator is left as it was.
+        seed: Seed of random weights, None for 0; the global generator is left as it was.
 
     Returns:
         Module of float32 (B, in_channels, H, W) -> (B, num_classes), any H and W from 1 up.
 
     Raises:
-        ConfigError: Unknown name, or a config out of range.
+        ConfigError: Unknown name, a config out of range, or a seed for the weights of a checkpoint.
         CheckpointError: The checkpoint cannot be read or does not fit.
     """
     if isinstance(model, str):
@@ -58,13 +62,17 @@ def create_model(
     return made
 
 
-def load_model(model: str | ResTConfig | None, checkpoint: str | Path | None = None, *, seed: int = 0) -> LoadedModel:
+def load_model(
+    model: str | ResTConfig | None, checkpoint: str | Path | None = None, *, seed: int | None = None
+) -> LoadedModel:
     """As :func:`create_model`, and say what was loaded. With a checkpoint, ``model`` may be left out."""
     if checkpoint is None:
         if model is None:
             raise ConfigError(f"neither a model nor a checkpoint was given; known models: {', '.join(CONFIGS)}")
         config = get_config(model) if isinstance(model, str) else model
-        return LoadedModel(_random_model(config, seed), _name_of(config), Card(), None, seed)
+        return LoadedModel(_random_model(config, seed or 0), _name_of(config), Card(), None, seed or 0)
+    if seed is not None:
+        raise ConfigError(f"seed {seed} is of random weights; with a checkpoint leave it out")
     loaded = load_checkpoint(checkpoint)
     if model is None:
         config = infer_config(loaded.state_dict, loaded.path)
@@ -75,23 +83,25 @@ def load_model(model: str | ResTConfig | None, checkpoint: str | Path | None = N
     try:
         made = _with_weights(config, loaded)
     except CheckpointError as exc:
-        raise CheckpointError(f"{exc}{_advice(model, loaded)}") from exc
+        raise CheckpointError(f"{exc}{_advice(config, loaded) if model is not None else ''}") from exc
     return LoadedModel(made, name, loaded.card, loaded, None)
 
 
-def _advice(model: str | ResTConfig | None, checkpoint: Checkpoint) -> str:
+def _advice(config: ResTConfig, checkpoint: Checkpoint) -> str:
     """What to do where a checkpoint is not of the model that was named, and is of another."""
-    if model is None:
-        return ""
     try:
-        found = _name_of(infer_config(checkpoint.state_dict))
+        found = infer_config(checkpoint.state_dict)
+        with torch.device("meta"):
+            expected = ResT(found).state_dict()
+        check_keys(checkpoint.state_dict, expected, checkpoint.path)
     except CheckpointError:
         return ""
-    asked = _name_of(get_config(model) if isinstance(model, str) else model)
-    if found == asked and found in CONFIGS:  # the same network, with other keys in the file
+    if found == config:
         return ""
-    kind = found if found != CUSTOM else "a ResT of no published size"
-    return f"; by its shapes it is {kind}: leave the model out, and the architecture is read off the checkpoint"
+    name = _name_of(found)
+    if name in CONFIGS and found.in_channels == CONFIGS[name].in_channels:
+        return f"; by its shapes it is {name}: ask for that, or leave --model out"
+    return "; by its shapes it is another ResT: leave --model out, and the architecture is read off the checkpoint"
 
 
 def _random_model(config: ResTConfig, seed: int) -> ResT:

@@ -64,7 +64,7 @@ def prepare(request: ExportRequest) -> tuple[LoadedModel, tuple[Job, ...]]:
         calibrating = request.precision is Precision.INT8 and config.target_for(request.makes_engine) is Int8Target.TRT
         count, seed = config.calibration_images, config.calibration_seed
         sample = choose_images(config.calibration, count, seed, calibrating=calibrating)
-    loaded = load_model(request.model, request.checkpoint, seed=request.seed or 0)
+    loaded = load_model(request.model, request.checkpoint, seed=request.seed)
     jobs = []
     for name in request.formats:
         output = check_writable(request.output_of(name, loaded.name))

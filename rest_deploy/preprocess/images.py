@@ -42,6 +42,8 @@ def load_image(source: str | Path | Image.Image | np.ndarray[Any, Any]) -> Image
             return _to_rgb(source, "image")
     if not isinstance(source, (str, os.PathLike)):
         raise ImageError(f"image is a {type(source).__name__}; accepted: a path, a Pillow image, or a uint8 array")
+    if not os.fspath(source):
+        raise ImageError("the image's path is empty")
     path = Path(source)
     if not os.path.isfile(path):  # False, not an error, for a name that no file can have
         raise ImageError(f"{str(path)[:200]}: {no_file(path, 'image file')}")
@@ -64,7 +66,8 @@ def list_images(folder: str | Path) -> list[Path]:
         raise ImageError(f"{folder}: cannot be read: {exc.strerror}") from exc
     if not paths:
         raise ImageError(
-            f"{folder}: no images in this folder, its subfolders not counted; looked for {', '.join(IMAGE_SUFFIXES)}"
+            f"{folder}: no images in this folder, subfolders and hidden files left out; looked for "
+            f"{', '.join(IMAGE_SUFFIXES)}"
         )
     return paths
 

@@ -91,7 +91,7 @@ def name_below(folder: Path, path: Path) -> str:
 
 
 def images_below(folder: Path, what: str, onerror: Callable[[OSError], None] | None = None) -> list[Path]:
-    """Images of a folder and its subfolders, hidden ones (``.name``) left out, in order of name.
+    """Images of a folder and its subfolders, hidden files and folders (``.name``) left out, in order of name.
 
     Links to folders are followed, and each folder is searched once, so that a link to a parent ends somewhere.
 
@@ -121,7 +121,7 @@ def _unsearched(place: str, folders: Iterable[str], searched: set[str]) -> list[
     new = []
     for _, name in sorted((os.path.islink(os.path.join(place, name)), name) for name in folders):
         real = os.path.realpath(os.path.join(place, name))
-        if real not in searched:
+        if real not in searched and not name.startswith("."):
             searched.add(real)
             new.append(name)
     return sorted(new)

@@ -55,7 +55,12 @@ _IMAGES = {
     **_numbers("images rms_error limit max_kl_divergence top1_accuracy top5_accuracy flips"),
     **dict.fromkeys(("worst_flips", "worst_errors"), Maybe((_FLIP,))),
 }
-_BLOCK = {"block": TEXT, **_numbers("max_error rms_error reference_error std limit"), "passed": Maybe(FLAG)}
+_BLOCK = {
+    "block": TEXT,
+    "judged_by": _WORDS,
+    **_numbers("max_error rms_error reference_error std limit"),
+    "passed": Maybe(FLAG),
+}
 _ARTIFACT = {
     "name": TEXT,
     **dict.fromkeys(("path", "sha256", "format", "precision", "model", "device", "computed"), _WORDS),
@@ -64,7 +69,7 @@ _ARTIFACT = {
     "budget": Maybe(_numbers("min_top1_agreement max_error max_accuracy_loss")),
     "synthetic": Maybe((_SYNTHETIC,)),
     "images": Maybe((_IMAGES,)),
-    "blocks": Maybe({"case": _WORDS, "judged_by": _WORDS, "first_past_tolerance": _WORDS, "rows": (_BLOCK,)}),
+    "blocks": Maybe({"case": _WORDS, "first_past_tolerance": _WORDS, "rows": (_BLOCK,)}),
     "failures": Maybe((TEXT,)),
     "passed": FLAG,
 }

@@ -115,7 +115,8 @@ def read_info(path: Path) -> ArtifactInfo:
 def _read_record(path: Path) -> ArtifactInfo:
     """The record, whatever has become of the file since."""
     if not path.is_file():
-        raise ArtifactError(f"{path}: {no_file(path)}; make it: rest-export --output {path} ...")
+        make = "" if path.exists() else f"; make it: rest-export --output {path} ..."
+        raise ArtifactError(f"{path}: {no_file(path)}{make}")
     metadata = read_onnx_metadata(path)
     if METADATA_KEY not in metadata:
         raise ArtifactError(

@@ -25,9 +25,7 @@ Outputs = Mapping[str, NDArray[np.floating[Any]]]
 #: Operators whose results are weights and sizes, which blocks may share.
 _NO_OUTPUTS = frozenset({"Constant", "Shape", "Gather", "Concat", "DequantizeLinear"})
 
-#: Of a few logits, the largest error over the root mean squared one. A spread of 1.5 so allows blocks an RMS error of
-#: one standard deviation: what a block of zeros has, and less than the square root of 2 of an output of another input.
-_LARGEST_OVER_RMS = 1.5
+_LOGITS = "head"  # the block whose output is the logits
 
 
 @dataclass(frozen=True)
@@ -49,19 +47,26 @@ class BlockFigures:
     scale: float
     std: float
 
-    def judged_error(self, tolerance: Tolerance) -> float:
-        """The error that a tolerance judges: the largest, or the root mean squared one."""
-        return self.rms_error if tolerance.blocks_by_rms else self.max_error
+    def judged_by(self, tolerance: Tolerance) -> str:
+        """Name of the error that a tolerance judges, ``max_error`` or ``rms_error``."""
+        return "max_error" if tolerance.block_rms is None or self.block == _LOGITS else "rms_error"
 
     def limit(self, tolerance: Tolerance) -> float:
-        """What a tolerance allows of :meth:`judged_error`."""
-        if tolerance.blocks_by_rms:
-            return tolerance.spread / _LARGEST_OVER_RMS * self.std
+        """What a tolerance allows of that error."""
+        if self.judged_by(tolerance) == "rms_error":
+            assert tolerance.block_rms is not None
+            return tolerance.block_rms * self.std
         return limit(tolerance, self.reference_error, self.scale, self.std)
 
     def passes(self, tolerance: Tolerance) -> bool:
-        """Whether the error is within it; one that is no number is not."""
-        return self.judged_error(tolerance) <= self.limit(tolerance)
+        """Whether that error is within it; one that is no number is not."""
+        error: float = getattr(self, self.judged_by(tolerance))
+        return error <= self.limit(tolerance)
+
+    def to_dict(self, tolerance: Tolerance) -> dict[str, Any]:
+        """Plain values for JSON, with the judgement."""
+        judgement = {"judged_by": self.judged_by(tolerance), "limit": self.limit(tolerance)}
+        return {**asdict(self), **judgement, "passed": self.passes(tolerance)}
 
 
 @dataclass(frozen=True)
@@ -85,16 +90,8 @@ class BlockComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        rows = [
-            {**asdict(row), "limit": row.limit(self.tolerance), "passed": row.passes(self.tolerance)}
-            for row in self.rows
-        ]
-        return {
-            "case": str(self.case),
-            "judged_by": "rms_error" if self.tolerance.blocks_by_rms else "max_error",
-            "first_past_tolerance": self.first_past_tolerance,
-            "rows": rows,
-        }
+        rows = [row.to_dict(self.tolerance) for row in self.rows]
+        return {"case": str(self.case), "first_past_tolerance": self.first_past_tolerance, "rows": rows}
 
 
 def compare_blocks(

@@ -80,6 +80,8 @@ def verify(
     judged = limits is not None and (limits.min_top1_agreement, limits.max_accuracy_loss) != (None, None)
     if judged and data is None:
         raise ConfigError("a limit of agreement or accuracy was given without images to judge; give --data DIR")
+    for case in cases or ():
+        check_input_size(case.size)
     at = [check_input_size(size if isinstance(size, ImageSize) else ImageSize(*size)) for size in sizes or ()]
     limits, say = limits or Limits(), report or (lambda share, step: None)
     with ExitStack() as stack:

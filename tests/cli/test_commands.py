@@ -186,7 +186,6 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
         ),
         "no image": (predict, [artifact, __file__], "not an image that Pillow can read"),
         "empty folder": (predict, [artifact, folder / "no_images"], "no images in this folder"),
-        "empty name": (predict, [artifact, ""], "an empty name in place of an image"),
         "no gpu": (predict, [artifact, cat, "--device", "cuda"], "use device cpu"),
         "unknown device": (predict, [artifact, cat, "--device", "tpu"], "accepted: cpu, cuda"),
         "top-k": (predict, [artifact, cat, "--top-k", "0"], "top_k is 0; it must be a whole number of at least 1"),
@@ -199,7 +198,7 @@ NAMES = [
     "unknown model", "missing checkpoint", "corrupt checkpoint", "code in checkpoint", "wrong shapes", "wrong model",
     "bad labels", "unwritable output", "no output folder", "wrong suffix", "opset", "missing artifact",
     "empty artifact", "foreign artifact", "unknown artifact", "missing image", "truncated image", "decompression bomb",
-    "no image", "empty folder", "empty name", "no gpu", "unknown device", "top-k", "info of nothing", "info of foreign",
+    "no image", "empty folder", "no gpu", "unknown device", "top-k", "info of nothing", "info of foreign",
 ]  # fmt: skip
 
 
@@ -252,3 +251,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     done = Outcome(info, ["--version"], capsys)
     assert done.code == 0
     assert done.out.startswith("rest-deploy ")
+
+
+def test_an_empty_argument_is_wrong_usage(tiny_onnx: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a shell variable that is not set: as a path it would be the current folder."""
+    done = Outcome(predict, [tiny_onnx, ""], capsys)
+    assert done.code == 2
+    assert "one of the arguments is empty" in done.err

@@ -206,10 +206,32 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path, suffix):
 def test_what_is_no_checkpoint_is_refused(tmp_path, suffix, content):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
-    with pytest.raises(
-        CheckpointError, match=rf"a\{suffix}: (damaged or no|refused, as it is damaged|it begins as a Py)"
-    ):
+    with pytest.raises(CheckpointError, match=rf"a\{suffix}: {_refusal(suffix, content)}"):
         load_checkpoint(path)
+
+
+def _refusal(suffix, content):
+    if suffix == ".safetensors" and content.startswith((b"\x80", b"PK")):
+        return "it begins as a PyTorch file does"
+    return "(damaged or no|refused, as it is damaged)"
+
+
+def test_a_safetensors_file_without_weights_is_refused(tmp_path):
+    save_file({}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        load_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_a_safetensors_file_whose_length_begins_as_a_pickle_does(tmp_path):
+    """The length of the header is anything: here its lowest byte is that of a pickle."""
+    for padding in range(256):
+        save_file(SMALL, tmp_path / "a.safetensors", metadata={"x": "y" * padding * 8})
+        if (tmp_path / "a.safetensors").read_bytes()[0] == 0x80:
+            break
+    else:
+        raise AssertionError("no header has such a length")
+    found = load_checkpoint(tmp_path / "a.safetensors").state_dict
+    assert_same({key: found[key] for key in SMALL}, SMALL)
 
 
 def test_a_zip_file_of_something_else_is_refused(tmp_path):
@@ -324,7 +346,7 @@ def test_random_bytes_are_refused(tmp_path):
             assert checkpoint_or_error(path) is None
 
 
-# The architecture, off the shapes
+# Files whose first bytes tell what they are
 
 
 def test_a_file_that_only_its_suffix_says_is_another_kind(tmp_path):

@@ -215,8 +215,23 @@ def test_a_checkpoint_of_another_model_says_what_it_is(tmp_path):
         lite = ResT(CONFIGS["rest_lite"])
     weights = {key: torch.zeros(value.shape) for key, value in lite.state_dict().items()}
     save_checkpoint(tmp_path / "lite.safetensors", weights, Card())
-    with pytest.raises(CheckpointError, match=r"missing: .*; by its shapes it is rest_lite: leave the model out"):
+    with pytest.raises(CheckpointError, match=r"missing: .*; by its shapes it is rest_lite: ask for that, or"):
         create_model("rest_small", tmp_path / "lite.safetensors")
+    grey = {**weights, "stem.conv1.weight": weights["stem.conv1.weight"][:, :1].contiguous()}
+    save_checkpoint(tmp_path / "grey.safetensors", grey, Card())
+    with pytest.raises(CheckpointError, match="by its shapes it is another ResT: leave --model out"):
+        create_model("rest_lite", tmp_path / "grey.safetensors")
+    assert load_model(None, tmp_path / "grey.safetensors").model.config.in_channels == 1
+    for more in ("rest_lite", "rest_small", TINY):  # no architecture has such a key
+        save_checkpoint(tmp_path / "more.safetensors", {**weights, "extra": torch.zeros(1)}, Card())
+        with pytest.raises(CheckpointError, match="unexpected: extra") as caught:
+            create_model(more, tmp_path / "more.safetensors")
+        assert "by its shapes" not in str(caught.value)
+
+
+def test_a_seed_beside_a_checkpoint_is_refused(checkpoint):
+    with pytest.raises(ConfigError, match="seed 0 is of random weights; with a checkpoint leave it out"):
+        create_model(TINY, checkpoint, seed=0)
 
 
 def test_a_checkpoint_without_a_head_is_refused(tmp_path, weights):

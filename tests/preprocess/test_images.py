@@ -378,6 +378,11 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
             load_image(path)
 
 
+def test_an_empty_path_is_not_the_current_folder():
+    with pytest.raises(ImageError, match="the image's path is empty"):
+        load_image("")
+
+
 def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match=r"pipe\.jpg: a pipe or a device, not a file"):
@@ -467,7 +472,7 @@ def test_a_folder_is_listed_in_order_of_name(tmp_path):
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ImageError, match=r"no images in this folder, its subfolders not counted; looked for \.jpg"):
+    with pytest.raises(ImageError, match=r"no images in this folder, subfolders and hidden files left out; looked"):
         list_images(tmp_path)
 
 

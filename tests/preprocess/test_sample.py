@@ -120,6 +120,7 @@ def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
 def test_hidden_files_are_left_out(tmp_path: Path) -> None:
     folder = _noise(tmp_path / "x", 24)
     (folder / "._000.png").write_bytes(b"of a Mac, beside every image")
+    _noise(folder / ".thumbnails", 3)
     assert len(images_below(folder, "folder")) == 24
 
 

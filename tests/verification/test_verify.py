@@ -197,15 +197,16 @@ def test_int8_blocks_are_judged_by_what_most_of_their_values_lose() -> None:
     """On noise a few values lie far outside of the ranges of a file, which is right; other outputs are not."""
     tolerance = TOLERANCES[Precision.INT8]
     exact = np.random.default_rng(0).standard_normal((1, 50, 50))
+    exact -= exact.mean()  # else zeros would be further off than their standard deviation
     clipped = np.clip(exact, -1.5, 1.5)
-    clipped[0, 0, :4] += 20
-    ours = {"clipped": clipped, "shifted": exact + 1.1, "other": exact[:, ::-1]}
+    clipped[0, 0, :4] += 15
+    ours = {"clipped": clipped, "zeros": 0 * exact, "shifted": exact + 0.8, "other": exact[:, ::-1], "head": clipped}
     found = compare_blocks(ONE[0], ours, dict.fromkeys(ours, exact), None, tolerance)
-    assert found.to_dict()["judged_by"] == "rms_error"
+    assert [row.judged_by(tolerance) for row in found.rows] == ["rms_error"] * 4 + ["max_error"]
     assert found.rows[0].max_error > 10  # standard deviations
-    assert [row.passes(tolerance) for row in found.rows] == [True, False, False]
-    assert found.first_past_tolerance == "shifted"
-    by_largest = replace(tolerance, blocks_by_rms=False)
+    assert [row.passes(tolerance) for row in found.rows] == [True, False, False, False, False]
+    assert found.first_past_tolerance == "zeros"
+    by_largest = replace(tolerance, block_rms=None)
     assert compare_blocks(ONE[0], ours, dict.fromkeys(ours, exact), None, by_largest).first_past_tolerance == "clipped"
 
 

@@ -45,13 +45,20 @@ def exactness(records: Records) -> Html:
     return join([panels(plots, _READ, KEYS), full, _tolerances(artifacts)])
 
 
-def error_row(label: str, row: Node, judged_by: str = "max_error") -> Row:
+def judged_by(row: Node) -> str:
+    """Which error of a row has the limit; the largest where the record does not say."""
+    named = row["judged_by"].text
+    return named if named in ERRORS else "max_error"
+
+
+def error_row(label: str, row: Node) -> Row:
     """A row of a plot for an error with its limit and its yardstick."""
-    value, limit = row[judged_by], row["limit"].number
-    own = row["reference_error"].number if judged_by == "max_error" else None
+    judged = judged_by(row)
+    value, limit = row[judged], row["limit"].number
+    own = row["reference_error"].number if judged == "max_error" else None
     bad = row["passed"].value is False
     told = "no number" if value.number is None else deviation(value.number)
-    tip = f"{label}: {ERRORS[judged_by]} {told}" + (f", limit {deviation(limit)}" if limit is not None else "")
+    tip = f"{label}: {ERRORS[judged]} {told}" + (f", limit {deviation(limit)}" if limit is not None else "")
     tip += f", float32's own {deviation(own)}" if own is not None else ""
     words = f"{told} over" if bad and value.number is not None else told
     return Row(label, value, words, tip, BAD if bad else GOOD, limit=limit, own=own)
@@ -62,9 +69,9 @@ def verdict_word(row: Node) -> str:
     return {True: "within", False: "over"}.get(row["passed"].value, "—")
 
 
-def share_of_limit(row: Node, judged_by: str = "max_error") -> str:
+def share_of_limit(row: Node) -> str:
     """Error over limit; not a number of the record, but formed from two."""
-    error, limit = row[judged_by].number, row["limit"].number
+    error, limit = row[judged_by(row)].number, row["limit"].number
     return plain(error / limit) if error is not None and limit else "—"
 
 
