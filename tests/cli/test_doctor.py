@@ -167,7 +167,7 @@ def test_what_is_required_and_missing(monkeypatch: MonkeyPatch, capsys: Capture,
         assert TABLE in done.out
 
 
-@pytest.mark.parametrize("text", ["coreml", "onnx:tpu", ""])
+@pytest.mark.parametrize("text", ["coreml", "onnx:tpu", ":"])
 def test_wrong_usage(capsys: Capture, text: str) -> None:
     done = Outcome(doctor, ["--require", text], capsys)
     assert done.code == 2

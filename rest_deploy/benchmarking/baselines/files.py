@@ -21,7 +21,7 @@ def write_files(baselines: Sequence[Contender], folder: Path, checkpoint: Path |
         baselines: Of one network.
         folder: To write into.
         checkpoint: Weights; None for random ones, which take as long.
-        seed: Of random weights.
+        seed: Of random weights, where there is no checkpoint.
 
     Returns:
         Name of each file that PyTorch could not export -> why.
@@ -30,7 +30,7 @@ def write_files(baselines: Sequence[Contender], folder: Path, checkpoint: Path |
         CheckpointError: The checkpoint does not fit the network.
     """
     first = baselines[0]
-    model = load_model(ResTConfig.from_dict(first.config), checkpoint, seed=seed).model
+    model = load_model(ResTConfig.from_dict(first.config), checkpoint, seed=seed if checkpoint is None else None).model
     needed = {Path(one.file).name for one in baselines}
     if WEIGHTS in needed:
         save_checkpoint(folder / WEIGHTS, model.state_dict(), Card(first.network))
