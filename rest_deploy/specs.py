@@ -80,12 +80,13 @@ class ImageSize:
         return cls(height, int(match[2]) if match[2] else height)
 
 
-def check_input_size(size: ImageSize) -> ImageSize:
-    """The size, where images may be brought to it, or made of it to measure with.
+def input_size(size: ImageSize | tuple[int, int]) -> ImageSize:
+    """A size, or (height, width), that images may be brought to, or made of to measure with.
 
     Raises:
-        ConfigError: It has more than :data:`MAX_INPUT_PIXELS`.
+        ConfigError: It is none, or has more than :data:`MAX_INPUT_PIXELS`.
     """
+    size = size if isinstance(size, ImageSize) else ImageSize(*size)
     if size.height * size.width > MAX_INPUT_PIXELS:
         raise ConfigError(f"size {size}: more than the {MAX_INPUT_PIXELS:,} pixels that images are resized to")
     return size
@@ -153,7 +154,7 @@ class Preprocessing:
         if not all(-MAX_MEAN <= v <= MAX_MEAN for v in self.mean):
             raise ConfigError(f"mean {self.mean}: images are scaled to 0-1; divide mean and std of 0-255 by 255")
         if self.size is not None:
-            check_input_size(self.size)
+            input_size(self.size)
         if (self.size is None) != (self.resize is Resize.NATIVE):
             raise ConfigError(f"resize {self.resize.value} with size {self.size}: native has none, the others need one")
 

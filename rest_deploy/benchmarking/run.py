@@ -25,7 +25,7 @@ from rest_deploy.benchmarking.turns import Plan, Progress, Turns
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.machine.cpu import physical_cores
 from rest_deploy.machine.environment import describe_environment
-from rest_deploy.specs import ImageSize, check_input_size
+from rest_deploy.specs import ImageSize, input_size
 
 DEFAULT_SIZE = (224, 224)
 _COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -127,7 +127,7 @@ def _checked_threads(threads: int | None) -> int:
 
 
 def _cases(sizes: Iterable[tuple[int, int] | ImageSize], batches: Iterable[int]) -> list[InputSize]:
-    wanted = [check_input_size(size if isinstance(size, ImageSize) else ImageSize(*size)) for size in sizes]
+    wanted = [input_size(size) for size in sizes]
     cases = list(dict.fromkeys(InputSize(batch, size) for size in wanted for batch in batches))
     if not cases:
         raise ConfigError("no sizes or no batches were given; a benchmark needs at least one of each")

@@ -83,20 +83,16 @@ def load_model(
     try:
         made = _with_weights(config, loaded)
     except CheckpointError as exc:
-        raise CheckpointError(f"{exc}{_advice(config, loaded) if model is not None else ''}") from exc
+        raise CheckpointError(f"{exc}{_advice(loaded) if model is not None else ''}") from exc
     return LoadedModel(made, name, loaded.card, loaded, None)
 
 
-def _advice(config: ResTConfig, checkpoint: Checkpoint) -> str:
+def _advice(checkpoint: Checkpoint) -> str:
     """What to do where a checkpoint is not of the model that was named, and is of another."""
     try:
         found = infer_config(checkpoint.state_dict)
-        with torch.device("meta"):
-            expected = ResT(found).state_dict()
-        check_keys(checkpoint.state_dict, expected, checkpoint.path)
-    except CheckpointError:
-        return ""
-    if found == config:
+        _with_weights(found, checkpoint)
+    except CheckpointError:  # no model would take it
         return ""
     name = _name_of(found)
     if name in CONFIGS and found.in_channels == CONFIGS[name].in_channels:

@@ -11,7 +11,7 @@ import numpy as np
 from rest_deploy.artifact.files import distinct_names
 from rest_deploy.errors import ConfigError
 from rest_deploy.machine.environment import describe_environment
-from rest_deploy.specs import ImageSize, check_input_size
+from rest_deploy.specs import ImageSize, input_size
 from rest_deploy.verification.blocks import BlockComparison, compare_blocks
 from rest_deploy.verification.cases import Case, synthetic_images
 from rest_deploy.verification.comparison import Comparison
@@ -81,8 +81,8 @@ def verify(
     if judged and data is None:
         raise ConfigError("a limit of agreement or accuracy was given without images to judge; give --data DIR")
     for case in cases or ():
-        check_input_size(case.size)
-    at = [check_input_size(size if isinstance(size, ImageSize) else ImageSize(*size)) for size in sizes or ()]
+        input_size(case.size)
+    at = [input_size(size) for size in sizes or ()]
     limits, say = limits or Limits(), report or (lambda share, step: None)
     with ExitStack() as stack:
         known = stack.enter_context(open_reference(Path(reference), device))
