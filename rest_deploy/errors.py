@@ -8,6 +8,7 @@
     ├── ArtifactError          a file that is no artifact of ours, or is damaged
     ├── DeviceError            a device or provider that is not there
     ├── MissingPackageError    an optional package that is not installed
+    ├── PredictorError         an open predictor that cannot answer: closed, forked, out of memory, its runtime failed
     ├── InputError             an array with the wrong dtype, rank or size
     └── ImageError             an image that cannot be read or used
 
@@ -66,6 +67,10 @@ class MissingPackageError(RestDeployError, ImportError):
         super().__init__(f'{package} is needed to {purpose}; install it: pip install "rest-deploy[{extra}]"')
         self.package = package
         self.extra = extra
+
+
+class PredictorError(RestDeployError):
+    """An open predictor cannot answer, whatever it is given: closed, forked, short of memory, or its runtime failed."""
 
 
 class InputError(RestDeployError, ValueError):

@@ -100,6 +100,42 @@ class Resize(str, Enum):
     NATIVE = "native"  # feed the image at its own size
 
 
+class Interpolation(str, Enum):
+    """Filter of the resize, Pillow's, whose support grows with the scale when an image is made smaller."""
+
+    NEAREST = "nearest"
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+
+
+class Alpha(str, Enum):
+    """What becomes of transparency."""
+
+    WHITE = "white"  # the image is laid over white
+    DROP = "drop"  # colours as they are stored, as torchvision's ImageFolder has them
+
+
+class Activation(str, Enum):
+    """How logits become scores."""
+
+    SOFTMAX = "softmax"  # one class of several
+    SIGMOID = "sigmoid"  # each class for itself: several labels of an image, or one output
+    NONE = "none"  # logits as they are
+
+    @classmethod
+    def parse(cls, value: str | Activation) -> Activation:
+        """Read ``"softmax"``, ``"sigmoid"`` or ``"none"``.
+
+        Raises:
+            ConfigError: Anything else.
+        """
+        try:
+            return cls(value)
+        except ValueError:
+            raise ConfigError(f"unknown activation {value!r}; accepted: {', '.join(a.value for a in cls)}") from None
+
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 MIN_STD = 1e-6  # below, an input can overflow float32
 
@@ -119,7 +155,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From an 8-bit image to the input: resize (bicubic, antialiased), scale to 0-1, subtract mean, divide by std.
+    """From an 8-bit image to the input: resize (antialiased), scale to 0-1, subtract mean, divide by std.
 
     The default is the authors' evaluation transform at 224 pixels. They warp at 384 pixels and over.
 
@@ -127,8 +163,11 @@ class Preprocessing:
         resize: How the image is brought to ``size``.
         size: What the network sees; None exactly when ``resize`` is native.
         crop_ratio: For ``crop``: side of the cut over the resized short side, 0.1 to 1.
-        mean: Mean of each input channel, on the scale 0-1. One value means the image is turned to grey, three to RGB.
+        mean: Mean of each input channel, on the scale 0-1. One value means the image is turned to grey, three to RGB;
+            with another number of them the input is no picture, and the caller makes it.
         std: Standard deviation of each channel, on the same scale.
+        interpolation: Filter of the resize.
+        alpha: What becomes of transparency.
 
     Raises:
         ConfigError: A value is out of range.
@@ -139,19 +178,21 @@ class Preprocessing:
     crop_ratio: float = 0.875
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    interpolation: Interpolation = Interpolation.BICUBIC
+    alpha: Alpha = Alpha.WHITE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
-        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
-            raise ConfigError(f"mean {self.mean} and std {self.std}: both must have 1 value (grey) or 3 (RGB)")
+        if not self.mean or len(self.std) != len(self.mean):
+            raise ConfigError(f"mean {self.mean} and std {self.std}: both must have one value for each input channel")
         if not all(MIN_STD <= v < math.inf for v in self.std) or not all(math.isfinite(v) for v in self.mean):
             raise ConfigError(
                 f"mean {self.mean} and std {self.std}: they must be finite and every std at least {MIN_STD}"
             )
         if not MIN_CROP_RATIO <= self.crop_ratio <= 1:
             raise ConfigError(f"crop_ratio {self.crop_ratio}: it must be from {MIN_CROP_RATIO} to 1")
-        if not all(-MAX_MEAN <= v <= MAX_MEAN for v in self.mean):
+        if self.takes_pictures and not all(-MAX_MEAN <= v <= MAX_MEAN for v in self.mean):
             raise ConfigError(f"mean {self.mean}: images are scaled to 0-1; divide mean and std of 0-255 by 255")
         if self.size is not None:
             input_size(self.size)
@@ -162,9 +203,20 @@ class Preprocessing:
         """The same at another size; images that would be fed at their own are warped to it."""
         return replace(self, size=size, resize=Resize.WARP if self.resize is Resize.NATIVE else self.resize)
 
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether a picture can be turned into the input: grey has one channel, RGB three."""
+        return len(self.mean) in (1, 3)
+
     def __str__(self) -> str:
-        size = f" {self.size}" if self.size is not None else ""
-        return f"{self.resize.value}{size} mean {self.mean} std {self.std}"
+        words = [self.resize.value]
+        if self.size is not None:
+            words.append(str(self.size))
+        if self.resize is Resize.CROP:
+            words.append(f"crop ratio {self.crop_ratio:g}")
+        if self.resize is not Resize.NATIVE:
+            words.append(self.interpolation.value)
+        return f"{' '.join(words)}, alpha {self.alpha.value}, mean {self.mean} std {self.std}"
 
     @classmethod
     def for_size(cls, size: ImageSize) -> Preprocessing:
@@ -175,7 +227,7 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the inverse of :meth:`from_dict`."""
         values = asdict(self)
-        values["resize"] = self.resize.value
+        values |= {name: values[name].value for name in ("resize", "interpolation", "alpha")}
         values["size"] = [self.size.height, self.size.width] if self.size else None
         return {**values, "mean": list(self.mean), "std": list(self.std)}
 
@@ -186,13 +238,24 @@ class Preprocessing:
         Raises:
             ConfigError: A field is unknown, missing or out of range.
         """
+        values = {**_ONCE_FIXED, **values}
         if set(values) != {field.name for field in fields(cls)}:
             raise ConfigError(f"preprocessing has the fields {sorted(values)}; needed: {[f.name for f in fields(cls)]}")
         try:
-            resize, size = Resize(values["resize"]), values["size"]
-            return cls(**{**values, "resize": resize, "size": ImageSize(*size) if size is not None else None})
+            size = values["size"]
+            read = {
+                "resize": Resize(values["resize"]),
+                "size": ImageSize(*size) if size is not None else None,
+                "interpolation": Interpolation(values["interpolation"]),
+                "alpha": Alpha(values["alpha"]),
+            }
+            return cls(**{**values, **read})
         except (TypeError, ValueError, OverflowError) as exc:
             raise ConfigError(f"preprocessing cannot be read: {exc}") from exc
+
+
+#: Fields that the first model cards did not have, since nothing else was done with images then.
+_ONCE_FIXED = {"interpolation": "bicubic", "alpha": "white"}
 
 
 @dataclass(frozen=True)
@@ -204,8 +267,11 @@ class PreprocessingChange:
 
     resize: Resize | None = None
     size: ImageSize | None = None
+    crop_ratio: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    interpolation: Interpolation | None = None
+    alpha: Alpha | None = None
 
     def __post_init__(self) -> None:
         if self.resize is Resize.NATIVE and self.size is not None:
@@ -215,7 +281,7 @@ class PreprocessingChange:
         """``base`` with the changes.
 
         Raises:
-            ConfigError: The result is out of range.
+            ConfigError: The result is out of range, or a change has no effect on it.
         """
         resize, size = base.resize, base.size
         if self.resize is Resize.NATIVE:
@@ -223,7 +289,39 @@ class PreprocessingChange:
         elif self.resize is not None or self.size is not None:
             size = self.size or base.size or ImageSize(224, 224)
             resize = self.resize or Preprocessing.for_size(size).resize
-        return replace(base, resize=resize, size=size, mean=self.mean or base.mean, std=self.std or base.std)
+        if self.crop_ratio is not None and resize is not Resize.CROP:
+            raise ConfigError(f"crop ratio {self.crop_ratio} is of crop, and images are brought in by {resize.value}")
+        if self.interpolation is not None and resize is Resize.NATIVE:
+            raise ConfigError(f"interpolation {self.interpolation.value}: native resizes no image; leave it out")
+        given = {"crop_ratio": self.crop_ratio, "mean": self.mean, "std": self.std}
+        given |= {"interpolation": self.interpolation, "alpha": self.alpha}
+        kept: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return replace(base, resize=resize, size=size, **kept)
+
+    def assumed(self, card: Preprocessing | None) -> dict[str, str]:
+        """What of the result was given neither here nor by a checkpoint: what it is, and its value in words.
+
+        Args:
+            card: What the checkpoint says of itself; None where it says nothing.
+        """
+        result = self.apply(card or Preprocessing())
+        unsaid = {}
+        if self.resize is None and (card is None or card.resize is not result.resize):
+            unsaid["transform"] = result.resize.value
+        if self.size is None and result.size is not None and (card is None or card.size is None):
+            unsaid["image size"] = str(result.size)
+        if card is not None:
+            return unsaid
+        if self.crop_ratio is None and result.resize is Resize.CROP:
+            unsaid["crop ratio"] = f"{result.crop_ratio:g}"
+        if self.interpolation is None and result.resize is not Resize.NATIVE:
+            unsaid["interpolation"] = result.interpolation.value
+        for name, value, default in (("mean", self.mean, IMAGENET_MEAN), ("std", self.std, IMAGENET_STD)):
+            if value is None:
+                unsaid[name] = f"{' '.join(map(str, default))} (ImageNet's)"
+        if self.alpha is None:
+            unsaid["alpha"] = result.alpha.value
+        return unsaid
 
 
 @dataclass(frozen=True)

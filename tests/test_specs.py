@@ -2,11 +2,22 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from rest_deploy.errors import ConfigError
-from rest_deploy.specs import IMAGENET_MEAN, IMAGENET_STD, ImageSize, Precision, Preprocessing, Resize
+from rest_deploy.specs import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Alpha,
+    ImageSize,
+    Interpolation,
+    Precision,
+    Preprocessing,
+    PreprocessingChange,
+    Resize,
+)
 
 NATIVE = Preprocessing(resize=Resize.NATIVE, size=None, mean=(0.5,), std=(0.25,))
 WARP = Preprocessing(resize=Resize.WARP, size=ImageSize(384, 512), crop_ratio=1.0, mean=(0, 0, 0), std=(1, 1, 1))
@@ -88,9 +99,8 @@ def test_for_size_warps_from_384_pixels_on(height, width, resize):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"mean": (), "std": ()}, "1 value .* or 3"),
-        ({"mean": (0.5, 0.5), "std": (1, 1)}, "1 value .* or 3"),
-        ({"mean": (0.5,), "std": (1, 1, 1)}, "1 value .* or 3"),
+        ({"mean": (), "std": ()}, "one value for each input channel"),
+        ({"mean": (0.5,), "std": (1, 1, 1)}, "one value for each input channel"),
         ({"mean": (0.5,), "std": (0,)}, "every std at least"),
         ({"mean": (0.5,), "std": (-1,)}, "every std at least"),
         ({"mean": (0.5,), "std": (math.inf,)}, "finite"),
@@ -124,6 +134,49 @@ def test_preprocessing_names_a_missing_field(field):
         Preprocessing.from_dict(values)
 
 
+def test_a_card_from_before_interpolation_and_alpha_had_a_name_is_read():
+    values = WARP.to_dict()
+    del values["interpolation"], values["alpha"]
+    assert Preprocessing.from_dict(values) == replace(WARP, interpolation=Interpolation.BICUBIC, alpha=Alpha.WHITE)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6, 13])
+def test_other_channels_than_those_of_pictures_have_a_mean_of_any_scale(channels):
+    steps = Preprocessing(Resize.NATIVE, None, mean=(1200.0,) * channels, std=(300.0,) * channels)
+    assert not steps.takes_pictures
+
+
+@pytest.mark.parametrize(
+    ("change", "card", "assumed"),
+    [
+        (PreprocessingChange(), None, {"transform", "image size", "crop ratio", "interpolation", "mean", "std", "alpha"}),
+        (PreprocessingChange(), Preprocessing(), set()),
+        (PreprocessingChange(resize=Resize.NATIVE), None, {"mean", "std", "alpha"}),
+        (PreprocessingChange(mean=(0.5,) * 3, std=(0.5,) * 3, alpha=Alpha.DROP, size=ImageSize(9, 9)), None,
+         {"transform", "crop ratio", "interpolation"}),
+        (PreprocessingChange(size=ImageSize(9, 9)), Preprocessing(Resize.NATIVE, None), {"transform"}),
+        (PreprocessingChange(size=ImageSize(400, 400)), Preprocessing(), {"transform"}),
+        (PreprocessingChange(size=ImageSize(99, 99)), Preprocessing(), set()),
+        (PreprocessingChange(resize=Resize.WARP), Preprocessing(Resize.NATIVE, None), {"image size"}),
+    ],
+)  # fmt: skip
+def test_what_was_given_nowhere_is_assumed(change, card, assumed):
+    assert set(change.assumed(card)) == assumed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        PreprocessingChange(resize=Resize.WARP, crop_ratio=0.9),
+        PreprocessingChange(resize=Resize.NATIVE, crop_ratio=0.9),
+        PreprocessingChange(resize=Resize.NATIVE, interpolation=Interpolation.BILINEAR),
+    ],
+)
+def test_a_change_without_effect_is_refused(change):
+    with pytest.raises(ConfigError, match=r"crop ratio 0\.9|bilinear"):
+        change.apply(Preprocessing())
+
+
 def test_preprocessing_names_an_unknown_field():
     with pytest.raises(ConfigError, match="'gamma'"):
         Preprocessing.from_dict({**Preprocessing().to_dict(), "gamma": 2.2})
@@ -140,6 +193,8 @@ def test_preprocessing_names_an_unknown_field():
         ("size", [224, 224, 3]),
         ("crop_ratio", "0.875"),
         ("crop_ratio", None),
+        ("interpolation", "area"),
+        ("alpha", None),
         ("mean", None),
         ("mean", ["a", "b", "c"]),
         ("mean", 0.5),
