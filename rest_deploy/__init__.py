@@ -13,33 +13,39 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rest_deploy.benchmarking import benchmark
     from rest_deploy.errors import RestDeployError
+    from rest_deploy.models.checkpoint import save_checkpoint
     from rest_deploy.models.config import ResTConfig, list_models
     from rest_deploy.models.factory import create_model
     from rest_deploy.pipeline import export
     from rest_deploy.predictor import Prediction, Predictor
+    from rest_deploy.specs import Preprocessing
     from rest_deploy.verification import verify
 
 __all__ = [
     "Prediction",
     "Predictor",
+    "Preprocessing",
     "ResTConfig",
     "RestDeployError",
     "benchmark",
     "create_model",
     "export",
     "list_models",
+    "save_checkpoint",
     "verify",
 ]
 
 _HOMES = {
     "Prediction": "rest_deploy.predictor",
     "Predictor": "rest_deploy.predictor",
+    "Preprocessing": "rest_deploy.specs",
     "ResTConfig": "rest_deploy.models.config",
     "RestDeployError": "rest_deploy.errors",
     "benchmark": "rest_deploy.benchmarking",
     "create_model": "rest_deploy.models.factory",
     "export": "rest_deploy.pipeline",
     "list_models": "rest_deploy.models.config",
+    "save_checkpoint": "rest_deploy.models.checkpoint",
     "verify": "rest_deploy.verification",
 }
 
@@ -62,6 +68,11 @@ delattr(sys.modules[__name__], "export")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        import importlib.metadata  # slow to load
+
+        value = globals()[name] = importlib.metadata.version("rest-deploy")
+        return value
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 _LISTED = 10  # names in a message
 _NAME = 100  # characters of a name
@@ -64,7 +65,7 @@ class MissingPackageError(RestDeployError, ImportError):
     """
 
     def __init__(self, package: str, purpose: str, extra: str) -> None:
-        super().__init__(f'{package} is needed to {purpose}; install it: pip install "rest-deploy[{extra}]"')
+        super().__init__(f"{package} is needed to {purpose}; install it: {install(extra)}")
         self.package = package
         self.extra = extra
 
@@ -79,6 +80,33 @@ class InputError(RestDeployError, ValueError):
 
 class ImageError(RestDeployError):
     """An image that cannot be read or used."""
+
+
+def install(*extras: str) -> str:
+    """The pip line that installs extras of rest-deploy, from where it came itself."""
+    return origin().replace("{}", ",".join(dict.fromkeys(extras)))
+
+
+def origin() -> str:
+    """A pip line with ``{}`` for extras: of the clone it runs from, of what it was installed from, else of its name."""
+    clone = Path(__file__).parent.parent
+    if (clone / "pyproject.toml").is_file():
+        return f'pip install -e "{clone}[{{}}]"'
+    import importlib.metadata  # slow to load
+    import json
+    from urllib.parse import urlparse
+    from urllib.request import url2pathname
+
+    try:  # PEP 610
+        text = importlib.metadata.distribution("rest-deploy").read_text("direct_url.json") or "{}"
+    except importlib.metadata.PackageNotFoundError:
+        text = "{}"
+    source = json.loads(text)
+    url = str(source.get("url", ""))
+    if "vcs_info" in source:
+        return f'pip install "rest-deploy[{{}}] @ {source["vcs_info"]["vcs"]}+{url}"'
+    folder = url2pathname(urlparse(url).path) if url.startswith("file:") else ""
+    return f'pip install "{folder if os.path.isdir(folder) else "rest-deploy"}[{{}}]"'
 
 
 def one_line(exc: BaseException) -> str:

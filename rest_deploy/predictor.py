@@ -5,47 +5,76 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias, overload
+from typing import Any, BinaryIO, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import ConfigError, ImageError, RestDeployError
-from rest_deploy.preprocess.images import list_images, load_image
+from rest_deploy.errors import ArtifactError, ConfigError, ImageError, InputError, PredictorError
+from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.transform import transform
 from rest_deploy.runtimes.registry import open_runtime
+from rest_deploy.specs import Activation
 
-ImageSource: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
+ImageSource: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
+#: Predictions for each image, where a softmax makes them one of another's.
+DEFAULT_TOP_K = 5
 #: Pixels of input that one call of the network takes at most, unless one image alone is more: 16 at 224x224.
 _PIXELS_A_CALL = 16 * 224 * 224
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A class, its name, and its probability (softmax of the logits)."""
+class Prediction(dict[str, Any]):
+    """A class, its name, and its score by the artifact's activation: a dict, as JSON has it, with attributes.
 
-    label: str
-    index: int
-    score: float
+    Args:
+        label: Name of the class.
+        index: Number of the class, from 0.
+        score: Softmax or sigmoid of the logits, or the logit itself.
+    """
+
+    def __init__(self, label: str, index: int, score: float) -> None:
+        super().__init__(label=label, index=index, score=score)
+
+    @property
+    def label(self) -> str:
+        """Name of the class."""
+        return str(self["label"])
+
+    @property
+    def index(self) -> int:
+        """Number of the class, from 0."""
+        return int(self["index"])
+
+    @property
+    def score(self) -> float:
+        """Softmax or sigmoid of the logits, or the logit itself."""
+        return float(self["score"])
+
+    def __repr__(self) -> str:
+        return f"Prediction(label={self.label!r}, index={self.index}, score={self.score!r})"
 
 
 class Predictor:
-    """Classify images with an artifact: ``.onnx``, ``.engine``, or a ``.pth``, ``.pt`` or ``.safetensors`` checkpoint.
+    """Classify images with an artifact: ``.onnx``, ``.engine``, or a PyTorch checkpoint.
 
-    May be used from several threads at once, and as a context manager.
+    May be used from several threads at once, and as a context manager. Pickled, as for ``multiprocessing``, a
+    ``DataLoader`` or Ray, it is opened again where it is unpickled.
 
     Args:
         path: The artifact.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; never another than asked. None takes the CPU, for an engine the
-            first GPU.
-        threads: CPU threads for one call; None takes one for each physical core that this process may use.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, a ``torch.device`` or the number of a GPU; never another than
+            asked. None takes the CPU, for an engine the first GPU.
+        threads: CPU threads for one call; None takes one for each core that this process may use.
+        allow_spinning: Whether ONNX Runtime's threads go on turning for a while after a call, so that the next one
+            starts sooner; False where calls are rare.
+        max_pixels: Most pixels (height times width) of the network's input that a picture may make; None for as many
+            as memory allows, which is told with the number.
 
     Raises:
         ArtifactError: The file is missing, damaged, or not one of ours.
@@ -54,10 +83,21 @@ class Predictor:
         MissingPackageError: The runtime's package is not installed.
     """
 
-    def __init__(self, path: str | Path, device: str | None = None, *, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads is {threads}; it must be at least 1")
-        self._runtime = open_runtime(path, device, threads)
+    def __init__(
+        self,
+        path: str | Path,
+        device: Any = None,
+        *,
+        threads: int | None = None,
+        allow_spinning: bool = True,
+        max_pixels: int | None = None,
+    ) -> None:
+        for name, value in (("threads", threads), ("max_pixels", max_pixels)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        self._options = {"threads": threads, "allow_spinning": allow_spinning, "max_pixels": max_pixels}
+        self._max_pixels = max_pixels
+        self._runtime = open_runtime(path, _device_name(device), threads, allow_spinning=allow_spinning)
 
     @property
     def info(self) -> ArtifactInfo:
@@ -87,59 +127,81 @@ class Predictor:
 
     @overload
     def classify(
-        self, image: list[Any] | tuple[Any, ...], top_k: int = ..., *, progress: Progress | None = ...
+        self, image: list[Any] | tuple[Any, ...], top_k: int | None = ..., *, progress: Progress | None = ...
     ) -> list[list[Prediction]]: ...
     @overload
     def classify(
-        self, image: Image.Image | NDArray[np.uint8], top_k: int = ..., *, progress: Progress | None = ...
+        self, image: Image.Image | NDArray[np.uint8], top_k: int | None = ..., *, progress: Progress | None = ...
     ) -> list[Prediction]: ...
     @overload
     def classify(  # a path may be a folder's
-        self, image: str | Path, top_k: int = ..., *, progress: Progress | None = ...
+        self, image: str | Path, top_k: int | None = ..., *, progress: Progress | None = ...
     ) -> Any: ...
 
-    def classify(self, image: Any, top_k: int = 5, *, progress: Progress | None = None) -> Any:
+    def classify(self, image: Any, top_k: int | None = None, *, progress: Progress | None = None) -> Any:
         """Classify an image, a list of images, or the images of a folder.
 
         Images of different sizes may be mixed; those that the network sees at one size run together.
 
         Args:
-            image: A path, a Pillow image, an (H, W, 3) uint8 RGB array, a list of these, or the path of a folder.
-            top_k: Predictions for each image, best first; at most the number of classes are given.
+            image: A path, the bytes of a file, a binary file object, a Pillow image, a uint8 array of shape (H, W, 3),
+                (H, W) or (H, W, 4), a list of these, or the path of a folder, whose subfolders are searched too.
+            top_k: Predictions for each image, best first; at most the number of classes are given. None for 5 of a
+                softmax, and for all where each class has a score of its own.
             progress: Called with (images done, images in all).
 
         Returns:
             For one image a list of predictions; for a list a list of such lists, in order; for a folder a dict of path
-            to predictions.
+            to predictions. ``json.dumps`` takes all of them.
 
         Raises:
             ImageError: An image cannot be read; it names the image.
+            InputError: The network takes no pictures.
+            PredictorError: It is closed, was forked, or memory is short; whatever the images are.
         """
-        _check_top_k(top_k)
         if isinstance(image, (list, tuple)):
             return self._classify_all(image, top_k, progress)
         if isinstance(image, (str, Path)) and os.path.isdir(image):
-            paths = list_images(image)
-            return dict(zip(paths, self._classify_all(paths, top_k, progress), strict=True))
+            paths = find_images(image).images
+            answers = self._classify_all(paths, top_k, progress)
+            return {str(path): answer for path, answer in zip(paths, answers, strict=True)}
         return self._classify_all([image], top_k, progress)[0]
 
+    def preprocess(self, image: ImageSource) -> NDArray[np.float32]:
+        """Turn one image into a batch of one for :meth:`logits`.
+
+        Args:
+            image: As :meth:`classify` takes it, no folder.
+
+        Returns:
+            float32 of shape (1, channels, H, W).
+
+        Raises:
+            ImageError: It cannot be read, or would make a larger input than ``max_pixels``.
+            InputError: The network takes no pictures.
+        """
+        return self._input(image)[None]
+
     def stream(
-        self, images: Sequence[ImageSource], top_k: int = 5
+        self, images: Sequence[ImageSource], top_k: int | None = None
     ) -> Iterator[tuple[int, list[Prediction] | ImageError]]:
         """Classify many images, a bad one being no end of the others.
 
         Args:
             images: As :meth:`classify` takes them, no folders.
-            top_k: Predictions for each image, best first.
+            top_k: Predictions for each image, as of :meth:`classify`.
 
         Yields:
             (index of the image, its predictions or what was wrong with it), as they are done, each index once.
+
+        Raises:
+            PredictorError: No image can be answered: it is closed, was forked, or memory is short.
         """
         _check_top_k(top_k)
         waiting: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = defaultdict(list)
         for index, source in enumerate(images):
             try:
-                pixels = transform(load_image(source), self.info.preprocessing)
+                pixels = self._input(source)
             except ImageError as exc:
                 yield index, exc
                 continue
@@ -154,6 +216,21 @@ class Predictor:
         for group in waiting.values():
             yield from self._run_group(group, top_k)
 
+    def _input(self, source: ImageSource) -> NDArray[np.float32]:
+        """float32 (channels, H, W) of an image."""
+        steps = self.info.preprocessing
+        if steps is None:
+            raise InputError(
+                f"this network takes {self.info.input.shape[1]} channels and does not say how pictures become them; "
+                "make its input yourself and use logits(), or export it with --mean and --std"
+            )
+        try:
+            image = load_image(source, steps.alpha)
+            self._check_pixels(image.height, image.width)
+            return transform(image, steps)
+        except MemoryError as exc:
+            raise PredictorError("not enough memory to read an image; nothing is wrong with the image itself") from exc
+
     def _images_a_call(self, height: int, width: int) -> int:
         """How many images of a size run together: as many as memory and the artifact allow."""
         fitting = max(1, _PIXELS_A_CALL // (height * width))
@@ -161,24 +238,26 @@ class Predictor:
         return fitting if most is None else min(fitting, most)
 
     def _run_group(
-        self, group: list[tuple[int, NDArray[np.float32]]], top_k: int
+        self, group: list[tuple[int, NDArray[np.float32]]], top_k: int | None
     ) -> Iterator[tuple[int, list[Prediction] | ImageError]]:
         try:
             logits = self.logits(np.stack([pixels for _, pixels in group]))
-        except RestDeployError as exc:
-            if self._runtime.closed:
-                raise
-            if len(group) == 1:
-                yield group[0][0], ImageError(f"image {group[0][0]} of the list: {exc}")
-            else:  # one by one, so that the others are answered
+        except (InputError, PredictorError, MemoryError) as exc:
+            if len(group) > 1 and not self._runtime.unusable:  # one by one, which takes less memory
                 for one in group:
                     yield from self._run_group([one], top_k)
+            elif isinstance(exc, InputError):  # of a size that an engine was not built for
+                yield group[0][0], ImageError(f"image {group[0][0]} of the list: {exc}")
+            elif isinstance(exc, MemoryError):
+                raise PredictorError(f"{self._runtime.path}: not enough memory for input {group[0][1].shape}") from exc
+            else:
+                raise
             return
         for (index, _), row in zip(group, logits, strict=True):
             yield index, self._top(row, top_k)
 
     def _classify_all(
-        self, images: Sequence[ImageSource], top_k: int, progress: Progress | None
+        self, images: Sequence[ImageSource], top_k: int | None, progress: Progress | None
     ) -> list[list[Prediction]]:
         answers: list[list[Prediction]] = [[] for _ in images]
         for done, (index, answer) in enumerate(self.stream(images, top_k), 1):
@@ -189,15 +268,27 @@ class Predictor:
                 progress(done, len(images))
         return answers
 
-    def _top(self, logits: NDArray[np.float32], top_k: int) -> list[Prediction]:
-        shifted = np.exp(logits.astype(np.float64) - logits.max())
-        scores = shifted / shifted.sum()
+    def _top(self, logits: NDArray[np.float32], top_k: int | None) -> list[Prediction]:
+        scores = _scores(logits.astype(np.float64), self.info.activation)
+        if top_k is None and self.info.activation is Activation.SOFTMAX:
+            top_k = DEFAULT_TOP_K
         best = np.argsort(-logits, kind="stable")[:top_k]  # ties: the lower class number first
         return [Prediction(self.info.label(int(i)), int(i), float(scores[i])) for i in best]
 
     def close(self) -> None:
         """Let go of the network; may be called again without harm."""
         self._runtime.close()
+
+    def __repr__(self) -> str:
+        info, runtime = self.info, self._runtime
+        what = f"{info.model}, {info.format} {info.precision.value} on {runtime.device}, {info.num_classes} classes"
+        return f"<Predictor {str(runtime.path)!r}: {what}{', closed' if runtime.closed else ''}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._runtime.closed:
+            raise PredictorError(f"{self._runtime.path}: this predictor is closed; pickle one that is open")
+        path = os.path.abspath(self._runtime.path)
+        return _reopened, (path, self._runtime.device, self._options, self.info.to_json())
 
     def __enter__(self) -> Predictor:
         return self
@@ -208,6 +299,33 @@ class Predictor:
         self.close()
 
 
-def _check_top_k(top_k: int) -> None:
+def _scores(logits: NDArray[np.float64], activation: Activation) -> NDArray[np.float64]:
+    """(classes,) logits -> (classes,) scores."""
+    if activation is Activation.NONE:
+        return logits
+    if activation is Activation.SIGMOID:
+        return np.exp(-np.logaddexp(0, -logits))
+    shifted = np.exp(logits - logits.max())
+    return shifted / shifted.sum()
+
+
+def _device_name(device: Any) -> str | None:
+    """The name of a device that may be given as a ``torch.device`` or as the number of a GPU."""
+    if isinstance(device, int) and not isinstance(device, bool):
+        return f"cuda:{device}"
+    return None if device is None else str(device)
+
+
+def _reopened(path: str, device: str, options: dict[str, Any], record: str) -> Predictor:
+    predictor = Predictor(path, device, **options)
+    if predictor.info.to_json() != record:
+        predictor.close()
+        raise ArtifactError(f"{path}: it is another file than the one whose predictor was pickled; make it anew")
+    return predictor
+
+
+def _check_top_k(top_k: int | None) -> None:
+    if top_k is None:
+        return
     if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
         raise ConfigError(f"top_k is {top_k!r}; it must be a whole number of at least 1")

@@ -130,10 +130,18 @@ class Activation(str, Enum):
         Raises:
             ConfigError: Anything else.
         """
-        try:
-            return cls(value)
-        except ValueError:
-            raise ConfigError(f"unknown activation {value!r}; accepted: {', '.join(a.value for a in cls)}") from None
+        return cls(_member(cls, value, "activation"))
+
+
+PICTURE_CHANNELS = (1, 3)  # grey, RGB
+
+
+def _member(kind: type[Enum], value: object, name: str) -> Enum:
+    """A member of a closed set, given as itself or by its value."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise ConfigError(f"{name} {value!r}; accepted: {', '.join(member.value for member in kind)}") from None
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -160,8 +168,8 @@ class Preprocessing:
     The default is the authors' evaluation transform at 224 pixels. They warp at 384 pixels and over.
 
     Args:
-        resize: How the image is brought to ``size``.
-        size: What the network sees; None exactly when ``resize`` is native.
+        resize: How the image is brought to ``size``; closed sets are taken by their values too, as ``"crop"``.
+        size: (height, width) that the network sees; None exactly when ``resize`` is native.
         crop_ratio: For ``crop``: side of the cut over the resized short side, 0.1 to 1.
         mean: Mean of each input channel, on the scale 0-1. One value means the image is turned to grey, three to RGB;
             with another number of them the input is no picture, and the caller makes it.
@@ -182,6 +190,10 @@ class Preprocessing:
     alpha: Alpha = Alpha.WHITE
 
     def __post_init__(self) -> None:
+        for name, kind in (("resize", Resize), ("interpolation", Interpolation), ("alpha", Alpha)):
+            object.__setattr__(self, name, _member(kind, getattr(self, name), name))
+        if self.size is not None and not isinstance(self.size, ImageSize):
+            object.__setattr__(self, "size", ImageSize(*self.size))
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
         if not self.mean or len(self.std) != len(self.mean):
@@ -206,9 +218,11 @@ class Preprocessing:
     @property
     def takes_pictures(self) -> bool:
         """Whether a picture can be turned into the input: grey has one channel, RGB three."""
-        return len(self.mean) in (1, 3)
+        return len(self.mean) in PICTURE_CHANNELS
 
     def __str__(self) -> str:
+        if not self.takes_pictures:
+            return f"the caller's, mean {self.mean} std {self.std}"
         words = [self.resize.value]
         if self.size is not None:
             words.append(str(self.size))
@@ -229,7 +243,13 @@ class Preprocessing:
         values = asdict(self)
         values |= {name: values[name].value for name in ("resize", "interpolation", "alpha")}
         values["size"] = [self.size.height, self.size.width] if self.size else None
-        return {**values, "mean": list(self.mean), "std": list(self.std)}
+        return {**values, "mean": list(self.mean), "std": list(self.std), **self._fixed}
+
+    @property
+    def _fixed(self) -> dict[str, Any]:
+        """What is the same in every one, written down for those who rebuild it in another language."""
+        colours = {1: "grey", 3: "RGB"}.get(len(self.mean))
+        return {"channels": colours, "divide_by": 255 if colours else None, "antialias": True, "layout": "NCHW"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -238,22 +258,21 @@ class Preprocessing:
         Raises:
             ConfigError: A field is unknown, missing or out of range.
         """
-        values = {**_ONCE_FIXED, **values}
+        fixed = {name: values[name] for name in _FIXED if name in values}
+        values = {**_ONCE_FIXED, **{name: value for name, value in values.items() if name not in _FIXED}}
         if set(values) != {field.name for field in fields(cls)}:
             raise ConfigError(f"preprocessing has the fields {sorted(values)}; needed: {[f.name for f in fields(cls)]}")
         try:
             size = values["size"]
-            read = {
-                "resize": Resize(values["resize"]),
-                "size": ImageSize(*size) if size is not None else None,
-                "interpolation": Interpolation(values["interpolation"]),
-                "alpha": Alpha(values["alpha"]),
-            }
-            return cls(**{**values, **read})
+            made = cls(**{**values, "size": ImageSize(*size) if size is not None else None})
         except (TypeError, ValueError, OverflowError) as exc:
             raise ConfigError(f"preprocessing cannot be read: {exc}") from exc
+        if any(value != made._fixed[name] for name, value in fixed.items()):
+            raise ConfigError(f"preprocessing with {fixed}; known: {made._fixed}")
+        return made
 
 
+_FIXED = ("channels", "divide_by", "antialias", "layout")
 #: Fields that the first model cards did not have, since nothing else was done with images then.
 _ONCE_FIXED = {"interpolation": "bicubic", "alpha": "white"}
 
@@ -310,12 +329,17 @@ class PreprocessingChange:
             unsaid["transform"] = result.resize.value
         if self.size is None and result.size is not None and (card is None or card.size is None):
             unsaid["image size"] = str(result.size)
+        if (
+            self.crop_ratio is None
+            and result.resize is Resize.CROP
+            and (card is None or card.resize is not Resize.CROP)
+        ):
+            unsaid["crop ratio"] = f"{result.crop_ratio:g}"
+        said = card is not None and card.resize is not Resize.NATIVE
+        if self.interpolation is None and result.resize is not Resize.NATIVE and not said:
+            unsaid["interpolation"] = result.interpolation.value
         if card is not None:
             return unsaid
-        if self.crop_ratio is None and result.resize is Resize.CROP:
-            unsaid["crop ratio"] = f"{result.crop_ratio:g}"
-        if self.interpolation is None and result.resize is not Resize.NATIVE:
-            unsaid["interpolation"] = result.interpolation.value
         for name, value, default in (("mean", self.mean, IMAGENET_MEAN), ("std", self.std, IMAGENET_STD)):
             if value is None:
                 unsaid[name] = f"{' '.join(map(str, default))} (ImageNet's)"

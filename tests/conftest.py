@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from rest_deploy import errors
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.config import ResTConfig
@@ -82,6 +83,12 @@ def tiny_onnx(tiny_export: ExportResult) -> Path:
 def lite_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """rest_lite with random weights, as ``rest-export --model rest_lite`` makes it."""
     return run_export(ExportRequest("rest_lite", tmp_path_factory.mktemp("lite") / "rest_lite.onnx")).path
+
+
+@pytest.fixture(autouse=True)
+def _from_a_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install lines as they are where the package came from a registry, not from this clone."""
+    monkeypatch.setattr(errors, "origin", lambda: 'pip install "rest-deploy[{}]"')
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -57,15 +58,18 @@ def test_public_names() -> None:
     assert rest_deploy.__all__ == [
         "Prediction",
         "Predictor",
+        "Preprocessing",
         "ResTConfig",
         "RestDeployError",
         "benchmark",
         "create_model",
         "export",
         "list_models",
+        "save_checkpoint",
         "verify",
     ]
     assert all(getattr(rest_deploy, name) is not None for name in rest_deploy.__all__)
+    assert rest_deploy.__version__ == importlib.metadata.version("rest-deploy")
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = rest_deploy.nonsense
 
@@ -96,13 +100,13 @@ def test_rest_export_says_what_is_missing_without_torch(argv: list[str]) -> None
     done = _python(f"{HIDDEN} from rest_deploy.cli.export import main; sys.exit(main(sys.argv[1:]))", *argv)
     assert done.returncode == (0 if argv == ["--help"] else 1)
     assert "Traceback" not in done.stderr
-    assert argv == ["--help"] or 'pip install "rest-deploy[export]"' in done.stderr
+    assert argv == ["--help"] or f'pip install -e "{ROOT}[export]"' in done.stderr
 
 
 def test_what_needs_torch_says_so_without_it() -> None:
     code = f"{HIDDEN} import rest_deploy\ntry: rest_deploy.create_model\nexcept ImportError as e: print(e)"
     assert _python(code).stdout.strip() == (
-        'torch is needed to use rest_deploy.create_model; install it: pip install "rest-deploy[export]"'
+        f'torch is needed to use rest_deploy.create_model; install it: pip install -e "{ROOT}[export]"'
     )
 
 

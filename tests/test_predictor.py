@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import json
+import math
+import pickle
+import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from rest_deploy import Prediction, Predictor
-from rest_deploy.errors import ConfigError, ImageError, InputError, RestDeployError
-from tests.conftest import DIGITS, IMAGES, TINY
+from rest_deploy import Prediction, Predictor, Preprocessing, create_model, save_checkpoint
+from rest_deploy.artifact.info import METADATA_KEY
+from rest_deploy.artifact.onnx_metadata import metadata_entry
+from rest_deploy.artifact.onnx_seal import SEAL_KEY, write_record
+from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, ImageError, InputError, PredictorError
+from rest_deploy.predictor import _scores
+from rest_deploy.specs import Activation
+from tests.conftest import DIGITS, IMAGES, TINY, lively
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +91,7 @@ def test_an_empty_list_has_no_answers(predictor: Predictor) -> None:
 
 def test_a_folder(predictor: Predictor) -> None:
     answers = predictor.classify(IMAGES, top_k=1)
-    assert [path.name for path in answers] == ["chelsea.png", "coffee.png", "rocket.jpg"]
+    assert [Path(path).name for path in answers] == ["chelsea.png", "coffee.png", "rocket.jpg"]
     assert all(len(answer) == 1 for answer in answers.values())
 
 
@@ -131,7 +145,7 @@ def test_closing(tiny_onnx: Path) -> None:
     with Predictor(tiny_onnx) as predictor:
         assert predictor.info.model == "tiny"
     predictor.close()
-    with pytest.raises(RestDeployError, match="closed; open the artifact again"):
+    with pytest.raises(PredictorError, match="closed; open the artifact again"):
         predictor.logits(np.zeros((1, 3, 8, 8), np.float32))
 
 
@@ -139,3 +153,164 @@ def test_a_checkpoint_is_opened_as_it_describes_itself() -> None:
     with Predictor(DIGITS) as predictor:
         assert predictor.info.labels == tuple("0123456789")
         assert predictor.info.num_classes == 10
+
+
+@pytest.fixture(scope="module")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a checkpoint of a tiny network with other outputs or channels, that says of itself what is given."""
+
+    def write(name: str, *, config: dict[str, Any], **card: Any) -> Path:
+        path = tmp_path_factory.mktemp("checkpoints") / f"{name}.safetensors"
+        model = lively(create_model(replace(TINY, **config)))
+        steps = Preprocessing("native", None) if config.get("in_channels", 3) == 3 else None
+        save_checkpoint(path, model, preprocessing=steps, **card)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def one_output(checkpoint_of: Callable[..., Path]) -> Path:
+    return checkpoint_of("one", config={"num_classes": 1})
+
+
+def test_one_output_is_not_always_certain(one_output: Path, rng: np.random.Generator) -> None:
+    """A softmax over one class is 1 whatever the picture."""
+    with Predictor(one_output) as predictor:
+        assert predictor.info.activation is Activation.SIGMOID
+        assert predictor.info.assumed["activation"] == "sigmoid"
+        pictures = _pictures(rng, [(32, 32), (17, 40)])
+        for picture in pictures:
+            (only,) = predictor.classify(picture)
+            logit = float(predictor.logits(predictor.preprocess(picture))[0, 0])
+            assert only.score == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-6)
+            assert 0 < only.score < 1
+
+
+def test_several_labels_of_one_picture_have_a_score_each(
+    checkpoint_of: Callable[..., Path], rng: np.random.Generator
+) -> None:
+    with Predictor(checkpoint_of("many", config={}, activation="sigmoid")) as predictor:
+        assert "activation" not in predictor.info.assumed
+        (picture,) = _pictures(rng, [(30, 30)])
+        answers = predictor.classify(picture)
+        assert len(answers) == TINY.num_classes  # all of them, more than the five of a softmax
+        logits = predictor.logits(predictor.preprocess(picture))[0].astype(np.float64)
+        for answer in answers:
+            assert answer.score == pytest.approx(1 / (1 + math.exp(-logits[answer.index])), abs=1e-6)
+        assert [a.index for a in predictor.classify(picture, top_k=2)] == [a.index for a in answers[:2]]
+
+
+def test_a_regressor_gives_its_logits(checkpoint_of: Callable[..., Path], rng: np.random.Generator) -> None:
+    with Predictor(checkpoint_of("numbers", config={"num_classes": 2}, activation="none")) as predictor:
+        (picture,) = _pictures(rng, [(30, 30)])
+        logits = predictor.logits(predictor.preprocess(picture))[0]
+        assert {a.index: a.score for a in predictor.classify(picture)} == pytest.approx(dict(enumerate(logits)))
+
+
+@pytest.mark.parametrize("logit", [-800.0, -40.0, 0.0, 40.0, 800.0])
+def test_sigmoid_neither_overflows_nor_loses_the_small(logit: float) -> None:
+    (score,) = _scores(np.array([logit]), Activation.SIGMOID)
+    assert score == pytest.approx(math.exp(logit) / (1 + math.exp(logit)) if logit < 700 else 1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6, 13])
+def test_other_channels_than_those_of_pictures(
+    checkpoint_of: Callable[..., Path], rng: np.random.Generator, channels: int
+) -> None:
+    with Predictor(checkpoint_of(f"c{channels}", config={"in_channels": channels})) as predictor:
+        assert predictor.info.preprocessing is None
+        batch = rng.standard_normal((2, channels, 31, 40)).astype(np.float32)
+        assert predictor.logits(batch).shape == (2, TINY.num_classes)
+        for ask in (predictor.classify, predictor.preprocess):
+            with pytest.raises(InputError, match=rf"takes {channels} channels .*logits\(\)"):
+                ask(np.zeros((4, 4, 3), np.uint8))
+
+
+def test_encoded_files_and_file_objects(predictor: Predictor) -> None:
+    path = IMAGES / "rocket.jpg"
+    expected = predictor.classify(path)
+    with path.open("rb") as file:
+        assert predictor.classify([path.read_bytes(), file, io.BytesIO(path.read_bytes())]) == [expected] * 3
+
+
+def test_arrays_as_pictures_are(predictor: Predictor, rng: np.random.Generator) -> None:
+    for shape, mode in (((20, 30), "L"), ((20, 30, 4), "RGBA")):
+        array = rng.integers(0, 256, shape, np.uint8)
+        assert predictor.classify(array) == predictor.classify(Image.fromarray(array, mode))
+
+
+def test_answers_go_into_json(predictor: Predictor) -> None:
+    answers = predictor.classify(IMAGES, top_k=1)
+    path = str(IMAGES / "chelsea.png")
+    (best,) = answers[path]
+    assert json.loads(json.dumps(answers))[path] == [{"label": best.label, "index": best.index, "score": best.score}]
+
+
+def test_pickled_it_is_opened_again(tiny_onnx: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    path = Path(shutil.copy(tiny_onnx, tmp_path))
+    batch = rng.standard_normal((1, 3, 20, 20)).astype(np.float32)
+    with Predictor(path, threads=1) as predictor:
+        text = pickle.dumps(predictor)
+        with pickle.loads(text) as other:
+            np.testing.assert_array_equal(other.logits(batch), predictor.logits(batch))
+            assert other._options == predictor._options
+    with pytest.raises(PredictorError, match="closed"):
+        pickle.dumps(predictor)
+    record = len(metadata_entry(METADATA_KEY, predictor.info.to_json())) + len(metadata_entry(SEAL_KEY, "0" * 64))
+    write_record(path, path.stat().st_size - record, replace(predictor.info, model="other"))
+    with pytest.raises(ArtifactError, match="another file"):
+        pickle.loads(text)
+
+
+def test_it_says_what_it_is(predictor: Predictor, tiny_onnx: Path) -> None:
+    assert repr(predictor) == f"<Predictor {str(tiny_onnx)!r}: tiny, onnx fp32 on cpu, 7 classes>"
+
+
+def test_devices_as_pytorch_names_them(tiny_onnx: Path) -> None:
+    with Predictor(tiny_onnx, torch.device("cpu")) as predictor:
+        assert predictor._runtime.device == "cpu"
+    for gpu in (7, torch.device("cuda", 7)):
+        with pytest.raises(DeviceError, match="cuda:7"):
+            Predictor(tiny_onnx, gpu)
+
+
+def _lacks_memory(*_: Any) -> Any:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_faults_of_the_machine_are_not_the_pictures(
+    tiny_onnx: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, pictures: int
+) -> None:
+    images = _pictures(rng, [(8, 8)] * pictures)
+    predictor = Predictor(tiny_onnx)
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor._runtime, "_run", _lacks_memory)
+        with pytest.raises(PredictorError, match="not enough memory"):
+            list(predictor.stream(images))
+    with monkeypatch.context() as patch:
+        patch.setattr("rest_deploy.predictor.transform", _lacks_memory)
+        with pytest.raises(PredictorError, match="not enough memory"):
+            list(predictor.stream(images))
+    predictor._runtime._forked = True
+    with pytest.raises(PredictorError, match="forked"):
+        list(predictor.stream(images))
+    predictor._runtime._forked = False
+    predictor.close()
+    with pytest.raises(PredictorError, match="closed"):
+        list(predictor.stream(images))
+    assert not issubclass(PredictorError, ImageError)
+
+
+def test_a_runtime_that_fails_is_not_the_pictures_fault(
+    tiny_onnx: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def run(self, *_: Any) -> Any:
+            raise RuntimeError("no device any more")
+
+    with Predictor(tiny_onnx) as predictor:
+        monkeypatch.setattr(predictor._runtime, "_session", Broken())
+        with pytest.raises(PredictorError, match="no device any more"):
+            predictor.classify(_pictures(rng, [(8, 8)]))

@@ -149,15 +149,17 @@ def test_other_channels_than_those_of_pictures_have_a_mean_of_any_scale(channels
 @pytest.mark.parametrize(
     ("change", "card", "assumed"),
     [
-        (PreprocessingChange(), None, {"transform", "image size", "crop ratio", "interpolation", "mean", "std", "alpha"}),
+        (PreprocessingChange(), None,
+         {"transform", "image size", "crop ratio", "interpolation", "mean", "std", "alpha"}),
         (PreprocessingChange(), Preprocessing(), set()),
         (PreprocessingChange(resize=Resize.NATIVE), None, {"mean", "std", "alpha"}),
         (PreprocessingChange(mean=(0.5,) * 3, std=(0.5,) * 3, alpha=Alpha.DROP, size=ImageSize(9, 9)), None,
          {"transform", "crop ratio", "interpolation"}),
-        (PreprocessingChange(size=ImageSize(9, 9)), Preprocessing(Resize.NATIVE, None), {"transform"}),
+        (PreprocessingChange(size=ImageSize(9, 9)), Preprocessing(Resize.NATIVE, None),
+         {"transform", "crop ratio", "interpolation"}),
         (PreprocessingChange(size=ImageSize(400, 400)), Preprocessing(), {"transform"}),
         (PreprocessingChange(size=ImageSize(99, 99)), Preprocessing(), set()),
-        (PreprocessingChange(resize=Resize.WARP), Preprocessing(Resize.NATIVE, None), {"image size"}),
+        (PreprocessingChange(resize=Resize.WARP), Preprocessing(Resize.NATIVE, None), {"image size", "interpolation"}),
     ],
 )  # fmt: skip
 def test_what_was_given_nowhere_is_assumed(change, card, assumed):

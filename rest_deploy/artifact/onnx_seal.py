@@ -18,8 +18,8 @@ from rest_deploy.artifact.onnx_metadata import metadata_entry, open_onnx, stamp
 from rest_deploy.artifact.wire import size_of
 from rest_deploy.errors import ArtifactError
 
-_SEAL_KEY = "rest_deploy_sha256"
-_SEAL_BYTES = len(metadata_entry(_SEAL_KEY, "0" * 64))
+SEAL_KEY = "rest_deploy_sha256"
+_SEAL_BYTES = len(metadata_entry(SEAL_KEY, "0" * 64))
 
 
 def write_record(path: str | Path, graph_bytes: int, info: ArtifactInfo) -> None:
@@ -87,4 +87,4 @@ def refuse_unsealed(path: str | Path, file: BinaryIO, size: int) -> None:
 
 def _seal(file: BinaryIO, count: int) -> bytes:
     """The last entry of a file: the SHA-256 of its first so many bytes. The file is left behind them."""
-    return metadata_entry(_SEAL_KEY, sha256_of_first(file, count))
+    return metadata_entry(SEAL_KEY, sha256_of_first(file, count))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rest_deploy.artifact.engine import EngineRecord
+from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.cli.terminal import clean
 from rest_deploy.nvidia.library import LIBRARIES
 
@@ -21,6 +24,38 @@ def engine_rows(engine: EngineRecord) -> dict[str, str]:
         "memory": f"{engine.activation_bytes / _MIB:.0f} MiB for activations" if engine.activation_bytes else "",
         "options": ", ".join(f"{name} {value}" for name, value in engine.options.items()),
     }
+
+
+def way_to_its_gpu(engine: EngineRecord, path: Path) -> dict[str, str]:
+    """What is left to do where an engine was built and could not be run: what travels, what runs and proves it there.
+
+    Args:
+        engine: Its record.
+        path: Its plan.
+    """
+    library = LIBRARIES[engine.library]
+    pins = " ".join(f"{package}=={engine.version}" for package in library.pinned)
+    checkpoint = _argument(engine.command, "--checkpoint")
+    more = f", to prove it {checkpoint} too" if checkpoint is not None else ""
+    rows = {
+        "copy": f"{path.name} and {manifest_path(path).name}{more}",
+        "runs on": f"GPUs of {', '.join(engine.targets)}",
+        "install": f'in a clone of rest_deploy there: pip install ".[{library.extra}]" {pins}',
+    }
+    if checkpoint is not None:
+        rows["prove"] = f'pip install ".[{library.extra},export]" {pins} && ' + shlex.join(
+            ["rest-verify", path.name, "--reference", Path(checkpoint).name]
+        )
+    if engine.library == "trt-rtx" and engine.command is not None:
+        on_hopper = engine.rebuild(path.name, library="trt")
+        rows["Hopper"] = f'{library.title} has none for H100 and H200; there, with ".[trt,export,cpu]": {on_hopper}'
+    return rows
+
+
+def _argument(command: Sequence[str] | None, flag: str) -> str | None:
+    """The word behind a flag."""
+    words = list(command or ())
+    return words[words.index(flag) + 1] if flag in words else None
 
 
 def layer_table(layers: Mapping[str, Mapping[str, int]]) -> str:

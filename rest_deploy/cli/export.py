@@ -17,7 +17,7 @@ from rest_deploy.export.formats import FORMATS, parse_formats
 from rest_deploy.models.config import list_models
 from rest_deploy.pipeline import ExportRequest, prepare, run_exports
 from rest_deploy.runtimes.devices import Device
-from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
+from rest_deploy.specs import Activation, CalibrationMethod, ImageSize, Int8Target, Precision
 from rest_deploy.verification import BUDGETS
 
 
@@ -27,7 +27,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--model", metavar="NAME", help=f"{', '.join(list_models())}; may be left out with --checkpoint")
-    add("--checkpoint", metavar="FILE", help=".pth, .pt or .safetensors; without it the weights are random")
+    add("--checkpoint", metavar="FILE", help="PyTorch or safetensors file; without it the weights are random")
+    add(
+        "--weights-key",
+        metavar="KEY",
+        help="entry of the checkpoint to take, as model_ema (default: it says which)",
+    )
+    add("--key-prefix", metavar="P", help="what stands before the names of the network's weights, as backbone.")
+    add("--num-heads", metavar="N", nargs=4, type=int, help="heads of each stage, where the weights do not tell them")
     add(
         "--format",
         default="onnx",
@@ -46,8 +53,18 @@ def _parser() -> argparse.ArgumentParser:
             help=f"--precision {name.value}",
         )
     add("-o", "--output", metavar="FILE", help="default: the model's name, here; for several formats without suffix")
-    add("--labels", metavar="FILE", help="class names: one a line, or JSON (default: the checkpoint's, or ImageNet's)")
+    add(
+        "--labels",
+        metavar="FILE",
+        help="class names; or imagenet, none (default: the checkpoint's, or for 1000 classes ImageNet's)",
+    )
+    add(
+        "--activation",
+        choices=[a.value for a in Activation],
+        help="from logits to scores (default: the checkpoint's, or softmax, of one output sigmoid)",
+    )
     add_preprocessing_flags(made)
+    add("--strict", action="store_true", help="refuse to assume what neither the checkpoint nor a flag says")
     add("--no-verify", action="store_true", help="do not check the file against the PyTorch model")
     add("--seed", type=int, help="of random weights (default 0)")
     add("--json", action="store_true", help="print what was made as JSON")
@@ -165,6 +182,11 @@ def request_of(arguments: argparse.Namespace) -> ExportRequest:
         precision=Precision.parse(arguments.precision or Precision.FP32),
         labels=arguments.labels,
         preprocessing=preprocessing_change(arguments),
+        activation=Activation(arguments.activation) if arguments.activation else None,
+        weights_key=arguments.weights_key,
+        key_prefix=arguments.key_prefix,
+        num_heads=tuple(arguments.num_heads) if arguments.num_heads else None,
+        strict=arguments.strict,
         verify=not arguments.no_verify,
         seed=arguments.seed,
         options=options,

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rest_deploy.cli.engine_text import engine_rows, layer_table
+from rest_deploy.cli.engine_text import engine_rows, layer_table, way_to_its_gpu
 from rest_deploy.cli.precision_text import precision_rows
 from rest_deploy.cli.tables import Table
 from rest_deploy.cli.terminal import clean
-from rest_deploy.cli.verification_text import figures
+from rest_deploy.cli.verification_text import figures, record_rows
 from rest_deploy.export.engine.memory import estimate_activation_bytes
 from rest_deploy.machine.cpu import describe_cpu
 from rest_deploy.pipeline import ExportRequest, ExportResult, Job
@@ -31,14 +31,13 @@ def plan_text(plans: Sequence[Mapping[str, str]]) -> str:
 def plan(request: ExportRequest, loaded: LoadedModel, job: Job) -> dict[str, str]:
     """One artifact that a request would make, in words."""
     info, onnx = job.info, request.configs["onnx"]
-    steps = info.preprocessing
     rows: dict[str, object] = {
         "model": info.model,
-        "weights": f"random, seed {info.weights.seed}" if info.weights.random else info.weights.file,
+        "weights": info.weights,
         "format": f"{job.format}, {request.precision.value}, opset {onnx.opset}",
         "output": job.output,
         "input": f"{info.input.shape[1]} channels, any batch, height and width from 1 up",
-        "images": str(steps),
+        **record_rows(info),
         "classes": info.num_classes,
         "simplify": "yes" if onnx.simplify else "no",
         "verify": "yes" if request.verify else "no",
@@ -46,7 +45,7 @@ def plan(request: ExportRequest, loaded: LoadedModel, job: Job) -> dict[str, str
     if request.precision is not Precision.FP32:
         rows["precision"] = _narrowing(request, job)
     if job.site is not None:
-        profiles = request.configs[job.format].resolve_profiles(steps)
+        profiles = request.configs[job.format].resolve_profiles(info.image_size)
         estimates = [estimate_activation_bytes(loaded.model.config, p.max, request.precision) for p in profiles]
         rows |= {
             "input": f"{info.input.shape[1]} channels, sizes as in the profiles",
@@ -55,7 +54,7 @@ def plan(request: ExportRequest, loaded: LoadedModel, job: Job) -> dict[str, str
             "profiles": ", ".join(str(profile) for profile in profiles) + " (batch x height x width, min:opt:max)",
             "memory": f"about {max(estimates) / _MIB:.0f} MiB for activations at the largest size (estimated)",
         }
-    return {name: str(value) for name, value in rows.items()}
+    return {name: str(value) for name, value in rows.items() if value}
 
 
 def _narrowing(request: ExportRequest, job: Job) -> str:
@@ -91,6 +90,12 @@ def result_text(result: ExportResult) -> str:
         if result.comparison is None and engine.source_verification is not None:
             lines.append(f"its ONNX  {clean(figures(engine.source_verification))}")
         lines += ["layers by stage and datatype, as the build's log tells:", layer_table(engine.layers), ""]
+    if engine is not None and engine.not_run is not None:
+        lines.append("to run it, and to finish its proof, on its GPU:")
+        lines += [f"  {name:<8} {clean(value)}" for name, value in way_to_its_gpu(engine, result.path).items()] + [""]
+    lines += [f"{name:<10} {clean(value)}" for name, value in record_rows(result.info).items()]
+    if result.info.assumed:
+        lines.append(f"{'':<10} (not said by the checkpoint or by flags; --strict refuses to assume)")
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())
     mib = result.path.stat().st_size / _MIB
     lines.append(f"{clean(str(result.path))}: {result.info.model}, {mib:.1f} MiB, {_proof(result)} ({steps})")

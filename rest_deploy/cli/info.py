@@ -11,7 +11,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.cli.engine_text import engine_rows, layer_table
 from rest_deploy.cli.precision_text import precision_rows
 from rest_deploy.cli.terminal import OK, clean, command, parser
-from rest_deploy.cli.verification_text import figures
+from rest_deploy.cli.verification_text import figures, record_rows
 from rest_deploy.runtimes.registry import read_info
 
 
@@ -29,20 +29,16 @@ def _main(arguments: argparse.Namespace) -> int:
 
 
 def _text(path: Path, info: ArtifactInfo) -> str:
-    weights = f"random, seed {info.weights.seed}: predictions mean nothing"
-    if not info.weights.random:
-        weights = f"{info.weights.file}, SHA-256 {str(info.weights.sha256)[:16]}..."
-    steps = info.preprocessing
     mib = path.stat().st_size / 2**20
     rows = {
         "file": f"{path} ({mib:.1f} MiB)",
         "format": f"{info.format}, {info.precision.value}",
         "model": info.model,
-        "weights": weights,
+        "weights": info.weights,
         "input": f"{info.input.name}: {info.input.dtype} {_shape(info.input.shape)}, {_sizes(info)}",
         "output": f"{info.output.name}: {info.output.dtype} {_shape(info.output.shape)}",
         "classes": f"{info.num_classes}: {', '.join(info.label(i) for i in range(min(3, info.num_classes)))}, ...",
-        "preprocessing": str(steps),
+        **record_rows(info),
         "config": ", ".join(f"{key} {value}" for key, value in info.config.items()),
         "made with": ", ".join(f"{package} {version}" for package, version in info.versions.items()),
         **(precision_rows(info.precision_plan) if info.precision_plan is not None else {}),

@@ -7,32 +7,51 @@ import json
 import sys
 from pathlib import Path
 
-from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress
+from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_bar
+from rest_deploy.cli.verification_text import record_rows
 from rest_deploy.errors import ImageError
 from rest_deploy.predictor import Prediction, Predictor
-from rest_deploy.preprocess.images import list_images
+from rest_deploy.preprocess.images import FolderImages, find_images
+from rest_deploy.specs import Activation
 
 
 def _parser() -> argparse.ArgumentParser:
     made = parser("rest-predict", "Classify images with an exported ResT.")
-    made.add_argument("artifact", help=".onnx or .engine file, or a .pth, .pt or .safetensors checkpoint")
-    made.add_argument("images", nargs="+", help="image files, or folders of them, without subfolders")
-    made.add_argument("--top-k", type=int, default=5, metavar="K", help="predictions for each image (default 5)")
+    made.add_argument("artifact", help=".onnx or .engine file, or a PyTorch checkpoint")
+    made.add_argument("images", nargs="+", help="image files, or folders of them, subfolders included")
+    made.add_argument(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="predictions for each image (default 5, or all where each class has a score of its own)",
+    )
     made.add_argument("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
-    made.add_argument("--threads", type=int, help="CPU threads (default: physical cores)")
+    made.add_argument("--threads", type=int, help="CPU threads (default: one for each core that may be used)")
+    made.add_argument(
+        "--max-pixels", type=int, metavar="N", help="of the network's input (default: what memory allows)"
+    )
     made.add_argument("--json", action="store_true", help="print JSON")
     return made
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    paths = [path for image in arguments.images for path in _expand(Path(image))]
+    found = [find_images(image) if Path(image).is_dir() else FolderImages((Path(image),)) for image in arguments.images]
+    paths = [path for images in found for path in images.images]
+    for images in found:
+        if images.left_out:
+            print(f"left out: {clean(images.left_out_text())}", file=sys.stderr)
     answers: dict[int, list[Prediction] | ImageError] = {}
-    with Predictor(arguments.artifact, arguments.device, threads=arguments.threads) as predictor:
-        if predictor.info.weights.random:
+    options = {"threads": arguments.threads, "max_pixels": arguments.max_pixels}
+    with Predictor(arguments.artifact, arguments.device, **options) as predictor, progress_bar("predicting") as report:
+        info = predictor.info
+        if info.weights.random:
             print(f"warning: {arguments.artifact} holds random weights; its predictions mean nothing", file=sys.stderr)
+        if arguments.verbose:
+            for name, value in record_rows(info).items():
+                print(f"{name}: {clean(value)}", file=sys.stderr)
         for index, answer in predictor.stream(paths, arguments.top_k):
             answers[index] = answer
-            progress(len(answers), len(paths))
+            report(len(answers) / len(paths), f"{len(answers)} of {len(paths)} images")
     if arguments.json:
         print(json.dumps([_as_json(path, answers[i]) for i, path in enumerate(paths)], indent=2))
     failed = False
@@ -44,18 +63,18 @@ def _main(arguments: argparse.Namespace) -> int:
         elif not arguments.json:
             print(clean(str(path)))
             for prediction in answer:
-                print(f"  {prediction.score:7.2%}  {clean(prediction.label)} ({prediction.index})")
+                print(f"  {_score(prediction.score, info.activation)}  {clean(prediction.label)} ({prediction.index})")
     return FAILED if failed else OK
 
 
-def _expand(path: Path) -> list[Path]:
-    return list_images(path) if path.is_dir() else [path]
+def _score(score: float, activation: Activation) -> str:
+    return f"{score:9.4f}" if activation is Activation.NONE else f"{score:7.2%}"
 
 
 def _as_json(path: Path, answer: list[Prediction] | ImageError) -> dict[str, object]:
     if isinstance(answer, ImageError):
         return {"image": str(path), "error": str(answer)}
-    return {"image": str(path), "predictions": [vars(prediction) for prediction in answer]}
+    return {"image": str(path), "predictions": answer}
 
 
 main = command(_main, _parser)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rest_deploy.errors import ConfigError, DeviceError
-from rest_deploy.specs import ImageSize, PreprocessingChange, Resize
+from rest_deploy.specs import Alpha, ImageSize, Interpolation, PreprocessingChange, Resize
 
 _T = TypeVar("_T")
 
@@ -25,10 +25,13 @@ def typed(parse: Callable[[str], _T]) -> Callable[[str], _T]:
 
 
 def add_preprocessing_flags(group: Any) -> None:
-    """``--transform``, ``--image-size``, ``--mean`` and ``--std``."""
+    """Those of :class:`PreprocessingChange`, from ``--transform`` to ``--alpha``."""
     add = group.add_argument
     add("--transform", choices=[r.value for r in Resize], help="crop, warp, or native: images at their own size")
     add("--image-size", metavar="HxW", type=typed(ImageSize.parse), help="size that crop or warp gives (default 224)")
+    add("--crop-ratio", type=float, metavar="R", help="of crop: side of the cut over the resized short side (0.875)")
+    add("--interpolation", choices=[i.value for i in Interpolation], help="filter of the resize (default bicubic)")
+    add("--alpha", choices=[a.value for a in Alpha], help="lay transparency over white, or drop it as ImageFolder does")
     add("--mean", type=float, nargs="+", metavar="M", help="of each channel, images scaled to 0-1 (default ImageNet's)")
     add("--std", type=float, nargs="+", metavar="S", help="of each channel (default ImageNet's)")
 
@@ -38,6 +41,9 @@ def preprocessing_change(arguments: argparse.Namespace) -> PreprocessingChange |
     change = PreprocessingChange(
         resize=Resize(arguments.transform) if arguments.transform else None,
         size=arguments.image_size,
+        crop_ratio=arguments.crop_ratio,
+        interpolation=Interpolation(arguments.interpolation) if arguments.interpolation else None,
+        alpha=Alpha(arguments.alpha) if arguments.alpha else None,
         mean=tuple(arguments.mean) if arguments.mean else None,
         std=tuple(arguments.std) if arguments.std else None,
     )

@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -18,6 +19,7 @@ from rest_deploy.errors import RestDeployError
 
 OK, FAILED = 0, 1  # 2, wrong usage, is argparse's own
 _BAR_WIDTH = 30
+_LINE_EVERY_S = 30.0  # of progress that nobody watches, as in the log of a job
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -101,23 +103,28 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def progress(done: int, total: int) -> None:
-    """A counter on stderr, where a person is watching."""
-    if sys.stderr.isatty():
-        print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
 @contextlib.contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[float, str], None] | None]:
-    """Draw a bar on stderr, where a person is watching, and wipe it at the end; else give None.
+def progress_bar(what: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[float, str], None]]:
+    """Draw a bar on stderr, where a person is watching, and wipe it at the end; elsewhere print a line now and then.
+
+    Args:
+        what: Is going on.
+        clock: Seconds.
 
     Yields:
         A function of the share that is done, 0 to 1, and the name of the phase; it may be called from any thread.
     """
+    drawn, said = "", clock()
+
+    def say(share: float, phase: str) -> None:
+        nonlocal said
+        if clock() - said >= _LINE_EVERY_S:
+            said = clock()
+            print(f"{what}: {share:.0%}, {clean(phase)}", file=sys.stderr, flush=True)
+
     if not sys.stderr.isatty():
-        yield None
+        yield say
         return
-    drawn = ""
 
     def report(share: float, phase: str) -> None:
         nonlocal drawn

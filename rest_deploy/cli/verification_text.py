@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ArtifactError, one_line
 
 
@@ -32,3 +33,15 @@ def _worst(verification: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) 
         f"against {verification.get('reference')} at {len(cases)} sizes; largest error {worst['max_error']:.2g} "
         f"at {size}, where float32's own is {worst['reference_error']:.2g}"
     )
+
+
+def record_rows(info: ArtifactInfo) -> dict[str, str]:
+    """How pictures become inputs and logits scores, what was done with the weights, and what of it was assumed."""
+    steps = info.preprocessing
+    rows = {
+        "images": str(steps) if steps is not None else "none: the caller makes the input",
+        "activation": info.activation.value,
+        "notes": "; ".join(info.weights.notes),
+        "assumed": "; ".join(f"{what}: {value}" for what, value in info.assumed.items()),
+    }
+    return {name: value for name, value in rows.items() if value}

@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--no-synthetic", action="store_true", help="look at real images alone")
     add("--per-block", action="store_true", help="compare block by block, and name the one where a difference begins")
+    add("--threads", type=int, help="CPU threads of a call (default: one for each core that may be used)")
     add("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
     add("--seed", type=int, default=0, help="of synthetic images, and of the choice of real ones (default 0)")
     _add_images(made.add_argument_group("real images"))
@@ -79,6 +80,7 @@ def _main(arguments: argparse.Namespace) -> int:
             per_block=arguments.per_block,
             limits=limits,
             device=arguments.device,
+            threads=arguments.threads,
             seed=arguments.seed,
             command=arguments.command_line,
             report=report,

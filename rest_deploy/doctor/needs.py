@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 
+from rest_deploy.errors import install
 from rest_deploy.machine.packages import installed_version
 
 _REQUIREMENT = re.compile(r'([\w.-]+)\s*>=\s*([\d.]+)(?:\s*;\s*extra\s*==\s*["\']([\w.-]+)["\'])?')
@@ -46,16 +47,11 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in match[0].split(".")) if match else ()
 
 
-def install(extras: Iterable[str]) -> str:
-    """The pip line of some extras."""
-    return f'pip install "rest-deploy[{",".join(dict.fromkeys(extras))}]"'
-
-
 def not_installed(packages: Sequence[str], extras: Iterable[str]) -> str:
     """That packages are missing, with the pip line that gets them; empty where there are none."""
     if not packages:
         return ""
-    return f"{' and '.join(packages)} {'is' if len(packages) == 1 else 'are'} not installed; {install(extras)}"
+    return f"{' and '.join(packages)} {'is' if len(packages) == 1 else 'are'} not installed; {install(*extras)}"
 
 
 def repair(problem: str, packages: Sequence[str], extra: str = "") -> str:
@@ -70,5 +66,5 @@ def repair(problem: str, packages: Sequence[str], extra: str = "") -> str:
         return problem
     others = [name for name, _, of in requirements() if of == extra and extra]
     if any(installed_version(name) is None for name in others):
-        return f"{problem}; {install([extra])}"
+        return f"{problem}; {install(extra)}"
     return f"{problem}; pip install --force-reinstall {' '.join(packages)}"

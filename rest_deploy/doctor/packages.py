@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 from rest_deploy.doctor.attempts import Outcome, attempt, load_module
-from rest_deploy.doctor.needs import install, is_older, least_version, repair
+from rest_deploy.doctor.needs import is_older, least_version, repair
 from rest_deploy.doctor.records import Package, State
-from rest_deploy.errors import MissingPackageError
+from rest_deploy.errors import MissingPackageError, install
 from rest_deploy.machine.packages import installed_version
 from rest_deploy.nvidia.cuda import Cuda
 from rest_deploy.nvidia.library import LIBRARIES
@@ -117,4 +117,4 @@ def _once_more(problem: str, names: Sequence[str]) -> str:
     """A problem of ONNX Runtime, of which one package at most may be installed, with the steps that right it."""
     all_names = " ".join(dict.fromkeys([*_DISTRIBUTIONS[ONNXRUNTIME][:2], *names]))
     reason = problem.partition("; pip ")[0]
-    return f"{reason}; pip uninstall {all_names}, then {install(['cpu'])} or {install(['gpu'])}"
+    return f"{reason}; pip uninstall {all_names}, then {install('cpu')} or {install('gpu')}"

@@ -9,10 +9,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rest_deploy.doctor.attempts import attempt
-from rest_deploy.doctor.needs import install, not_installed, repair
+from rest_deploy.doctor.needs import not_installed, repair
 from rest_deploy.doctor.packages import CUDA_PYTHON, ONNXRUNTIME
 from rest_deploy.doctor.records import CPU, CUDA, Ability, Gpus, Integers, Package, Possible, Provider, State
-from rest_deploy.errors import DeviceError, MissingPackageError, RestDeployError
+from rest_deploy.errors import DeviceError, MissingPackageError, RestDeployError, install
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.site import choose_site
 from rest_deploy.nvidia.gpus import Gpu
@@ -120,7 +120,7 @@ def _start(name: str, gpu: Gpu) -> tuple[str, str]:
     """Start TensorRT's runtime on a GPU that it has engines for: what is wrong, or what is to be known."""
     refused = {precision: _refusal(name, gpu, precision) for precision in (Precision.FP32, Precision.FP16)}
     if refused[Precision.FP16]:
-        other = "" if is_installed("trt") else f"; {install(['trt'])}"
+        other = "" if is_installed("trt") else f"; {install('trt')}"
         return f"{gpu}: {refused[Precision.FP16]}{other}", ""
     note = f"not in fp32: {refused[Precision.FP32]}" if refused[Precision.FP32] else ""
     return attempt(_start_runtime, name).problem, note

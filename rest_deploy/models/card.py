@@ -23,6 +23,7 @@ class Card:
     name: str | None = None
     labels: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
+    activation: str | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.name):

@@ -41,6 +41,7 @@ class Checkpoint:
     sha256: str
     state_dict: StateDict
     card: Card
+    weights_key: str = ""
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

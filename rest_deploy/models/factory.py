@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ class LoadedModel:
     card: Card
     checkpoint: Checkpoint | None
     seed: int | None
+    told: tuple[str, ...] = ()
+    assumed: Mapping[str, str] = field(default_factory=dict)
 
 
 def create_model(

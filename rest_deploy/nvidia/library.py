@@ -21,12 +21,19 @@ class LibraryRow:
         modules: Import names, the first that is there is taken.
         package: Distribution that brings it.
         extra: Of rest-deploy.
+        others: Distributions that must be of the same version.
     """
 
     title: str
     modules: tuple[str, ...]
     package: str
     extra: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """Distributions that must be of an engine's version to run it."""
+        return (self.package, *self.others)
 
 
 #: By the name of the format that it makes.
@@ -34,7 +41,11 @@ LIBRARIES: Mapping[str, LibraryRow] = MappingProxyType(
     {
         "trt": LibraryRow("TensorRT", ("tensorrt",), "tensorrt", "trt"),
         "trt-rtx": LibraryRow(
-            "TensorRT-RTX", ("tensorrt_rtx", "tensorrt_rtx_bindings"), "tensorrt-rtx-cu13-bindings", "trt-rtx"
+            "TensorRT-RTX",
+            ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+            "tensorrt-rtx-cu13-bindings",
+            "trt-rtx",
+            ("tensorrt-rtx-cu13-libs",),
         ),
     }
 )

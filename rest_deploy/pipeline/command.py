@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
 from rest_deploy.export.formats import flag_of
 from rest_deploy.pipeline.request import ExportRequest
-from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange
+from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange, Resize
 
 
 def _value(flag: str, value: Any) -> list[str]:
     return [flag, str(getattr(value, "value", value))]
+
+
+def _one(value: object) -> list[object] | None:
+    return None if value is None else [value]
 
 
 _SWITCHES = ("simplify", "tf32", "version_compatible", "half_io", "reduced_range", "compare_speed")
@@ -35,31 +39,27 @@ _OPTIONS: Mapping[str, Callable[[str, Any], list[str]]] = MappingProxyType(
 def as_arguments(request: ExportRequest) -> tuple[str, ...] | None:
     """Arguments of ``rest-export`` that ask for the same, but for format, targets and output; None where none can.
 
-    A model given as a config has no name, and stands as its checkpoint alone, whose shapes tell its architecture. A
-    crop ratio has no flag.
+    A model given as a config has no name, and stands as its checkpoint alone, whose shapes tell its architecture.
     """
     if not isinstance(request.model, str) and request.checkpoint is None:
         return None
-    if (
-        isinstance(request.preprocessing, Preprocessing)
-        and request.preprocessing.crop_ratio != Preprocessing.crop_ratio
-    ):
-        return None
-    words: list[str] = []
-    if isinstance(request.model, str):
-        words += ["--model", request.model]
-    if request.checkpoint is not None:
-        words += ["--checkpoint", str(request.checkpoint)]
-    if request.precision is not Precision.FP32:
-        words += ["--precision", request.precision.value]
-    if request.labels is not None:
-        words += ["--labels", str(request.labels)]
+    numbers = request.num_heads or ()
+    given: dict[str, Sequence[object] | None] = {
+        "--model": [request.model] if isinstance(request.model, str) else None,
+        "--checkpoint": _one(request.checkpoint),
+        "--weights-key": _one(request.weights_key),
+        "--key-prefix": _one(request.key_prefix),
+        "--num-heads": numbers or None,
+        "--precision": [request.precision.value] if request.precision is not Precision.FP32 else None,
+        "--labels": _one(request.labels),
+        "--activation": _one(request.activation and request.activation.value),
+        "--strict": [] if request.strict else None,
+        "--no-verify": [] if not request.verify else None,
+        "--seed": [request.seed] if request.seed else None,
+    }
+    words = [str(word) for flag, values in given.items() if values is not None for word in (flag, *values)]
     if request.preprocessing is not None:
         words += _preprocessing(request.preprocessing)
-    if not request.verify:
-        words.append("--no-verify")
-    if request.seed:
-        words += ["--seed", str(request.seed)]
     for config in request.configs.values():
         default = type(config)()
         for option in (field.name for field in fields(config)):
@@ -78,4 +78,10 @@ def _preprocessing(steps: Preprocessing | PreprocessingChange) -> list[str]:
     for flag, values in (("--mean", steps.mean), ("--std", steps.std)):
         if values is not None:
             words += [flag, *(str(value) for value in values)]
+    if steps.crop_ratio is not None and steps.resize in (Resize.CROP, None):
+        words += ["--crop-ratio", str(steps.crop_ratio)]
+    if steps.interpolation is not None and steps.resize is not Resize.NATIVE:
+        words += ["--interpolation", steps.interpolation.value]
+    if steps.alpha is not None:
+        words += ["--alpha", steps.alpha.value]
     return words

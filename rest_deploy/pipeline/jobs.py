@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rest_deploy.artifact.files import check_writable
-from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.labels import read_labels
+from rest_deploy.artifact.info import ASSUMABLE, ArtifactInfo
+from rest_deploy.artifact.labels import imagenet_labels, read_labels
 from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ConfigError
@@ -18,7 +18,7 @@ from rest_deploy.export.engine.site import BuildSite, choose_site
 from rest_deploy.export.formats import get_format
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.preprocess.sample import Sample, choose_images
-from rest_deploy.specs import Int8Target, Precision, Preprocessing, PreprocessingChange
+from rest_deploy.specs import Int8Target, Precision, Preprocessing
 
 if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
@@ -64,22 +64,30 @@ def prepare(request: ExportRequest) -> tuple[LoadedModel, tuple[Job, ...]]:
         calibrating = request.precision is Precision.INT8 and config.target_for(request.makes_engine) is Int8Target.TRT
         count, seed = config.calibration_images, config.calibration_seed
         sample = choose_images(config.calibration, count, seed, calibrating=calibrating)
-    loaded = load_model(request.model, request.checkpoint, seed=request.seed)
+    loaded = load_model(
+        request.model,
+        request.checkpoint,
+        seed=request.seed,
+        weights_key=request.weights_key,
+        key_prefix=request.key_prefix,
+        num_heads=request.num_heads,
+    )
     jobs = []
     for name in request.formats:
         output = check_writable(request.output_of(name, loaded.name))
         info = describe(request, loaded, name)
         if name in sites:
             check_writable(manifest_path(output))
-            _check_profiles(request.configs[name].resolve_profiles(info.preprocessing), info.preprocessing)
+            _check_profiles(request.configs[name].resolve_profiles(info.image_size), info.preprocessing)
         jobs.append(Job(name, info, output, sites.get(name), sample))
     return loaded, tuple(jobs)
 
 
-def _check_profiles(profiles: Sequence[Profile], preprocessing: Preprocessing) -> None:
+def _check_profiles(profiles: Sequence[Profile], preprocessing: Preprocessing | None) -> None:
     """An engine must take the images that its own preprocessing gives."""
-    size = preprocessing.size
-    if size is None or any(profile.holds(InputSize(profile.min.batch, size)) for profile in profiles):
+    if preprocessing is None or (size := preprocessing.size) is None:
+        return
+    if any(profile.holds(InputSize(profile.min.batch, size)) for profile in profiles):
         return
     raise ConfigError(
         f"images come as {size} ({preprocessing.resize.value}), and no profile holds that: "
@@ -96,25 +104,20 @@ def describe(request: ExportRequest, loaded: LoadedModel, format: str) -> Artifa
     """The record of an artifact to be, as far as it is known before.
 
     Raises:
-        ConfigError: The preprocessing gives other channels than the model takes.
+        ConfigError: The preprocessing gives other channels than the model takes, or something would have to be assumed
+            and that is refused.
     """
     from rest_deploy.runtimes import pytorch
 
-    given = None
-    if request.labels is not None:
-        given = read_labels(request.labels, loaded.model.config.num_classes)
-    info = pytorch.describe(loaded, given)
-    preprocessing = info.preprocessing
-    if isinstance(request.preprocessing, PreprocessingChange):
-        preprocessing = request.preprocessing.apply(preprocessing)
-    elif request.preprocessing is not None:
-        preprocessing = request.preprocessing
-    channels = loaded.model.config.in_channels
-    if len(preprocessing.mean) != channels:
-        raise ConfigError(
-            f"the model takes {channels} channels, the preprocessing gives {len(preprocessing.mean)}; "
-            "give --mean and --std with one value for each channel (1 or 3)"
-        )
+    info = pytorch.describe(
+        loaded,
+        labels=_labels(request, loaded.model.config.num_classes),
+        preprocessing=request.preprocessing,
+        activation=request.activation,
+    )
+    if request.strict and info.assumed:
+        unsaid = "; ".join(f"{what} {value} (say it: {ASSUMABLE[what]})" for what, value in info.assumed.items())
+        raise ConfigError(f"strict: neither the checkpoint nor the request says: {unsaid}")
     packages = ("rest_deploy", *get_format(format).packages)
     dtype = "float16" if request.narrowing.half_io else "float32"
     return replace(
@@ -123,9 +126,21 @@ def describe(request: ExportRequest, loaded: LoadedModel, format: str) -> Artifa
         output=replace(info.output, dtype=dtype),
         format=format,
         precision=request.precision,
-        preprocessing=preprocessing,
         versions={package: _version(package) for package in packages},
     )
+
+
+def _labels(request: ExportRequest, num_classes: int) -> tuple[str, ...] | None:
+    """Names of classes that the request gives; () for none at all, None where it says nothing."""
+    if request.labels is None or str(request.labels) == "none":
+        return None if request.labels is None else ()
+    if str(request.labels) == "imagenet":
+        if num_classes != len(imagenet_labels()):
+            raise ConfigError(
+                f"labels imagenet: they are {len(imagenet_labels())}, and the model has {num_classes} classes"
+            )
+        return imagenet_labels()
+    return read_labels(request.labels, num_classes)
 
 
 def in_fp32(info: ArtifactInfo) -> ArtifactInfo:

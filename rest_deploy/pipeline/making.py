@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rest_deploy.artifact.engine import EngineRecord
 from rest_deploy.artifact.engine_files import replacing_engine
@@ -29,6 +29,7 @@ from rest_deploy.pipeline.narrowing import Narrowing, Network
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.pipeline.result import Clock, ExportResult
 from rest_deploy.pipeline.speed import advice, check_onnx_speed, compare_speed, require_speedup
+from rest_deploy.pipeline.vector import make_test_vector
 from rest_deploy.specs import Int8Target, Precision
 from rest_deploy.verification import Comparison, Reference, cases_within, open_candidate, require
 
@@ -91,7 +92,8 @@ class Making:
             if self._request.verify:
                 with self._clock("verify"):
                     comparison = self._compare(target, self._reference())
-                info = replace(info, verification=comparison.to_dict())
+                    vector = _test_vector(target)
+                info = replace(info, verification=comparison.to_dict(), test_vector=vector)
                 write_record(target, graph_bytes, info)
         if written.not_simplified_why is not None:
             self._traced_notes = (f"not simplified: {written.not_simplified_why}",)
@@ -111,7 +113,7 @@ class Making:
                     config, alone = self._request.narrowing, not self._request.makes_engine
                     speed, note = check_onnx_speed(config, self._base, target, file.info, required=alone)
                 notes = (*notes, *note)
-            info = file.stamp(verdict, speed)
+            info = file.stamp(verdict, speed, _test_vector(target) if verdict is not None else None)
         comparison = verdict.comparison if verdict is not None else None
         seconds = {**source.seconds, **self._clock.taken()}
         return ExportResult(job.output, info, comparison, seconds, notes)
@@ -242,6 +244,12 @@ def _notes_on_weights(jobs: tuple[Job, ...]) -> tuple[str, ...]:
     )
     _log.warning(note)
     return (note,)
+
+
+def _test_vector(artifact: Path) -> dict[str, Any]:
+    """What a file that has been proved gives for one picture."""
+    with open_candidate(artifact) as (run, info):
+        return make_test_vector(info, run)
 
 
 def _why_not_run(engine: EngineRecord, gpu_index: int) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_seal import write_record
@@ -62,13 +64,16 @@ class NarrowedFile:
             raise VerificationError(f"{self._path.name} (not kept): {'; '.join(verdict.failures)}")
         return verdict
 
-    def stamp(self, verdict: Verdict | None, speed: Speed | None) -> ArtifactInfo:
+    def stamp(
+        self, verdict: Verdict | None, speed: Speed | None, test_vector: Mapping[str, Any] | None = None
+    ) -> ArtifactInfo:
         """Write the figures into the file; its record."""
         comparison = verdict.comparison if verdict is not None else None
         self.info = replace(
             self.info,
             precision_plan=self._narrowing.record(self._plan, verdict, self._steps, speed),
             verification=comparison.to_dict() if comparison is not None else None,
+            test_vector=test_vector,
         )
         write_record(self._path, self._graph_bytes, self.info)
         return self.info

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.export.formats import FORMATS, PRECISION, get_format, make_configs, parse_formats
 from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.models.config import ResTConfig, get_config
-from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange
+from rest_deploy.specs import Activation, Precision, Preprocessing, PreprocessingChange
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,24 @@ class ExportRequest:
     """What to make.
 
     Args:
-        model: Name, config, or None to read the architecture off the checkpoint.
+        model: Name, config, None to read the architecture off the checkpoint, or in place of a checkpoint a
+            ``torch.nn.Module`` with the authors' parameter names.
         output: File to write, or for several formats its name without a suffix; None names it after the model, in the
             current folder.
         checkpoint: Weights; None takes random ones of ``seed``.
         format: A row of ``export/formats.py``, or several as ``"onnx,trt"``.
         precision: Number format.
-        labels: File of class names; None takes the checkpoint's own, or ImageNet's for 1000 classes.
-        preprocessing: From an image to the input, or changes of the checkpoint's own; None takes its own, or the
-            authors'.
+        labels: File of class names, ``"imagenet"`` or ``"none"``; None takes the checkpoint's own, or for 1000 classes
+            assumes ImageNet's.
+        preprocessing: From an image to the input, or changes of the checkpoint's own; None takes its own, or assumes
+            the authors'.
+        activation: How logits become scores; None takes the checkpoint's own, or assumes softmax, for one output
+            sigmoid.
+        weights_key: Entry of the checkpoint to take, such as ``"model"``; None takes the one there is, or the moving
+            average.
+        key_prefix: What stands before the names of the network's weights; None takes the one there is.
+        num_heads: Heads of each stage, where the weights do not tell them.
+        strict: Refuse what would have to be assumed.
         verify: Check the artifact against the PyTorch model, and keep it only where it agrees.
         seed: Of random weights, so without a checkpoint only; None is 0.
         options: Of the formats and the precision: fields of ``OnnxConfig``, ``EngineConfig`` and ``PrecisionConfig`` by
@@ -40,13 +52,18 @@ class ExportRequest:
         MissingPackageError: A package that the format needs is not installed.
     """
 
-    model: str | ResTConfig | None
+    model: str | ResTConfig | nn.Module | None
     output: str | Path | None = None
     checkpoint: str | Path | None = None
     format: str = "onnx"
     precision: Precision = Precision.FP32
     labels: str | Path | None = None
     preprocessing: Preprocessing | PreprocessingChange | None = None
+    activation: Activation | None = None
+    weights_key: str | None = None
+    key_prefix: str | None = None
+    num_heads: tuple[int, ...] | None = None
+    strict: bool = False
     verify: bool = True
     seed: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -56,6 +73,8 @@ class ExportRequest:
     def __post_init__(self) -> None:
         object.__setattr__(self, "formats", parse_formats(self.format))
         object.__setattr__(self, "precision", Precision.parse(self.precision))
+        if self.activation is not None:
+            object.__setattr__(self, "activation", Activation.parse(self.activation))
         self._check_precision()
         self._check_output()
         if self.model is None and self.checkpoint is None:
@@ -64,9 +83,10 @@ class ExportRequest:
             )
         if isinstance(self.model, str):
             get_config(self.model)
+        self._check_weights()
         if self.seed is not None:
-            if self.checkpoint is not None:
-                raise ConfigError(f"seed {self.seed} is of random weights; with a checkpoint leave it out")
+            if self.has_weights:
+                raise ConfigError(f"seed {self.seed} is of random weights; with a checkpoint or a module leave it out")
             if not 0 <= self.seed < 1 << 63:
                 raise ConfigError(f"seed {self.seed}; it must be from 0 to 2**63 - 1")
         object.__setattr__(self, "configs", MappingProxyType(make_configs(self.formats, self.options)))
@@ -75,6 +95,23 @@ class ExportRequest:
             for package, extra in get_format(name).packages.items():
                 if importlib.util.find_spec(package) is None:
                     raise MissingPackageError(package, f"export to {name}", extra)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the weights are given, and not random."""
+        return self.checkpoint is not None or self.is_module
+
+    @property
+    def is_module(self) -> bool:
+        """Whether the model is one in memory."""
+        return not isinstance(self.model, (str, ResTConfig, type(None)))
+
+    def _check_weights(self) -> None:
+        if self.checkpoint is not None and self.is_module:
+            raise ConfigError(f"a module and checkpoint {self.checkpoint} were given; give one of the two")
+        for name in ("weights_key", "key_prefix"):
+            if getattr(self, name) is not None and self.checkpoint is None:
+                raise ConfigError(f"{name} {getattr(self, name)!r} is of a checkpoint; give one, or leave it out")
 
     @property
     def makes_engine(self) -> bool:

@@ -117,7 +117,7 @@ def check_onnx_speed(
         return None, ()
     device = "cpu" if target is Int8Target.CPU else _device()
     try:
-        speed = compare_speed(fp32, narrowed, device, InputSize(1, info.preprocessing.size or _SIZE))
+        speed = compare_speed(fp32, narrowed, device, InputSize(1, info.image_size or _SIZE))
     except DeviceError as exc:  # a CUDA provider that is listed and does not start
         require_speedup(None, least, str(exc))
         return None, (f"not timed against FP32: {exc}",)

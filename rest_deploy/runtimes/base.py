@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import InputError, RestDeployError
+from rest_deploy.errors import InputError, PredictorError
 from rest_deploy.runtimes.gpu_times import GpuCall
 
 
@@ -57,7 +57,7 @@ class Runtime(ABC):
 
         Raises:
             InputError: Wrong type, dtype, rank or size.
-            RestDeployError: The runtime is closed, or failed.
+            PredictorError: The runtime is closed, or failed.
         """
         self._check_usable()
         if not isinstance(batch, np.ndarray):
@@ -77,12 +77,12 @@ class Runtime(ABC):
     def _check_usable(self) -> None:
         """Refuse a call after a fork, or after another thread closed it; runtimes ask again once it is their turn."""
         if self._forked:
-            raise RestDeployError(
+            raise PredictorError(
                 f"{self.path}: it was opened before this process was forked, and its threads are not here; open it in "
                 "each process, or start processes by spawn"
             )
         if self._closed:
-            raise RestDeployError(f"{self.path}: this predictor is closed; open the artifact again")
+            raise PredictorError(f"{self.path}: this predictor is closed; open the artifact again")
 
     def max_batch(self, height: int, width: int) -> int | None:
         """Most images of a size that one call takes; None where there is no bound."""
@@ -123,6 +123,11 @@ class Runtime(ABC):
         """Called in a forked child: nothing that is held is to be let go of there. It may be half made."""
         self._forked = True
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))  # or the end of the child would do it
+
+    @property
+    def unusable(self) -> bool:
+        """Whether every call is refused: it was closed, or opened before this process was forked."""
+        return self._closed or self._forked
 
     @property
     def closed(self) -> bool:

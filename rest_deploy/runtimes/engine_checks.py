@@ -12,7 +12,7 @@ from typing import Any
 from rest_deploy.artifact.engine import EngineRecord
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import Profile
-from rest_deploy.errors import ArtifactError, DeviceError
+from rest_deploy.errors import ArtifactError, DeviceError, install
 from rest_deploy.nvidia.gpus import AMPERE, HOPPER, TURING, Gpu
 from rest_deploy.nvidia.library import LIBRARIES, Library
 from rest_deploy.nvidia.log import TensorRTLog
@@ -70,7 +70,7 @@ def check_gpu(record: EngineRecord, precision: Precision, gpu: Gpu, path: Path) 
 def _no_target(record: EngineRecord, precision: Precision, gpu: Gpu, path: Path) -> str:
     """What to do where an engine of TensorRT-RTX is not for the GPU here; not each GPU can have one."""
     here, built = gpu.compute_capability, f"{path}: built for {', '.join(record.targets)}, here is {gpu}"
-    with_tensorrt = f"pip install 'rest-deploy[trt]', and build here: {record.rebuild(path, library='trt')}"
+    with_tensorrt = f"{install('trt')}, and build here: {record.rebuild(path, library='trt')}"
     if here == HOPPER:
         return f"{built}; TensorRT-RTX does not run on Hopper; {with_tensorrt}"
     if here < TURING or (here == TURING and precision is Precision.FP32):

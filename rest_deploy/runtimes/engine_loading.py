@@ -9,7 +9,7 @@ from typing import Any
 
 from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.manifest import EngineFile
-from rest_deploy.errors import ArtifactError, ExportError, RestDeployError
+from rest_deploy.errors import ArtifactError, ExportError, PredictorError
 from rest_deploy.nvidia.library import Library
 from rest_deploy.nvidia.log import TensorRTLog
 from rest_deploy.runtimes.engine_checks import check_tensors, check_validity
@@ -29,7 +29,7 @@ class LoadedEngine:
 
     Raises:
         ArtifactError: The library refuses the plan, or it is not the one that the record tells of.
-        RestDeployError: The library cannot make an execution context.
+        PredictorError: The library cannot make an execution context.
     """
 
     def __init__(self, file: EngineFile, library: Library, log: TensorRTLog) -> None:
@@ -37,7 +37,7 @@ class LoadedEngine:
         assert info.engine is not None  # read_engine has looked
         self._path, self._library, self._log = path, library, log
         self._cache: Any = None
-        self._runtime = log.attempt("start its runtime", RestDeployError, library.api.Runtime, log.logger)
+        self._runtime = log.attempt("start its runtime", PredictorError, library.api.Runtime, log.logger)
         if info.engine.version_compatible:
             self._runtime.engine_host_code_allowed = True  # such a plan carries the code that runs it
         check_validity(self._runtime, file.plan, library, log, path)
@@ -49,7 +49,7 @@ class LoadedEngine:
         self.context = self._made("make an execution context", self._engine.create_execution_context, settings)
 
     def _made(self, what: str, make: Callable[..., Any], *arguments: Any) -> Any:
-        return self._log.attempt(what, RestDeployError, make, *arguments)
+        return self._log.attempt(what, PredictorError, make, *arguments)
 
     def _rtx_settings(self, strategy: Any) -> Any:
         """TensorRT-RTX compiles kernels where it runs: keep them; make special ones while general ones already run."""

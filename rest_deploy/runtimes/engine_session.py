@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.manifest import EngineFile
 from rest_deploy.artifact.profile import InputSize, narrowest, nearest
-from rest_deploy.errors import DeviceError, InputError, RestDeployError, one_line
+from rest_deploy.errors import DeviceError, InputError, PredictorError, RestDeployError, one_line
 from rest_deploy.nvidia.cuda import Cuda, CudaError
 from rest_deploy.nvidia.library import Library
 from rest_deploy.nvidia.log import TensorRTLog, frames_let_go
@@ -149,7 +149,7 @@ class EngineSession:
                 self._cuda.call("cudaStreamSynchronize", self._stream)
                 self._drop_graph()
             if isinstance(exc, RestDeployError):
-                kind = DeviceError if isinstance(exc, DeviceError) else RestDeployError
+                kind = DeviceError if isinstance(exc, DeviceError) else PredictorError
                 raise kind(f"{self._path}: on input {shape}: {exc}") from exc
             raise
 
@@ -171,7 +171,7 @@ class EngineSession:
         missing = self._try("infer shapes", self._context.infer_shapes)
         found = tuple(self._context.get_tensor_shape(self._info.output.name))
         if missing or found != output:
-            raise RestDeployError(f"{self._library} infers {found}, needed {output}; not set: {missing}")
+            raise PredictorError(f"{self._library} infers {found}, needed {output}; not set: {missing}")
         self._give_scratch()
         self._shape = shape
         return output
@@ -234,7 +234,7 @@ class EngineSession:
         self._try("run the network", self._context.execute_async_v3, int(self._stream))
 
     def _try(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        return self._log.attempt(what, RestDeployError, function, *arguments)
+        return self._log.attempt(what, PredictorError, function, *arguments)
 
     def _captured(self, staged_in: NDArray[Any], staged_out: NDArray[Any]) -> CallGraph | None:
         """A call of this shape, or None where it cannot be captured; then none is tried again for this shape."""

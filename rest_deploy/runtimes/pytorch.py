@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,20 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo, Weights
 from rest_deploy.artifact.labels import default_labels
-from rest_deploy.errors import ConfigError, DeviceError, RestDeployError
+from rest_deploy.errors import ConfigError, DeviceError, PredictorError
 from rest_deploy.models.factory import LoadedModel, load_model
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device
-from rest_deploy.specs import Precision, Preprocessing, TensorSpec
+from rest_deploy.specs import (
+    IMAGENET_MEAN,
+    PICTURE_CHANNELS,
+    Activation,
+    Precision,
+    Preprocessing,
+    PreprocessingChange,
+    Resize,
+    TensorSpec,
+)
 
 
 class PyTorchRuntime(Runtime):
@@ -51,7 +61,7 @@ class PyTorchRuntime(Runtime):
             waiting = self._thread.submit(self._run_here, batch)
         except RuntimeError as exc:  # closed by another thread, after run() looked, or no thread can be had
             self._check_usable()
-            raise RestDeployError(f"{self.path}: no thread to run it on: {exc}") from exc
+            raise PredictorError(f"{self.path}: no thread to run it on: {exc}") from exc
         return waiting.result()
 
     def _run_here(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -60,7 +70,7 @@ class PyTorchRuntime(Runtime):
             try:
                 output = self._model(torch.tensor(batch).to(self._device))
             except RuntimeError as exc:
-                raise RestDeployError(f"{self.path}: PyTorch failed on input {batch.shape}: {exc}") from exc
+                raise PredictorError(f"{self.path}: PyTorch failed on input {batch.shape}: {exc}") from exc
             result: NDArray[np.float32] = output.float().cpu().numpy()
             return result
 
@@ -96,24 +106,83 @@ def read_info(path: Path) -> ArtifactInfo:
     return describe(load_model(None, path))
 
 
-def describe(loaded: LoadedModel, labels: tuple[str, ...] | None = None) -> ArtifactInfo:
-    """The record of a model in PyTorch, with other labels than its checkpoint's where they are given."""
-    config, card, checkpoint = loaded.model.config, loaded.card, loaded.checkpoint
-    weights = Weights(seed=loaded.seed)
-    if checkpoint is not None:
-        weights = Weights(checkpoint.path.name, checkpoint.sha256)
+def describe(
+    loaded: LoadedModel,
+    *,
+    labels: tuple[str, ...] | None = None,
+    preprocessing: Preprocessing | PreprocessingChange | None = None,
+    activation: Activation | None = None,
+) -> ArtifactInfo:
+    """The record of a model in PyTorch; what neither its checkpoint nor the caller says is assumed, and named.
+
+    Args:
+        loaded: The model.
+        labels: Names of its classes; () where they have none, None for the checkpoint's own.
+        preprocessing: From a picture to the input, or changes of the checkpoint's own.
+        activation: How logits become scores; None for the checkpoint's own.
+
+    Raises:
+        ConfigError: The preprocessing is not of the model's channels.
+    """
+    config, card, assumed = loaded.model.config, loaded.card, dict(loaded.assumed)
+    if labels is None and card.labels is None and (labels := default_labels(config.num_classes)) is not None:
+        assumed["labels"] = f"ImageNet's, as there are {len(labels)} classes"
+    if activation is None and card.activation is not None:
+        activation = Activation.parse(card.activation)
+    if activation is None:
+        activation = Activation.SIGMOID if config.num_classes == 1 else Activation.SOFTMAX
+        assumed["activation"] = activation.value
+    steps = preprocessing
+    if not isinstance(steps, Preprocessing):
+        steps, unsaid = _steps(steps or PreprocessingChange(), card.preprocessing, config.in_channels)
+        assumed |= unsaid
+    if steps is not None and len(steps.mean) != config.in_channels:
+        raise ConfigError(
+            f"the model takes {config.in_channels} channels, the preprocessing gives {len(steps.mean)}; give --mean "
+            "and --std with one value for each channel"
+        )
     return ArtifactInfo(
         format="pytorch",
         precision=Precision.FP32,
         model=loaded.name,
         config=config.to_dict(),
-        weights=weights,
-        labels=labels or card.labels or default_labels(config.num_classes),
-        preprocessing=card.preprocessing or Preprocessing(),
+        weights=_weights(loaded),
+        labels=(labels if labels is not None else card.labels) or None,
+        preprocessing=steps,
+        activation=activation,
+        assumed=assumed,
         input=TensorSpec("image", "float32", ("batch", config.in_channels, "height", "width")),
         output=TensorSpec("logits", "float32", ("batch", config.num_classes)),
         versions={"torch": torch.__version__},
     )
+
+
+def _weights(loaded: LoadedModel) -> Weights:
+    if loaded.checkpoint is None:
+        return Weights(seed=loaded.seed)
+    checkpoint = loaded.checkpoint
+    return Weights(checkpoint.path.name, checkpoint.sha256, key=checkpoint.weights_key, notes=loaded.told)
+
+
+def _steps(
+    change: PreprocessingChange, card: Preprocessing | None, channels: int
+) -> tuple[Preprocessing | None, dict[str, str]]:
+    """From a picture to the input, None where the caller makes it; and what of it was assumed."""
+    unknown = card is None and (change.mean is None or change.std is None)
+    if channels != len(IMAGENET_MEAN) and unknown:  # no mean could be assumed: ImageNet's has three channels
+        if change != PreprocessingChange():
+            raise ConfigError(
+                f"the model takes {channels} channels: give --mean and --std with {channels} values each, or no flag "
+                "of the preprocessing, and make its input yourself"
+            )
+        return None, {}
+    if channels in PICTURE_CHANNELS:
+        return change.apply(card or Preprocessing()), change.assumed(card)
+    if replace(change, mean=None, std=None) != PreprocessingChange():
+        raise ConfigError(
+            f"the model takes {channels} channels, which no picture has: only --mean and --std tell of its input"
+        )
+    return change.apply(card or Preprocessing(Resize.NATIVE, None)), {}
 
 
 def check_cuda(device: Device) -> None:

@@ -28,17 +28,27 @@ _PYTORCH = RuntimeRow("rest_deploy.runtimes.pytorch", "PyTorchRuntime", "torch",
 _TRT = RuntimeRow("rest_deploy.runtimes.trt", "TensorRTRuntime", "tensorrt", "trt")
 
 RUNTIMES: Mapping[str, RuntimeRow] = MappingProxyType(
-    {".onnx": _ORT, ".engine": _TRT, ".pth": _PYTORCH, ".pt": _PYTORCH, ".safetensors": _PYTORCH}
+    {".onnx": _ORT, ".engine": _TRT, **dict.fromkeys((".pth", ".pt", ".ckpt", ".safetensors"), _PYTORCH)}
 )
+#: A ZIP archive as torch.save makes it, and a bare pickle: checkpoints have any suffix, as ``checkpoint.pth.tar``.
+_PICKLES = (b"PK\x03\x04", b"\x80")
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether a file is one that PyTorch opens, by its suffix."""
-    return RUNTIMES.get(Path(path).suffix.lower()) is _PYTORCH
+    """Whether a file is one that PyTorch opens."""
+    return _row(path) is _PYTORCH
 
 
-def open_runtime(path: str | Path, device: str | None = None, threads: int | None = None) -> Runtime:
-    """Open an artifact with the runtime of its suffix, on a device, or None for the runtime's default one.
+def open_runtime(
+    path: str | Path, device: str | None = None, threads: int | None = None, *, allow_spinning: bool = True
+) -> Runtime:
+    """Open an artifact with the runtime of its suffix or its content.
+
+    Args:
+        path: The artifact.
+        device: Where it runs; None for the runtime's default.
+        threads: CPU threads of a call; None for each core that this process may use.
+        allow_spinning: Whether ONNX Runtime's threads go on turning for a while after a call.
 
     Raises:
         ArtifactError: Unknown suffix, or the file is missing, damaged or not ours.
@@ -46,7 +56,7 @@ def open_runtime(path: str | Path, device: str | None = None, threads: int | Non
         DeviceError: The device is not there.
     """
     runtime: type[Runtime] = getattr(_module_for(path), _row_for(path).name)
-    return runtime(path, device=device, threads=threads)
+    return runtime(path, device=device, threads=threads)  # RT: allow_spinning
 
 
 def read_info(path: str | Path) -> ArtifactInfo:
@@ -61,10 +71,26 @@ def read_info(path: str | Path) -> ArtifactInfo:
 
 
 def _row_for(path: str | Path) -> RuntimeRow:
-    suffix = Path(path).suffix.lower()
-    if suffix not in RUNTIMES:
-        raise ArtifactError(f"{path}: unknown kind of artifact; accepted: {', '.join(RUNTIMES)}")
-    return RUNTIMES[suffix]
+    row = _row(path)
+    if row is None:
+        raise ArtifactError(
+            f"{path}: unknown kind of artifact; accepted: {', '.join(RUNTIMES)}, and PyTorch checkpoints of any name"
+        )
+    return row
+
+
+def _row(path: str | Path) -> RuntimeRow | None:
+    path = Path(path)
+    known = RUNTIMES.get(path.suffix.lower())
+    if known is not None or not path.is_file():
+        return known
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be read: {exc.strerror}") from exc
+    safetensors = head[5:9] == b"\0\0\0{"  # the end of the length of a header under 1 TiB, and its beginning
+    return _PYTORCH if safetensors or head.startswith(_PICKLES) else None
 
 
 def _module_for(path: str | Path) -> ModuleType:

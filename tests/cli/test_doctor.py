@@ -14,6 +14,7 @@ import pytest
 
 from rest_deploy.cli import doctor
 from tests.cli.test_commands import Outcome
+from tests.conftest import ROOT
 from tests.doctor.machines import (
     CPU_EP,
     CUDA_EP,
@@ -210,15 +211,15 @@ def test_where_neither_torch_nor_onnx_nor_onnxruntime_is_installed(flags: list[s
     assert done.returncode == 1
     assert done.stderr == (
         "error: onnx: it cannot be run on cpu here: onnxruntime is needed to run .onnx files; install it: "
-        'pip install "rest-deploy[cpu]"\n'
+        f'pip install -e "{ROOT}[cpu]"\n'
     )
     if flags:
         rows = {row["key"]: row for row in json.loads(done.stdout)["artifacts"]}
         (step,) = rows["onnx"]["export"]["steps"]
-        assert step.endswith('are not installed; pip install "rest-deploy[export,cpu]"')
+        assert step.endswith(f'are not installed; pip install -e "{ROOT}[export,cpu]"')
         assert rows["onnx"]["cpu"]["possible"] == "no"
     else:
-        assert 'pip install "rest-deploy[export,cpu]"' in done.stdout
+        assert f'pip install -e "{ROOT}[export,cpu]"' in done.stdout
 
 
 def test_importing_it_loads_nothing_heavy() -> None:

@@ -221,7 +221,7 @@ def test_tensorrt_alone_without_a_gpu(
     done = Outcome(export, ["--model", "rest_lite", "--format", "trt", "-o", tmp_path / "x.engine"], capsys)
     assert done.code == 1
     assert "TensorRT builds only on a GPU, and device cuda:0: there is no NVIDIA driver here" in done.err
-    assert "pip install 'rest-deploy[trt-rtx]'" in done.err
+    assert 'pip install "rest-deploy[trt-rtx]"' in done.err
 
 
 def test_an_onnx_that_tensorrt_cannot_read(

@@ -8,7 +8,8 @@ import re
 import pytest
 
 from rest_deploy.doctor import needs
-from rest_deploy.doctor.needs import install, is_older, least_version, not_installed, repair, requirements
+from rest_deploy.doctor.needs import is_older, least_version, not_installed, repair, requirements
+from rest_deploy.errors import install
 from tests.conftest import ROOT
 from tests.doctor.machines import install as planted
 
@@ -60,7 +61,7 @@ def test_older(version: str, least: str, *, older: bool) -> None:
 
 
 def test_pip_lines() -> None:
-    assert install(["export", "export", "cpu"]) == 'pip install "rest-deploy[export,cpu]"'
+    assert install("export", "export", "cpu") == 'pip install "rest-deploy[export,cpu]"'
     assert not_installed([], []) == ""
     assert not_installed(["torch"], ["export"]) == 'torch is not installed; pip install "rest-deploy[export]"'
     assert not_installed(["a", "b"], ["trt"]) == 'a and b are not installed; pip install "rest-deploy[trt]"'

@@ -86,7 +86,7 @@ class _Build:
 
     def run(self, source: Path, report: Progress | None) -> Built:
         network = self._parse(source)
-        profiles = self._config.resolve_profiles(self._info.preprocessing)
+        profiles = self._config.resolve_profiles(self._info.image_size)
         settings, options = self._settings(profiles)
         cache = timing_cache_path(self._config, self._site)
         if cache is not None:

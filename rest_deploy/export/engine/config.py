@@ -89,10 +89,13 @@ class EngineConfig:
             raise ConfigError(f"gpu is {self.gpu}; it must be at least 0")
         if self.timing_cache is not None and not self.use_timing_cache:
             raise ConfigError(f"timing cache {self.timing_cache} was given, and not to use one; give one or the other")
-        self.resolve_profiles(Preprocessing())  # so that sizes which contradict each other are refused here
+        self.resolve_profiles(Preprocessing().size)  # so that sizes which contradict each other are refused here
 
-    def resolve_profiles(self, preprocessing: Preprocessing) -> tuple[Profile, ...]:
+    def resolve_profiles(self, image_size: ImageSize | None) -> tuple[Profile, ...]:
         """The profiles asked for, or the default one; what was not given makes room for what was.
+
+        Args:
+            image_size: That pictures are brought to; None for none.
 
         Raises:
             ConfigError: The sizes given are not in order.
@@ -101,8 +104,8 @@ class EngineConfig:
             return self.profiles
         low = self.min_size or _smaller(DEFAULT_MIN_SIZE, self.opt_size, self.max_size)
         given = [size for size in (self.min_size, self.opt_size) if size is not None]
-        high = self.max_size or _larger(DEFAULT_MAX_SIZE, *given, preprocessing.size)
-        opt = self.opt_size or _between(low, preprocessing.size or DEFAULT_OPT_SIZE, high)
+        high = self.max_size or _larger(DEFAULT_MAX_SIZE, *given, image_size)
+        opt = self.opt_size or _between(low, image_size or DEFAULT_OPT_SIZE, high)
         batch = DEFAULT_MAX_BATCH if self.max_batch is None else self.max_batch
         return (Profile(InputSize(1, low), InputSize(1, opt), InputSize(batch, high)),)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
+from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError, install
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility, check_targets
 from rest_deploy.nvidia.gpus import AMPERE, TURING, ComputeCapability, Gpu, NoGpuError, find_gpu
 from rest_deploy.nvidia.library import Library, is_installed, load_library
@@ -57,9 +57,7 @@ def choose_site(format: str, config: EngineConfig, precision: Precision) -> Buil
     if gpu is not None:
         return _on_gpu(config, gpu)
     if not is_installed("trt-rtx"):
-        raise DeviceError(
-            f"TensorRT builds only on a GPU, and {why_none}; to build without one: pip install 'rest-deploy[trt-rtx]'"
-        )
+        raise DeviceError(f"TensorRT builds only on a GPU, and {why_none}; to build without one: {install('trt-rtx')}")
     return replace(_rtx(config, precision, f"TensorRT builds only on a GPU, and {why_none}"), unexpected=True)
 
 
@@ -80,7 +78,7 @@ def _in_place_of_tensorrt(config: EngineConfig, precision: Precision, gpu: Gpu |
             raise DeviceError(f"the GPU here, {gpu}, must be named for {site.library} to build for it: --target sm75")
         raise DeviceError(
             f"the GPU here, {gpu}, is none that {site.library} builds for in {precision.value}, and TensorRT is not "
-            "installed; pip install 'rest-deploy[trt]', or build for other GPUs with --format trt-rtx"
+            f"installed; {install('trt')}, or build for other GPUs with --format trt-rtx"
         )
     return site
 
