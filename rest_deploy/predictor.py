@@ -16,7 +16,8 @@ from PIL import Image
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, ImageError, RestDeployError
-from rest_deploy.preprocess.images import list_images, load_image
+from rest_deploy.preprocess.dataset import images_below
+from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.transform import transform
 from rest_deploy.runtimes.registry import open_runtime
 
@@ -119,7 +120,7 @@ class Predictor:
         if isinstance(image, (list, tuple)):
             return self._classify_all(image, top_k, progress)
         if isinstance(image, (str, Path)) and os.path.isdir(image):
-            paths = list_images(image)
+            paths = images_below(image).images
             return dict(zip(paths, self._classify_all(paths, top_k, progress), strict=True))
         return self._classify_all([image], top_k, progress)[0]
 
@@ -139,7 +140,7 @@ class Predictor:
         waiting: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = defaultdict(list)
         for index, source in enumerate(images):
             try:
-                pixels = transform(load_image(source), self.info.preprocessing)
+                pixels = transform(load_image(source, self.info.preprocessing.alpha), self.info.preprocessing)
             except ImageError as exc:
                 yield index, exc
                 continue

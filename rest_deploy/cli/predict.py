@@ -10,13 +10,13 @@ from pathlib import Path
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress
 from rest_deploy.errors import ImageError
 from rest_deploy.predictor import Prediction, Predictor
-from rest_deploy.preprocess.images import list_images
+from rest_deploy.preprocess.dataset import images_below
 
 
 def _parser() -> argparse.ArgumentParser:
     made = parser("rest-predict", "Classify images with an exported ResT.")
     made.add_argument("artifact", help=".onnx or .engine file, or a .pth, .pt or .safetensors checkpoint")
-    made.add_argument("images", nargs="+", help="image files, or folders of them, without subfolders")
+    made.add_argument("images", nargs="+", help="image files, or folders of them, subfolders included")
     made.add_argument("--top-k", type=int, default=5, metavar="K", help="predictions for each image (default 5)")
     made.add_argument("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
     made.add_argument("--threads", type=int, help="CPU threads (default: physical cores)")
@@ -48,8 +48,13 @@ def _main(arguments: argparse.Namespace) -> int:
     return FAILED if failed else OK
 
 
-def _expand(path: Path) -> list[Path]:
-    return list_images(path) if path.is_dir() else [path]
+def _expand(path: Path) -> tuple[Path, ...]:
+    if not path.is_dir():
+        return (path,)
+    found = images_below(path)
+    if found.left_out:
+        print(f"warning: {clean(str(path))}: {clean(found.left_out_note)}", file=sys.stderr)
+    return found.images
 
 
 def _as_json(path: Path, answer: list[Prediction] | ImageError) -> dict[str, object]:
