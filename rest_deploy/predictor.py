@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,12 @@ from PIL import Image
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ArtifactError, ConfigError, ImageError, InputError, PredictorError
-from rest_deploy.preprocess.images import load_image
-from rest_deploy.preprocess.transform import transform
+from rest_deploy.preprocess.dataset import images_below
+from rest_deploy.preprocess.images import ImageSource, load_image
+from rest_deploy.preprocess.transform import of_pictures, transform
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import Activation
 
-ImageSource: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
 #: Predictions for each image, where a softmax makes them one of another's.
@@ -162,7 +162,7 @@ class Predictor:
         if isinstance(image, (list, tuple)):
             return self._classify_all(image, top_k, progress)
         if isinstance(image, (str, Path)) and os.path.isdir(image):
-            paths = find_images(image).images
+            paths = images_below(image).images
             answers = self._classify_all(paths, top_k, progress)
             return {str(path): answer for path, answer in zip(paths, answers, strict=True)}
         return self._classify_all([image], top_k, progress)[0]
@@ -218,18 +218,12 @@ class Predictor:
 
     def _input(self, source: ImageSource) -> NDArray[np.float32]:
         """float32 (channels, H, W) of an image."""
-        steps = self.info.preprocessing
-        if steps is None:
-            raise InputError(
-                f"this network takes {self.info.input.shape[1]} channels and does not say how pictures become them; "
-                "make its input yourself and use logits(), or export it with --mean and --std"
-            )
+        steps = of_pictures(self.info.preprocessing)
         try:
             image = load_image(source, steps.alpha)
-            self._check_pixels(image.height, image.width)
             return transform(image, steps)
         except MemoryError as exc:
-            raise PredictorError("not enough memory to read an image; nothing is wrong with the image itself") from exc
+            raise PredictorError("not enough memory to turn an image into the network's input") from exc
 
     def _images_a_call(self, height: int, width: int) -> int:
         """How many images of a size run together: as many as memory and the artifact allow."""

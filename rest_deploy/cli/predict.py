@@ -11,7 +11,7 @@ from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progres
 from rest_deploy.cli.verification_text import record_rows
 from rest_deploy.errors import ImageError
 from rest_deploy.predictor import Prediction, Predictor
-from rest_deploy.preprocess.images import FolderImages, find_images
+from rest_deploy.preprocess.dataset import images_below
 from rest_deploy.specs import Activation
 
 
@@ -28,18 +28,14 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
     made.add_argument("--threads", type=int, help="CPU threads (default: one for each core that may be used)")
     made.add_argument(
-        "--max-pixels", type=int, metavar="N", help="of the network's input (default: what memory allows)"
+        "--max-pixels", type=int, metavar="N", help="most of the network's input (default: what memory allows)"
     )
     made.add_argument("--json", action="store_true", help="print JSON")
     return made
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    found = [find_images(image) if Path(image).is_dir() else FolderImages((Path(image),)) for image in arguments.images]
-    paths = [path for images in found for path in images.images]
-    for images in found:
-        if images.left_out:
-            print(f"left out: {clean(images.left_out_text())}", file=sys.stderr)
+    paths = [path for image in arguments.images for path in _expand(Path(image))]
     answers: dict[int, list[Prediction] | ImageError] = {}
     options = {"threads": arguments.threads, "max_pixels": arguments.max_pixels}
     with Predictor(arguments.artifact, arguments.device, **options) as predictor, progress_bar("predicting") as report:
@@ -69,6 +65,15 @@ def _main(arguments: argparse.Namespace) -> int:
 
 def _score(score: float, activation: Activation) -> str:
     return f"{score:9.4f}" if activation is Activation.NONE else f"{score:7.2%}"
+
+
+def _expand(path: Path) -> tuple[Path, ...]:
+    if not path.is_dir():
+        return (path,)
+    found = images_below(path)
+    if found.left_out:
+        print(f"warning: {clean(str(path))}: {clean(found.left_out_note)}", file=sys.stderr)
+    return found.images
 
 
 def _as_json(path: Path, answer: list[Prediction] | ImageError) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from rest_deploy.pipeline.pictures import ImageInputs
 from rest_deploy.pipeline.search import Found, Sensitivity, keep_worst, sensitivities
 from rest_deploy.pipeline.sensitivity_table import write_sensitivities
 from rest_deploy.pipeline.speed import Speed
-from rest_deploy.preprocess.sample import Sample
+from rest_deploy.preprocess.sample import Sample, Source
 from rest_deploy.runtimes.saturation import sums_saturate
 from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
 from rest_deploy.verification import TOLERANCES, Case, Reference, candidate_of, synthetic_images
@@ -216,7 +216,7 @@ class Narrowing:
 
         assert self._sample is not None  # PrecisionConfig.check has looked
         names = quantized_inputs(self._base, self._network.plan)
-        inputs = ImageInputs(self._sample.calibration, self._network.info.preprocessing, self._config.calibration_sizes)
+        inputs = self._inputs(self._sample.calibration, self._config.calibration_sizes)
         return calibrate(
             self._base, names, inputs, self._method(), lambda done: self._report(done / len(inputs), "calibrating")
         )
@@ -239,7 +239,11 @@ class Narrowing:
     def _judged_pictures(self) -> Pictures | None:
         if self._sample is None:
             return None
-        return Pictures(self._fp32, ImageInputs(self._sample.judged, self._network.info.preprocessing))
+        return Pictures(self._fp32, self._inputs(self._sample.judged))
+
+    def _inputs(self, sources: Sequence[Source], sizes: Sequence[ImageSize] = ()) -> ImageInputs:
+        info = self._network.info
+        return ImageInputs(sources, info.preprocessing, sizes, int(info.input.shape[1]))
 
     def _synthetic_pictures(self) -> Pictures:
         rng, channels = np.random.default_rng(0), int(self._network.info.input.shape[1])

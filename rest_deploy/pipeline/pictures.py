@@ -1,41 +1,76 @@
-"""Images of a folder as inputs of a network, read again whenever they are asked for, so that none stay in memory."""
+"""Images or arrays of a folder as inputs of a network, read again whenever asked for, so that none stay in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rest_deploy.errors import ConfigError
 from rest_deploy.preprocess.images import load_image
+from rest_deploy.preprocess.sample import ArrayInput, Source
 from rest_deploy.preprocess.transform import transform
-from rest_deploy.specs import ImageSize, Preprocessing
+from rest_deploy.specs import Alpha, ImageSize, Preprocessing
 
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """float32 (1, channels, H, W) of each image, at each of some sizes.
+    """float32 (1, channels, H, W) of each source, of images at each of some sizes.
 
     Args:
-        paths: The images.
-        preprocessing: What the artifact itself would do with them.
+        paths: Images, or arrays that are inputs already.
+        preprocessing: What the artifact itself would do with images; None where it leaves that to its caller.
         sizes: In place of the preprocessing's own; images that would be fed at their own size are warped to them.
+        channels: Of the network; None checks no arrays for it.
+
+    Raises:
+        ConfigError: The network takes no pictures and these are some, an array does not fit, or arrays are to be
+            resized.
     """
 
-    paths: Sequence[Path]
-    preprocessing: Preprocessing
+    paths: Sequence[Source]
+    preprocessing: Preprocessing | None
     sizes: Sequence[ImageSize] = ()
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        arrays = {source.path: source for source in self.paths if isinstance(source, ArrayInput)}
+        for source in arrays.values():  # those of a file have one shape
+            source.check_channels(self.channels)
+        if arrays and self.sizes:
+            raise ConfigError(
+                f"calibration_sizes {', '.join(map(str, self.sizes))}: .npy files are inputs as they are, and are not "
+                "resized; leave it out, or save them at these sizes"
+            )
+        if self.paths and not arrays:
+            self._check_pictures(self.preprocessing)
+
+    def _check_pictures(self, preprocessing: Preprocessing | None) -> None:
+        if preprocessing is not None and preprocessing.takes_pictures:
+            return
+        why = "the artifact leaves preprocessing to its caller"
+        if preprocessing is not None:
+            why = f"the network takes {len(preprocessing.mean)} channels, and pictures have 1 or 3"
+        raise ConfigError(
+            f"{self.paths[0]}: a picture, and {why}; give a folder of .npy files: float32 of shape (channels, height, "
+            "width) or (N, channels, height, width), already normalised"
+        )
 
     def __len__(self) -> int:
         return len(self.paths) * max(1, len(self.sizes))
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        for path in self.paths:
-            image = load_image(path)
+        for source in self.paths:
+            if isinstance(source, ArrayInput):
+                yield source.load(self.channels)[None]
+                continue
+            image = load_image(source, self.preprocessing.alpha if self.preprocessing is not None else Alpha.WHITE)
             for steps in self._steps():
                 yield transform(image, steps)[None]
 
-    def _steps(self) -> list[Preprocessing]:
-        return [self.preprocessing.at(size) for size in self.sizes] or [self.preprocessing]
+    def _steps(self) -> Sequence[Preprocessing | None]:
+        if self.preprocessing is None or not self.sizes:
+            return [self.preprocessing]
+        return [self.preprocessing.at(size) for size in self.sizes]

@@ -23,6 +23,9 @@ def imagenet_synsets() -> tuple[str, ...]:
     return tuple(text.splitlines())
 
 
+_NUMBERS = "class numbers"
+
+
 @dataclass(frozen=True)
 class ClassWords:
     """Words that stand for classes, all of them read in one way.
@@ -36,6 +39,11 @@ class ClassWords:
     way: str
     meanings: Mapping[str, tuple[int, ...]]
     accepted: str
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether they are class numbers."""
+        return self.way == _NUMBERS
 
     def class_of(self, word: str, where: str) -> int:
         """Class that a word stands for.
@@ -91,7 +99,7 @@ def _ways(labels: Sequence[str] | None, num_classes: int) -> list[_Way]:
     if num_classes == len(synsets):
         ways.append(_Way("WordNet ids", f"WordNet ids such as {next(iter(synsets))}", lambda w: synsets.get(w, ())))
     numbers = f"class numbers from 0 to {num_classes - 1}"
-    ways.append(_Way("class numbers", numbers, lambda word: _number(word, num_classes)))
+    ways.append(_Way(_NUMBERS, numbers, lambda word: _number(word, num_classes)))
     return ways
 
 

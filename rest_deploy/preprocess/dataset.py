@@ -1,19 +1,22 @@
-"""The images of a folder and, where they can be known, their classes: what accuracy is measured on."""
+"""The images of a folder: which files they are, what was left out, and, where they can be known, their classes."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from rest_deploy.errors import ConfigError
-from rest_deploy.preprocess.classes import quoted, read_words, some
+from rest_deploy.errors import ConfigError, ImageError, PredictorError, no_folder
+from rest_deploy.preprocess.classes import ClassWords, quoted, read_words, some
 from rest_deploy.preprocess.ground_truth import read_ground_truth
-from rest_deploy.preprocess.images import IMAGE_SUFFIXES
-from rest_deploy.preprocess.sample import images_below, name_below
+from rest_deploy.preprocess.images import is_image
+
+ARRAY_SUFFIX = ".npy"
+_LISTED = 10  # names of files that were left out, in a message; the dataset has all
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,10 @@ class Dataset:
 
     Args:
         folder: Where they lie.
-        images: Their paths, in order of name.
+        images: Their paths, in order of name; or ``.npy`` files, where :func:`images_below` was asked for them.
         classes: The class (from 0) of each, or None.
         note: How the classes were had, or why there are none.
+        left_out: The other files of the folder, hidden ones (``.name``) aside.
 
     Raises:
         ConfigError: There are no images, or there is not one class for each.
@@ -34,6 +38,7 @@ class Dataset:
     images: tuple[Path, ...]
     classes: tuple[int | None, ...]
     note: str = ""
+    left_out: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.images or len(self.classes) != len(self.images):
@@ -46,6 +51,16 @@ class Dataset:
     def labelled(self) -> bool:
         """Whether the classes of all are known."""
         return None not in self.classes
+
+    @property
+    def are_arrays(self) -> bool:
+        """Whether they are ``.npy`` files, which hold inputs of a network."""
+        return is_array(self.images[0])
+
+    @property
+    def left_out_note(self) -> str:
+        """How many files were left out and which, in words; empty where there were none."""
+        return _left_out_note(self.folder, self.left_out, "images") if self.left_out else ""
 
     def name(self, path: Path) -> str:
         """Name below the folder, with forward slashes; bytes that are no UTF-8 as escapes."""
@@ -77,6 +92,99 @@ class Dataset:
         return replace(self, images=images, classes=classes)
 
 
+def images_below(folder: str | Path, *, arrays: bool = False) -> Dataset:
+    """Images of a folder and its subfolders, their classes unknown.
+
+    Hidden files and folders (``.name``) are left out. Links to folders are followed, and each folder is searched once,
+    so that a link to a parent ends somewhere. What an image is: :func:`~rest_deploy.preprocess.images.is_image`.
+
+    Args:
+        folder: Of images.
+        arrays: Whether ``.npy`` files are taken too; a folder has images or these, not both.
+
+    Raises:
+        ImageError: There is no such folder, a folder in it cannot be read, or it holds nothing of the kind, or both.
+        PredictorError: No memory or no file handles are left.
+    """
+    folder = Path(folder)
+    if not os.path.isdir(folder):
+        raise ImageError(f"{folder}: {no_folder(folder)}; give one that holds images")
+    files = _files_below(folder)
+    images = [path for path in files if _is_file(path) and is_image(path)]
+    found = [path for path in files if is_array(path) and _is_file(path)] if arrays else []
+    if images and found:
+        raise ImageError(
+            f"{folder}: both {ARRAY_SUFFIX} files ({_names(folder, found, 3)}) and images "
+            f"({_names(folder, images, 3)}); give a folder that holds one kind"
+        )
+    wanted = images or found
+    taken = set(wanted)
+    left_out = tuple(path for path in files if path not in taken)
+    if not wanted:
+        kinds = f"images or {ARRAY_SUFFIX} files" if arrays else "images"
+        there = f"; {_left_out_note(folder, left_out, kinds)}" if left_out else ""
+        raise ImageError(f"{folder}: no {kinds} in this folder or below it{there}")
+    return Dataset(folder, tuple(wanted), (None,) * len(wanted), left_out=left_out)
+
+
+def is_array(path: Path) -> bool:
+    """Whether a file is taken for an array, by its suffix."""
+    return path.suffix.lower() == ARRAY_SUFFIX
+
+
+def name_below(folder: Path, path: Path) -> str:
+    """Name of a file below a folder, with forward slashes; bytes that are no UTF-8 as escapes."""
+    name = path.relative_to(folder).as_posix()
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Everything that is no folder, in order of name, hidden ones left out."""
+    found = []
+    searched = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        folders[:] = _unsearched(place, folders, searched)
+        found += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+    return found
+
+
+def _unsearched(place: str, folders: Iterable[str], searched: set[str]) -> list[str]:
+    """Folders not met before, in order of name; of a folder and a link to it side by side the folder."""
+    new = []
+    for _, name in sorted((os.path.islink(os.path.join(place, name)), name) for name in folders):
+        real = os.path.realpath(os.path.join(place, name))
+        if real not in searched and not name.startswith("."):
+            searched.add(real)
+            new.append(name)
+    return sorted(new)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as exc:  # in a folder that may be listed, and no more
+        _refuse(exc)
+        raise
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read is no folder without images: what is in it would be missing without a word."""
+    words = f"{os.fsdecode(error.filename or '')}: cannot be read: {error.strerror}"
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        raise PredictorError(f"{words}; let this process do less at a time, or raise its limits") from error
+    raise ImageError(words) from error
+
+
+def _left_out_note(folder: Path, left_out: Sequence[Path], kinds: str) -> str:
+    files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
+    return f"{files} left out, no {kinds} that can be read here: {_names(folder, left_out, _LISTED)}"
+
+
+def _names(folder: Path, paths: Sequence[Path], most: int) -> str:
+    others = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(quoted(name_below(folder, path)) for path in paths[:most]) + others
+
+
 def open_dataset(
     folder: str | Path, *, labels: Sequence[str] | None, num_classes: int, ground_truth: str | Path | None = None
 ) -> Dataset:
@@ -95,19 +203,23 @@ def open_dataset(
 
     Raises:
         ConfigError: No such folder, no images in it, a subfolder that cannot be read, folders of which only some are
-            classes or one is two, or a ground-truth file that does not fit.
+            classes or one is two, folders numbered so that their order is not known, or a ground-truth file that does
+            not fit.
     """
     folder = Path(folder)
     if labels is not None and len(labels) != num_classes:
         raise ConfigError(f"{len(labels)} labels for {num_classes} classes; needed: one for each, or none at all")
-    images = tuple(images_below(folder, "data folder", onerror=_refuse))
-    if not images:
-        raise ConfigError(f"data folder {folder}: no images below it; looked for {', '.join(IMAGE_SUFFIXES)}")
+    try:
+        found = images_below(folder)
+    except ImageError as exc:
+        raise ConfigError(f"data folder {exc}") from exc
     if ground_truth is not None:
-        names = [name_below(folder, path) for path in images]
+        names = [found.name(path) for path in found.images]
         by_name, way = read_ground_truth(Path(ground_truth), names, labels, num_classes)
-        return Dataset(folder, images, tuple(by_name[name] for name in names), f"classes: {way} in {ground_truth}")
-    return Dataset(folder, images, *_classes_by_folder(folder, images, labels, num_classes))
+        classes: tuple[int | None, ...] = tuple(by_name[name] for name in names)
+        return replace(found, classes=classes, note=f"classes: {way} in {ground_truth}")
+    classes, note = _classes_by_folder(folder, found.images, labels, num_classes)
+    return replace(found, classes=classes, note=note)
 
 
 def _classes_by_folder(
@@ -130,10 +242,33 @@ def _classes_by_folder(
             f"data folder {folder}: folders {some(strange)} are no classes, while others are read as {words.way}; "
             f"accepted: {words.accepted}"
         )
+    _refuse_ambiguous_numbers(folder, words, num_classes)
     classes = {word: words.class_of(word, f"data folder {folder}") for word in words.meanings}
     return tuple(classes[names[0]] for names in parts), f"classes: {words.way}, names of folders"
 
 
-def _refuse(error: OSError) -> None:
-    name = os.fsdecode(error.filename or "")
-    raise ConfigError(f"data folder {name}: cannot be read: {error.strerror}") from error
+def _refuse_ambiguous_numbers(folder: Path, words: ClassWords, num_classes: int) -> None:
+    """Refuse numbered folders that training may have counted in the order of their names.
+
+    torchvision's ImageFolder does: "10" comes before "2" there, and so "2" is class 4 of twelve.
+    """
+    names = list(words.meanings)
+    if not words.are_numbers or _in_one_order(names, num_classes):
+        return
+    raise ConfigError(
+        f"data folder {folder}: folders {some(names)} are numbers, and of {num_classes} classes it is not known "
+        'whether training counted them by number or by name, as ImageFolder does ("10" before "2"); give the artifact '
+        "labels that name them (rest-export --labels), or a ground-truth file (--ground-truth)"
+    )
+
+
+def _in_one_order(numbers: Sequence[str], num_classes: int) -> bool:
+    """Whether folders of all classes, named in the way of these, have these at one place by name and by number.
+
+    These may be a part of them: "10" and "11" of twelve stand for a set that begins with "0" as well as with "00".
+    """
+    if any(len(number) > 1 and number[0] == "0" for number in numbers):
+        lengths = {len(number) for number in numbers}
+        return len(lengths) == 1 and lengths.pop() >= len(str(num_classes - 1))
+    by_name = sorted(str(number) for number in range(num_classes))
+    return all(by_name[int(number)] == number for number in numbers)

@@ -1,19 +1,21 @@
-"""A choice of images out of a folder: some to take ranges from, others to judge by."""
+"""A choice out of a folder of images, or of arrays: some to take ranges from, others to judge by."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rest_deploy.errors import ConfigError, ImageError, no_folder
-from rest_deploy.preprocess.images import is_image_name, load_image
+from rest_deploy.errors import ConfigError, ImageError, one_line
+from rest_deploy.preprocess.dataset import Dataset, images_below, name_below
+from rest_deploy.preprocess.images import load_image
 
 #: Images that ranges are taken from where no number was asked for, and that answers are compared on.
 DEFAULT_IMAGES = 100
@@ -23,8 +25,56 @@ MIN_CALIBRATION, MIN_JUDGED = 16, 8
 _THUMBNAIL = (16, 16)
 #: Images whose thumbnails differ by less (standard deviation over images, of 255, mean over pixels) are all alike.
 _ALIKE = 4.0
+#: The same of arrays, whose scale is their own: a share of the standard deviation of all values of a channel. Pixels
+#: have one of 58 of 255 (ImageNet's), so that 4 of 255 is 0.07.
+_ALIKE_ARRAYS = 0.07
 #: Thumbnails that differ by less (mean absolute difference, of 255) are taken for copies of one image.
 _SAME = 2.0
+
+
+@dataclass(frozen=True)
+class ArrayInput:
+    """An input of a network in a ``.npy`` file, of shape (channels, height, width).
+
+    Args:
+        path: The file.
+        row: Which one, of an array of shape (N, channels, height, width); None where the array is the input.
+    """
+
+    path: Path
+    row: int | None = None
+
+    def check_channels(self, channels: int | None) -> None:
+        """See that it has so many channels, where that is known.
+
+        Raises:
+            ConfigError: It has others, or the file is no such array.
+        """
+        shape = _open_array(self.path).shape
+        if channels is not None and shape[-3] != channels:
+            raise ConfigError(
+                f"{self.path}: shape {shape}, and the network takes {channels} channels; needed: "
+                f"({channels}, height, width) or (N, {channels}, height, width)"
+            )
+
+    def load(self, channels: int | None = None) -> NDArray[np.float32]:
+        """Read it.
+
+        Raises:
+            ConfigError: The file is no such array, the input has other channels, or values that are not finite.
+        """
+        self.check_channels(channels)
+        whole = _open_array(self.path)
+        with np.errstate(over="ignore"):  # of float64, told of below
+            values = np.array(whole if self.row is None else whole[self.row], np.float32, order="C")
+        if not np.isfinite(values).all():
+            where = f", input {self.row}" if self.row is not None else ""
+            raise ConfigError(f"{self.path}{where}: values that are not finite in float32; mend it or take it out")
+        return values
+
+
+#: What an input is made from.
+Source: TypeAlias = Path | ArrayInput
 
 
 @dataclass(frozen=True)
@@ -35,102 +85,114 @@ class Sample:
         folder: Where they lie.
         calibration: To take ranges from, in order.
         judged: To compare answers on; none of them is among the others.
-        sha256: Of names and bytes of ``calibration``.
+        sha256: Of names and content of ``calibration``.
         seed: Of the choice.
+        left_out_note: What of the folder was left out, in words; empty where nothing was.
     """
 
     folder: Path
-    calibration: tuple[Path, ...]
-    judged: tuple[Path, ...]
+    calibration: tuple[Source, ...]
+    judged: tuple[Source, ...]
     sha256: str
     seed: int
+    left_out_note: str = ""
 
-    def names(self, paths: Sequence[Path]) -> tuple[str, ...]:
+    def names(self, sources: Sequence[Source]) -> tuple[str, ...]:
         """Names below the folder, with forward slashes; bytes that are no UTF-8 as escapes."""
-        return tuple(name_below(self.folder, path) for path in paths)
+        return tuple(_name(self.folder, source) for source in sources)
 
 
 def choose_images(folder: str | Path, count: int | None, seed: int, *, calibrating: bool = True) -> Sample:
-    """Choose images of a folder and its subfolders.
+    """Choose images of a folder and its subfolders, or inputs from its ``.npy`` files.
 
-    Copies count once, those too that were saved anew. Where no number is given, a hundred are taken to calibrate with,
-    or three quarters of a smaller folder; as many others at most are taken to judge by.
+    Copies count once, of images those too that were saved anew. Where no number is given, a hundred are taken to
+    calibrate with, or three quarters of a smaller folder; as many others at most are taken to judge by.
 
     Args:
-        folder: Of images.
+        folder: Of images; or of ``.npy`` files, for networks whose inputs are no pictures: float16, float32 or float64
+            of shape (channels, H, W) or (N, channels, H, W), already normalised.
         count: How many to calibrate with; None for a hundred.
         seed: Of the choice.
         calibrating: Whether ranges are taken from some; else all of them, a hundred at most, are to judge by.
 
     Raises:
-        ConfigError: There are too few, or they are all alike.
-        ImageError: One cannot be read.
+        ConfigError: There are too few, they are all alike, images and ``.npy`` files are mixed, or one of the latter
+            is none.
+        ImageError: An image cannot be read.
     """
-    folder = Path(folder)
-    paths = images_below(folder, "calibration folder")
-    order = np.random.default_rng(seed).permutation(len(paths))
+    try:
+        dataset = images_below(folder, arrays=True)
+    except ImageError as exc:
+        raise ConfigError(f"calibration folder {exc}") from exc
+    sources: list[Source] = list(dataset.images) if not dataset.are_arrays else list(_inputs_of(dataset.images))
+    order = np.random.default_rng(seed).permutation(len(sources))
     most = 2 * (count or DEFAULT_IMAGES) if calibrating else DEFAULT_IMAGES
-    found = _different((paths[int(i)] for i in order), most)
+    shuffled = (sources[int(i)] for i in order)
+    found = _different_arrays(shuffled, most) if dataset.are_arrays else _different_images(shuffled, most)
     least = (count or MIN_CALIBRATION) if calibrating else 0
+    kind = "inputs" if dataset.are_arrays else "images"
     if len(found) < least + MIN_JUDGED:
         ranges = f"{least} to take ranges from and {MIN_JUDGED} others" if calibrating else f"{MIN_JUDGED}"
         raise ConfigError(
-            f"calibration folder {folder} has {len(found)} different images; needed: {least + MIN_JUDGED} or more, "
-            f"{ranges} to judge by; add images of the kind that the network will see"
+            f"calibration folder {folder} has {len(found)} different {kind}; needed: {least + MIN_JUDGED} or more, "
+            f"{ranges} to judge by; add {kind} of the kind that the network will see"
         )
-    _refuse_alike(folder, found)
-    chosen = [path for path, _ in found]
+    _refuse_alike(dataset, [look for _, look in found])
+    chosen = [source for source, _ in found]
     taken = (count or min(DEFAULT_IMAGES, max(MIN_CALIBRATION, len(found) * 3 // 4))) if calibrating else 0
-    return Sample(folder, tuple(chosen[:taken]), tuple(chosen[taken:]), _digest(folder, chosen[:taken]), seed)
+    digest = _digest(dataset.folder, chosen[:taken])
+    return Sample(dataset.folder, tuple(chosen[:taken]), tuple(chosen[taken:]), digest, seed, dataset.left_out_note)
 
 
-def name_below(folder: Path, path: Path) -> str:
-    """Name of a file below a folder, with forward slashes; bytes that are no UTF-8 as escapes."""
-    name = path.relative_to(folder).as_posix()
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _inputs_of(paths: Iterable[Path]) -> Iterator[ArrayInput]:
+    """Every input of some ``.npy`` files, all of one number of channels."""
+    first: tuple[Path, int] | None = None
+    for path in paths:
+        array = _open_array(path)
+        channels = array.shape[-3]
+        first = first or (path, channels)
+        if channels != first[1]:
+            raise ConfigError(
+                f"{path}: shape {array.shape}, {channels} channels, and {first[0].name} has {first[1]}; give inputs of "
+                "one network"
+            )
+        yield from [ArrayInput(path)] if array.ndim == 3 else (ArrayInput(path, row) for row in range(len(array)))
 
 
-def images_below(folder: Path, what: str, onerror: Callable[[OSError], None] | None = None) -> list[Path]:
-    """Images of a folder and its subfolders, hidden files and folders (``.name``) left out, in order of name.
-
-    Links to folders are followed, and each folder is searched once, so that a link to a parent ends somewhere.
-
-    Args:
-        folder: Of images.
-        what: It is, as an error names it.
-        onerror: Called with the error of a subfolder that cannot be read; without it such a one is left out.
+def _open_array(path: Path) -> NDArray[np.floating[Any]]:
+    """The array of a ``.npy`` file, mapped and not read.
 
     Raises:
-        ConfigError: There is no such folder, or files in it may not be looked at.
+        ConfigError: It cannot be read, or holds something else.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"{what} {folder}: {no_folder(folder)}; give one that holds images")
-    found = []
-    searched = {os.path.realpath(folder)}
-    for place, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
-        folders[:] = _unsearched(place, folders, searched)
-        found += [Path(place, name) for name in sorted(names) if is_image_name(name)]
+    needed = "needed: float16, float32 or float64 of shape (channels, height, width) or (N, channels, height, width)"
     try:
-        return [path for path in found if path.is_file()]
-    except OSError as exc:  # a folder that may be listed, and no more
-        raise ConfigError(f"{what} {folder}: {exc.filename} cannot be read: {exc.strerror}") from exc
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, OverflowError) as exc:  # of a damaged header as of objects in it
+        raise ConfigError(f"{path}: no .npy file of numbers ({one_line(exc)}); {needed}") from exc
+    if not isinstance(array, np.ndarray):  # an archive under another name
+        array.close()
+        raise ConfigError(f"{path}: an archive of arrays, as in .npz; save each alone with numpy.save; {needed}")
+    if array.dtype.kind != "f" or array.ndim not in (3, 4) or array.size == 0:
+        raise ConfigError(f"{path}: dtype {array.dtype} and shape {array.shape}; {needed}, already normalised")
+    return array
 
 
-def _unsearched(place: str, folders: Iterable[str], searched: set[str]) -> list[str]:
-    """Folders not met before, in order of name; of a folder and a link to it side by side the folder."""
-    new = []
-    for _, name in sorted((os.path.islink(os.path.join(place, name)), name) for name in folders):
-        real = os.path.realpath(os.path.join(place, name))
-        if real not in searched and not name.startswith("."):
-            searched.add(real)
-            new.append(name)
-    return sorted(new)
+def _name(folder: Path, source: Source) -> str:
+    if isinstance(source, Path):
+        return name_below(folder, source)
+    row = f"[{source.row}]" if source.row is not None else ""
+    return name_below(folder, source.path) + row
 
 
-def _different(paths: Iterable[Path], most: int) -> list[tuple[Path, NDArray[np.float32]]]:
+_Looks: TypeAlias = list[tuple[Source, NDArray[np.float32]]]
+
+
+def _different_images(paths: Iterable[Source], most: int) -> _Looks:
     """Images with their thumbnails, of those that look the same one, until there are enough."""
-    found: list[tuple[Path, NDArray[np.float32]]] = []
+    found: _Looks = []
     for path in paths:
+        assert isinstance(path, Path)
         thumbnail = _thumbnail(path)
         if all(float(np.abs(thumbnail - other).mean()) >= _SAME for _, other in found):
             found.append((path, thumbnail))
@@ -139,24 +201,57 @@ def _different(paths: Iterable[Path], most: int) -> list[tuple[Path, NDArray[np.
     return found
 
 
-def _refuse_alike(folder: Path, found: Sequence[tuple[Path, NDArray[np.float32]]]) -> None:
-    spread = float(np.stack([thumbnail for _, thumbnail in found]).std(axis=0).mean())
-    if spread < _ALIKE:
+def _different_arrays(inputs: Iterable[Source], most: int) -> _Looks:
+    """Inputs with some of their values, of those with the same content one, until there are enough."""
+    found: _Looks = []
+    known = set()
+    for source in inputs:
+        assert isinstance(source, ArrayInput)
+        values = source.load()
+        content = _content(values)
+        if content not in known:
+            known.add(content)
+            rows, columns = (np.linspace(0, side - 1, 16).round().astype(int) for side in values.shape[1:])
+            found.append((source, values[:, rows[:, None], columns]))
+        if len(found) == most:
+            break
+    return found
+
+
+def _content(values: NDArray[np.float32]) -> str:
+    return hashlib.sha256(repr(values.shape).encode() + values.astype("<f4").tobytes()).hexdigest()
+
+
+def _refuse_alike(dataset: Dataset, looks: Sequence[NDArray[np.float32]]) -> None:
+    values = np.stack(looks)
+    if dataset.are_arrays:
+        values = values.astype(np.float64)
+        spreads, scales = values.std(axis=0).mean(axis=(1, 2)), values.std(axis=(0, 2, 3))
+        spread = float(np.max(spreads / np.where(scales > 0, scales, 1.0)))
+        least, told = _ALIKE_ARRAYS, f"they differ by {spread:.3f} of a channel's standard deviation"
+    else:
+        spread = float(values.std(axis=0).mean())
+        least, told = _ALIKE, f"thumbnails differ by {spread:.1f} of 255"
+    if spread < least:
+        kind = "inputs" if dataset.are_arrays else "images"
         raise ConfigError(
-            f"calibration folder {folder}: its images are all alike (thumbnails differ by {spread:.1f} of 255; needed: "
-            f"{_ALIKE:g}); ranges taken from them would not hold for others; give images of the kind that the network "
-            "will see"
+            f"calibration folder {dataset.folder}: its {kind} are all alike ({told}; needed: {least:g}); ranges taken "
+            f"from them would not hold for others; give {kind} of the kind that the network will see"
         )
 
 
-def _digest(folder: Path, paths: Sequence[Path]) -> str:
+def _digest(folder: Path, sources: Sequence[Source]) -> str:
     digest = hashlib.sha256()
-    for path in paths:
-        try:
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as exc:
-            raise ConfigError(f"calibration image {path} cannot be read: {exc.strerror}") from exc
-        digest.update(os.fsencode(path.relative_to(folder).as_posix()) + b"\0" + content.encode())
+    for source in sources:
+        if isinstance(source, ArrayInput):
+            name, content = os.fsencode(_name(folder, source)), _content(source.load())
+        else:
+            name = os.fsencode(source.relative_to(folder).as_posix())
+            try:
+                content = hashlib.sha256(source.read_bytes()).hexdigest()
+            except OSError as exc:
+                raise ConfigError(f"calibration image {source} cannot be read: {exc.strerror}") from exc
+        digest.update(name + b"\0" + content.encode())
     return digest.hexdigest()
 
 

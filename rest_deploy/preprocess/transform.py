@@ -8,19 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rest_deploy.specs import ImageSize, Preprocessing, Resize
+from rest_deploy.errors import InputError
+from rest_deploy.specs import ImageSize, Interpolation, Preprocessing, Resize
+
+_FILTERS = {
+    Interpolation.NEAREST: Image.Resampling.NEAREST,
+    Interpolation.BILINEAR: Image.Resampling.BILINEAR,
+    Interpolation.BICUBIC: Image.Resampling.BICUBIC,
+    Interpolation.LANCZOS: Image.Resampling.LANCZOS,
+}
 
 
-def transform(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
+def transform(image: Image.Image, preprocessing: Preprocessing | None) -> NDArray[np.float32]:
     """Resize, scale and normalise one image.
 
     Args:
         image: 8-bit RGB.
-        preprocessing: What to do; see there.
+        preprocessing: What to do; see there. None where an artifact leaves that to its caller.
 
     Returns:
         float32 of shape (channels, height, width).
+
+    Raises:
+        InputError: The network takes no pictures.
     """
+    preprocessing = of_pictures(preprocessing)
     image = _resize(image, preprocessing)
     if len(preprocessing.mean) == 1:
         image = image.convert("L")
@@ -36,20 +48,40 @@ def transform(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.fl
     return out
 
 
+def of_pictures(preprocessing: Preprocessing | None) -> Preprocessing:
+    """The preprocessing, where it says how pictures become the input.
+
+    Raises:
+        InputError: It is of other channels than grey or RGB, or there is none.
+    """
+    if preprocessing is None:
+        raise InputError(
+            "the artifact leaves preprocessing to its caller, so pictures cannot be given to it; make the input and "
+            "call Predictor.logits with float32 (B, channels, H, W)"
+        )
+    channels = len(preprocessing.mean)
+    if not preprocessing.takes_pictures:
+        raise InputError(
+            f"the network takes {channels} channels, and pictures have 1 or 3; make the input and call "
+            f"Predictor.logits with float32 (B, {channels}, H, W)"
+        )
+    return preprocessing
+
+
 def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     size = preprocessing.size
     if preprocessing.resize is Resize.NATIVE or size is None:
         return image
     if preprocessing.resize is Resize.WARP:
-        return image.resize((size.width, size.height), Image.Resampling.BICUBIC)
-    return _crop(image, size, preprocessing.crop_ratio)
+        return image.resize((size.width, size.height), _FILTERS[preprocessing.interpolation])
+    return _crop(image, size, preprocessing.crop_ratio, _FILTERS[preprocessing.interpolation])
 
 
 #: Beyond this ratio of long to short side only the part that is cut out is resized; the whole could take gigabytes.
 _LONG = 8
 
 
-def _crop(image: Image.Image, size: ImageSize, ratio: float) -> Image.Image:
+def _crop(image: Image.Image, size: ImageSize, ratio: float, resample: Image.Resampling) -> Image.Image:
     """Resize so that ``size`` is ``ratio`` of the short side, then cut the centre out.
 
     Sizes and offsets are rounded as torchvision's Resize and CenterCrop round them, whose results the authors' accuracy
@@ -65,5 +97,5 @@ def _crop(image: Image.Image, size: ImageSize, ratio: float) -> Image.Image:
     if max(width, height) > _LONG * short:  # the same but for rounding between the passes
         x, y = image.width / width, image.height / height
         source = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
-        return image.resize((size.width, size.height), Image.Resampling.BICUBIC, box=source)
-    return image.resize((width, height), Image.Resampling.BICUBIC).crop(box)
+        return image.resize((size.width, size.height), resample, box=source)
+    return image.resize((width, height), resample).crop(box)

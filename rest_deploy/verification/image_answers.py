@@ -113,7 +113,7 @@ class ImageCheck:
         for number, path in enumerate(self._data.images):
             report(number / len(self._data.images))
             try:
-                image = load_image(path)
+                image = load_image(path, self._steps.alpha)
                 yield number, [transform(image, own) for own in steps]
             except ImageError as exc:
                 self.skipped.append((self._data.name(path), str(exc)))

@@ -12,7 +12,7 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.preprocess.dataset import Dataset, open_dataset
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.thumbnail import thumbnail
-from rest_deploy.specs import ImageSize, Preprocessing, PreprocessingChange
+from rest_deploy.specs import Alpha, ImageSize, Preprocessing, PreprocessingChange
 from rest_deploy.verification.image_answers import Answers, ImageCheck
 from rest_deploy.verification.image_figures import MOST_FLIPS, ImageFigures, accuracy_of, image_figures
 from rest_deploy.verification.result import ArtifactResult, DataResult
@@ -96,6 +96,11 @@ def on_images(
     """
     first = subjects[0].info
     steps = _one_transform(subjects, wish.change)
+    if not steps.takes_pictures:
+        raise ConfigError(
+            f"images in {wish.folder}: the artifacts take {len(steps.mean)} channels, and pictures have 1 or 3; leave "
+            "--data out and compare on synthetic inputs"
+        )
     data = open_dataset(wish.folder, labels=first.labels, num_classes=first.num_classes, ground_truth=wish.ground_truth)
     if needs_classes and not data.labelled:
         raise ConfigError(
@@ -114,7 +119,7 @@ def on_images(
         )
         for subject in subjects
     }
-    return ImagesResult(_data_result(data, steps, check), figures, errors, _thumbnails(data, figures))
+    return ImagesResult(_data_result(data, steps, check), figures, errors, _thumbnails(data, figures, steps.alpha))
 
 
 def _one_transform(subjects: Sequence[Subject], change: PreprocessingChange | None) -> Preprocessing:
@@ -161,12 +166,14 @@ def _data_result(data: Dataset, steps: Preprocessing, check: ImageCheck) -> Data
         skipped=tuple(check.skipped),
         transform=str(steps),
         reference=accuracy,
-        note=data.note,
+        note="; ".join(filter(None, (data.note, data.left_out_note))),
+        left_out=tuple(data.name(path) for path in data.left_out),
         interrupted=check.interrupted,
     )
 
 
-def _thumbnails(data: Dataset, figures: Mapping[str, Sequence[ImageFigures]]) -> dict[str, str]:
+def _thumbnails(data: Dataset, figures: Mapping[str, Sequence[ImageFigures]], alpha: Alpha) -> dict[str, str]:
     """Small copies of the images that will be listed."""
     wanted = {flip.image for own in figures.values() for images in own for flip in images.flips[:MOST_FLIPS]}
-    return {name: thumbnail(load_image(path)) for path in data.images if (name := data.name(path)) in wanted}
+    named = ((data.name(path), path) for path in data.images)
+    return {name: thumbnail(load_image(path, alpha)) for name, path in named if name in wanted}

@@ -28,6 +28,7 @@ class DataResult:
         reference: Size, or None for the transform's own -> accuracy of the reference, where classes are known.
         note: What the user should know of how the folder was read.
         interrupted: Whether Ctrl-C ended it; figures are of the images before.
+        left_out: Names of the files that are no images.
     """
 
     folder: str
@@ -38,12 +39,14 @@ class DataResult:
     reference: Mapping[str | None, Accuracy | None]
     note: str | None = None
     interrupted: bool = False
+    left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             **asdict(self),
             "skipped": [{"image": name, "error": why} for name, why in self.skipped],
+            "left_out": list(self.left_out),
             "reference": [
                 {
                     "size": size,
