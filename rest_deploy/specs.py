@@ -312,10 +312,9 @@ class PreprocessingChange:
             raise ConfigError(f"crop ratio {self.crop_ratio} is of crop, and images are brought in by {resize.value}")
         if self.interpolation is not None and resize is Resize.NATIVE:
             raise ConfigError(f"interpolation {self.interpolation.value}: native resizes no image; leave it out")
-        given = {"crop_ratio": self.crop_ratio, "mean": self.mean, "std": self.std}
-        given |= {"interpolation": self.interpolation, "alpha": self.alpha}
-        kept: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return replace(base, resize=resize, size=size, **kept)
+        others = {name: getattr(self, name) for name in ("crop_ratio", "mean", "std", "interpolation", "alpha")}
+        changes = {name: value for name, value in others.items() if value is not None}
+        return replace(base, resize=resize, size=size, **changes)
 
     def assumed(self, card: Preprocessing | None) -> dict[str, str]:
         """What of the result was given neither here nor by a checkpoint: what it is, and its value in words.

@@ -66,7 +66,7 @@ def create_model(
 
 
 def load_model(
-    model: str | ResTConfig | None, checkpoint: str | Path | None = None, *, seed: int | None = None
+    model: str | ResTConfig | None, checkpoint: str | Path | None = None, *, seed: int | None = None, **_: object
 ) -> LoadedModel:
     """As :func:`create_model`, and say what was loaded. With a checkpoint, ``model`` may be left out."""
     if checkpoint is None:

@@ -12,6 +12,7 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.preprocess.dataset import Dataset, open_dataset
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.thumbnail import thumbnail
+from rest_deploy.preprocess.transform import of_pictures
 from rest_deploy.specs import Alpha, ImageSize, Preprocessing, PreprocessingChange
 from rest_deploy.verification.image_answers import Answers, ImageCheck
 from rest_deploy.verification.image_figures import MOST_FLIPS, ImageFigures, accuracy_of, image_figures
@@ -127,9 +128,11 @@ def _one_transform(subjects: Sequence[Subject], change: PreprocessingChange | No
 
     Raises:
         ConfigError: They declare different ones.
+        InputError: One takes no pictures.
     """
     changes = change or PreprocessingChange()
-    declared = {subject.name: changes.apply(subject.info.preprocessing) for subject in subjects}
+    said = Preprocessing(mean=changes.mean, std=changes.std) if changes.mean and changes.std else None
+    declared = {own.name: changes.apply(of_pictures(own.info.preprocessing or said)) for own in subjects}
     if len(set(declared.values())) > 1:
         told = "; ".join(f"{name}: {steps}" for name, steps in declared.items())
         raise ConfigError(
