@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -83,13 +83,13 @@ def load_image(source: ImageSource, alpha: Alpha = Alpha.WHITE) -> Image.Image:
 def is_image(path: Path) -> bool:
     """Whether a file of a folder is taken for an image: by its suffix where that says so, else by what it holds.
 
-    The suffixes of pictures count by themselves, so that a damaged picture is told as one. Of other files Pillow looks
-    at the first bytes, and at the header where these are an image's.
+    The suffixes of pictures count by themselves, and so do signatures of four bytes and more, so that a damaged picture
+    is told as one. Where the first bytes might be an image's, Pillow must be able to read its header.
 
     Raises:
         PredictorError: No memory or no file handles are left.
     """
-    by_suffix, formats = _known()
+    by_suffix, signatures = _known()
     suffix = path.suffix.lower()
     own = by_suffix.get(suffix)
     if own in _PICTURES:
@@ -97,8 +97,16 @@ def is_image(path: Path) -> bool:
     if suffix in _RAW or own in _NO_PICTURES:
         return False
     try:
-        with Image.open(path, formats=[*formats, own] if own is not None else formats):
+        with open(path, "rb") as file:
+            start = file.read(16)  # as many as Pillow's signatures have
+        formats = [name for name, accept in signatures.items() if accept(start)]
+        if not _SIGNED.isdisjoint(formats):
             return True
+        if own is not None and own not in signatures:
+            formats.append(own)
+        if formats:
+            Image.open(path, formats=formats).close()
+        return bool(formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True  # to be refused by its name when it is read
     except Exception as exc:  # no image, or one so damaged that nobody can tell
@@ -108,6 +116,8 @@ def is_image(path: Path) -> bool:
 
 #: Formats whose suffixes are those of pictures and of nothing else. HEIF is there where a plugin has registered it.
 _PICTURES = frozenset("AVIF BMP DIB GIF HEIF JPEG JPEG2000 MPO PNG PPM TGA TIFF WEBP".split())  # noqa: SIM905
+#: Formats that nothing else begins like.
+_SIGNED = frozenset("AVIF GIF HEIF JPEG JPEG2000 PNG PSD QOI TIFF WEBP".split())  # noqa: SIM905
 #: What Pillow opens and is no picture: programs, drawings, films, and data that it hands to other programs.
 _NO_PICTURES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"})
 #: Camera raw files are TIFF to Pillow, which reads the stamp-sized preview in them.
@@ -115,11 +125,11 @@ _RAW = frozenset(".3fr .arw .cr2 .dcr .dng .erf .fff .iiq .kdc .mef .mos .nef .n
 
 
 @cache
-def _known() -> tuple[dict[str, str], list[str]]:
-    """Suffix -> format of Pillow, and the formats that can be told by their first bytes."""
+def _known() -> tuple[dict[str, str], dict[str, Callable[[bytes], bool | str]]]:
+    """Suffix -> format of Pillow, and of formats that have a signature what looks for it."""
     suffixes = Image.registered_extensions()  # loads Pillow's plugins
-    signed = [name for name, (_, accept) in Image.OPEN.items() if accept is not None and name not in _NO_PICTURES]
-    return suffixes, signed
+    signatures = {name: accept for name, (_, accept) in Image.OPEN.items() if accept and name not in _NO_PICTURES}
+    return suffixes, signatures
 
 
 def _name_of(file: Any) -> str:

@@ -1,18 +1,25 @@
 """Whatever Pillow opens comes out as upright 8-bit RGB with the right values; anything else is an ImageError."""
 
+import builtins
+import errno
 import io
 import os
 import random
+import resource
 import struct
+import subprocess
+import sys
+import tempfile
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
-from rest_deploy.errors import ImageError
+from rest_deploy.errors import ImageError, PredictorError
 from rest_deploy.preprocess import images
-from rest_deploy.preprocess.images import list_images, load_image
+from rest_deploy.preprocess.images import is_image, load_image
+from rest_deploy.specs import Alpha
 
 BLACK, GREY, WHITE = (0, 0, 0), (128, 128, 128), (255, 255, 255)
 RED, GREEN, BLUE, PINK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 127, 127)
@@ -437,47 +444,356 @@ def test_arrays_are_taken_as_rgb():
         assert np.array_equal(np.asarray(image), view)
 
 
+@pytest.mark.parametrize("alpha", Alpha)
+@pytest.mark.parametrize(("shape", "mode"), [((4, 5), "L"), ((4, 5, 1), "L"), ((4, 5, 4), "RGBA"), ((4, 3), "L")])
+def test_other_arrays_are_taken_as_pillows_images_of_their_mode(shape, mode, alpha):
+    array = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
+    theirs = Image.fromarray(array.reshape(shape[:2]) if mode == "L" else array)
+    assert theirs.mode == mode
+    for view in (array, array[::-1], np.asfortranarray(array)):
+        theirs = Image.fromarray(np.ascontiguousarray(view.reshape(shape[:2]) if mode == "L" else view))
+        assert load_image(view, alpha).tobytes() == load_image(theirs, alpha).tobytes()
+    wanted = {"L": array.reshape(*shape[:2], -1)[..., :1].repeat(3, 2), "RGBA": array[..., :3]}[mode]
+    if mode == "L" or alpha is Alpha.DROP:
+        assert np.array_equal(np.asarray(load_image(array, alpha)), wanted)
+    else:
+        assert not np.array_equal(np.asarray(load_image(array, alpha)), wanted)
+
+
 @pytest.mark.parametrize(
     ("dtype", "shape"),
     [
         (np.float32, (4, 5, 3)),
+        (np.float32, (4, 5)),
         (np.int8, (4, 5, 3)),
         (np.uint16, (4, 5, 3)),
+        (np.uint16, (4, 5)),
         (bool, (4, 5, 3)),
-        (np.uint8, (4, 5)),
-        (np.uint8, (4, 5, 1)),
-        (np.uint8, (4, 5, 4)),
+        (np.uint8, (5,)),
+        (np.uint8, (4, 5, 2)),
+        (np.uint8, (4, 5, 5)),
         (np.uint8, (3, 4, 5)),
         (np.uint8, (1, 4, 5, 3)),
         (np.uint8, (0, 5, 3)),
         (np.uint8, (4, 0, 3)),
+        (np.uint8, (0, 5)),
         (np.uint8, ()),
+        (object, (4, 5, 3)),
     ],
 )
 def test_other_arrays_are_refused(dtype, shape):
-    with pytest.raises(ImageError, match=r"image array of dtype .* needed: RGB, uint8 \(height, width, 3\)"):
+    with pytest.raises(
+        ImageError, match=rf"image array of dtype {np.dtype(dtype)} .*needed: uint8 .*in RGBA"
+    ) as caught:
         load_image(np.zeros(shape, dtype))
+    assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_folder_is_listed_in_order_of_name(tmp_path):
-    names = ["10.jpg", "2.PNG", "a.jpeg", "b.bmp", "c.gif", "d.tif", "e.tiff", "f.webp", "g.ppm", "h.pgm"]
-    for name in [*reversed(names), "notes.txt", "jpg", ".jpg", "._a.jpeg", "x.npy", "y.png.part"]:
-        (tmp_path / name).touch()
-    (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "folder.jpg" / "inside.jpg").touch()
-    assert [path.name for path in list_images(tmp_path)] == sorted(names)
-    assert list_images(str(tmp_path)) == list_images(tmp_path)
-    assert list_images(tmp_path)[0].parent == tmp_path
+@pytest.mark.parametrize("source", [None, 3, np.uint8(3), [[1]], object(), {"path": "x"}])
+def test_what_is_no_source_of_an_image_is_told_what_is(source):
+    with pytest.raises(
+        ImageError, match=rf"image is a {type(source).__name__}; accepted: a path, .*bytes.*file object"
+    ):
+        load_image(source)
 
 
-def test_a_folder_without_images_is_refused(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(ImageError, match=r"no images in this folder, subfolders and hidden files left out; looked"):
-        list_images(tmp_path)
+# Transparency
+
+#: Of each kind that has transparency: what Pillow reads from a file, and what it holds in memory.
+TRANSPARENT = {
+    "RGBA": make("RGBA", (*RED, 255), (*RED, 0), (10, 20, 30, 128)),
+    "LA": make("LA", (0, 255), (200, 0), (77, 128)),
+    "PA": make_palette("PA"),
+    "P, one transparent": make_palette(transparency=1),
+    "P, alpha table": make_palette(transparency=bytes([128, 255, 0])),
+}
+STORED = {
+    **{kind: (image, {}) for kind, image in TRANSPARENT.items() if kind != "PA"},
+    "L, one transparent": (make("L", 0, 128), {"transparency": 128}),
+    "RGB, one transparent": (make("RGB", RED, GREEN), {"transparency": GREEN}),
+    "P, alpha table of a file": (make_palette(), {"transparency": bytes([128, 255, 0])}),
+}
 
 
-@pytest.mark.parametrize("name", ["none", "file.png"])
-def test_what_is_no_folder_is_refused(tmp_path, name):
-    (tmp_path / "file.png").touch()
-    with pytest.raises(ImageError, match=name):
-        list_images(tmp_path / name)
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")  # of Pillow's own conversion
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_dropped_alpha_leaves_the_colours_that_pillow_has(kind):
+    image = TRANSPARENT[kind]
+    before = dict(image.info)
+    dropped = load_image(image, Alpha.DROP)
+    assert dropped.tobytes() == image.convert("RGB").tobytes()
+    assert dropped.tobytes() != load_image(image).tobytes()  # white is the default
+    assert load_image(image).tobytes() == load_image(image, Alpha.WHITE).tobytes()
+    assert image.info == before
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")  # of Pillow's own conversion
+@pytest.mark.parametrize("kind", STORED)
+def test_dropped_alpha_is_what_imagefolder_reads(tmp_path, kind):
+    path = tmp_path / "image.png"
+    image, options = STORED[kind]
+    image.save(path, **options)
+    with open(path, "rb") as file:  # as torchvision's pil_loader does
+        wanted = Image.open(file).convert("RGB")
+    assert load_image(path, Alpha.DROP).tobytes() == wanted.tobytes()
+    assert load_image(path).tobytes() != wanted.tobytes()
+
+
+def test_dropping_alpha_tells_no_warning(tmp_path, recwarn):
+    path = tmp_path / "image.png"
+    make_palette().save(path, transparency=bytes([128, 255, 0]))
+    load_image(path, Alpha.DROP)
+    assert not recwarn.list
+
+
+def test_premultiplied_colours_are_told_apart_from_their_alpha():
+    assert pixels_of(load_image(make("RGBa", (128, 0, 0, 128)), Alpha.DROP)) == [RED]
+    assert pixels_of(load_image(make("La", (64, 128)), Alpha.DROP)) == [(127,) * 3]
+
+
+@pytest.mark.parametrize("alpha", Alpha)
+def test_sixteen_bit_grey_and_turned_images_are_read_with_either_alpha(tmp_path, alpha):
+    path = tmp_path / "grey.png"
+    make("I;16", 0, 32768).save(path, transparency=0)
+    assert pixels_of(load_image(path, alpha)) == [WHITE if alpha is Alpha.WHITE else BLACK, GREY]
+    make("RGBA", (*RED, 255), (*GREEN, 0)).save(path, exif=with_orientation(8))
+    assert load_image(path, alpha).size == (1, 2)
+
+
+# Bytes and file objects
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+@pytest.mark.parametrize("of", [bytes, bytearray, memoryview, io.BytesIO])
+def test_an_encoded_file_in_memory_is_read_as_from_disk(tmp_path, kind, of):
+    path = tmp_path / "image"
+    path.write_bytes(SAMPLES[kind])
+    assert load_image(of(SAMPLES[kind])).tobytes() == load_image(path).tobytes()
+
+
+def test_every_second_byte_of_a_view_is_read_as_it_lies():
+    doubled = bytes(byte for byte in SAMPLES["png"] for _ in range(2))
+    assert load_image(memoryview(doubled)[::2]).tobytes() == load_image(SAMPLES["png"]).tobytes()
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+def test_a_file_object_is_read_from_where_it_stands_and_left_open(tmp_path, buffering):
+    path = tmp_path / "image"
+    path.write_bytes(SAMPLES["gif"] + SAMPLES["png"])
+    with open(path, "rb", buffering) as file:
+        file.seek(len(SAMPLES["gif"]))
+        assert load_image(file).tobytes() == load_image(SAMPLES["png"]).tobytes()
+        assert not file.closed
+        file.seek(0)
+        assert load_image(file).tobytes() == load_image(SAMPLES["gif"]).tobytes()
+
+
+def test_a_temporary_file_and_the_end_of_a_pipe_are_file_objects():
+    with tempfile.SpooledTemporaryFile() as spooled:
+        spooled.write(SAMPLES["jpeg"])
+        spooled.seek(0)
+        assert load_image(spooled).tobytes() == load_image(SAMPLES["jpeg"]).tobytes()
+    reader, writer = os.pipe()
+    os.write(writer, SAMPLES["png"])
+    os.close(writer)
+    with os.fdopen(reader, "rb", 0) as pipe:  # which cannot be sought in
+        assert load_image(pipe).tobytes() == load_image(SAMPLES["png"]).tobytes()
+
+
+class _Given:
+    """A file object whose read() gives what it was given."""
+
+    def __init__(self, *parts):
+        self._parts = list(parts)
+
+    def read(self, size=-1):
+        part = self._parts.pop(0)
+        if isinstance(part, Exception):
+            raise part
+        return part
+
+
+async def _later():
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (io.StringIO("text"), "StringIO object: opened in text mode; open it with mode 'rb'"),
+        (_Given("text"), r"_Given object: its read\(\) gives str, needed: bytes"),
+        (_Given(None), r"its read\(\) gives NoneType"),
+        (_Given(b"\xff\xd8", ValueError("gone away")), "_Given object: cannot be read: gone away"),
+        (_Given(OSError(errno.EIO, "Input/output error")), "_Given object: cannot be read: .*Input/output error"),
+        (_Given(b""), r"no bytes from where it stands to its end; .* seek\(0\)"),
+        (_Given(b"no image", b""), "_Given object: not an image that Pillow can read"),
+        (_Given(SAMPLES["png"][:60], b""), "_Given object: (not an image|damaged)"),
+    ],
+)
+def test_a_file_object_that_gives_no_image_is_named(file, words):
+    with pytest.raises(ImageError, match=words) as caught:
+        load_image(file)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_read_that_must_be_awaited_is_told_of_without_a_warning():
+    with pytest.raises(ImageError, match=r"its read\(\) gives coroutine, needed: bytes"):
+        load_image(_Given(_later()))
+
+
+def test_a_file_opened_as_text_is_named(tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(SAMPLES["png"])
+    with open(path, encoding="latin-1") as file, pytest.raises(ImageError, match=r"image\.png: opened in text mode"):
+        load_image(file)
+    with open(path, "rb") as file:
+        file.close()
+        with pytest.raises(ImageError, match=r"image\.png: cannot be read: .*closed file"):
+            load_image(file)
+
+
+def test_a_stream_without_an_end_is_not_read_for_ever(monkeypatch):
+    monkeypatch.setattr(images, "_MAX_BYTES", 3 << 20)
+    with open("/dev/zero", "rb") as zeros, pytest.raises(ImageError, match="/dev/zero: over 3,145,728 bytes"):
+        load_image(zeros)
+
+
+# The machine's faults, which are no faults of the image
+
+
+_STARVED = """
+import resource, sys
+from PIL import Image
+from rest_deploy.errors import ImageError, PredictorError
+from rest_deploy.preprocess.images import load_image
+load_image(sys.argv[2])
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (32 << 20), -1))
+try:
+    load_image(sys.argv[1])
+except PredictorError as exc:
+    print("machine", exc)
+except ImageError as exc:
+    print("image", exc)
+"""
+
+
+def test_an_image_that_this_process_has_no_memory_for_is_no_bad_image(tmp_path):
+    """64 megapixels, within what is read, take 768 MiB; the process may have 32."""
+    Image.new("L", (8000, 8000)).save(tmp_path / "large.png")
+    Image.new("L", (8, 8)).save(tmp_path / "small.png")
+    command = [sys.executable, "-c", _STARVED, str(tmp_path / "large.png"), str(tmp_path / "small.png")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.startswith(f"machine {tmp_path / 'large.png'}: ")
+    assert "memory" in told
+
+
+def test_an_image_that_asks_for_more_than_its_pixels_need_is_a_bad_image(monkeypatch):
+    def greedy(self, *args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", greedy)
+    with pytest.raises(ImageError, match="not enough memory to read it, though 24x20 pixels need little"):
+        load_image(SAMPLES["png"])
+
+
+def test_too_many_open_files_are_no_fault_of_the_image(tmp_path):
+    photo().save(tmp_path / "image.png")
+    (tmp_path / "other.dat").write_bytes(SAMPLES["png"])
+    assert is_image(tmp_path / "other.dat")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        with pytest.raises(OSError, match="Too many open files"):
+            held.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(65))
+        for reading in (lambda: load_image(tmp_path / "image.png"), lambda: is_image(tmp_path / "other.dat")):
+            with pytest.raises(PredictorError, match=r"(image\.png|other\.dat): .*Too many open files"):
+                reading()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for handle in held:
+            os.close(handle)
+    assert load_image(tmp_path / "image.png").size == (24, 20)
+
+
+def test_an_image_that_may_not_be_read_is_the_images_fault(tmp_path, monkeypatch):
+    photo().save(tmp_path / "image.png")
+
+    def refusing(path, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(builtins, "open", refusing)
+    with pytest.raises(ImageError, match=r"image\.png: .*Permission denied"):
+        load_image(tmp_path / "image.png")
+
+
+# Which files are images
+
+NO_IMAGES = {
+    "notes.txt": b"P1 of the plan, and nothing else\n" * 9,
+    "table.csv": b"a,b\n1,2\n",
+    "labels.json": b"{}",
+    "code.h": b"#define A 1\n#define B 2\n",
+    "page.html": b"<html><img></html>",
+    "drawing.svg": b"<svg/>",
+    "drawing.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+    "drawing": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+    "page.pdf": b"%PDF-1.7\n",
+    "film.mpg": b"\0\0\1\xb3\x14\0\xf0\0" * 9,
+    "data.h5": b"\x89HDF\r\n\x1a\n" + bytes(99),
+    "array.npy": b"\x93NUMPY\1\0",
+    "archive.zip": b"PK\3\4" + bytes(99),
+    "points.pcd": b"# .PCD v.7 - Point Cloud Data\n" * 99,
+    "empty": b"",
+    "zeros.bin": bytes(5000),
+    "raw.nef": SAMPLES["tiff"],  # the preview is a TIFF, and not the picture
+}
+
+
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_other_files_are_no_images(tmp_path, name):
+    (tmp_path / name).write_bytes(NO_IMAGES[name])
+    assert not is_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".JPG", ".jfif", ".jpe", ".tif", ".webp", ".jp2", ".pnm", ".tga", ".mpo"])
+def test_a_damaged_picture_is_one_by_its_suffix(tmp_path, suffix):
+    """So that it is told of as damaged, and not passed over."""
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"damaged")
+    assert is_image(path)
+    with pytest.raises(ImageError, match=r"x\..*: "):
+        load_image(path)
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+@pytest.mark.parametrize("name", ["x", "x.dat", "x.txt", "x.jpg.download", "x.0001", "x.pcd"])
+def test_where_the_suffix_says_nothing_the_content_does(tmp_path, kind, name):
+    (tmp_path / name).write_bytes(SAMPLES[kind])
+    assert is_image(tmp_path / name)
+
+
+def test_a_damaged_picture_is_one_by_its_signature(tmp_path):
+    (tmp_path / "x").write_bytes(SAMPLES["jpeg"][:200])
+    assert is_image(tmp_path / "x")
+    with pytest.raises(ImageError, match=r"x: "):
+        load_image(tmp_path / "x")
+
+
+def test_a_bomb_without_a_suffix_is_an_image_to_be_refused(tmp_path):
+    path = tmp_path / "bomb"
+    path.write_bytes(png_header(60_000, 60_000))
+    assert is_image(path)
+    with pytest.raises(ImageError, match=r"bomb: .* more than the 89,478,485"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("start", [b"", b"{", b"P6\n", b"#define ", b"BM", b"GIF89a"])
+def test_of_a_file_of_another_kind_the_first_bytes_alone_are_read(tmp_path, start):
+    """Of a terabyte; to read it whole would take all memory and be told as such."""
+    path = tmp_path / "large.dat"
+    with open(path, "wb") as file:
+        file.write(start)
+        file.truncate(1 << 40)
+    is_image(path)
