@@ -1,7 +1,8 @@
-"""Images with classes from folders or a file: read as they are meant, or refused with the place and the words."""
+"""Which files of a folder are images, and their classes: as they are meant, or refused with the place and the words."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from rest_deploy.artifact.labels import imagenet_labels
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, ImageError, PredictorError
 from rest_deploy.preprocess import ground_truth
 from rest_deploy.preprocess.classes import imagenet_synsets
-from rest_deploy.preprocess.dataset import Dataset, open_dataset
-from rest_deploy.preprocess.sample import images_below
+from rest_deploy.preprocess.dataset import Dataset, images_below, open_dataset
+from rest_deploy.preprocess.images import load_image
 
 PETS = ("tabby cat", "Käse", "three-toed sloth", "crane", "crane")
 
@@ -45,6 +47,89 @@ def _truth(folder: Path, content: str | bytes, name: str = "truth.txt") -> Path:
     path = folder.parent / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def _names(dataset: Dataset) -> list[str]:
+    return [dataset.name(path) for path in dataset.images]
+
+
+# Which files are images
+
+#: Every suffix is that of its own content, but for two that have none.
+SUFFIXES = (
+    *(".bmp", ".gif", ".ico", ".jfif", ".jp2", ".JPG", ".jpeg", ".pbm", ".pcx", ".png", ".ppm", ".tga", ".tif"),
+    *(".webp", ""),
+)
+KINDS = {".pcx": "PCX", ".ico": "ICO", "": "PNG", ".pbm": "PPM"}
+
+
+def test_of_fifteen_pictures_of_fourteen_suffixes_all_are_found(tmp_path: Path) -> None:
+    picture = Image.radial_gradient("L").convert("RGB").resize((32, 32))
+    for number, suffix in enumerate(SUFFIXES):
+        own = picture.convert("1") if suffix == ".pbm" else picture
+        own.save(tmp_path / f"{number:02d}{suffix}", KINDS.get(suffix))
+    picture.save(tmp_path / "15", "WEBP")
+    (tmp_path / "notes.txt").write_text("no picture")
+    found = images_below(tmp_path)
+    assert _names(found) == sorted(path.name for path in tmp_path.iterdir() if path.name != "notes.txt")
+    assert all(load_image(path).size == (32, 32) for path in found.images)
+    assert [path.name for path in found.left_out] == ["notes.txt"]
+    assert found.classes == (None,) * 16
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
+    _images(tmp_path, "a.png", "deep/er/b.jpg", "._a.png", ".hidden/c.png", ".notes.txt", "deep/.d.png")
+    _images(tmp_path, "a.txt", "deep/b.csv", "deep/er/c.zip", "array.npy")
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    found = images_below(str(tmp_path))
+    assert _names(found) == ["a.png", "deep/er/b.jpg"]
+    assert [found.name(path) for path in found.left_out] == [
+        *("a.txt", "array.npy", "gone.png", "pipe.png", "deep/b.csv", "deep/er/c.zip")
+    ]
+    assert found.left_out_note.startswith("6 files left out")
+    assert found.left_out_note.endswith(": 'a.txt', 'array.npy', 'gone.png', 'pipe.png', 'deep/b.csv', 'deep/er/c.zip'")
+    assert _open(tmp_path).left_out == found.left_out
+    assert _open(tmp_path).limited(1, 0).left_out == found.left_out
+
+
+def test_of_many_files_left_out_some_are_named_and_all_counted(tmp_path: Path) -> None:
+    _images(tmp_path, "a.png", *(f"{number:03d}.txt" for number in range(200)))
+    note = images_below(tmp_path).left_out_note
+    assert note.startswith("200 files left out")
+    assert note.endswith("'009.txt' and 190 more")
+    assert len(images_below(tmp_path).left_out) == 200
+
+
+def test_where_nothing_is_left_out_there_is_nothing_to_say(tmp_path: Path) -> None:
+    assert images_below(_images(tmp_path, "a.png")).left_out_note == ""
+
+
+def test_files_come_in_order_of_name(tmp_path: Path) -> None:
+    names = ["10.jpg", "2.PNG", "a.jpeg", "b.bmp"]
+    _images(tmp_path, *reversed(names), "a/z.png", "B/y.png")
+    assert _names(images_below(tmp_path)) == [*names, "B/y.png", "a/z.png"]
+
+
+def test_a_folder_without_images_names_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"x: no images in this folder or below it; 2 files .*'a.npy', 'b.txt'"):
+        images_below(_images(tmp_path / "x", "a.npy", "b.txt"))
+    with pytest.raises(ImageError, match=r"y: no such folder"):
+        images_below(tmp_path / "y")
+    with pytest.raises(ImageError, match=r"b\.txt: a file, not a folder"):
+        images_below(tmp_path / "x" / "b.txt")
+
+
+def test_arrays_are_found_where_they_are_asked_for_and_mixed_with_images_refused(tmp_path: Path) -> None:
+    _images(tmp_path, "a.npy", "deep/b.NPY", "c.txt")
+    found = images_below(tmp_path, arrays=True)
+    assert _names(found) == ["a.npy", "deep/b.NPY"]
+    assert found.are_arrays
+    assert [path.name for path in found.left_out] == ["c.txt"]
+    _images(tmp_path, "x.png")
+    assert not images_below(tmp_path).are_arrays
+    with pytest.raises(ImageError, match=r"both .npy files \('a.npy', 'deep/b.NPY'\) and images \('x.png'\)"):
+        images_below(tmp_path, arrays=True)
 
 
 # Folders
@@ -118,9 +203,65 @@ def test_ids_stand_for_classes_of_imagenet_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("labels", [None, PETS])
 def test_folders_are_named_by_numbers(tmp_path: Path, labels: tuple[str, ...] | None) -> None:
-    dataset = _open(_images(tmp_path, "0/a.png", "03/a.png", "4/a.png"), labels, 5)
+    dataset = _open(_images(tmp_path, "0/a.png", "3/a.png", "4/a.png"), labels, 5)
     assert dataset.classes == (0, 3, 4)
     assert dataset.note == "classes: class numbers, names of folders"
+
+
+@pytest.mark.parametrize("labels", [None, tuple("abcdefghijkl")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        [str(number) for number in range(12)],
+        ["2", "3"],  # a part of the classes: ImageFolder counts "2" as the fifth of all twelve
+        ["10", "11"],  # of "00" to "11", or of "0" to "11"?
+        ["0", "1", "2"],
+        ["02", "3"],
+        ["02", "003"],
+        ["2"],
+    ],
+)
+def test_numbers_of_more_than_ten_classes_sort_two_ways(
+    tmp_path: Path, names: list[str], labels: tuple[str, ...] | None
+) -> None:
+    folder = _images(tmp_path / "x", *(f"{name}/a.png" for name in names))
+    with pytest.raises(ConfigError, match=r"of 12 classes .*--labels.*--ground-truth") as caught:
+        _open(folder, labels, 12)
+    assert len(str(caught.value).splitlines()) == 1
+    truth = _truth(folder, "".join(f"{name}/a.png {int(name)}\n" for name in names))
+    assert _open(folder, labels, 12, truth).classes == tuple(int(name) for name in sorted(names))
+    named = tuple(f"{'n' if str(number) not in names else ''}{number}" for number in range(12))
+    if all(name in named for name in names):  # labels that are the folders' names say which class is which
+        assert _open(folder, named, 12).classes == tuple(int(name) for name in sorted(names))
+
+
+@pytest.mark.parametrize(
+    ("names", "num_classes"),
+    [
+        (["00", "02", "11"], 12),
+        (["002", "010"], 12),
+        (["0", "1"], 12),  # first and second in either order
+        (["05"], 100),
+        (["00", "09"], 10),
+        (["0", "3", "9"], 10),
+        (["000", "099", "999"], 1000),
+    ],
+)
+def test_numbers_that_sort_one_way_are_classes(tmp_path: Path, names: list[str], num_classes: int) -> None:
+    folder = _images(tmp_path, *(f"{name}/a.png" for name in names))
+    assert _open(folder, None, num_classes).classes == tuple(map(int, names))
+
+
+@pytest.mark.parametrize(("names", "num_classes"), [(["0", "03", "4"], 5), (["1", "02"], 3), (["7", "010"], 11)])
+def test_zeros_before_some_of_the_numbers_sort_two_ways(tmp_path: Path, names: list[str], num_classes: int) -> None:
+    """ImageFolder has "03" before "1", however few the classes are."""
+    with pytest.raises(ConfigError, match="by number or by name"):
+        _open(_images(tmp_path, *(f"{name}/a.png" for name in names)), None, num_classes)
+
+
+def test_wordnet_ids_and_label_names_have_one_order(tmp_path: Path) -> None:
+    labels = tuple(str(number) for number in range(12))
+    assert _open(_images(tmp_path, "2/a.png", "10/a.png"), labels).classes == (10, 2)
 
 
 def test_labels_come_before_numbers(tmp_path: Path) -> None:
@@ -166,7 +307,7 @@ def test_no_folder_and_no_images(tmp_path: Path, make: bool) -> None:
     folder = tmp_path / "x"
     if make:
         _images(folder, "notes.txt", "deep/folder.png/notes.txt")
-    with pytest.raises(ConfigError, match="x: no images below it; looked for .jpg" if make else "x: no such folder"):
+    with pytest.raises(ConfigError, match=r"data folder .*x: no images .*'notes.txt'" if make else "x: no such folder"):
         _open(folder)
 
 
@@ -195,7 +336,22 @@ def test_a_subfolder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(ConfigError, match=r"data folder .*1: cannot be read: Permission denied"):
         _open(tmp_path)
-    assert [path.name for path in images_below(tmp_path, "folder")] == ["a.png"]
+    with pytest.raises(ImageError, match=r"1: cannot be read: Permission denied"):
+        images_below(tmp_path)
+
+
+def test_a_machine_that_opens_no_more_folders_is_not_a_bad_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _images(tmp_path, "0/a.png")
+
+    def exhausted(path: str) -> object:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(os, "scandir", exhausted)
+    for opening in (_open, images_below):
+        with pytest.raises(PredictorError, match="Too many open files"):
+            opening(tmp_path)
 
 
 # Links
@@ -221,7 +377,7 @@ def test_a_link_beyond_the_folder_and_back(tmp_path: Path) -> None:
 def test_a_folder_and_a_link_to_it_count_once_by_the_name_of_the_folder(tmp_path: Path, link: str) -> None:
     _images(tmp_path, "m/a.png")
     (tmp_path / link).symlink_to("m")
-    assert [path.relative_to(tmp_path).as_posix() for path in images_below(tmp_path, "folder")] == ["m/a.png"]
+    assert _names(images_below(tmp_path)) == ["m/a.png"]
 
 
 def test_linked_images_and_a_linked_folder_itself(tmp_path: Path) -> None:
