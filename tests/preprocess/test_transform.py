@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rest_deploy.errors import InputError
 from rest_deploy.preprocess import transform as module
 from rest_deploy.preprocess.transform import transform
-from rest_deploy.specs import IMAGENET_MEAN, IMAGENET_STD, ImageSize, Preprocessing, Resize
+from rest_deploy.specs import IMAGENET_MEAN, IMAGENET_STD, ImageSize, Interpolation, Preprocessing, Resize
 
 GREY = {"mean": (0.1307,), "std": (0.3081,)}
 
@@ -48,13 +49,13 @@ def to_tensor_and_normalize(pixels, mean, std):
     return ((pixels / 255.0 - np.array(mean)) / np.array(std)).transpose(2, 0, 1)
 
 
-def authors_crop(image, resize=256, crop=224):
-    """Resize(256, BICUBIC) of the short side and CenterCrop(224) of torchvision, on a Pillow image."""
+def authors_crop(image, resize=256, crop=224, resample=Image.Resampling.BICUBIC):
+    """Resize(256, resample) of the short side and CenterCrop(224) of torchvision, on a Pillow image."""
     width, height = image.size
     short, long = sorted((width, height))
     new_long = int(resize * long / short)
     size = (resize, new_long) if width <= height else (new_long, resize)
-    pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    pixels = np.asarray(image.resize(size, resample))
     top = round((pixels.shape[0] - crop) / 2.0)
     left = round((pixels.shape[1] - crop) / 2.0)
     return pixels[top : top + crop, left : left + crop]
@@ -113,6 +114,63 @@ def test_a_crop_that_is_not_square_lies_inside_the_image(height, width, image_si
     got = transform(white, Preprocessing(Resize.CROP, ImageSize(height, width), 0.875, (0, 0, 0), (1, 1, 1)))
     assert got.shape == (3, height, width)
     assert np.abs(got - 1).max() <= TOLERANCE
+
+
+#: Pillow's filter of each name.
+PILLOWS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (301, 299), (33, 9), (1, 1), (343, 256)])
+@pytest.mark.parametrize("interpolation", Interpolation)
+def test_each_filter_is_pillows_antialiased_as_there(interpolation, width, height):
+    """Enlarged and made smaller, cropped and warped; of no other filter's values."""
+    image, plain = photo(width, height), {"mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": interpolation}
+    cropped = transform(image, Preprocessing(Resize.CROP, ImageSize(64, 64), 0.9, **plain))
+    warped = transform(image, Preprocessing(Resize.WARP, ImageSize(30, 50), **plain))
+    matches = set()
+    for name, resample in PILLOWS.items():
+        crop = authors_crop(image, resize=int(64 / 0.9), crop=64, resample=resample).transpose(2, 0, 1) / 255
+        warp = np.asarray(image.resize((50, 30), resample)).transpose(2, 0, 1) / 255
+        if max(np.abs(cropped - crop).max(), np.abs(warped - warp).max()) <= TOLERANCE:
+            matches.add(name)
+    assert matches == ({interpolation.value} if width > 1 else set(PILLOWS))
+
+
+@pytest.mark.parametrize("interpolation", Interpolation)
+def test_each_filter_cuts_a_long_image_at_the_same_places(monkeypatch, interpolation):
+    image, steps = smooth_photo(2311, 231), Preprocessing(mean=(0,) * 3, std=(1,) * 3, interpolation=interpolation)
+    part = transform(image, steps)
+    monkeypatch.setattr(module, "_LONG", float("inf"))
+    # as below; the nearest pixel may be the next one, and the waves rise by 25 levels a pixel at most
+    allowed = 26 if interpolation is Interpolation.NEAREST else 2.01
+    assert np.abs(part - transform(image, steps)).max() <= allowed / 255
+
+
+@pytest.mark.parametrize("interpolation", Interpolation)
+def test_native_has_no_filter(interpolation):
+    image = photo(40, 30)
+    got = transform(image, Preprocessing(Resize.NATIVE, None, interpolation=interpolation))
+    assert np.array_equal(got, transform(image, Preprocessing(Resize.NATIVE, None)))
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6, 13])
+def test_networks_of_other_channels_take_no_pictures(channels):
+    steps = Preprocessing(mean=(0.5,) * channels, std=(0.5,) * channels)
+    with pytest.raises(
+        InputError, match=rf"takes {channels} channels.* 1 or 3; .*logits.*\(B, {channels}, H, W\)"
+    ) as got:
+        transform(photo(40, 30), steps)
+    assert len(str(got.value).splitlines()) == 1
+
+
+def test_an_artifact_that_leaves_preprocessing_to_its_caller_takes_no_pictures():
+    with pytest.raises(InputError, match=r"leaves preprocessing to its caller.*Predictor\.logits"):
+        transform(photo(40, 30), None)
 
 
 @pytest.mark.parametrize("resize", Resize)
