@@ -69,9 +69,9 @@ delattr(sys.modules[__name__], "export")
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        import importlib.metadata  # slow to load
+        from importlib.metadata import version  # slow to load
 
-        value = globals()[name] = importlib.metadata.version("rest-deploy")
+        value = globals()[name] = version("rest-deploy")
         return value
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ import pytest
 
 from rest_deploy.artifact.info import SCHEMA, ArtifactInfo, Weights
 from rest_deploy.errors import ArtifactError
-from rest_deploy.specs import ImageSize, Precision, Preprocessing, Resize, TensorSpec
+from rest_deploy.specs import Activation, ImageSize, Precision, Preprocessing, Resize, TensorSpec
 from tests.artifact.test_engine import make_record
 
 
@@ -42,7 +42,16 @@ def without_labels(**fields):
         {"versions": {}},
         {"weights": Weights(seed=7)},
         {"precision": Precision.INT8},
-        {"preprocessing": Preprocessing(Resize.NATIVE, None, mean=(0.5,), std=(0.5,))},
+        {
+            "preprocessing": Preprocessing(Resize.NATIVE, None, mean=(0.5,), std=(0.5,)),
+            "input": TensorSpec("image", "float32", ("batch", 1, "height", "width")),
+        },
+        {"preprocessing": None},
+        {"preprocessing": Preprocessing(interpolation="lanczos", alpha="drop", crop_ratio=1.0)},
+        {"activation": Activation.SIGMOID, "assumed": {"labels": "ImageNet's", "weights": "model_ema, beside model"}},
+        {"weights": Weights("a.pth", "00ff", key="model_ema", notes=("prefix module. taken off",))},
+        {"weights": Weights(sha256="00ff")},
+        {"test_vector": {"logits": [1.0]}},
         {"format": "trt", "verification": None, "engine": make_record()},
     ],
 )
@@ -53,14 +62,19 @@ def test_json_round_trip(changes):
 
 def test_json_is_compact_and_tells_where_the_weights_come_from():
     text = make_info(weights=Weights(seed=7)).to_json()
-    assert json.loads(text)["weights"] == {"source": "random", "file": None, "sha256": None, "seed": 7}
+    assert json.loads(text)["weights"] == {
+        **{"source": "random", "file": None, "sha256": None, "seed": 7},
+        **{"key": "", "notes": []},
+    }
+    assert json.loads(make_info(weights=Weights(sha256="00ff")).to_json())["weights"]["source"] == "module"
     assert json.loads(make_info().to_json())["weights"]["source"] == "checkpoint"
     assert '": ' not in text
     assert "犬" in text
 
 
-def test_weights_are_random_exactly_without_a_file():
+def test_weights_are_random_exactly_with_a_seed():
     assert Weights(seed=0).random
+    assert not Weights(sha256="00ff").random
     assert not Weights("weights.pth", "00ff").random
 
 
@@ -71,9 +85,12 @@ def test_classes_and_their_names():
     assert make_info(labels=None).label(2) == "class 2"
 
 
-@pytest.mark.parametrize("schema", [0, SCHEMA + 1, "1", None, []])
-def test_another_schema_is_refused(schema):
-    with pytest.raises(ArtifactError, match=r"metadata of schema .* reads 1; upgrade"):
+@pytest.mark.parametrize(
+    ("schema", "step"),
+    [(0, "export"), (1, "export"), (SCHEMA + 1, "upgrade"), ("1", "upgrade"), (None, "upgrade"), ([], "upgrade")],
+)
+def test_another_schema_is_refused(schema, step):
+    with pytest.raises(ArtifactError, match=rf"metadata of schema .* reads {SCHEMA}; {step}"):
         ArtifactInfo.from_dict({**make_info().to_dict(), "schema": schema})
 
 
@@ -134,7 +151,12 @@ def test_labels_must_be_as_many_as_classes(labels):
         ("weights", None),
         ("weights", "weights.pth"),
         ("labels", 3),
-        ("preprocessing", None),
+        ("preprocessing", []),
+        ("activation", "relu"),
+        ("assumed", {"weather": "fine"}),
+        ("assumed", {"labels": 3}),
+        ("assumed", None),
+        ("test_vector", 3),
         ("preprocessing", {"resize": "crop"}),
         ("input", None),
         ("input", {"name": "image", "dtype": "float32"}),
@@ -173,7 +195,7 @@ def test_an_input_without_a_number_of_channels_is_refused(shape):
         ("[]", "metadata is no JSON object"),
         ("null", "metadata is no JSON object"),
         ('"rest"', "metadata is no JSON object"),
-        ('{"schema": 2}', "metadata of schema 2"),
+        ('{"schema": 1}', "metadata of schema 1.*export"),
         ("[" * 100_000, "metadata"),  # deeper than Python's recursion limit
     ],
     ids=["empty", "cut", "list", "null", "text", "schema", "deep"],

@@ -41,7 +41,10 @@ def test_export_predict_info(tmp_path: Path, tiny_checkpoint: Path, capsys: pyte
     assert "MiB, verified" in made.out
 
     seen = Outcome(predict, [output, IMAGES / "rocket.jpg", IMAGES, "--top-k", "2"], capsys)
-    assert (seen.code, seen.err) == (0, "")
+    assert seen.code == 0
+    (left_out,) = seen.err.splitlines()
+    assert "1 file left out" in left_out
+    assert "README.md" in left_out
     lines = seen.out.splitlines()
     assert len(lines) == 4 * 3
     assert lines[0] == str(IMAGES / "rocket.jpg")
