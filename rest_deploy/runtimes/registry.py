@@ -28,7 +28,7 @@ _PYTORCH = RuntimeRow("rest_deploy.runtimes.pytorch", "PyTorchRuntime", "torch",
 _TRT = RuntimeRow("rest_deploy.runtimes.trt", "TensorRTRuntime", "tensorrt", "trt")
 
 RUNTIMES: Mapping[str, RuntimeRow] = MappingProxyType(
-    {".onnx": _ORT, ".engine": _TRT, **dict.fromkeys((".pth", ".pt", ".ckpt", ".safetensors"), _PYTORCH)}
+    {".onnx": _ORT, ".engine": _TRT, **dict.fromkeys((".pth", ".pt", ".safetensors"), _PYTORCH)}
 )
 #: A ZIP archive as torch.save makes it, and a bare pickle: checkpoints have any suffix, as ``checkpoint.pth.tar``.
 _PICKLES = (b"PK\x03\x04", b"\x80")

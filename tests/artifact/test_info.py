@@ -153,8 +153,6 @@ def test_labels_must_be_as_many_as_classes(labels):
         ("labels", 3),
         ("preprocessing", []),
         ("activation", "relu"),
-        ("assumed", {"weather": "fine"}),
-        ("assumed", {"labels": 3}),
         ("assumed", None),
         ("test_vector", 3),
         ("preprocessing", {"resize": "crop"}),
@@ -170,6 +168,17 @@ def test_labels_must_be_as_many_as_classes(labels):
 def test_a_field_of_the_wrong_kind_is_refused(field, value):
     with pytest.raises(ArtifactError, match="metadata cannot be read"):
         ArtifactInfo.from_dict({**make_info().to_dict(), field: value})
+
+
+@pytest.mark.parametrize("assumed", [{"weather": "fine"}, {"labels": 3}])
+def test_only_what_may_be_assumed_is(assumed):
+    with pytest.raises(ArtifactError, match="assumed: .*known: weights"):
+        ArtifactInfo.from_dict({**make_info().to_dict(), "assumed": assumed})
+
+
+def test_preprocessing_is_of_the_inputs_channels():
+    with pytest.raises(ArtifactError, match="preprocessing for 1 channels, and an input of 3"):
+        make_info(preprocessing=Preprocessing(Resize.NATIVE, None, mean=(0.5,), std=(0.5,)))
 
 
 @pytest.mark.parametrize("shape", [[], ["batch"], ["batch", "classes"], ["batch", None], ["batch", float("inf")]])
