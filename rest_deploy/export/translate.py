@@ -42,7 +42,7 @@ def _subtract_uniform(probabilities: Any) -> Any:
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:
-    """x -> ``(x * (1 + erf(x / sqrt(2)))) * 0.5``, in this order and with each constant second.
+    """Exact GELU as ``(x * (1 + erf(x / sqrt(2)))) * 0.5``, in this order and with each constant second.
 
     ONNX Runtime's fusion into Gelu and BiasGelu and OpenCV's into Gelu know it so. PyTorch's own translation,
     ``x * (0.5 * (1 + erf))``, the former leaves unfused, and of the latter readNetFromONNX dies with a segmentation

@@ -37,16 +37,26 @@ def is_checkpoint(path: str | Path) -> bool:
     return RUNTIMES.get(Path(path).suffix.lower()) is _PYTORCH
 
 
-def open_runtime(path: str | Path, device: str | None = None, threads: int | None = None) -> Runtime:
-    """Open an artifact with the runtime of its suffix, on a device, or None for the runtime's default one.
+def open_runtime(
+    path: str | Path, device: str | None = None, threads: int | None = None, allow_spinning: bool = True
+) -> Runtime:
+    """Open an artifact with the runtime of its suffix.
+
+    Args:
+        path: The artifact.
+        device: Where; None for the runtime's default.
+        threads: CPU threads for one call; None for :func:`~rest_deploy.machine.cpu.usable_cores`.
+        allow_spinning: False makes calls a little slower and, where they are rare, far cheaper: ONNX Runtime's threads
+            then sleep between two calls.
 
     Raises:
+        ConfigError: Spinning is to be off for another artifact than an .onnx file.
         ArtifactError: Unknown suffix, or the file is missing, damaged or not ours.
         MissingPackageError: The runtime's package is not installed.
         DeviceError: The device is not there.
     """
     runtime: type[Runtime] = getattr(_module_for(path), _row_for(path).name)
-    return runtime(path, device=device, threads=threads)
+    return runtime(path, device=device, threads=threads, allow_spinning=allow_spinning)
 
 
 def read_info(path: str | Path) -> ArtifactInfo:

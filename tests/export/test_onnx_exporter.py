@@ -86,7 +86,8 @@ def _constant(model: onnx.ModelProto, name: str) -> float | None:
 @pytest.mark.parametrize("opset", [18, 20])
 def test_gelu_is_written_as_runtimes_know_it(tiny_model: ResT, tmp_path: Path, opset: int, simplify: bool) -> None:
     """One operator, or ``(x * (1 + erf(x / sqrt(2)))) * 0.5`` with each constant second: of another order OpenCV dies,
-    and ONNX Runtime leaves it unfused."""
+    and ONNX Runtime leaves it unfused.
+    """
     path = tmp_path / "tiny.onnx"
     export(to_deploy(tiny_model), IMAGE, LOGITS, path, OnnxConfig(opset=opset, simplify=simplify))
     model = onnx.load(str(path))
