@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.environment import environment
-from rest_deploy.machine.cpu import physical_cores
+from rest_deploy.machine.cpu import usable_cores
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import Predictor
 from rest_deploy.timing import Timing, time_paired
@@ -43,7 +43,7 @@ def main() -> None:
 
 def _calls(path: Path, rounds: int) -> dict[str, Timing]:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = physical_cores()
+    options.intra_op_num_threads = usable_cores()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     batch = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     with Predictor(path) as predictor:

@@ -96,9 +96,11 @@ def _products(side: int, threads: int) -> Iterator[tuple[str, Product]]:
         yield "onnxruntime", lambda: session.run(None, {"a": a, "b": b})
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "from_numpy"):
-        torch.set_num_threads(threads)
+        from rest_deploy.models.reference import torch_threads  # imports torch, which is there
+
         one, two = torch.from_numpy(a), torch.from_numpy(b)
-        yield "torch", lambda: one @ two
+        with torch_threads(threads):
+            yield "torch", lambda: one @ two
     if session is None and torch is None:
         yield "numpy", lambda: a @ b
 

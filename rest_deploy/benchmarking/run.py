@@ -23,7 +23,7 @@ from rest_deploy.benchmarking.results import BenchmarkReport
 from rest_deploy.benchmarking.statistics import CONFIDENCE
 from rest_deploy.benchmarking.turns import Plan, Progress, Turns
 from rest_deploy.errors import ConfigError, MissingPackageError
-from rest_deploy.machine.cpu import physical_cores
+from rest_deploy.machine.cpu import usable_cores
 from rest_deploy.machine.environment import describe_environment
 from rest_deploy.specs import ImageSize, input_size
 
@@ -62,7 +62,7 @@ def benchmark(
         models: Further networks by name, for baselines without any artifact.
         checkpoint: Weights of the baselines; without, they are random, which takes as long.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; None for the CPU, of an engine for the first GPU.
-        threads: CPU threads of a call; None takes one for each physical core.
+        threads: CPU threads of a call; None takes one for each usable core.
         effort: How long; None for 15 rounds and 2.5 seconds of each contender at least.
         confidence: Of the intervals of the ratios, 0.5 to 1.
         cold: Whether to measure load, first answer and peak memory, in a process of its own for each contender.
@@ -120,7 +120,7 @@ def benchmark(
 
 def _checked_threads(threads: int | None) -> int:
     if threads is None:
-        return physical_cores()
+        return usable_cores()
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ConfigError(f"threads is {threads!r}; it must be a whole number of at least 1")
     return threads

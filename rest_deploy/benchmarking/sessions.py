@@ -55,7 +55,7 @@ class ArtifactSession(Session):
     Args:
         path: What ``Predictor`` opens.
         device: Where; None for the runtime's default.
-        threads: CPU threads for one call; None takes one for each physical core.
+        threads: CPU threads for one call; None takes one for each usable core.
     """
 
     def __init__(self, path: Path, device: str | None, threads: int | None) -> None:

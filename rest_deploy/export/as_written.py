@@ -8,6 +8,8 @@ from typing import BinaryIO
 
 import torch
 
+from rest_deploy.models.reference import torch_threads
+
 AXES = {"image": {0: "batch", 2: "height", 3: "width"}, "logits": {0: "batch"}}
 _OPSET = 17  # the last that this exporter writes without a warning of its own
 
@@ -22,7 +24,7 @@ def export_as_written(model: torch.nn.Module, target: Path | BinaryIO, channels:
         target: File to write.
         channels: Of its input.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch_threads():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,

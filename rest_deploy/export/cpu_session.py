@@ -12,26 +12,26 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from rest_deploy.errors import ExportError, one_line
+from rest_deploy.machine.cpu import usable_cores
 
 
 class CpuSession:
-    """A graph of one input.
+    """A graph of one input, on the cores that this process may use.
 
     Args:
         model: The graph.
         outputs: Names of values in it to be given in place of its own outputs.
-        threads: For one call; 0 for ONNX Runtime's default.
 
     Raises:
         ExportError: ONNX Runtime does not load it.
     """
 
-    def __init__(self, model: onnx.ModelProto, outputs: Sequence[str] = (), *, threads: int = 0) -> None:
+    def __init__(self, model: onnx.ModelProto, outputs: Sequence[str] = ()) -> None:
         (value,) = model.graph.input
         self._input, self._outputs = value.name, list(outputs) or None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what fails here is told by us
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = usable_cores()
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # Q/DQ pairs as they are written
         serialized = (_watched(model, outputs) if outputs else model).SerializeToString()
         try:

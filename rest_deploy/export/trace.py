@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from rest_deploy.errors import ExportError, one_line
+from rest_deploy.models.reference import torch_threads
 
 #: (batch, height, width) of the two traces. No two sizes agree at any stride, and none of them is 1.
 TRACE_SIZES = ((2, 96, 160), (3, 33, 225))
@@ -81,7 +82,7 @@ def _trace_at(
 ) -> torch.export.ExportedProgram:
     maps = []
     try:
-        with torch.no_grad():
+        with torch_threads(), torch.no_grad():
             x = torch.zeros(shape)
             for name, piece in deploy.named_children():
                 if name in wanted:

@@ -1,7 +1,10 @@
-"""The opaque layout operators of ``models/layout.py`` in ONNX, reading every size when they run."""
+"""Operators that are written in ONNX by us: the opaque ones of ``models/layout.py``, which read every size when they
+run, and GELU, whose order runtimes are particular about.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,10 +41,23 @@ def _subtract_uniform(probabilities: Any) -> Any:
     return op.Sub(probabilities, op.Reciprocal(keys))
 
 
+def _gelu(x: Any, approximate: str = "none") -> Any:
+    """Exact GELU as ``(x * (1 + erf(x / sqrt(2)))) * 0.5``, in this order and with each constant second.
+
+    ONNX Runtime's fusion into Gelu and BiasGelu and OpenCV's into Gelu know it so. PyTorch's own translation,
+    ``x * (0.5 * (1 + erf))``, the former leaves unfused, and of the latter readNetFromONNX dies with a segmentation
+    fault (OpenCV 4.14.0 and 5.0.0).
+    """
+    if approximate != "none":
+        raise ValueError(f"GELU approximated by {approximate}; ResT has the exact one")
+    return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, math.sqrt(2))), 1.0)), 0.5)
+
+
 _OPERATORS = torch.ops.rest_deploy
 
-#: Opaque operator -> the function that writes it in ONNX, for ``torch.onnx.export``.
+#: Operator -> the function that writes it in ONNX, for ``torch.onnx.export``.
 TRANSLATIONS: Mapping[Any, Callable[..., Any]] = {
+    torch.ops.aten.gelu.default: _gelu,
     _OPERATORS.split_heads.default: _split_heads,
     _OPERATORS.merge_heads.default: _merge_heads,
     _OPERATORS.mix_heads.default: _mix_heads,

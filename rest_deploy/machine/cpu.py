@@ -7,6 +7,8 @@ import platform
 import re
 from pathlib import Path
 
+from rest_deploy.machine.quota import cpu_quota
+
 #: Instruction sets that bear on 8-bit products, as Linux names them.
 _RELEVANT = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -43,6 +45,16 @@ def physical_cores() -> int:
         except OSError:
             cores.add(str(processor))
     return max(1, len(cores))
+
+
+def usable_cores() -> int:
+    """CPU threads that a network is given where nobody says how many, everywhere: at least 1.
+
+    Physical cores of the affinity, at most the whole cores of the cgroup's quota. Threads past the quota are not merely
+    idle: while some of them spin, the kernel stops all of them for the rest of the period.
+    """
+    cores, quota = physical_cores(), cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def clocks_mhz() -> list[float]:

@@ -1,21 +1,66 @@
-"""A model as plain functions of arrays, for measuring artifacts against it."""
+"""A model as plain functions of arrays, for measuring artifacts against it, and PyTorch's threads meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from rest_deploy.machine.cpu import usable_cores
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.rest import ResT
 from rest_deploy.specs import Precision
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]
+
+
+class torch_threads(contextlib.ContextDecorator):
+    """PyTorch's CPU threads for the time of a run, in this thread; they are put back after it.
+
+    PyTorch has one number for the process, and OpenMP beneath it another for each thread, which begins as the first is.
+    So what is put back is what was there before the first of all runs that overlap.
+
+    Args:
+        count: How many; None takes PyTorch's own number, at most :func:`~rest_deploy.machine.cpu.usable_cores`.
+    """
+
+    #: Whether this process was forked: OpenMP would wait for threads that stayed in its parent; with one it needs none.
+    forked: ClassVar[bool] = False
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    _inside: ClassVar[int] = 0
+    _own: ClassVar[int] = 1
+
+    def __init__(self, count: int | None = None) -> None:
+        self._count, self._most = count, usable_cores()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not torch_threads._inside:
+                torch_threads._own = torch.get_num_threads()
+            torch_threads._inside += 1
+            torch.set_num_threads(self._count or min(self._own, self._most))
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            torch_threads._inside -= 1
+            torch.set_num_threads(self._own)
+
+
+def _after_fork() -> None:
+    torch_threads.forked, torch_threads._lock, torch_threads._inside = True, threading.Lock(), 0
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def reference_runs(model: ResT, precision: Precision = Precision.FP32) -> tuple[Run, Run]:
@@ -36,6 +81,7 @@ def reference_runs(model: ResT, precision: Precision = Precision.FP32) -> tuple[
 def _run_in(model: nn.Module, dtype: torch.dtype) -> Run:
     module = copy.deepcopy(model).to(device="cpu", dtype=dtype)
 
+    @torch_threads()
     def run(batch: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         with torch.inference_mode():
             output: NDArray[np.floating[Any]] = module(torch.from_numpy(batch).to(dtype)).numpy()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import InputError, PredictorError
+from rest_deploy.errors import ConfigError, InputError, PredictorError
 from rest_deploy.runtimes.gpu_times import GpuCall
 
 
@@ -30,14 +30,29 @@ class Runtime(ABC):
     Args:
         path: The artifact.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; None for ``default_device``.
-        threads: CPU threads for one call; None takes one for each physical core that this process may use.
+        threads: CPU threads for one call; None takes one for each physical core that this process may use, at most its
+            cgroup's quota.
+        allow_spinning: Whether threads may wait for the next call by spinning.
+
+    Raises:
+        ConfigError: Spinning is to be off, and this runtime cannot turn it off.
     """
 
     info: ArtifactInfo
     default_device = "cpu"
+    #: Why ``allow_spinning=False`` cannot be had; None where it can.
+    spinning_advice: str | None = "leave allow_spinning out"
 
-    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        device: str | None = None,
+        threads: int | None = None,
+        allow_spinning: bool = True,
+    ) -> None:
         self.path = Path(path)
+        if not allow_spinning and self.spinning_advice is not None:
+            raise ConfigError(f"{path}: spinning can be turned off for .onnx files alone; {self.spinning_advice}")
         self.device = device if device is not None else self.default_device
         self.threads = threads
         self._closed = self._forked = False

@@ -14,8 +14,16 @@ from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.onnx_graph import check_graph_of
 from rest_deploy.artifact.onnx_metadata import read_onnx_metadata
 from rest_deploy.artifact.onnx_seal import check_seal, checking_seal
-from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, RestDeployError, no_file, one_line
-from rest_deploy.machine.cpu import describe_cpu, physical_cores
+from rest_deploy.errors import (
+    ArtifactError,
+    DeviceError,
+    MissingPackageError,
+    PredictorError,
+    RestDeployError,
+    no_file,
+    one_line,
+)
+from rest_deploy.machine.cpu import describe_cpu, usable_cores
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.saturation import sums_saturate
@@ -30,12 +38,17 @@ _SHAPE_OPERATORS = frozenset({"Shape", "Gather", "Concat", "Cast", "Reciprocal",
 class OnnxRuntime(Runtime):
     """An ONNX file of ours in ONNX Runtime."""
 
-    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
-        super().__init__(path, device, threads)
+    spinning_advice = None
+
+    def __init__(
+        self, path: str | Path, device: str | None = None, threads: int | None = None, allow_spinning: bool = True
+    ) -> None:
+        super().__init__(path, device, threads, allow_spinning)
+        self._allow_spinning = allow_spinning
         self._device = Device.parse(self.device)
         self._session: Any = self._open_as_it_is()
         _check_shapes(self._session, self.info, self.path)
-        self._turns = _turns(threads or physical_cores())
+        self._turns = _turns(threads or usable_cores())
         self._names = [self.info.output.name]
         self._input = self.info.input.name
 
@@ -62,7 +75,9 @@ class OnnxRuntime(Runtime):
             if int8_target is Int8Target.CPU:
                 _check_integers(self.info, self._device, self.path)
             fuse_qdq = int8_target is not Int8Target.TRT
-            return open_session(self.path, self._device, self.threads, fuse_qdq=fuse_qdq)
+            return open_session(
+                self.path, self._device, self.threads, fuse_qdq=fuse_qdq, allow_spinning=self._allow_spinning
+            )
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         self._turns.get()
@@ -75,7 +90,7 @@ class OnnxRuntime(Runtime):
         except RestDeployError:
             raise
         except Exception as exc:  # ONNX Runtime's errors share no public base class
-            raise RestDeployError(f"{self.path}: ONNX Runtime failed on input {batch.shape}: {one_line(exc)}") from exc
+            raise PredictorError(f"{self.path}: ONNX Runtime failed on input {batch.shape}: {one_line(exc)}") from exc
         finally:
             self._turns.put(None)
 
@@ -89,7 +104,7 @@ def _turns(threads: int) -> queue.SimpleQueue[None]:
     Measured with 64 threads on two cores: with 8 at a time as many calls a second as with 64, and memory that stays.
     """
     turns: queue.SimpleQueue[None] = queue.SimpleQueue()  # a semaphore of threading takes half as long again
-    for _ in range(max(8, 2 * physical_cores() // threads)):
+    for _ in range(max(8, 2 * usable_cores() // threads)):
         turns.put(None)
     return turns
 
@@ -149,15 +164,24 @@ def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:
         )
 
 
-def open_session(path: Path, device: Device, threads: int | None, *, fuse_qdq: bool = True, strict: bool = True) -> Any:
+def open_session(
+    path: Path,
+    device: Device,
+    threads: int | None,
+    *,
+    fuse_qdq: bool = True,
+    strict: bool = True,
+    allow_spinning: bool = True,
+) -> Any:
     """An ``onnxruntime.InferenceSession`` on the device that was asked for.
 
     Args:
         path: Any ONNX file.
         device: Where.
-        threads: CPU threads of a call; None takes one for each physical core.
+        threads: CPU threads of a call; None takes one for each usable core.
         fuse_qdq: Whether Q/DQ pairs may become integer operators.
         strict: Whether on a GPU all that computes must run there.
+        allow_spinning: Whether its threads spin for some 50 ms after a call, to be quick at the next.
 
     Raises:
         MissingPackageError: ONNX Runtime is not installed.
@@ -169,7 +193,9 @@ def open_session(path: Path, device: Device, threads: int | None, *, fuse_qdq: b
     _check_name(path)
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what fails is told by us, and what matters of the warnings is checked below
-    options.intra_op_num_threads = threads or physical_cores()
+    options.intra_op_num_threads = threads or usable_cores()
+    if not allow_spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not fuse_qdq:  # as TensorRT rounds them; fused into integer operators they may saturate, and are no faster
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     providers: list[Any] = [_CPU]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +15,7 @@ from rest_deploy.artifact.info import ArtifactInfo, Weights
 from rest_deploy.artifact.labels import default_labels
 from rest_deploy.errors import ConfigError, DeviceError, PredictorError
 from rest_deploy.models.factory import LoadedModel, load_model
+from rest_deploy.models.reference import torch_threads
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device
 from rest_deploy.specs import (
@@ -37,12 +37,16 @@ class PyTorchRuntime(Runtime):
     threads and caches for each thread that it is called from, which in a server of 64 threads is half a gigabyte.
     """
 
-    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
-        super().__init__(path, device, threads)
-        if _Limit.threads is not None and (threads or 1) > _Limit.threads:
+    spinning_advice = "for PyTorch set OMP_WAIT_POLICY=PASSIVE before the process starts"
+
+    def __init__(
+        self, path: str | Path, device: str | None = None, threads: int | None = None, allow_spinning: bool = True
+    ) -> None:
+        super().__init__(path, device, threads, allow_spinning)
+        if torch_threads.forked and (threads or 1) > 1:
             raise ConfigError(
-                f"threads is {threads}; in a process that was forked PyTorch has {_Limit.threads}: leave threads out, "
-                "or start processes by spawn"
+                f"threads is {threads}; in a process that was forked PyTorch has 1: leave threads out, or start "
+                "processes by spawn"
             )
         target = Device.parse(self.device)
         check_cuda(target)
@@ -50,7 +54,7 @@ class PyTorchRuntime(Runtime):
         self.info = describe(loaded)
         self._model = loaded.model.to(str(target))
         self._device = str(target)
-        self._lock = threading.Lock()
+        self._lock, self._threads = threading.Lock(), torch_threads(threads)
         self._home = threading.get_ident()
         self._thread = ThreadPoolExecutor(1, "rest_deploy-pytorch")  # starts it when it is first needed
 
@@ -65,7 +69,7 @@ class PyTorchRuntime(Runtime):
         return waiting.result()
 
     def _run_here(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        with self._lock, _threads(self.threads), torch.inference_mode():
+        with self._lock, self._threads, torch.inference_mode():
             self._check_usable()
             try:
                 output = self._model(torch.tensor(batch).to(self._device))
@@ -78,27 +82,6 @@ class PyTorchRuntime(Runtime):
         self._thread.shutdown()
         with self._lock:  # not while another thread runs it
             del self._model
-
-
-class _Limit:
-    """CPU threads that a call may have in this process; None for any number."""
-
-    threads: int | None = None
-
-
-class _threads:
-    """Set PyTorch's global number of CPU threads for the time of one call."""
-
-    def __init__(self, count: int | None) -> None:
-        self._count = count
-
-    def __enter__(self) -> None:
-        self._before = torch.get_num_threads()
-        if self._count:
-            torch.set_num_threads(self._count)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self._before)
 
 
 def read_info(path: Path) -> ArtifactInfo:
@@ -196,13 +179,3 @@ def check_cuda(device: Device) -> None:
             f"device {device}: this PyTorch ({torch.__version__}) sees {torch.cuda.device_count()} CUDA GPUs; "
             "use device cpu, or install a CUDA build of torch and a driver"
         )
-
-
-def _one_thread() -> None:
-    """In a forked child OpenMP would wait for threads that stayed in its parent; with one it needs none."""
-    _Limit.threads = 1
-    torch.set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_one_thread)

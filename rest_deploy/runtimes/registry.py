@@ -40,23 +40,25 @@ def is_checkpoint(path: str | Path) -> bool:
 
 
 def open_runtime(
-    path: str | Path, device: str | None = None, threads: int | None = None, *, allow_spinning: bool = True
+    path: str | Path, device: str | None = None, threads: int | None = None, allow_spinning: bool = True
 ) -> Runtime:
     """Open an artifact with the runtime of its suffix or its content.
 
     Args:
         path: The artifact.
         device: Where it runs; None for the runtime's default.
-        threads: CPU threads of a call; None for each core that this process may use.
-        allow_spinning: Whether ONNX Runtime's threads go on turning for a while after a call.
+        threads: CPU threads for one call; None for :func:`~rest_deploy.machine.cpu.usable_cores`.
+        allow_spinning: False makes calls a little slower and, where they are rare, far cheaper: ONNX Runtime's threads
+            then sleep between two calls.
 
     Raises:
+        ConfigError: Spinning is to be off for another artifact than an .onnx file.
         ArtifactError: Unknown suffix, or the file is missing, damaged or not ours.
         MissingPackageError: The runtime's package is not installed.
         DeviceError: The device is not there.
     """
     runtime: type[Runtime] = getattr(_module_for(path), _row_for(path).name)
-    return runtime(path, device=device, threads=threads)  # RT: allow_spinning
+    return runtime(path, device=device, threads=threads, allow_spinning=allow_spinning)
 
 
 def read_info(path: str | Path) -> ArtifactInfo:

@@ -37,9 +37,11 @@ class TensorRTRuntime(Runtime):
 
     default_device = "cuda:0"
 
-    def __init__(self, path: str | Path, device: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, device: str | None = None, threads: int | None = None, allow_spinning: bool = True
+    ) -> None:
         self._finalizer: Any = None  # once there is something to let go of
-        super().__init__(path, device, threads)
+        super().__init__(path, device, threads, allow_spinning)
         target = Device.parse(self.device)
         file = read_engine(self.path)
         self.info, record = file.info, file.info.engine

@@ -137,14 +137,13 @@ def onnx_blocks(path: Path) -> BlockRun:
 
     from rest_deploy.export.cpu_session import CpuSession
     from rest_deploy.export.precision.rounding import with_explicit_rounding
-    from rest_deploy.machine.cpu import physical_cores
     from rest_deploy.models.blocks import block_name
 
     model = onnx.load_model_from_string(read_checked(path))
     values = _block_outputs(model)
     if len(values) < 2:
         raise VerificationError(f"{path}: its nodes are not named by their blocks; export it again")
-    session = CpuSession(with_explicit_rounding(model), list(values.values()), threads=physical_cores())
+    session = CpuSession(with_explicit_rounding(model), list(values.values()))
 
     def run(batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating[Any]]]:
         outputs = zip(values, session.run(batch), strict=True)

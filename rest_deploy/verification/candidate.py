@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_graph import read_checked
-from rest_deploy.machine.cpu import physical_cores
 from rest_deploy.runtimes.registry import open_runtime, read_info
 from rest_deploy.specs import Int8Target, Precision
 from rest_deploy.verification.reference import Run
@@ -85,5 +84,5 @@ def candidate_of(model: onnx.ModelProto) -> Run:
     from rest_deploy.export.cpu_session import CpuSession
     from rest_deploy.export.precision.rounding import with_explicit_rounding
 
-    session = CpuSession(with_explicit_rounding(model), threads=physical_cores())
+    session = CpuSession(with_explicit_rounding(model))
     return lambda batch: session.run(batch)[0]

@@ -62,8 +62,9 @@ class Subject:
 
             from rest_deploy.models.blocks import as_written_blocks
             from rest_deploy.models.factory import load_model
+            from rest_deploy.models.reference import torch_threads
 
-            return as_written_blocks(load_model(None, self.path).model, torch.float32)
+            return torch_threads()(as_written_blocks(load_model(None, self.path).model, torch.float32))
         raise ConfigError(
             f"{self.path}: blocks of an engine cannot be looked into; give the .onnx file it is made from"
         )
@@ -123,9 +124,11 @@ class OpenReference:
         import torch
 
         from rest_deploy.models.blocks import as_written_blocks, deploy_blocks
+        from rest_deploy.models.reference import torch_threads
 
         own = as_written_blocks if precision is Precision.FP32 else deploy_blocks
-        return as_written_blocks(self._model, torch.float64), own(self._model, torch.float32)
+        exact, yardstick = as_written_blocks(self._model, torch.float64), own(self._model, torch.float32)
+        return torch_threads()(exact), torch_threads()(yardstick)
 
 
 @contextmanager

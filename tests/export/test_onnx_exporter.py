@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from rest_deploy.errors import ConfigError
@@ -69,6 +70,48 @@ def test_structure(lite_onnx: Path) -> None:
     constants = {tensor.name for tensor in model.graph.initializer}
     folded = [node.name for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in constants]
     assert folded == []  # onnxsim has turned every weight
+
+
+def _constant(model: onnx.ModelProto, name: str) -> float | None:
+    """A scalar of the graph; None where a value is no constant or no scalar."""
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            values[node.output[0]] = node.attribute[0].t
+    value = numpy_helper.to_array(values[name]) if name in values else np.zeros(2)
+    return float(value.reshape(())) if value.size == 1 else None
+
+
+@pytest.mark.parametrize("simplify", [True, False])
+@pytest.mark.parametrize("opset", [18, 20])
+def test_gelu_is_written_as_runtimes_know_it(tiny_model: ResT, tmp_path: Path, opset: int, simplify: bool) -> None:
+    """One operator, or ``(x * (1 + erf(x / sqrt(2)))) * 0.5`` with each constant second: of another order OpenCV dies,
+    and ONNX Runtime leaves it unfused.
+    """
+    path = tmp_path / "tiny.onnx"
+    export(to_deploy(tiny_model), IMAGE, LOGITS, path, OnnxConfig(opset=opset, simplify=simplify))
+    model = onnx.load(str(path))
+    makers = {output: node for node in model.graph.node for output in node.output}
+    users = {name: node for node in model.graph.node for name in node.input}
+    erfs = [node for node in model.graph.node if node.op_type == "Erf"]
+    for erf in erfs:
+        div, add = makers[erf.input[0]], users[erf.output[0]]
+        product = users[add.output[0]]
+        half = users[product.output[0]]
+        assert [node.op_type for node in (div, add, product, half)] == ["Div", "Add", "Mul", "Mul"]
+        assert _constant(model, div.input[1]) == pytest.approx(2**0.5)
+        assert (add.input[0], _constant(model, add.input[1])) == (erf.output[0], 1)
+        assert list(product.input) == [div.input[0], add.output[0]]
+        assert (half.input[0], _constant(model, half.input[1])) == (product.output[0], 0.5)
+    single = sum(node.op_type == "Gelu" for node in model.graph.node)
+    assert len(erfs) + single == sum(TINY.depths)
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # that the written graph is of this machine alone
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    fused = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    assert fused["BiasGelu"] == sum(TINY.depths)
 
 
 def test_the_same_model_gives_the_same_bytes(tiny_model: ResT, tmp_path: Path) -> None:

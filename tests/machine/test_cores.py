@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rest_deploy.machine.cpu import physical_cores
+from rest_deploy.machine import cpu
+from rest_deploy.machine.cpu import physical_cores, usable_cores
 
 
 @pytest.fixture
@@ -51,3 +52,17 @@ def test_without_affinity_all_processors_count(monkeypatch, count, cores):
 
 def test_this_machine_has_cores():
     assert 1 <= physical_cores() <= os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("cores", "quota", "usable"),
+    [(8, None, 8), (8, 4.0, 4), (8, 1.9, 1), (8, 0.5, 1), (8, 0.001, 1), (2, 16.0, 2), (4, 4.0, 4), (1, None, 1)],
+)
+def test_threads_are_at_most_the_quota(monkeypatch, cores, quota, usable):
+    monkeypatch.setattr(cpu, "physical_cores", lambda: cores)
+    monkeypatch.setattr(cpu, "cpu_quota", lambda: quota)
+    assert usable_cores() == usable
+
+
+def test_this_machine_has_usable_cores():
+    assert 1 <= usable_cores() <= physical_cores()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rest_deploy.benchmarking.sessions import Session
 from rest_deploy.errors import RestDeployError, one_line
 from rest_deploy.models.factory import load_model
+from rest_deploy.models.reference import torch_threads
 from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.gpu_times import GpuCall
 from rest_deploy.runtimes.pytorch import check_cuda
@@ -22,12 +23,12 @@ _RECOMPILATIONS = 256
 
 
 class EagerSession(Session):
-    """A checkpoint in PyTorch, in float32. CPU threads are PyTorch's own global setting."""
+    """A checkpoint in PyTorch, in float32."""
 
     def __init__(self, file: Path, device: str | None, threads: int) -> None:
         target = Device.parse(device or "cpu")
         check_cuda(target)
-        torch.set_num_threads(threads)
+        self._threads = torch_threads(threads)
         torch.backends.cudnn.allow_tf32 = False  # on by default; the others compute in full float32
         self._device = torch.device(str(target))
         model = load_model(None, file).model
@@ -40,7 +41,7 @@ class EagerSession(Session):
     def run(self, batch: NDArray[np.float32]) -> Any:
         """Logits of a batch."""
         try:
-            with torch.inference_mode():
+            with self._threads, torch.inference_mode():
                 return self._network(torch.from_numpy(batch).to(self._device)).cpu().numpy()
         except Exception as exc:  # torch.compile's errors are of a dozen classes, and a compiler's absence is one
             raise RestDeployError(f"{self.description}: on input {batch.shape}: {one_line(exc)}") from exc
