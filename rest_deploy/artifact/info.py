@@ -46,13 +46,15 @@ class Weights:
         sha256: Of its bytes, or of a module's weights.
         seed: Of random weights.
         key: Entry of the checkpoint that they were taken from, such as ``"model_ema"``; empty where they stand bare.
-        notes: What was done with them: a prefix taken off, keys left out.
+        prefix: What stood before their names and was taken off, such as ``"module."``.
+        notes: What was done with them, in sentences.
     """
 
     file: str | None = None
     sha256: str | None = None
     seed: int | None = None
     key: str = ""
+    prefix: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -166,6 +168,7 @@ class ArtifactInfo:
                 "sha256": self.weights.sha256,
                 "seed": self.weights.seed,
                 "key": self.weights.key,
+                "prefix": self.weights.prefix,
                 "notes": list(self.weights.notes),
             },
             "labels": list(self.labels) if self.labels is not None else None,
@@ -241,13 +244,11 @@ class ArtifactInfo:
 
 
 def _weights_from_dict(values: Mapping[str, Any]) -> Weights:
-    text = {name: values[name] for name in ("file", "sha256")}
-    if not all(value is None or isinstance(value, str) for value in text.values()):
-        raise TypeError(f"weights: {text}")
-    if values["seed"] is not None and not isinstance(values["seed"], int):
-        raise TypeError(f"weights: a seed of {values['seed']!r}")
-    notes = tuple(str(note) for note in values["notes"])
-    return Weights(text["file"], text["sha256"], values["seed"], str(values["key"]), notes)
+    file, sha256, seed, notes = values["file"], values["sha256"], values["seed"], tuple(values["notes"])
+    texts = [value for value in (file, sha256) if value is not None] + [values["key"], values["prefix"], *notes]
+    if not all(isinstance(value, str) for value in texts) or not isinstance(seed, (int, type(None))):
+        raise TypeError(f"weights: {dict(values)}")
+    return Weights(file, sha256, seed, values["key"], values["prefix"], notes)
 
 
 def _tensor_to_dict(tensor: TensorSpec) -> dict[str, Any]:

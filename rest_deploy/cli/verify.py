@@ -6,7 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from rest_deploy.cli.preprocessing_flags import add_preprocessing_flags, preprocessing_change, typed
+from rest_deploy.cli.preprocessing_flags import (
+    add_preprocessing_flags,
+    add_weights_flags,
+    preprocessing_change,
+    typed,
+)
 from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
 from rest_deploy.cli.terminal import FAILED, INTERRUPTED, OK, command, parser, progress_bar
 from rest_deploy.cli.verify_text import notes, rows, tables, text
@@ -37,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of synthetic images, and of the choice of real ones (default 0)")
     _add_images(made.add_argument_group("real images"))
     _add_limits(made.add_argument_group("what is allowed (default: by precision, docs/measuring.md)"))
+    add_weights_flags(
+        made.add_argument_group("weights of the reference (default: those that the artifact was made of)")
+    )
     add_output_flags(made)
     add("--benchmark", metavar="FILE.json", type=Path, help="what rest-bench wrote, to go into the report too")
     return made
@@ -60,7 +68,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
 
 def _main(arguments: argparse.Namespace) -> int:
     from rest_deploy.reporting import write_report
-    from rest_deploy.verification import Images, Limits, verify
+    from rest_deploy.verification import Images, Limits, WeightsChoice, verify
 
     check_outputs(arguments.output, arguments.report)
     limits = Limits(arguments.max_error, arguments.min_top1_agreement, arguments.max_accuracy_loss)
@@ -69,6 +77,8 @@ def _main(arguments: argparse.Namespace) -> int:
         data = Images(arguments.data, arguments.ground_truth, change, arguments.max_images, _given(arguments.batch, 1))
     elif (arguments.ground_truth, change, arguments.max_images, arguments.batch) != (None,) * 4:
         raise ConfigError("flags that tell of images were given without images; give --data DIR")
+    heads = tuple(arguments.num_heads) if arguments.num_heads else None
+    choice = WeightsChoice(arguments.weights_key, arguments.key_prefix, heads)
     benchmark = read_other(arguments.benchmark, "rest-bench", arguments.report, "--benchmark")
     with progress_bar("verifying") as report:
         found = verify(
@@ -81,6 +91,7 @@ def _main(arguments: argparse.Namespace) -> int:
             limits=limits,
             device=arguments.device,
             threads=arguments.threads,
+            choice=None if choice == WeightsChoice() else choice,
             seed=arguments.seed,
             command=arguments.command_line,
             report=report,

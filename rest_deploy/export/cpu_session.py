@@ -21,17 +21,18 @@ class CpuSession:
     Args:
         model: The graph.
         outputs: Names of values in it to be given in place of its own outputs.
+        threads: CPU threads of a call; None for :func:`~rest_deploy.machine.cpu.usable_cores`.
 
     Raises:
         ExportError: ONNX Runtime does not load it.
     """
 
-    def __init__(self, model: onnx.ModelProto, outputs: Sequence[str] = ()) -> None:
+    def __init__(self, model: onnx.ModelProto, outputs: Sequence[str] = (), threads: int | None = None) -> None:
         (value,) = model.graph.input
         self._input, self._outputs = value.name, list(outputs) or None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what fails here is told by us
-        options.intra_op_num_threads = usable_cores()
+        options.intra_op_num_threads = threads or usable_cores()
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # Q/DQ pairs as they are written
         serialized = (_watched(model, outputs) if outputs else model).SerializeToString()
         try:

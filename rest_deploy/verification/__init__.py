@@ -9,6 +9,7 @@ from rest_deploy.verification.image_check import Images
 from rest_deploy.verification.limits import Limits
 from rest_deploy.verification.reference import Reference, Run, measure
 from rest_deploy.verification.result import ArtifactResult, Verification
+from rest_deploy.verification.subjects import WeightsChoice
 
 __all__ = [
     "BUDGETS",
@@ -27,6 +28,7 @@ __all__ = [
     "Run",
     "Tolerance",
     "Verification",
+    "WeightsChoice",
     "candidate_of",
     "cases_within",
     "measure",

@@ -127,7 +127,7 @@ def _figures(
         )
 
 
-def onnx_blocks(path: Path) -> BlockRun:
+def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
     """The blocks of an ONNX file of ours on the CPU, half values rounded, Q/DQ pairs as written.
 
     Raises:
@@ -143,7 +143,7 @@ def onnx_blocks(path: Path) -> BlockRun:
     values = _block_outputs(model)
     if len(values) < 2:
         raise VerificationError(f"{path}: its nodes are not named by their blocks; export it again")
-    session = CpuSession(with_explicit_rounding(model), list(values.values()))
+    session = CpuSession(with_explicit_rounding(model), list(values.values()), threads)
 
     def run(batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating[Any]]]:
         outputs = zip(values, session.run(batch), strict=True)

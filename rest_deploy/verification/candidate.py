@@ -25,7 +25,9 @@ _EVALUATOR_OPSET = 19
 
 
 @contextmanager
-def open_candidate(path: str | Path, device: str | None = None) -> Iterator[tuple[Run, ArtifactInfo]]:
+def open_candidate(
+    path: str | Path, device: str | None = None, threads: int | None = None
+) -> Iterator[tuple[Run, ArtifactInfo]]:
     """Open an artifact for measuring.
 
     ONNX files with half values are computed with each of them rounded where the device is the CPU, whose own runtime
@@ -34,6 +36,7 @@ def open_candidate(path: str | Path, device: str | None = None) -> Iterator[tupl
     Args:
         path: What :class:`Predictor` opens.
         device: Where it runs.
+        threads: CPU threads of a call; None for each core that may be used.
 
     Yields:
         float32 (B, channels, H, W) -> (B, classes), and its record.
@@ -42,9 +45,9 @@ def open_candidate(path: str | Path, device: str | None = None) -> Iterator[tupl
     if rounds_halves(info, device):
         import onnx
 
-        yield candidate_of(onnx.load_model_from_string(read_checked(path))), info
+        yield candidate_of(onnx.load_model_from_string(read_checked(path)), threads), info
         return
-    with open_runtime(path, device) as runtime:
+    with open_runtime(path, device, threads) as runtime:
         yield runtime.run, info
 
 
@@ -75,7 +78,7 @@ def reference_evaluator_of(path: str | Path) -> Run:
     return run
 
 
-def candidate_of(model: onnx.ModelProto) -> Run:
+def candidate_of(model: onnx.ModelProto, threads: int | None = None) -> Run:
     """A graph as a function, every half value rounded, every Q/DQ pair as written.
 
     Raises:
@@ -84,5 +87,5 @@ def candidate_of(model: onnx.ModelProto) -> Run:
     from rest_deploy.export.cpu_session import CpuSession
     from rest_deploy.export.precision.rounding import with_explicit_rounding
 
-    session = CpuSession(with_explicit_rounding(model))
+    session = CpuSession(with_explicit_rounding(model), threads=threads)
     return lambda batch: session.run(batch)[0]

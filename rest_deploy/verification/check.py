@@ -18,7 +18,7 @@ from rest_deploy.verification.comparison import Comparison
 from rest_deploy.verification.image_check import Images, ImagesResult, on_images
 from rest_deploy.verification.limits import Limits
 from rest_deploy.verification.result import ArtifactResult, Verification
-from rest_deploy.verification.subjects import OpenReference, Subject, open_reference, open_subject
+from rest_deploy.verification.subjects import OpenReference, Subject, WeightsChoice, open_reference, open_subject
 from rest_deploy.verification.synthetic_check import SyntheticResult, allowed_spread, on_synthetic
 
 #: Called with the share of a step that is done, 0 to 1, and its name.
@@ -38,6 +38,8 @@ def verify(
     per_block: bool = False,
     limits: Limits | None = None,
     device: str | None = None,
+    threads: int | None = None,
+    choice: WeightsChoice | None = None,
     seed: int = 0,
     command: str | None = None,
     report: Progress | None = None,
@@ -59,6 +61,9 @@ def verify(
         per_block: Whether to compare block by block too, and name the block at which a difference begins.
         limits: What is allowed in place of the tolerance and the budget of each precision.
         device: Where the artifacts run; None for the CPU, of an engine for the first GPU.
+        threads: CPU threads of a call, of the reference too; None for each core that may be used.
+        choice: Of the weights in the reference, where it is a checkpoint; None for those that the artifacts' own records
+            tell of.
         seed: Of the synthetic images, and of the choice of real ones.
         command: That asked for it, for the record.
         report: Called with the share of a step that is done, 0 to 1, and its name.
@@ -70,6 +75,8 @@ def verify(
         ConfigError: Nothing to compare, or artifacts of different shapes.
         RestDeployError: One of them cannot be opened.
     """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ConfigError(f"threads is {threads!r}; it must be a whole number of at least 1")
     wanted = [Path(artifacts)] if isinstance(artifacts, (str, Path)) else [Path(path) for path in artifacts]
     if not wanted:
         raise ConfigError("no artifacts were given; a comparison needs at least one")
@@ -85,9 +92,11 @@ def verify(
     at = [input_size(size) for size in sizes or ()]
     limits, say = limits or Limits(), report or (lambda share, step: None)
     with ExitStack() as stack:
-        known = stack.enter_context(open_reference(Path(reference), device))
         named = zip(distinct_names(wanted), wanted, strict=True)
-        subjects = [stack.enter_context(open_subject(name, path, device)) for name, path in named]
+        subjects = [stack.enter_context(open_subject(name, path, device, threads)) for name, path in named]
+        records = [subject.info for subject in subjects]
+        opened = open_reference(Path(reference), device, threads=threads, choice=choice, records=records)
+        known = stack.enter_context(opened)
         for subject in subjects:
             _check_alike(subject, known.subject)
         made: dict[str, SyntheticResult] = {}

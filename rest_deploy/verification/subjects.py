@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +21,7 @@ from rest_deploy.verification.reference import Run
 
 if TYPE_CHECKING:
     from rest_deploy.models.blocks import BlockRun
+    from rest_deploy.models.factory import LoadedModel
     from rest_deploy.models.rest import ResT
 
 
@@ -35,6 +36,7 @@ class Subject:
         run: float32 (B, channels, H, W) -> (B, classes).
         device: Where it runs.
         computed: What runs it, in words.
+        threads: CPU threads of a call; None for each core that may be used.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Subject:
     run: Run
     device: str
     computed: str
+    threads: int | None = None
 
     @property
     def own_cases(self) -> tuple[Case, ...]:
@@ -56,7 +59,7 @@ class Subject:
             ConfigError: They cannot be seen.
         """
         if self.info.format == "onnx":
-            return onnx_blocks(self.path)
+            return onnx_blocks(self.path, self.threads)
         if is_checkpoint(self.path):
             import torch
 
@@ -64,7 +67,7 @@ class Subject:
             from rest_deploy.models.factory import load_model
             from rest_deploy.models.reference import torch_threads
 
-            return torch_threads()(as_written_blocks(load_model(None, self.path).model, torch.float32))
+            return torch_threads(self.threads)(as_written_blocks(load_model(None, self.path).model, torch.float32))
         raise ConfigError(
             f"{self.path}: blocks of an engine cannot be looked into; give the .onnx file it is made from"
         )
@@ -81,20 +84,21 @@ class Subject:
             "model": self.info.model,
             "device": self.device,
             "computed": self.computed,
+            "assumed": dict(self.info.assumed),
         }
 
 
 @contextmanager
-def open_subject(name: str, path: Path, device: str | None) -> Iterator[Subject]:
+def open_subject(name: str, path: Path, device: str | None, threads: int | None) -> Iterator[Subject]:
     """Open an artifact.
 
     Raises:
         RestDeployError: It cannot be opened.
     """
-    with open_candidate(path, device) as (run, info):
+    with open_candidate(path, device, threads) as (run, info):
         where = device or ("cpu" if info.engine is None else "cuda:0")
         computed = "every half value rounded, as a GPU holds it" if rounds_halves(info, device) else "as it runs"
-        yield Subject(name, path, info, run, where, computed)
+        yield Subject(name, path, info, run, where, computed, threads)
 
 
 class OpenReference:
@@ -115,7 +119,7 @@ class OpenReference:
             return None
         from rest_deploy.models.reference import reference_runs
 
-        return reference_runs(self._model, precision)[1]
+        return reference_runs(self._model, precision, self.subject.threads)[1]
 
     def blocks(self, precision: Precision) -> tuple[BlockRun, BlockRun | None]:
         """Its blocks, exact, and those of the yardstick of a precision."""
@@ -128,27 +132,75 @@ class OpenReference:
 
         own = as_written_blocks if precision is Precision.FP32 else deploy_blocks
         exact, yardstick = as_written_blocks(self._model, torch.float64), own(self._model, torch.float32)
-        return torch_threads()(exact), torch_threads()(yardstick)
+        threads = torch_threads(self.subject.threads)
+        return threads(exact), threads(yardstick)
+
+
+@dataclass(frozen=True)
+class WeightsChoice:
+    """Which weights of a checkpoint, where it holds several, and what they do not tell.
+
+    Args:
+        weights_key: Entry to take; None for the one there is, or the moving average.
+        key_prefix: What stands before the names of the network's weights; None for the one there is.
+        num_heads: Heads of each stage; None for those that the weights tell.
+    """
+
+    weights_key: str | None = None
+    key_prefix: str | None = None
+    num_heads: tuple[int, ...] | None = None
 
 
 @contextmanager
-def open_reference(path: Path, device: str | None) -> Iterator[OpenReference]:
+def open_reference(
+    path: Path,
+    device: str | None,
+    *,
+    threads: int | None = None,
+    choice: WeightsChoice | None = None,
+    records: Sequence[ArtifactInfo] = (),
+) -> Iterator[OpenReference]:
     """Open a checkpoint, to be run in float64 on the CPU, or an artifact, to be run as it is.
+
+    Args:
+        path: Of it.
+        device: Where an artifact runs.
+        threads: CPU threads of a call; None for each core that may be used.
+        choice: Of the weights in a checkpoint; None for those that a record tells of, where one was made of this file.
+        records: Of the artifacts that are to be measured.
 
     Raises:
         MissingPackageError: A checkpoint needs torch.
         RestDeployError: It cannot be opened.
     """
     if not is_checkpoint(path):
-        with open_subject(path.name, path, device) as subject:
+        if choice is not None:
+            raise ConfigError(f"{path}: an artifact has one network; weights are chosen of a checkpoint")
+        with open_subject(path.name, path, device, threads) as subject:
             yield OpenReference(subject, None)
         return
     try:
-        from rest_deploy.models.factory import load_model
         from rest_deploy.models.reference import reference_runs
         from rest_deploy.runtimes.pytorch import describe
     except ModuleNotFoundError as exc:
         raise MissingPackageError(exc.name or "torch", "run the reference", "export") from exc
-    loaded = load_model(None, path)
-    exact, _ = reference_runs(loaded.model)
-    yield OpenReference(Subject(path.name, path, describe(loaded), exact, "cpu", "PyTorch float64"), loaded.model)
+    loaded = _loaded(path, choice, records)
+    exact, _ = reference_runs(loaded.model, threads=threads)
+    about = Subject(path.name, path, describe(loaded), exact, "cpu", "PyTorch float64", threads)
+    yield OpenReference(about, loaded.model)
+
+
+def _loaded(path: Path, choice: WeightsChoice | None, records: Sequence[ArtifactInfo]) -> LoadedModel:
+    """The network of a checkpoint: the one that was chosen, else the one that a record says it was made of."""
+    from rest_deploy.models.config import ResTConfig
+    from rest_deploy.models.factory import load_model
+
+    if choice is not None:
+        return load_model(None, path, **vars(choice))
+    digest = sha256_of(path) if path.is_file() else None
+    for record in records:
+        if record.weights.sha256 == digest and record.weights.file is not None:
+            own = record.weights
+            config = ResTConfig.from_dict(record.config)
+            return load_model(config, path, weights_key=own.key or None, key_prefix=own.prefix or None)
+    return load_model(None, path)

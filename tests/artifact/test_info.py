@@ -49,7 +49,7 @@ def without_labels(**fields):
         {"preprocessing": None},
         {"preprocessing": Preprocessing(interpolation="lanczos", alpha="drop", crop_ratio=1.0)},
         {"activation": Activation.SIGMOID, "assumed": {"labels": "ImageNet's", "weights": "model_ema, beside model"}},
-        {"weights": Weights("a.pth", "00ff", key="model_ema", notes=("prefix module. taken off",))},
+        {"weights": Weights("a.pth", "00ff", key="model_ema", prefix="module.", notes=("prefix module. taken off",))},
         {"weights": Weights(sha256="00ff")},
         {"test_vector": {"logits": [1.0]}},
         {"format": "trt", "verification": None, "engine": make_record()},
@@ -64,7 +64,7 @@ def test_json_is_compact_and_tells_where_the_weights_come_from():
     text = make_info(weights=Weights(seed=7)).to_json()
     assert json.loads(text)["weights"] == {
         **{"source": "random", "file": None, "sha256": None, "seed": 7},
-        **{"key": "", "notes": []},
+        **{"key": "", "prefix": "", "notes": []},
     }
     assert json.loads(make_info(weights=Weights(sha256="00ff")).to_json())["weights"]["source"] == "module"
     assert json.loads(make_info().to_json())["weights"]["source"] == "checkpoint"
@@ -172,7 +172,7 @@ def test_a_field_of_the_wrong_kind_is_refused(field, value):
 
 @pytest.mark.parametrize("assumed", [{"weather": "fine"}, {"labels": 3}])
 def test_only_what_may_be_assumed_is(assumed):
-    with pytest.raises(ArtifactError, match="assumed: .*known: weights"):
+    with pytest.raises(ArtifactError, match=r"assumed: .*known: weights"):
         ArtifactInfo.from_dict({**make_info().to_dict(), "assumed": assumed})
 
 
