@@ -10,7 +10,12 @@ from typing import Any
 
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.cli.export_text import as_json, plan, plan_text, result_text
-from rest_deploy.cli.preprocessing_flags import add_preprocessing_flags, preprocessing_change, typed
+from rest_deploy.cli.preprocessing_flags import (
+    add_preprocessing_flags,
+    add_weights_flags,
+    preprocessing_change,
+    typed,
+)
 from rest_deploy.cli.terminal import OK, clean, command, parser, progress_bar
 from rest_deploy.errors import DeviceError
 from rest_deploy.export.formats import FORMATS, parse_formats
@@ -28,13 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--model", metavar="NAME", help=f"{', '.join(list_models())}; may be left out with --checkpoint")
     add("--checkpoint", metavar="FILE", help="PyTorch or safetensors file; without it the weights are random")
-    add(
-        "--weights-key",
-        metavar="KEY",
-        help="entry of the checkpoint to take, as model_ema (default: it says which)",
-    )
-    add("--key-prefix", metavar="P", help="what stands before the names of the network's weights, as backbone.")
-    add("--num-heads", metavar="N", nargs=4, type=int, help="heads of each stage, where the weights do not tell them")
+    add_weights_flags(made)
     add(
         "--format",
         default="onnx",

@@ -36,6 +36,14 @@ def add_preprocessing_flags(group: Any) -> None:
     add("--std", type=float, nargs="+", metavar="S", help="of each channel (default ImageNet's)")
 
 
+def add_weights_flags(group: Any) -> None:
+    """Flags that choose the weights of a checkpoint, and say what they do not tell."""
+    add = group.add_argument
+    add("--weights-key", metavar="KEY", help="entry of the checkpoint to take, as model_ema (default: it says which)")
+    add("--key-prefix", metavar="P", help="what stands before the names of the network's weights, as backbone.")
+    add("--num-heads", metavar="N", nargs=4, type=int, help="heads of each stage, where the weights do not tell them")
+
+
 def preprocessing_change(arguments: argparse.Namespace) -> PreprocessingChange | None:
     """What the flags change of a file's own preprocessing, or None where none of them was given."""
     change = PreprocessingChange(

@@ -42,9 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of synthetic images, and of the choice of real ones (default 0)")
     _add_images(made.add_argument_group("real images"))
     _add_limits(made.add_argument_group("what is allowed (default: by precision, docs/measuring.md)"))
-    add_weights_flags(
-        made.add_argument_group("weights of the reference (default: those that the artifact was made of)")
-    )
+    add_weights_flags(made.add_argument_group("weights of the reference (default: those it was made of)"))
     add_output_flags(made)
     add("--benchmark", metavar="FILE.json", type=Path, help="what rest-bench wrote, to go into the report too")
     return made

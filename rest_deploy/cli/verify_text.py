@@ -84,10 +84,14 @@ def _head(found: Verification) -> str:
 
 def _about(artifact: ArtifactResult) -> str:
     about = artifact.about
-    return clean(
+    lines = [
         f"{about['name']}: {about['model']}, {about['format']} {about['precision']} on {about['device']}, "
         f"{about['computed']}"
-    )
+    ]
+    if about["assumed"]:
+        unsaid = "; ".join(f"{what} {value}" for what, value in about["assumed"].items())
+        lines.append(f"assumed when it was made: {unsaid}")
+    return "\n".join(clean(line) for line in lines)
 
 
 def _tables(artifact: ArtifactResult, *, named: bool = False) -> Iterator[Table]:

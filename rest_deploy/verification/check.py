@@ -62,7 +62,7 @@ def verify(
         limits: What is allowed in place of the tolerance and the budget of each precision.
         device: Where the artifacts run; None for the CPU, of an engine for the first GPU.
         threads: CPU threads of a call, of the reference too; None for each core that may be used.
-        choice: Of the weights in the reference, where it is a checkpoint; None for those that the artifacts' own records
+        choice: Of the weights in the reference, where it is a checkpoint; None for those that the artifacts' records
             tell of.
         seed: Of the synthetic images, and of the choice of real ones.
         command: That asked for it, for the record.

@@ -106,7 +106,7 @@ def _plain(model: ResT, folder: Path) -> None:
 
 
 def _blocks(path: Path) -> None:
-    with open_reference(path, None) as reference, open_subject("x", path, None) as subject:
+    with open_reference(path, None) as reference, open_subject("x", path, None, None) as subject:
         for run in (*reference.blocks(Precision.FP16), subject.blocks()):
             assert run is None or run(IMAGE)
 
