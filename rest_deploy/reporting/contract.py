@@ -72,6 +72,7 @@ _ARTIFACT = {
     "blocks": Maybe({"case": _WORDS, "first_past_tolerance": _WORDS, "rows": (_BLOCK,)}),
     "failures": Maybe((TEXT,)),
     "passed": FLAG,
+    "assumed": Maybe(Each(_WORDS)),
 }
 _COLD = {**_numbers("load_ms first_answer_ms"), "peak_mib": Maybe(Each(NUMBER)), "error": _WORDS}
 _CONTENDER = {

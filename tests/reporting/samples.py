@@ -134,7 +134,7 @@ def artifact(network: str, suffix: str, *, labelled: bool = True, images: bool =
         "budget": {"min_top1_agreement": 0.9, "max_error": 0.5, "max_accuracy_loss": None} if images else None,
         "synthetic": synthetic,
         "images": found, "blocks": _blocks(precision) if precision == "int8" else None,
-        "failures": failures, "passed": not failures,
+        "failures": failures, "passed": not failures, "assumed": {"labels": "ImageNet's"} if images else {},
     }  # fmt: skip
 
 

@@ -48,6 +48,17 @@ def test_cautions() -> None:
     assert not any(word in _text(None, timed) for word in ("Interrupted", "Noisy", "Not measured", "Slower"))
 
 
+def test_what_was_assumed_is_told_before_the_figures() -> None:
+    checked = samples.verification()
+    for artifact in checked["artifacts"]:
+        artifact["assumed"] = {}
+    assert "Assumed." not in _text(checked, None)
+    for artifact in checked["artifacts"][:2]:
+        artifact["assumed"] = {"image size": "224x224", "labels": "ImageNet's"}
+    first, second = (artifact["name"] for artifact in checked["artifacts"][:2])
+    assert f"Assumed. {first}, {second}: image size 224x224; labels ImageNet's." in _text(checked, None)
+
+
 def test_sections_without_data_are_left_out() -> None:
     names = [own["id"] for own in _page(*samples.small()).all("section")]
     assert names == ["compared", "tradeoff", "latency", "error", "making"]

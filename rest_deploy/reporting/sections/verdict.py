@@ -63,7 +63,7 @@ def _failures(verification: Node) -> Html:
 
 def _cautions(records: Records) -> list[tuple[str, str]]:
     benchmark = records.benchmark
-    found: list[tuple[str, str]] = []
+    found = _assumed(records.verification)
     if benchmark["interrupted"].value:
         found.append(("Interrupted.", "The benchmark was stopped before its end: cases and rounds are missing."))
     flagged = [case for case in benchmark["cases"] if case["conditions"]["flags"].value]
@@ -77,6 +77,16 @@ def _cautions(records: Records) -> list[tuple[str, str]]:
     if broken:
         found.append(("Not measured.", f"{', '.join(broken[:6])}{' and others' * (len(broken) > 6)}: see Latency."))
     return found + _regressions(benchmark["comparison"])
+
+
+def _assumed(verification: Node) -> list[tuple[str, str]]:
+    """What nobody said when the artifacts were made: a comparison with the same checkpoint cannot find it wrong."""
+    found: dict[str, list[str]] = {}
+    for artifact in verification["artifacts"]:
+        what = "; ".join(f"{name} {value.text}" for name, value in artifact["assumed"].entries())
+        if what:
+            found.setdefault(what, []).append(artifact["name"].text)
+    return [("Assumed.", f"{', '.join(names)}: {what}.") for what, names in found.items()]
 
 
 def _broken(records: Records) -> list[str]:
