@@ -99,7 +99,7 @@ def read_info(path: Path) -> ArtifactInfo:
 def describe(loaded: LoadedModel, labels: tuple[str, ...] | None = None) -> ArtifactInfo:
     """The record of a model in PyTorch, with other labels than its checkpoint's where they are given."""
     config, card, checkpoint = loaded.model.config, loaded.card, loaded.checkpoint
-    weights = Weights(seed=loaded.seed)
+    weights = Weights(sha256=loaded.sha256, seed=loaded.seed)
     if checkpoint is not None:
         weights = Weights(checkpoint.path.name, checkpoint.sha256)
     return ArtifactInfo(
