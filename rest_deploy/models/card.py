@@ -1,4 +1,5 @@
-"""What a checkpoint may say of itself, so that it has to be said once: name, classes, how images become its input.
+"""What a checkpoint may say of itself, so that it has to be said once: its name, its network, its classes, how images
+become its input, what its logits are.
 
 JSON under the key ``rest_deploy``: beside the weights in a ``.pth`` file, in the metadata of a ``.safetensors`` file.
 """
@@ -9,8 +10,9 @@ import json
 import re
 from dataclasses import dataclass
 
-from rest_deploy.errors import CheckpointError
-from rest_deploy.specs import Preprocessing
+from rest_deploy.errors import CheckpointError, ConfigError
+from rest_deploy.models.config import ResTConfig
+from rest_deploy.specs import Activation, Preprocessing
 
 CARD_KEY = "rest_deploy"
 _MAX_CARD = 16 << 20  # characters; labels of a thousand classes take 22 KiB
@@ -23,7 +25,8 @@ class Card:
     name: str | None = None
     labels: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
-    activation: str | None = None
+    config: ResTConfig | None = None
+    activation: str | Activation | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.name):
@@ -31,16 +34,24 @@ class Card:
                 f"the checkpoint calls its model {self.name[:40]!r}; a name must be 1 to 100 letters, digits, '_', '-' "
                 "and '.', as files are named after it"
             )
+        if self.activation is not None:
+            try:
+                object.__setattr__(self, "activation", Activation.parse(self.activation))
+            except ConfigError as exc:
+                raise CheckpointError(f"the checkpoint's {exc}") from exc
 
     def to_json(self) -> str:
         """JSON text; the inverse of :meth:`from_json`."""
-        return json.dumps(
-            {
-                "name": self.name,
-                "labels": self.labels,
-                "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
-            }
-        )
+        values = {
+            "name": self.name,
+            "labels": self.labels,
+            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
+        }
+        if self.config is not None:
+            values["config"] = self.config.to_dict()
+        if self.activation is not None:
+            values["activation"] = Activation(self.activation).value
+        return json.dumps(values)
 
     @classmethod
     def from_json(cls, text: str) -> Card:
@@ -56,12 +67,15 @@ class Card:
         try:
             values = json.loads(text)
             labels, preprocessing = values["labels"], values["preprocessing"]
+            config, activation = values.get("config"), values.get("activation")  # absent from older cards
             if labels is not None and not all(isinstance(label, str) and label.isprintable() for label in labels):
                 raise ValueError("its labels are not all printable text")
             return cls(
                 name=None if values["name"] is None else str(values["name"]),
                 labels=None if labels is None else tuple(str(label) for label in labels),
                 preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing),
+                config=None if config is None else ResTConfig.from_dict(config),
+                activation=activation,
             )
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             raise CheckpointError(f"the checkpoint's {CARD_KEY!r} entry is no model card: {exc}") from exc

@@ -1,163 +1,254 @@
-"""Checkpoints: read without running their code, and write.
+"""Checkpoints: read by content, without running what they hold, and written so that they describe themselves.
 
-``.pth`` and ``.pt`` files may hold the weights bare or under ``model``, ``state_dict``, ``state_dict_ema`` or
-``model_ema``, with or without the prefix ``module.``; ``.safetensors`` files hold them bare. Either may carry a card
-(``card.py``).
+Its first bytes tell what a file is (``torch_file.py``), and its pickle is read as data (``pickled.py``). The names of
+its tensors tell which of them are the weights (``weights.py``); ``evidence.py`` has what else it says of the network.
+Either kind of file may carry a card (``card.py``).
 """
 
 from __future__ import annotations
 
-import pickle
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from rest_deploy.artifact.files import replacing
-from rest_deploy.artifact.identity import sha256_of, state_of
-from rest_deploy.errors import CheckpointError, listed, no_file, one_line
+from rest_deploy.errors import CheckpointError, ConfigError, listed, no_file
 from rest_deploy.models.card import CARD_KEY, Card
-from rest_deploy.models.pickles import check_pickle
+from rest_deploy.models.evidence import Evidence, network_at, settings_of
+from rest_deploy.models.pickled import UnreadableError
+from rest_deploy.models.rest import ResT
+from rest_deploy.models.torch_file import StoredTensor, WeightFile, converting, open_weights
+from rest_deploy.models.weights import Found, NoTensorError, authors_names, choose, mapping_of
+from rest_deploy.specs import Activation, Preprocessing
 
 StateDict = dict[str, Tensor]
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
-#: Where training scripts put the weights; averaged weights first where both are there, as they are what was evaluated.
-WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict")
-_PICKLES = (b"PK\x03\x04", b"\x80")  # a ZIP archive, as torch.save has it; a bare pickle, as it had it
-_KEYS = 10  # that are named of a file without weights
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """Weights on the CPU, as stored, with where they came from."""
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights on the CPU, as stored, of a file or of a module.
 
-    path: Path
+    Args:
+        source: What an error calls where they are from.
+        sha256: Of the file, or of the module's tensors.
+        state_dict: By the authors' names.
+        card: What the file says of itself.
+        told: What was taken, taken off and left out, in sentences.
+        assumed: What nobody said, by subject.
+        evidence: What else tells of the network.
+    """
+
+    source: str
     sha256: str
     state_dict: StateDict
-    card: Card
+    card: Card = field(default_factory=Card)
+    told: tuple[str, ...] = ()
+    assumed: Mapping[str, str] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Weights):
+    """Weights of a file.
+
+    Args:
+        path: Of the file.
+        weights_key: Where in it they stand; empty where it is nothing else.
+        key_prefix: What stood before their names.
+    """
+
+    path: Path
     weights_key: str = ""
+    key_prefix: str = ""
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, *, weights_key: str | None = None, key_prefix: str | None = None) -> Checkpoint:
     """Read a checkpoint without running any code that it may carry.
 
     Args:
-        path: A ``.pth``, ``.pt`` or ``.safetensors`` file.
+        path: What ``torch.save`` writes, today or before PyTorch 1.6, TorchScript or safetensors, under any name: state
+            dicts bare or in whatever a training script put around them, and whole modules.
+        weights_key: Where the weights stand in it, such as ``"model_ema"`` or ``"callbacks.EMACallback.state_dict"``;
+            None for the only ones, or the moving average where it is sound.
+        key_prefix: What stands before the authors' names, where it holds more than one network.
 
     Raises:
-        CheckpointError: It is missing, damaged, holds code, holds no weights, or holds NaN or infinite ones.
+        CheckpointError: It is missing, another kind of file or damaged, names what runs code, holds no weights of a
+            ResT or several that nothing ranks, or NaN or infinite ones.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise CheckpointError(f"{path}: unknown kind of checkpoint; accepted: {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise CheckpointError(f"{path}: {no_file(path, 'checkpoint file')}")
-    _check_kind(path)
-    seen, digest = state_of(path), sha256_of(path)
-    state_dict, card = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
-    _check_finite(path, state_dict)
-    if state_of(path) != seen:
-        raise CheckpointError(f"{path}: it was replaced by another file while it was read; try again")
-    return Checkpoint(path, digest, state_dict, card)
+    try:
+        with open_weights(path) as file:
+            found = choose(file.content, file.tensor, weights_key, key_prefix)
+            _check_stored(path, file.content, found)
+            weights = {name: file.tensor(stored) for name, stored in found.tensors.items()}
+            card = _card_of(file)
+            settings = settings_of(file.content)
+    except NoTensorError as exc:
+        raise CheckpointError(f"{path}: {exc}; {_as_tensors(path, exc)}") from exc
+    except UnreadableError as exc:
+        raise CheckpointError(f"{path}: {exc}") from exc
+    except OSError as exc:
+        raise CheckpointError(f"{path}: it cannot be read: {exc.strerror or exc}") from exc
+    _check_finite(path, weights)
+    module = network_at(found.entry.module, found.prefix)
+    assumed = {"weights": found.assumed} if found.assumed else {}
+    return Checkpoint(
+        source=str(path),
+        path=path,
+        sha256=file.sha256,
+        state_dict=weights,
+        weights_key=found.entry.key,
+        key_prefix=found.prefix,
+        card=card,
+        told=found.told,
+        assumed=assumed,
+        evidence=Evidence(module, settings),
+    )
 
 
-def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], card: Card) -> None:
-    """Write a ``.safetensors`` checkpoint that describes itself.
+def read_module(module: nn.Module, *, key_prefix: str | None = None) -> Weights:
+    """The weights of a module with the authors' parameter names, copied; the module is left as it was.
 
     Raises:
+        CheckpointError: They are not those of a ResT, or NaN or infinite.
+    """
+    values = module.state_dict()
+    odd = [n for n, v in values.items() if type(v) not in (Tensor, nn.Parameter) or v.layout != torch.strided]
+    odd += [name for name, value in values.items() if name not in odd and (value.is_meta or value.is_quantized)]
+    if odd:
+        raise CheckpointError(
+            f"the module: {len(odd)} of its tensors are distributed, sparse, quantized, without memory or of a class "
+            f"of their own: {listed(odd)}; gather them into dense tensors first"
+        )
+    try:
+        names = authors_names(values, key_prefix)
+    except UnreadableError as exc:
+        raise CheckpointError(f"the module: {exc}; needed: a ResT, or a module with its authors' names") from exc
+    weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in names.tensors.items()}
+    _check_finite("the module", weights)
+    digest = hashlib.sha256()
+    for name, value in weights.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    evidence = Evidence(network_at(module, names.prefix))
+    return Weights(
+        source="the module", sha256=digest.hexdigest(), state_dict=weights, told=names.told, evidence=evidence
+    )
+
+
+def _card_of(file: WeightFile) -> Card:
+    content = mapping_of(file.content)
+    text = file.metadata.get(CARD_KEY) if file.metadata else content.get(CARD_KEY)
+    return Card.from_json(text) if isinstance(text, str) else Card()
+
+
+def _as_tensors(path: Path, exc: NoTensorError) -> str:
+    if not exc.expression or exc.entry is None:
+        return (
+            "only the processes that trained it can gather it; there: from torch.distributed.checkpoint.state_dict "
+            "import get_model_state_dict, StateDictOptions; torch.save(get_model_state_dict(model, "
+            'options=StateDictOptions(full_state_dict=True, cpu_offload=True)), "weights.pth")'
+        )
+    return converting(path, f"{{k: {exc.expression} for k, v in {exc.entry.expression}.items()}}")
+
+
+def _check_stored(path: Path, content: Any, found: Found) -> None:
+    """Refuse, before they are read, tensors that no ResT is made of."""
+    odd = [name for name, stored in found.tensors.items() if not _is_plain(name, stored)]
+    if not odd:
+        return
+    zero3 = "param_shapes" in mapping_of(content) and not any(found.tensors[name].numel for name in odd)
+    if zero3:
+        raise UnreadableError(
+            f"{len(odd)} weights are empty, as DeepSpeed ZeRO-3 leaves them: {listed(odd)}; gather them with the "
+            f"script beside it: python zero_to_fp32.py {path.parent.parent} weights"
+        )
+    line = converting(path, f"{{k: v.to_dense().float() for k, v in {found.entry.expression}.items()}}")
+    raise UnreadableError(
+        f"{len(odd)} tensors are sparse, complex, quantized, or have more values than are stored, or none: "
+        f"{listed(odd)}; save them dense, in float16, bfloat16, float32 or float64; {line}"
+    )
+
+
+def _is_plain(name: str, stored: StoredTensor) -> bool:
+    counter = is_counter(name) and not stored.dtype.is_complex
+    return stored.is_whole and (stored.dtype in _FLOATS or counter or (stored.numel == 1 and not stored.shape))
+
+
+def is_counter(name: str) -> bool:
+    """Whether a name is of a counter or a note beside weights, not of a weight: it is of no use to a network."""
+    return name.rsplit(".", 1)[-1] in ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
+
+
+def _check_finite(source: str | Path, state_dict: StateDict) -> None:
+    # float() as the model holds them in float32
+    bad = [name for name, value in state_dict.items() if not is_counter(name) and not _is_finite(value)]
+    if bad:
+        raise CheckpointError(
+            f"{source}: NaN or infinite weights in {len(bad)} tensors: {listed(bad)}; such a model is broken"
+        )
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.dtype.is_floating_point or bool(value.float().isfinite().all())
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module | Mapping[str, Tensor],
+    card: Card | None = None,
+    *,
+    name: str | None = None,
+    labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    activation: str | Activation | None = None,
+) -> None:
+    """Write a ``.safetensors`` checkpoint that describes itself, so that all of this has to be said once.
+
+    Args:
+        path: File to write.
+        model: A ResT, wrapped or not, whose architecture is written too, or a state dict with the authors' names.
+        card: All of the following in one.
+        name: Of the model; files are named after it.
+        labels: A name for each class.
+        preprocessing: From an image to the input, as in training.
+        activation: What its logits become: ``"softmax"``, ``"sigmoid"`` for several labels an image, or ``"none"``.
+
+    Raises:
+        ConfigError: What it is to say of itself does not fit.
         ExportError: It cannot be written.
     """
+    said = (name, labels, preprocessing, activation)
+    if card is not None and any(value is not None for value in said):
+        raise ConfigError("a card and what it has were both given; leave one out")
+    state_dict: Mapping[str, Any] = model.state_dict() if isinstance(model, nn.Module) else model
+    if card is None:
+        try:
+            card = Card(name, None if labels is None else tuple(labels), preprocessing, activation=activation)
+        except CheckpointError as exc:
+            raise ConfigError(str(exc)) from exc
+    if isinstance(model, nn.Module):
+        try:
+            names = authors_names(state_dict)
+        except UnreadableError as exc:
+            raise ConfigError(f"the module is no ResT: {exc}") from exc
+        state_dict, network = names.tensors, network_at(model, names.prefix)
+        if card.config is None and isinstance(network, ResT):
+            card = replace(card, config=network.config)
+    head = state_dict.get("head.weight")
+    if card.labels is not None and head is not None and len(card.labels) != head.shape[0]:
+        raise ConfigError(f"{len(card.labels)} labels for a model of {head.shape[0]} classes; one is needed for each")
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
     with replacing(path) as temporary:
         temporary.write_bytes(save(tensors, metadata={CARD_KEY: card.to_json()}))  # save_file makes it mode 0600
-
-
-def _check_kind(path: Path) -> None:
-    """Refuse what the first bytes tell to be another kind of file, as the errors of its reader would mislead."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: a pointer of Git LFS, not the weights; fetch them: git lfs pull")
-    safe = head[5:9] == b"\0\0\0{"  # the end of the length of a header under 1 TiB, and its beginning
-    named_safe = path.suffix.lower() == ".safetensors"
-    if safe and not named_safe:
-        raise CheckpointError(f"{path}: it begins as a safetensors file does; if it is one, let it end in .safetensors")
-    if named_safe and not safe and head.startswith(_PICKLES):
-        raise CheckpointError(f"{path}: it begins as a PyTorch file does; if it is one, let it end in .pth")
-
-
-def _read_pickle(path: Path) -> tuple[StateDict, Card]:
-    check_pickle(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of, it then raises
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as exc:
-        raise CheckpointError(
-            f"{path}: refused, as it is damaged or holds objects other than tensors, which could run code on loading; "
-            "save the bare weights: torch.save(model.state_dict(), PATH)"
-        ) from exc
-    except Exception as exc:  # on damaged files its unpickler raises whatever the damage leads to
-        raise CheckpointError(f"{path}: damaged or no PyTorch checkpoint ({one_line(exc)})") from exc
-    card = Card()
-    if isinstance(content, Mapping) and isinstance(content.get(CARD_KEY), str):
-        card = Card.from_json(content[CARD_KEY])
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}; needed: a state dict, bare or in {WRAPPERS}")
-    weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not weights:
-        keys = [str(key) for key in content][:_KEYS]
-        raise CheckpointError(f"{path}: holds no weights, only {keys}; needed: a state dict, bare or in {WRAPPERS}")
-    if all(key.startswith("module.") for key in weights):
-        weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    return weights, card
-
-
-def _read_safetensors(path: Path) -> tuple[StateDict, Card]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (the handle is no mapping)
-    except (SafetensorError, OSError, ValueError) as exc:
-        raise CheckpointError(f"{path}: damaged or no safetensors file ({one_line(exc)})") from exc
-    if not weights:
-        raise CheckpointError(f"{path}: holds no weights")
-    card = Card.from_json(metadata[CARD_KEY]) if CARD_KEY in metadata else Card()
-    return weights, card
-
-
-def _check_finite(path: Path, state_dict: StateDict) -> None:
-    odd = [key for key, value in state_dict.items() if not _is_plain(key, value)]
-    if odd:
-        raise CheckpointError(
-            f"{path}: {len(odd)} tensors are sparse, complex, quantized, or have more values than are stored, or "
-            f"none: {listed(odd)}; save them dense, in float16, bfloat16, float32 or float64"
-        )
-    # float() as the model holds them in float32
-    bad = [key for key, value in state_dict.items() if not bool(value.float().isfinite().all())]
-    if bad:
-        raise CheckpointError(
-            f"{path}: NaN or infinite weights in {len(bad)} tensors: {listed(bad)}; such a model is broken"
-        )
-
-
-def _is_plain(key: str, value: Tensor) -> bool:
-    known = value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    counter = key.endswith("num_batches_tracked") and not value.is_complex()
-    stored = value.layout == torch.strided and not value.is_meta and _is_whole(value)
-    return (stored and (known or counter)) or (counter and value.ndim == 0)
-
-
-def _is_whole(value: Tensor) -> bool:
-    """Whether a tensor has values, and each is in the file: strides can make terabytes of a few bytes."""
-    return 0 < value.numel() * value.element_size() <= value.untyped_storage().nbytes()

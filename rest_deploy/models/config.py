@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from typing import Any
 from rest_deploy.errors import ConfigError
 
 STAGES = 4
+_RARE = frozenset({"apply_transform", "qk_scale", "norm_eps"})
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class ResTConfig:
         sr_ratios: Spatial reduction of keys and values; 1 means none, any other must be even.
         num_classes: Outputs of the head.
         in_channels: Channels of the image.
+        apply_transform: Whether the heads of a stage with several interact, through a 1x1 convolution across their
+            logits and an InstanceNorm of their attention (the authors' name for it). All published networks do.
+        qk_scale: Factor of the logits; None for one over the square root of a head's channels.
+        norm_eps: Of the LayerNorms, but for the one on reduced tokens, which the authors leave at 1e-5.
 
     Raises:
         ConfigError: A value is out of range, or the tuples are not four long.
@@ -36,6 +42,9 @@ class ResTConfig:
     sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
     num_classes: int = 1000
     in_channels: int = 3
+    apply_transform: bool = True
+    qk_scale: float | None = None
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         for name in ("embed_dims", "depths", "num_heads", "sr_ratios"):
@@ -51,6 +60,7 @@ class ResTConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        self._check_numbers()
         if self.embed_dims[0] % 2:
             raise ConfigError(f"embed_dims[0] is {self.embed_dims[0]}; it must be even: the stem works at half of it")
         for stage, (width, ratio) in enumerate(zip(self.embed_dims, self.mlp_ratios, strict=True), 1):
@@ -61,6 +71,20 @@ class ResTConfig:
         for stage, (width, heads) in enumerate(zip(self.embed_dims, self.num_heads, strict=True), 1):
             if width % heads:
                 raise ConfigError(f"stage {stage} has {width} channels, which {heads} heads do not divide")
+
+    def _check_numbers(self) -> None:
+        if not isinstance(self.apply_transform, bool):
+            raise ConfigError(f"apply_transform is {self.apply_transform!r}; it must be True or False")
+        for name, value in (("qk_scale", self.qk_scale), ("norm_eps", self.norm_eps)):
+            if value is None and name == "qk_scale":
+                continue
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ConfigError(f"{name} is {value!r}; it must be a finite number above 0")
+            object.__setattr__(self, name, float(value))
+
+    def interacts(self, stage: int) -> bool:
+        """Whether the heads of stage 0 to 3 interact."""
+        return self.apply_transform and self.num_heads[stage] > 1
 
     def _check_tuple(self, name: str, kind: type | tuple[type, ...]) -> None:
         value: Any = getattr(self, name)
@@ -76,8 +100,10 @@ class ResTConfig:
         return int(self.embed_dims[stage] * self.mlp_ratios[stage])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the inverse of :meth:`from_dict`."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Plain values for JSON; the inverse of :meth:`from_dict`. What few networks change is there if it is."""
+        usual = {field.name: field.default for field in fields(self) if field.name in _RARE}
+        values = {key: value for key, value in asdict(self).items() if key not in usual or value != usual[key]}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ResTConfig:

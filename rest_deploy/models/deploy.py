@@ -92,21 +92,21 @@ class DeployAttention(nn.Module):
     def __init__(self, norm: nn.LayerNorm, attn: Attention) -> None:
         super().__init__()
         self.norm = norm
-        self.num_heads = attn.num_heads
+        self.num_heads, self.interacts = attn.num_heads, attn.interacts
         k_weight, v_weight = attn.kv.weight.double().chunk(2)
         _, v_bias = attn.kv.bias.double().chunk(2)
         proj_weight, proj_bias = attn.proj.weight.double(), attn.proj.bias.double()
         self.q = _linear_like(attn.q, attn.q.weight.double() * attn.scale, attn.q.bias.double() * attn.scale)  # (1)
         self.k = _linear_like(attn.q, k_weight)  # (2): the softmax does not see a key's bias
         self.v = _linear_like(attn.q, v_weight)
-        if self.num_heads > 1:  # (4): a value's bias is centred away
+        if self.interacts:  # (4): a value's bias is centred away
             self.mix = nn.Parameter(
                 attn.transform_conv.weight.data.flatten(1)
             )  # (heads, heads); (2): nor the mixing's bias
             self.centre, self.softmax = Centre(), CentredSoftmax()
-        else:  # rows of the softmax sum to one, so a value's bias goes straight to the projection
+        else:  # rows of each head's softmax sum to one, so a value's bias goes straight to the projection
             proj_bias = proj_bias + proj_weight @ v_bias
-            self.softmax = Softmax()  # type: ignore[assignment]  # one of the two, as there are heads
+            self.softmax = Softmax()  # type: ignore[assignment]  # one of the two
         self.proj = _linear_like(attn.proj, proj_weight, proj_bias)
         self.sr = attn.sr if attn.sr_ratio > 1 else None
         self.sr_norm = attn.sr_norm if attn.sr_ratio > 1 else None
@@ -118,13 +118,13 @@ class DeployAttention(nn.Module):
         tokens = context = self.norm(x)
         if self.sr is not None and self.sr_norm is not None:
             context = self.sr_norm(self.sr(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))  # (B, H/s, W/s, C), ceil
-        if self.num_heads > 1:
+        if self.interacts:
             context = self.centre(context)  # (4); (2): softmax sees no shift of all keys
         q = split_heads(self.q(tokens), self.num_heads)  # (B, heads, N, C/heads)
         k = split_heads(self.k(context), self.num_heads)  # (B, heads, K, C/heads)
         v = split_heads(self.v(context), self.num_heads)  # (B, heads, K, C/heads)
         logits = q @ k.transpose(2, 3)  # (B, heads, N, K)
-        if self.num_heads > 1:
+        if self.interacts:
             attn, factor = self.softmax(mix_heads(logits, self.mix))  # (3)
             v = v * factor  # (4): rows of attn sum to zero, as do the columns of v
         else:

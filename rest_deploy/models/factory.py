@@ -1,17 +1,18 @@
-"""Models by name or config, with weights from a checkpoint or from a seed."""
+"""Models by name, config or module, with weights from a checkpoint or from a seed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from rest_deploy.errors import CheckpointError, ConfigError
-from rest_deploy.models.architecture import check_keys, infer_config
+from rest_deploy.errors import CheckpointError, ConfigError, listed
+from rest_deploy.models.architecture import check_keys, heads_interact, infer_config
 from rest_deploy.models.card import Card
-from rest_deploy.models.checkpoint import Checkpoint, StateDict, load_checkpoint
+from rest_deploy.models.checkpoint import Checkpoint, StateDict, Weights, is_counter, load_checkpoint, read_module
 from rest_deploy.models.config import CONFIGS, ResTConfig, get_config
 from rest_deploy.models.rest import ResT
 
@@ -20,32 +21,56 @@ CUSTOM = "rest_custom"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in eval mode and where its weights come from: a checkpoint, or a seed."""
+    """A model in eval mode, and where its weights come from: a checkpoint, a module, or a seed.
+
+    Args:
+        model: The network, without gradients.
+        name: Its card's, a published variant's, or ``"rest_custom"``.
+        card: What the checkpoint says, with the class names that were found in it.
+        checkpoint: Of a file; None for other weights.
+        seed: Of random weights; None for others.
+        sha256: Of the file, or of the module's tensors; None for random weights.
+        told: What was taken, taken off, left out and filled in, in sentences.
+        assumed: What nobody said and the weights do not tell: subject to value, in words.
+    """
 
     model: ResT
     name: str
     card: Card
     checkpoint: Checkpoint | None
     seed: int | None
+    sha256: str | None = None
     told: tuple[str, ...] = ()
     assumed: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def source(self) -> str:
+        """``"file"``, ``"module"`` or ``"seed"``."""
+        return "file" if self.checkpoint is not None else "seed" if self.sha256 is None else "module"
+
 
 def create_model(
-    model: str | ResTConfig,
+    model: str | ResTConfig | nn.Module,
     checkpoint: str | Path | None = None,
     *,
     num_classes: int | None = None,
     seed: int | None = None,
+    weights_key: str | None = None,
+    key_prefix: str | None = None,
+    num_heads: Sequence[int] | None = None,
 ) -> ResT:
-    """Make a ResT in eval mode.
+    """Make a ResT in eval mode, ready to be trained further: its parameters require gradients.
 
     Args:
-        model: A name of :func:`list_models`, or a config of your own.
-        checkpoint: ``.pth``, ``.pt`` or ``.safetensors`` with the authors' parameter names. The number of classes is
-            read off its head. Without one the weights are random, drawn from ``seed``.
+        model: A name of :func:`list_models`, a config of your own, or a module with the authors' parameter names, whose
+            weights are copied.
+        checkpoint: What ``torch.save`` or safetensors wrote, of a training too, with the authors' parameter names. The
+            number of classes is read off its head. Without one the weights are random, drawn from ``seed``.
         num_classes: Outputs, where they are not the config's; a checkpoint must have as many.
         seed: Seed of random weights, None for 0; the global generator is left as it was.
+        weights_key: Where the weights stand in the checkpoint, where it has several.
+        key_prefix: What stands before the authors' names, where the checkpoint has several networks.
+        num_heads: Heads of each stage, for a checkpoint of a network whose heads do not interact.
 
     Returns:
         Module of float32 (B, in_channels, H, W) -> (B, num_classes), any H and W from 1 up.
@@ -56,44 +81,169 @@ def create_model(
     """
     if isinstance(model, str):
         get_config(model)
-    if num_classes is not None:
+    if num_classes is not None and not isinstance(model, nn.Module):
         config = get_config(model) if isinstance(model, str) else model
-        model = replace(config, num_classes=num_classes)
-    made = load_model(model, checkpoint, seed=seed).model
+        changed = replace(config, num_classes=num_classes)
+        model = model if isinstance(model, str) and checkpoint is not None else changed
+    loaded = load_model(
+        model, checkpoint, seed=seed, weights_key=weights_key, key_prefix=key_prefix, num_heads=num_heads
+    )
+    made = loaded.model
     if num_classes not in (None, made.config.num_classes):
-        raise ConfigError(f"{num_classes} classes were asked for; {checkpoint} has {made.config.num_classes}")
-    return made
+        raise ConfigError(
+            f"{num_classes} classes were asked for; {checkpoint or 'the module'} has {made.config.num_classes}"
+        )
+    return made.requires_grad_(True)
 
 
 def load_model(
-    model: str | ResTConfig | None, checkpoint: str | Path | None = None, *, seed: int | None = None, **_: object
+    model: str | ResTConfig | nn.Module | None,
+    checkpoint: str | Path | None = None,
+    *,
+    seed: int | None = None,
+    weights_key: str | None = None,
+    key_prefix: str | None = None,
+    num_heads: Sequence[int] | None = None,
 ) -> LoadedModel:
-    """As :func:`create_model`, and say what was loaded. With a checkpoint, ``model`` may be left out."""
+    """As :func:`create_model`, without gradients, and say what was loaded.
+
+    With a checkpoint, ``model`` may be left out.
+
+    Raises:
+        ConfigError, CheckpointError: As there.
+    """
+    if num_heads is not None:
+        num_heads = ResTConfig(embed_dims=tuple(2 * h for h in num_heads), num_heads=tuple(num_heads)).num_heads
+    if isinstance(model, nn.Module):
+        if checkpoint is not None or seed is not None or weights_key is not None:
+            raise ConfigError("a module brings its own weights; leave checkpoint, seed and weights_key out")
+        return _fitted(None, read_module(model, key_prefix=key_prefix), num_heads)
     if checkpoint is None:
-        if model is None:
-            raise ConfigError(f"neither a model nor a checkpoint was given; known models: {', '.join(CONFIGS)}")
-        config = get_config(model) if isinstance(model, str) else model
-        return LoadedModel(_random_model(config, seed or 0), _name_of(config), Card(), None, seed or 0)
+        return _random(model, seed, {"weights_key": weights_key, "key_prefix": key_prefix, "num_heads": num_heads})
     if seed is not None:
         raise ConfigError(f"seed {seed} is of random weights; with a checkpoint leave it out")
-    loaded = load_checkpoint(checkpoint)
+    return _fitted(model, load_checkpoint(checkpoint, weights_key=weights_key, key_prefix=key_prefix), num_heads)
+
+
+def _random(model: str | ResTConfig | None, seed: int | None, of_files: Mapping[str, object]) -> LoadedModel:
     if model is None:
-        config = infer_config(loaded.state_dict, loaded.path)
+        raise ConfigError(f"neither a model nor a checkpoint was given; known models: {', '.join(CONFIGS)}")
+    given = [name for name, value in of_files.items() if value is not None]
+    if given:
+        raise ConfigError(f"{listed(given)} is for the weights of a checkpoint, and none was given")
+    config = get_config(model) if isinstance(model, str) else model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed or 0)
+        made = ResT(config).eval().requires_grad_(False)
+    return LoadedModel(made, _name_of(config), Card(), None, seed or 0)
+
+
+def _fitted(model: str | ResTConfig | None, loaded: Weights, num_heads: Sequence[int] | None) -> LoadedModel:
+    """A network for the weights, of the config that was named or of the one that they are of."""
+    card = loaded.card
+    if model is None:
+        config, assumed = _config_of(loaded, num_heads)
     else:
-        config = get_config(model) if isinstance(model, str) else model
-        config = replace(config, num_classes=_classes(loaded.state_dict, config.num_classes))
-    name = loaded.card.name or _name_of(config)
+        config, assumed = _named_config(model, loaded, num_heads), {}
+    loaded.evidence.check(config, loaded.source)
     try:
-        made = _with_weights(config, loaded)
+        made, told = _with_weights(config, loaded)
     except CheckpointError as exc:
         raise CheckpointError(f"{exc}{_advice(loaded) if model is not None else ''}") from exc
-    return LoadedModel(made, name, loaded.card, loaded, None)
+    if card.labels is None:
+        labels, more = loaded.evidence.class_names(config.num_classes)
+        card, told = replace(card, labels=labels), (*told, *more)
+    return LoadedModel(
+        model=made,
+        name=card.name or _name_of(config),
+        card=card,
+        checkpoint=loaded if isinstance(loaded, Checkpoint) else None,
+        seed=None,
+        sha256=loaded.sha256,
+        told=(*loaded.told, *told),
+        assumed={**loaded.assumed, **assumed},
+    )
 
 
-def _advice(checkpoint: Checkpoint) -> str:
+def _config_of(loaded: Weights, num_heads: Sequence[int] | None) -> tuple[ResTConfig, dict[str, str]]:
+    """The config that a checkpoint says or its weights have, and what is assumed of it."""
+    evidence, config = loaded.evidence, loaded.card.config
+    if config is None and isinstance(evidence.module, ResT):
+        config = evidence.module.config
+    if config is not None:
+        if num_heads is not None and tuple(num_heads) != config.num_heads:
+            raise ConfigError(f"num_heads {_spaced(num_heads)}: {loaded.source} says {_spaced(config.num_heads)}")
+        return config, {}
+    heads = evidence.heads()
+    if heads is not None and num_heads is not None and tuple(num_heads) != heads:
+        raise ConfigError(f"num_heads {_spaced(num_heads)}: {loaded.source} has {_spaced(heads)}")
+    hint = evidence.heads_in_settings()
+    config = infer_config(loaded.state_dict, loaded.source, num_heads=heads or num_heads, hint=hint)
+    changes, known = evidence.refine(config)
+    try:
+        config = replace(config, **changes)
+    except ConfigError as exc:
+        raise CheckpointError(f"{loaded.source}: {exc}") from exc
+    return config, {} if known else {"architecture": _defaults(config)}
+
+
+def _defaults(config: ResTConfig) -> str:
+    scale = "1/sqrt(head channels)" if config.qk_scale is None else f"{config.qk_scale:g}"
+    return (
+        f"LayerNorm eps {config.norm_eps:g}, logits scaled by {scale}, exact GELU: the authors' defaults, which "
+        "weights do not tell"
+    )
+
+
+def _named_config(model: str | ResTConfig, loaded: Weights, num_heads: Sequence[int] | None) -> ResTConfig:
+    """The config that was asked for, with the checkpoint's number of classes.
+
+    A published network's heads interact. Weights without that may be of its other parts, trained without it, and then
+    nothing but its user knows their heads.
+    """
+    config = get_config(model) if isinstance(model, str) else model
+    config = replace(config, num_classes=_classes(loaded.state_dict, config.num_classes))
+    interacts = any(config.interacts(stage) for stage in range(len(config.num_heads)))
+    lacking = interacts and not heads_interact(loaded.state_dict)
+    if num_heads is not None and isinstance(model, str) and lacking:
+        config = replace(config, num_heads=tuple(num_heads), apply_transform=max(num_heads) == 1)
+    elif lacking:
+        way = (
+            "--num-heads 1 2 4 8, one number a stage"
+            if isinstance(model, str)
+            else "a ResTConfig with apply_transform=False"
+        )
+        raise CheckpointError(
+            f"{loaded.source}: no block has attn.transform_conv, through which the heads of "
+            f"{model if isinstance(model, str) else 'this config'} interact; if it was trained without it, say so with "
+            f"the heads it had: {way}{loaded.evidence.heads_in_settings()}"
+        )
+    if num_heads is not None and tuple(num_heads) != config.num_heads:
+        raise ConfigError(f"num_heads {_spaced(num_heads)}: the model that was named has {_spaced(config.num_heads)}")
+    _check_card(config, loaded)
+    return config
+
+
+def _check_card(config: ResTConfig, loaded: Weights) -> None:
+    """A card that says another network than was named, where the weights would fit both."""
+    said = loaded.card.config
+    if said is None:
+        return
+    names = [f.name for f in fields(ResTConfig) if f.name not in ("num_classes", "mlp_ratios")]
+    other = [name for name in names if getattr(said, name) != getattr(config, name)]
+    if other:
+        values = "; ".join(f"{n}: {getattr(said, n)}, named was {getattr(config, n)}" for n in other)
+        raise CheckpointError(f"{loaded.source}: it says of itself to be of another network: {values}; leave model out")
+
+
+def _spaced(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def _advice(checkpoint: Weights) -> str:
     """What to do where a checkpoint is not of the model that was named, and is of another."""
     try:
-        found = infer_config(checkpoint.state_dict)
+        found, _ = _config_of(checkpoint, None)
         _with_weights(found, checkpoint)
     except CheckpointError:  # no model would take it
         return ""
@@ -103,22 +253,27 @@ def _advice(checkpoint: Checkpoint) -> str:
     return "; by its shapes it is another ResT: leave --model out, and the architecture is read off the checkpoint"
 
 
-def _random_model(config: ResTConfig, seed: int) -> ResT:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ResT(config).eval().requires_grad_(False)
-
-
-def _with_weights(config: ResTConfig, checkpoint: Checkpoint) -> ResT:
+def _with_weights(config: ResTConfig, checkpoint: Weights) -> tuple[ResT, tuple[str, ...]]:
     with torch.device("meta"):
         model = ResT(config)
     expected = model.state_dict()
-    check_keys(checkpoint.state_dict, expected, checkpoint.path)
-    weights = {key: value.to(expected[key].dtype) for key, value in checkpoint.state_dict.items()}
+    skipped = [name for name in checkpoint.state_dict if name not in expected and is_counter(name)]
+    weights = {name: value for name, value in checkpoint.state_dict.items() if name not in skipped}
+    filled = [name for name in expected if name not in weights and name.endswith((".attn.q.bias", ".attn.kv.bias"))]
+    if len(filled) != 2 * sum(config.depths):  # the authors' class has all of these biases or none
+        filled = []
+    weights |= {name: torch.zeros(expected[name].shape) for name in filled}
+    check_keys(weights, expected, checkpoint.source)
+    weights = {key: value.to(expected[key].dtype) for key, value in weights.items()}
     for key in expected.keys() - weights.keys():  # counters of BatchNorm's updates, absent from some files
         weights[key] = torch.zeros((), dtype=torch.int64)
     model.load_state_dict(weights, assign=True)
-    return model.eval().requires_grad_(False)
+    told = []
+    if skipped:
+        told.append(f"left out: {len(skipped)} counters that no network has: {listed(skipped[:3])}")
+    if filled:
+        told.append(f"filled in: {len(filled)} biases of queries, keys and values, trained without (qkv_bias=False): 0")
+    return model.eval().requires_grad_(False), tuple(told)
 
 
 def _classes(state_dict: StateDict, default: int) -> int:

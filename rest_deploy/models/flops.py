@@ -67,6 +67,6 @@ def _block(config: ResTConfig, stage: int, grid: _Grid) -> int:
     queries, keys = grid[0] * grid[1], reduced[0] * reduced[1]
     total += 2 * channels**2 * (queries + keys)  # q and the projection; k and v
     total += 2 * channels * queries * keys  # queries with keys, attention with values
-    if heads > 1:
+    if config.interacts(stage):
         total += heads**2 * queries * keys  # the mixing of heads
     return total + 2 * queries * channels * config.hidden_dim(stage)

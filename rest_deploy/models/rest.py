@@ -71,10 +71,11 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """(B, N, C), (H, W) with H*W == N -> (B, N, C): efficient multi-head self-attention (EMSA, section 3.2)."""
 
-    def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
+    def __init__(self, dim: int, num_heads: int, sr_ratio: int, *, interacts: bool, qk_scale: float | None) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (dim // num_heads) ** -0.5
+        self.interacts = interacts
+        self.scale = (dim // num_heads) ** -0.5 if qk_scale is None else qk_scale
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -82,7 +83,7 @@ class Attention(nn.Module):
         if sr_ratio > 1:
             self.sr = nn.Conv2d(dim, dim, kernel_size=sr_ratio + 1, stride=sr_ratio, padding=sr_ratio // 2, groups=dim)
             self.sr_norm = nn.LayerNorm(dim)
-        if num_heads > 1:
+        if interacts:
             self.transform_conv = nn.Conv2d(num_heads, num_heads, kernel_size=1)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
@@ -93,10 +94,10 @@ class Attention(nn.Module):
             self.kv(x).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         )  # (B, heads, K, C/heads)
         attn = (q @ k.transpose(-2, -1)) * self.scale  # (B, heads, N, K)
-        if self.num_heads > 1:
+        if self.interacts:
             attn = self.transform_conv(attn)
         attn = attn.softmax(dim=-1)
-        if self.num_heads > 1:
+        if self.interacts:
             attn = _instance_norm(attn)
         x = (attn @ v).transpose(1, 2).flatten(2)  # (B, N, C)
         return self.proj(x)
@@ -129,12 +130,13 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """(B, N, C), (H, W) -> (B, N, C): pre-norm transformer block."""
 
-    def __init__(self, dim: int, num_heads: int, hidden_dim: int, sr_ratio: int) -> None:
+    def __init__(self, config: ResTConfig, stage: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = Attention(dim, num_heads, sr_ratio)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, hidden_dim)
+        dim, heads, sr_ratio = config.embed_dims[stage], config.num_heads[stage], config.sr_ratios[stage]
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.attn = Attention(dim, heads, sr_ratio, interacts=config.interacts(stage), qk_scale=config.qk_scale)
+        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim, config.hidden_dim(stage))
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         x = x + self.attn(self.norm1(x), grid)
@@ -153,16 +155,12 @@ class ResT(nn.Module):
         self.patch_embed_3 = PatchEmbed(dims[1], dims[2])
         self.patch_embed_4 = PatchEmbed(dims[2], dims[3])
         self.stage1, self.stage2, self.stage3, self.stage4 = (self._stage(stage) for stage in range(4))
-        self.norm = nn.LayerNorm(dims[3])
+        self.norm = nn.LayerNorm(dims[3], eps=config.norm_eps)
         self.head = nn.Linear(dims[3], config.num_classes)
         self.apply(_init_weights)
 
     def _stage(self, stage: int) -> nn.ModuleList:
-        c = self.config
-        return nn.ModuleList(
-            Block(c.embed_dims[stage], c.num_heads[stage], c.hidden_dim(stage), c.sr_ratios[stage])
-            for _ in range(c.depths[stage])
-        )
+        return nn.ModuleList(Block(self.config, stage) for _ in range(self.config.depths[stage]))
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The (B, C, H, W) maps that leave the four stages, before the final norm."""

@@ -111,7 +111,7 @@ def describe(
     if labels is None and card.labels is None and (labels := default_labels(config.num_classes)) is not None:
         assumed["labels"] = f"ImageNet's, as there are {len(labels)} classes"
     if activation is None and card.activation is not None:
-        activation = Activation.parse(card.activation)
+        activation = Activation(card.activation)
     if activation is None:
         activation = Activation.SIGMOID if config.num_classes == 1 else Activation.SOFTMAX
         assumed["activation"] = activation.value
@@ -141,10 +141,10 @@ def describe(
 
 
 def _weights(loaded: LoadedModel) -> Weights:
-    if loaded.checkpoint is None:
-        return Weights(seed=loaded.seed)
-    checkpoint = loaded.checkpoint
-    return Weights(checkpoint.path.name, checkpoint.sha256, key=checkpoint.weights_key, notes=loaded.told)
+    of, told = loaded.checkpoint, loaded.told
+    if of is None:
+        return Weights(sha256=loaded.sha256, seed=loaded.seed, notes=told)
+    return Weights(of.path.name, of.sha256, key=of.weights_key, prefix=of.key_prefix, notes=told)
 
 
 def _steps(

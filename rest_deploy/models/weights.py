@@ -1,0 +1,492 @@
+"""Which of the things in a file are the weights of a ResT, and what stands before their names.
+
+A training checkpoint holds weights, their moving average, an optimizer and whatever else its script had. Here every
+state dict of a ResT in it is found by the names of its tensors, wherever it stands; one is chosen, by rules that are
+told, or by the caller; and what wrappers put before the authors' names is taken off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from rest_deploy.errors import listed
+from rest_deploy.models.pickled import Inert, UnreadableError
+from rest_deploy.models.torch_file import StoredTensor
+
+#: One of these tells a ResT; the second remains where a file lost its stem.
+ANCHORS = ("stem.conv1.weight", "patch_embed_2.conv.weight")
+_V2_ANCHORS = ("patch_2.proj.weight", "stem.proj.0.weight")
+
+#: What wrappers put into names: torch.compile, FSDP and activation checkpointing also around single blocks.
+_WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
+_DEPTH = 8  # of mappings in mappings that are looked into
+_EXAMPLES = 3
+
+#: Where settings stand: a module in them is what training began with.
+SETTINGS = frozenset("args hparams hyper_parameters config cfg opt opts options meta hyperparameters".split())  # noqa: SIM905
+_AVERAGES = ("ema", "swa", "average", "averaged", "averaging", "avg", "shadow", "polyak")
+_COUNTERS = ("n_averaged", "num_updates", "updates", "steps")
+
+
+class NoTensorError(UnreadableError):
+    """An object stands where a tensor must.
+
+    Attributes:
+        expression: Python that makes a tensor of it, where ``v`` is the object; empty where only the training can.
+    """
+
+    def __init__(self, name: str, value: Inert) -> None:
+        kind = _object_name(value)
+        super().__init__(f"{name} is a {kind}, not a tensor")
+        known = {"qtensor": "v.dequantize()", "sparse": "v.to_dense()", "Tensor": "v.as_subclass(torch.Tensor)"}
+        sharded = any(part in kind for part in ("DTensor", "ShardedTensor", "torch.distributed"))
+        made = next((code for part, code in known.items() if part in kind), "torch.as_tensor(v)")
+        self.expression = "" if sharded else made
+        self.entry: Entry | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A state dict of a ResT in a file.
+
+    Args:
+        key: Dotted path of where it stands; empty for a file that is nothing else.
+        values: Its names, as they stand, and what they name.
+        expression: Python that gives it, where ``x`` is what torch.load gives.
+        module: The whole module that it was read off, if it was.
+        beside: What stands beside it in an object of its own.
+    """
+
+    key: str
+    values: Mapping[str, Any]
+    expression: str
+    module: Inert | None = None
+    beside: Mapping[str, Any] | None = None
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        return {name: value for name, value in self.values.items() if isinstance(value, StoredTensor)}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The weights that were chosen.
+
+    Args:
+        entry: Which.
+        tensors: By the authors' names.
+        prefix: What stood before them.
+        told: What was chosen, taken off and left out, in sentences.
+        assumed: What was chosen between several that nobody chose from, in words.
+    """
+
+    entry: Entry
+    tensors: dict[str, StoredTensor]
+    prefix: str
+    told: tuple[str, ...]
+    assumed: str | None
+
+
+# Finding
+
+
+def find_entries(content: Any) -> list[Entry]:
+    """Every state dict of a ResT in a content, in the order of their depth; each object is looked at once."""
+    entries: list[Entry] = []
+    seen: set[int] = set()
+    waiting: deque[tuple[str, str, Any, int, Any]] = deque([("", "x", content, 0, None)])
+    while waiting:
+        key, expression, value, depth, parent = waiting.popleft()
+        if id(value) in seen or not isinstance(value, (dict, list, tuple, Inert)):
+            continue
+        seen.add(id(value))
+        entry = _entry(key, expression, value, parent)
+        if entry is not None:
+            entries.append(entry)
+        elif depth < _DEPTH:
+            for name, access, child in _children(value):
+                deeper = (f"{key}.{name}" if key else str(name), f"{expression}{access}", child, depth + 1, value)
+                waiting.append(deeper)
+    return entries
+
+
+def _children(value: Any) -> Iterator[tuple[Any, str, Any]]:
+    """What a value holds that may hold weights: name, the Python that gets it, itself.
+
+    The state of an optimizer is named as weights are, and is left out.
+    """
+    if isinstance(value, Inert):
+        items = [*value.pairs, *enumerate(value.values), *enumerate(value.args or ())]
+        attributes: list[tuple[Any, Any]] = list(value.attributes.items())
+    else:
+        items, attributes = list(value.items() if isinstance(value, dict) else enumerate(value)), []
+    for of_class, pairs in ((False, items), (True, attributes)):
+        for name, child in pairs:
+            if isinstance(name, (str, int)) and not str(name).lower().startswith("optim"):
+                yield name, _access(name, of_class), child
+
+
+def _access(name: str | int, of_class: bool) -> str:
+    """Python that gets an entry or an attribute, for a line that is shown: nothing of a file is code in it."""
+    if isinstance(name, str) and not re.fullmatch(r"[A-Za-z0-9_.\- ]{1,60}", name):
+        return "[...]"
+    return f".{name}" if of_class else f'["{name}"]' if isinstance(name, str) else f"[{name}]"
+
+
+def _entry(key: str, expression: str, value: Any, parent: Any) -> Entry | None:
+    module = value if isinstance(value, Inert) and is_module(value) else None
+    values = state_dict_of(module) if module is not None else mapping_of(value)
+    if any(name.endswith(ANCHORS) and _is_weight(weight) for name, weight in values.items()):
+        state = expression if module is None else f"{expression}.state_dict()"
+        return Entry(key, values, state, module, mapping_of(parent) if "." in key else None)
+    return None
+
+
+def _is_weight(value: Any) -> bool:
+    """A tensor, or an object that stands for one: an array of NumPy, a distributed or a quantized tensor."""
+    return isinstance(value, StoredTensor) or (isinstance(value, Inert) and value.args is not None)
+
+
+def mapping_of(value: Any) -> dict[str, Any]:
+    """The entries of a mapping that are named by text, also of an object of a mapping's class; else nothing."""
+    if isinstance(value, dict):
+        pairs: Any = value.items()
+    elif isinstance(value, Inert):
+        pairs = value.pairs
+    else:
+        return {}
+    return {name: entry for name, entry in pairs if isinstance(name, str)}
+
+
+def is_module(value: Inert) -> bool:
+    """Whether an object is a torch.nn.Module that was pickled, or its part in a TorchScript archive."""
+    return "_modules" in value.attributes or value.name.startswith("__torch__.")
+
+
+def children_of(module: Any) -> dict[str, Any]:
+    """The modules in a module, pickled, scripted or alive."""
+    attributes = attributes_of(module)
+    if isinstance(module, Inert) and module.name.startswith("__torch__."):
+        return {n: v for n, v in attributes.items() if isinstance(n, str) and isinstance(v, Inert) and is_module(v)}
+    return {n: v for n, v in mapping_of(attributes.get("_modules")).items() if v is not None}
+
+
+def attributes_of(module: Any) -> Mapping[Any, Any]:
+    """What a module has in its ``__dict__``."""
+    return module.attributes if isinstance(module, Inert) else vars(module)
+
+
+def class_of(module: Any) -> str:
+    """Full name of a module's class."""
+    return module.name if isinstance(module, Inert) else f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def state_dict_of(module: Inert) -> dict[str, Any]:
+    """The state dict of a whole module that was pickled; a module that is there twice is read once."""
+    values: dict[str, Any] = {}
+    seen: set[int] = set()
+    waiting = [("", module)]
+    while waiting:
+        prefix, part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        attributes = part.attributes
+        if part.name.startswith("__torch__."):
+            own = {name: value for name, value in attributes.items() if isinstance(value, StoredTensor)}
+        else:
+            hidden = attributes.get("_non_persistent_buffers_set")
+            left = set(_texts(hidden)) if isinstance(hidden, Inert) else set()
+            buffers = {n: v for n, v in mapping_of(attributes.get("_buffers")).items() if n not in left}
+            own = {**mapping_of(attributes.get("_parameters")), **buffers}
+        values |= {f"{prefix}{name}": value for name, value in own.items() if value is not None}
+        parts = [(f"{prefix}{n}.", child) for n, child in children_of(part).items() if isinstance(child, Inert)]
+        waiting.extend(reversed(parts))
+    return values
+
+
+def _texts(made: Inert) -> list[str]:
+    given = made.args[0] if made.args and isinstance(made.args[0], list) else []
+    return [value for value in [*made.values, *given] if isinstance(value, str)]
+
+
+# Choosing
+
+
+def choose(
+    content: Any, read: Callable[[StoredTensor], Tensor], weights_key: str | None, key_prefix: str | None
+) -> Found:
+    """The weights of a ResT in a content.
+
+    Args:
+        content: As a file has it.
+        read: Reads a tensor, as an average that holds NaN is not taken.
+        weights_key: The key of the entry to take; None to choose.
+        key_prefix: What stands before the names to take; None to find out.
+
+    Raises:
+        UnreadableError: There are none, there are several that nothing ranks, or the key is not there.
+    """
+    entries = find_entries(content)
+    if not entries:
+        raise UnreadableError(_none_found(content))
+    keys = [entry.key for entry in entries]
+    if weights_key is not None:
+        named = [entry for entry in entries if entry.key == weights_key]
+        if not named:
+            raise UnreadableError(f"no weights of a ResT under {weights_key!r}; they are under {_quoted(keys)}")
+        entry, told, assumed = named[0], [], None
+        if len(entries) > 1:
+            told = [f"weights: entry {_named(entry.key)}, as asked for; {_there(keys, entry.key)}"]
+    else:
+        entry, told = _ranked(content, entries, read, key_prefix)
+        others = [_named(key) for key in keys if key != entry.key]
+        assumed = f"{_named(entry.key)}, beside {listed(others)}" if others else None
+        told += _empty_averages(content, keys)
+    try:
+        names = authors_names(entry.values, key_prefix)
+    except NoTensorError as exc:
+        exc.entry = entry
+        raise
+    return Found(entry, names.tensors, names.prefix, (*told, *names.told), assumed)
+
+
+def _named(key: str) -> str:
+    return key or "(the file itself)"
+
+
+def _quoted(keys: list[str]) -> str:
+    return ", ".join(repr(key) for key in keys[:10]) + (", ..." if len(keys) > 10 else "")
+
+
+def _there(keys: list[str], taken: str) -> str:
+    others = [_named(key) for key in keys if key != taken]
+    return f"{listed(others)} {'is' if len(others) == 1 else 'are'} there too"
+
+
+def _words(key: str) -> list[str]:
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", key)]
+
+
+def is_average(key: str, content: Any = None) -> bool:
+    """Whether a key names a moving average of weights.
+
+    Two libraries put the average where others put the weights: mmengine's EMAHook swaps ``state_dict`` and
+    ``ema_state_dict`` before it saves, and Lightning's WeightAveraging keeps the weights as ``current_model_state``.
+    """
+    swapped = mapping_of(content)
+    if "message_hub" in swapped and "ema_state_dict" in swapped and key in ("state_dict", "ema_state_dict"):
+        return key == "state_dict"
+    if "averaging_state" in swapped and "current_model_state" in swapped and key in ("state_dict", "averaging_state"):
+        return key == "state_dict"
+    return any(word in _AVERAGES for word in _words(key))
+
+
+def _ranked(
+    content: Any, entries: list[Entry], read: Callable[[StoredTensor], Tensor], key_prefix: str | None
+) -> tuple[Entry, list[str]]:
+    if len(entries) == 1:
+        key = entries[0].key
+        return entries[0], [f"weights: entry {key}"] if key else []
+    keys = [entry.key for entry in entries]
+    candidates = _distinct([e for e in entries if not _in_settings(e.key)] or entries)
+    averages = [entry for entry in candidates if is_average(entry.key, content)]
+    plain = [entry for entry in candidates if not is_average(entry.key, content)]
+    if len(averages) > 1 or len(plain) > 1:
+        raise UnreadableError(
+            f"weights of a ResT are under {_quoted(keys)}, and nothing tells which to take; name one: --weights-key KEY"
+        )
+    if not averages:
+        return plain[0], [f"weights: entry {_named(plain[0].key)}; {_there(keys, plain[0].key)}"]
+    average = averages[0]
+    fault = _fault(average, plain[0] if plain else None, read, key_prefix)
+    if fault and plain:
+        return plain[0], [
+            f"weights: entry {_named(plain[0].key)}; {_named(average.key)} is there too and was passed over: {fault}"
+        ]
+    return average, [f"weights: entry {_named(average.key)}, a moving average; {_there(keys, average.key)}"]
+
+
+def _in_settings(key: str) -> bool:
+    return any(part in SETTINGS for part in key.split("."))
+
+
+def _distinct(entries: list[Entry]) -> list[Entry]:
+    """Without those that are an earlier one's tensors under another key."""
+    kept: list[Entry] = []
+    for entry in entries:
+        own = list(entry.tensors.values())
+        if not any(own == list(other.tensors.values()) for other in kept):
+            kept.append(entry)
+    return kept
+
+
+def _fault(
+    average: Entry, plain: Entry | None, read: Callable[[StoredTensor], Tensor], key_prefix: str | None
+) -> str | None:
+    """Why a moving average is not to be taken; None where it is sound."""
+    try:
+        return next(_faults(average, plain, read, key_prefix), None)
+    except UnreadableError as exc:
+        return str(exc)
+
+
+def _faults(
+    average: Entry, plain: Entry | None, read: Callable[[StoredTensor], Tensor], key_prefix: str | None
+) -> Iterator[str]:
+    counters = {**dict(average.beside or {}), **average.values} if average.beside else average.values
+    for name, value in counters.items():
+        if name.rsplit(".", 1)[-1] in _COUNTERS and _zero(value, read):
+            yield f"its {name} is 0, so it was never updated"
+    ours = authors_names(average.values, key_prefix).tensors
+    theirs = authors_names(plain.values, key_prefix).tensors if plain else {}
+    missing = [name for name in theirs if name not in ours and not _is_counter(name)]
+    if missing:
+        yield f"it lacks {len(missing)} of its weights: {listed(missing[:_EXAMPLES])}"
+    for name, stored in ours.items():
+        if not stored.is_whole:
+            yield f"its {name} has no values"
+        elif stored.dtype.is_floating_point and not bool(read(stored).isfinite().all()):
+            yield f"its {name} holds NaN or infinite values"
+    if _untouched(ours, read) and theirs and not _untouched(theirs, read):
+        yield "its BatchNorm statistics are those of an untrained network"
+
+
+def _zero(value: Any, read: Callable[[StoredTensor], Tensor]) -> bool:
+    if isinstance(value, StoredTensor):
+        return value.numel == 1 and not bool(read(value).any())
+    return isinstance(value, int) and value == 0
+
+
+def _untouched(tensors: Mapping[str, StoredTensor], read: Callable[[StoredTensor], Tensor]) -> bool:
+    means = [t for name, t in tensors.items() if name.endswith("running_mean") and t.is_whole]
+    spreads = [t for name, t in tensors.items() if name.endswith("running_var") and t.is_whole]
+    return (
+        bool(means) and all(not bool(read(t).any()) for t in means) and all(bool((read(t) == 1).all()) for t in spreads)
+    )
+
+
+def _empty_averages(content: Any, keys: list[str]) -> list[str]:
+    """Places for a moving average without one, which a reader would have expected to be taken."""
+    empty = [
+        name
+        for name, value in mapping_of(content).items()
+        if any(word in ("ema", "swa", "averaged") for word in _words(name))
+        and isinstance(value, (dict, Inert))
+        and not any(key == name or key.startswith(f"{name}.") for key in keys)
+        and (isinstance(value, dict) or is_module(value))
+    ]
+    return [f"{name} holds no weights of a ResT; passed over" for name in empty]
+
+
+def _none_found(content: Any) -> str:
+    """What a file holds that holds no ResT."""
+    for values in _mappings(content):
+        if any(name.endswith(_V2_ANCHORS) for name in values):
+            return "weights of a ResTv2, which is not supported yet; ResT (v1) is"
+    needed = f"needed: a state dict with the authors' names, such as {ANCHORS[0]}"
+    if isinstance(content, StoredTensor):
+        return f"holds a tensor of the shape {content.shape}; {needed}"
+    named = mapping_of(content)
+    if named:
+        return f"holds no weights of a ResT, only {_quoted(list(named))}; {needed}"
+    if isinstance(content, Inert):
+        return f"holds a {content.name}; {needed}"
+    return f"holds a {type(content).__name__}; {needed}"
+
+
+def _mappings(content: Any) -> Iterator[dict[str, Any]]:
+    yield mapping_of(content)
+    for value in mapping_of(content).values():
+        yield state_dict_of(value) if isinstance(value, Inert) and is_module(value) else mapping_of(value)
+
+
+# Names
+
+
+@dataclass(frozen=True)
+class Names:
+    """Tensors by the authors' names, what stood before them, and what was done, in sentences."""
+
+    tensors: dict[str, Any]
+    prefix: str
+    told: tuple[str, ...]
+
+
+def authors_names(values: Mapping[str, Any], key_prefix: str | None = None) -> Names:
+    """Take off what wrappers put before the authors' names.
+
+    Args:
+        values: Names, as they stand.
+        key_prefix: What stands before those to take; None to find out.
+
+    Raises:
+        UnreadableError: Two networks, or an object where a tensor must be.
+    """
+    names = {name: _WRAPPERS.sub("", name) for name in values}
+    told = []
+    if len(set(names.values())) != len(names):
+        raise UnreadableError("two of its names are one without the wrappers' parts; save model.state_dict() unwrapped")
+    inner = {new: values[name] for name, new in names.items()}
+    unwrapped = sorted({part for name in values for part in _WRAPPERS.findall(name)})
+    prefix = _prefix(inner, key_prefix)
+    inside = {name[len(prefix) :]: value for name, value in inner.items() if name.startswith(prefix)}
+    outside = [name for name in inner if not name.startswith(prefix)]
+    taken = [*unwrapped, *([prefix] if prefix else [])]
+    if taken:
+        told.append(f"prefix {' and '.join(taken)} taken off the names")
+    if outside:
+        told.append(
+            f"left out: {len(outside)} values whose names do not begin with {prefix}: {listed(outside[:_EXAMPLES])}"
+        )
+    tensors: dict[str, Any] = {}
+    skipped = []
+    for name, value in inside.items():
+        if isinstance(value, Inert) and value.args is not None:
+            raise NoTensorError(name, value)
+        if value is None or isinstance(value, (Inert, dict, list, tuple, str, bytes, int, float)):
+            skipped.append(name)
+        else:
+            tensors[name] = value
+    if skipped:
+        told.append(f"left out: {len(skipped)} values that are no tensors: {listed(skipped[:_EXAMPLES])}")
+    return Names(tensors, prefix, tuple(told))
+
+
+def _prefix(values: Mapping[str, Any], asked: str | None) -> str:
+    for anchor in ANCHORS:
+        found = sorted({name.removesuffix(anchor) for name in values if name.endswith(anchor)})
+        found = [prefix for prefix in found if not prefix or prefix.endswith(".")]
+        if asked is not None:
+            wanted = asked if not asked or asked.endswith(".") else f"{asked}."
+            if wanted in found:
+                return wanted
+            if found:
+                raise UnreadableError(f"no weights of a ResT begin with {wanted!r}; they begin with {_quoted(found)}")
+        elif len(found) > 1:
+            raise UnreadableError(
+                f"weights of {len(found)} networks in one state dict, which begin with {_quoted(found)}; "
+                "name one: --key-prefix PREFIX"
+            )
+        elif found:
+            return found[0]
+    raise UnreadableError(f"no name ends in {ANCHORS[0]}")
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def _object_name(value: Inert) -> str:
+    """The class of an object: arrays of NumPy name the function that makes them."""
+    if value.name.endswith("multiarray._reconstruct") and value.args and isinstance(value.args[0], Inert):
+        return value.args[0].name
+    if value.name.endswith("_rebuild_wrapper_subclass") and value.args and isinstance(value.args[0], Inert):
+        return value.args[0].name
+    return value.name
