@@ -181,12 +181,12 @@ def open_weights(path: Path) -> Iterator[WeightFile]:
         file.seek(0)
         head = file.read(_HEAD)
         size = before[0]
-        if head.startswith(b"PK\x03\x04"):
+        if _looks_safe(head):  # first: the length of its header may begin as a pickle does
+            _open_safetensors(opened, file, size)
+        elif head.startswith(b"PK\x03\x04"):
             _open_archive(opened, file, size)
         elif head.startswith(b"\x80"):
             _open_legacy(opened, file, size)
-        elif _looks_safe(head):
-            _open_safetensors(opened, file, size)
         else:
             raise UnreadableError(_what_it_is(head, size))
         yield opened
