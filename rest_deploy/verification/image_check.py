@@ -12,7 +12,6 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.preprocess.dataset import Dataset, open_dataset
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.thumbnail import thumbnail
-from rest_deploy.preprocess.transform import of_pictures
 from rest_deploy.specs import Alpha, ImageSize, Preprocessing, PreprocessingChange
 from rest_deploy.verification.image_answers import Answers, ImageCheck
 from rest_deploy.verification.image_figures import MOST_FLIPS, ImageFigures, accuracy_of, image_figures
@@ -97,11 +96,6 @@ def on_images(
     """
     first = subjects[0].info
     steps = _one_transform(subjects, wish.change)
-    if not steps.takes_pictures:
-        raise ConfigError(
-            f"images in {wish.folder}: the artifacts take {len(steps.mean)} channels, and pictures have 1 or 3; leave "
-            "--data out and compare on synthetic inputs"
-        )
     data = open_dataset(wish.folder, labels=first.labels, num_classes=first.num_classes, ground_truth=wish.ground_truth)
     if needs_classes and not data.labelled:
         raise ConfigError(
@@ -127,12 +121,11 @@ def _one_transform(subjects: Sequence[Subject], change: PreprocessingChange | No
     """The transform that all artifacts declare, with the changes that were asked for.
 
     Raises:
-        ConfigError: They declare different ones.
-        InputError: One takes no pictures.
+        ConfigError: They declare different ones, or one takes no pictures.
     """
     changes = change or PreprocessingChange()
     said = Preprocessing(mean=changes.mean, std=changes.std) if changes.mean and changes.std else None
-    declared = {own.name: changes.apply(of_pictures(own.info.preprocessing or said)) for own in subjects}
+    declared = {own.name: changes.apply(_of_pictures(own, said)) for own in subjects}
     if len(set(declared.values())) > 1:
         told = "; ".join(f"{name}: {steps}" for name, steps in declared.items())
         raise ConfigError(
@@ -140,6 +133,17 @@ def _one_transform(subjects: Sequence[Subject], change: PreprocessingChange | No
             "--transform, --image-size, --mean and --std"
         )
     return next(iter(declared.values()))
+
+
+def _of_pictures(subject: Subject, said: Preprocessing | None) -> Preprocessing:
+    """What an artifact declares, or the caller says in its place, of pictures."""
+    steps = subject.info.preprocessing or said
+    if steps is not None and steps.takes_pictures:
+        return steps
+    why = "leaves preprocessing to its caller; give --mean and --std"
+    if (channels := subject.info.input.shape[1]) not in (1, 3):
+        why = f"takes {channels} channels, and pictures have 1 or 3"
+    raise ConfigError(f"{subject.path} {why}, or leave --data out and compare on synthetic inputs")
 
 
 def _figures(subject: Subject, answers: Sequence[Answers], data: Dataset) -> list[ImageFigures]:

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from rest_deploy.cli import predict
-from rest_deploy.preprocess.images import load_image
+from rest_deploy.errors import ImageError, PredictorError
+from rest_deploy.preprocess import images
+from rest_deploy.preprocess.images import is_image, load_image
 from tests.reliability.conftest import Amount, Worker
 from tests.reliability.corpus import Sample, damaged, picture, samples
 from tests.reliability.record import Record
@@ -73,6 +75,27 @@ def test_the_content_counts_and_not_the_name(suffix: str, tmp_path: Path, record
     record.count("images under a wrong extension", "read by what they hold", suffix or "none")
 
 
+def test_every_format_is_found_in_a_folder_by_its_suffix_and_by_its_content(tmp_path: Path, record: Record) -> None:
+    """All that can be read; without a suffix those alone that begin as nothing else does."""
+    suffixes = {kind: suffix for suffix, kind in reversed(list(Image.registered_extensions().items()))}
+    found = {}
+    for sample in samples():
+        kind = sample.name.split()[0]
+        plain, own = tmp_path / "plain", tmp_path / f"own{suffixes.get(kind, '')}"
+        plain.write_bytes(sample.content)
+        try:
+            load_image(plain)
+        except ImageError:
+            continue
+        own.write_bytes(sample.content)
+        found[sample.name] = (is_image(own), is_image(plain))
+        own.unlink()
+    assert len(found) > 100
+    assert [name for name, (by_suffix, _) in found.items() if not by_suffix] == []
+    assert {name.split()[0] for name, (_, by_content) in found.items() if not by_content} <= {"IM", "SPIDER", "TGA"}
+    record.add("image files of every format in a folder", len(found), "found by their suffix, and nearly all without")
+
+
 def test_one_bad_file_in_a_folder_does_not_lose_the_others(
     tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], record: Record
 ) -> None:
@@ -81,22 +104,28 @@ def test_one_bad_file_in_a_folder_does_not_lose_the_others(
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "b.png").write_bytes(whole[:200])
     (tmp_path / "e.png").write_bytes(b"")
+    (tmp_path / "deeper").mkdir()
+    picture().save(tmp_path / "deeper" / "f", "WEBP")
+    (tmp_path / "deeper" / "notes.txt").write_text("no picture")
     code = predict.main([str(tiny_onnx), str(tmp_path)])
     out, err = capsys.readouterr()
     assert code == 1
     assert [line for line in out.splitlines() if line.startswith(str(tmp_path))] == [
-        str(tmp_path / name) for name in ("a.png", "c.png", "d.png")
+        str(tmp_path / name) for name in ("a.png", "c.png", "d.png", "deeper/f")
     ]
-    assert [line.partition(".png")[0] for line in err.splitlines()] == [f"error: {tmp_path / name}" for name in "be"]
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert [line.partition(".png")[0] for line in errors] == [f"error: {tmp_path / name}" for name in "be"]
+    assert "1 file left out" in err
+    assert "deeper/notes.txt" in err
     code = predict.main([str(tiny_onnx), str(tmp_path), "--json"])
     answers = json.loads(capsys.readouterr().out)
     assert code == 1
-    assert ["error" in answer for answer in answers] == [False, True, False, False, True]
-    record.add("rest-predict on a folder with two bad files of five", 2, "three answered, two told of, exit code 1")
+    assert ["error" in answer for answer in answers] == [False, True, False, False, True, False]
+    record.add("rest-predict on a folder with two bad files of six", 2, "four answered, two told of, exit code 1")
 
 
 def test_memory_that_runs_out_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rest_deploy.errors import ImageError
+    """Of the image, where what its pixels need can be had; else of the machine."""
 
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
@@ -104,4 +133,7 @@ def test_memory_that_runs_out_is_said_as_such(tmp_path: Path, monkeypatch: pytes
     picture().save(tmp_path / "large.png")
     monkeypatch.setattr(Image.Image, "convert", fail)
     with pytest.raises(ImageError, match=r"large\.png: not enough memory to read it"):
+        load_image(tmp_path / "large.png")
+    monkeypatch.setattr(images.np, "empty", fail)
+    with pytest.raises(PredictorError, match=r"large\.png: not enough memory"):
         load_image(tmp_path / "large.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from rest_deploy import verify
+from rest_deploy import Predictor, verify
 from rest_deploy.artifact.onnx_seal import write_record
+from rest_deploy.cli.verify_text import text
 from rest_deploy.errors import ConfigError, VerificationError
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
@@ -23,7 +25,7 @@ from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.transform import transform
 from rest_deploy.runtimes.ort import OnnxRuntime
 from rest_deploy.runtimes.registry import read_info
-from rest_deploy.specs import ImageSize, Precision, PreprocessingChange
+from rest_deploy.specs import Alpha, ImageSize, Precision, Preprocessing, PreprocessingChange
 from rest_deploy.verification import Case, Images, Limits, Verification, image_answers, synthetic_images
 from tests.conftest import IMAGES, TINY, lively
 
@@ -272,6 +274,49 @@ def test_one_bad_image_does_not_lose_the_others(folder: Path, tiny_onnx: Path, t
     assert "not an image" in why
     assert found.artifacts[0].passed
     assert not found.passed
+
+
+def test_what_is_left_out_of_a_folder_is_told_and_fails_nothing(
+    folder: Path, tiny_onnx: Path, tiny_checkpoint: Path
+) -> None:
+    image = next(folder.rglob("*.png"))
+    image.rename(image.with_suffix(""))  # an image by what it holds
+    for name in ("notes.txt", "table.csv"):
+        image.with_name(name).write_text("no image")
+    found = verify(tiny_onnx, tiny_checkpoint, data=folder, synthetic=False)
+    assert found.data is not None
+    assert found.data.images == 40
+    names = tuple(f"{image.parent.name}/{name}" for name in ("notes.txt", "table.csv"))
+    assert found.data.left_out == names
+    assert found.passed
+    record = found.to_dict()["data"]
+    assert record["left_out"] == list(names)
+    for told in (record["note"], text(found)):
+        assert "2 files left out" in told
+        assert all(name in told for name in names)
+
+
+def test_images_are_read_with_the_transforms_own_alpha(tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Half of each is transparent: over white it is another image than with the colours that are stored."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 20, 4)).astype(np.uint8)
+        pixels[:12, :, 3], pixels[12:, :, 3] = 0, 255
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    seen = {}
+    for alpha in Alpha:
+        wish = Images(folder, change=PreprocessingChange(alpha=alpha))
+        data = verify(tiny_onnx, tiny_checkpoint, data=wish, synthetic=False).artifacts[0].images[0]
+        seen[alpha] = data.figures.logit_std
+    with Predictor(tiny_onnx) as predictor:
+        steps = replace(predictor.info.preprocessing or Preprocessing(), alpha=Alpha.DROP)
+        for alpha in Alpha:
+            batch = [transform(load_image(path, alpha), steps) for path in sorted(folder.iterdir())]
+            assert seen[alpha] == pytest.approx(
+                float(np.std(predictor.logits(np.stack(batch)), dtype=np.float64)), 1e-3
+            )
+    assert seen[Alpha.WHITE] != pytest.approx(seen[Alpha.DROP], 1e-3)
 
 
 def test_no_image_can_be_read(tmp_path: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
