@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import Activation
 
 Progress = Callable[[int, int], None]
+
+_log = logging.getLogger(__name__)
 
 #: Predictions for each image, where a softmax makes them one of another's.
 DEFAULT_TOP_K = 5
@@ -162,7 +165,10 @@ class Predictor:
         if isinstance(image, (list, tuple)):
             return self._classify_all(image, top_k, progress)
         if isinstance(image, (str, Path)) and os.path.isdir(image):
-            paths = images_below(image).images
+            found = images_below(image)
+            if found.left_out:
+                _log.warning("%s: %s", image, found.left_out_note)
+            paths = found.images
             answers = self._classify_all(paths, top_k, progress)
             return {str(path): answer for path, answer in zip(paths, answers, strict=True)}
         return self._classify_all([image], top_k, progress)[0]

@@ -223,7 +223,7 @@ def test_other_channels_than_those_of_pictures(
         batch = rng.standard_normal((2, channels, 31, 40)).astype(np.float32)
         assert predictor.logits(batch).shape == (2, TINY.num_classes)
         for ask in (predictor.classify, predictor.preprocess):
-            with pytest.raises(InputError, match=rf"takes {channels} channels .*logits\(\)"):
+            with pytest.raises(InputError, match=r"Predictor\.logits"):
                 ask(np.zeros((4, 4, 3), np.uint8))
 
 

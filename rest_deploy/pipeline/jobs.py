@@ -16,6 +16,7 @@ from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ConfigError
 from rest_deploy.export.engine.site import BuildSite, choose_site
 from rest_deploy.export.formats import get_format
+from rest_deploy.pipeline.pictures import ImageInputs
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.preprocess.sample import Sample, choose_images
 from rest_deploy.specs import Int8Target, Precision, Preprocessing
@@ -79,6 +80,10 @@ def prepare(request: ExportRequest) -> tuple[LoadedModel, tuple[Job, ...]]:
         if name in sites:
             check_writable(manifest_path(output))
             _check_profiles(request.configs[name].resolve_profiles(info.image_size), info.preprocessing)
+        if sample is not None:  # what is no input of the network is told before the work
+            sizes = config.calibration_sizes if sample.calibration else ()
+            sources = (*sample.calibration, *sample.judged)
+            ImageInputs(sources, info.preprocessing, sizes, loaded.model.config.in_channels)
         jobs.append(Job(name, info, output, sites.get(name), sample))
     return loaded, tuple(jobs)
 

@@ -55,7 +55,10 @@ class Making:
         """Make what was asked for, in the order of the formats."""
         with self._clock("load"):
             self._loaded, jobs = prepare(self._request)
+        sample = jobs[0].sample
         notes = _notes_on_weights(jobs)
+        if sample is not None and sample.left_out_note:
+            notes = (*notes, f"calibration folder {sample.folder}: {sample.left_out_note}")
         made: dict[str, ExportResult] = {}
         with ExitStack() as stack:
             self._folder = stack.enter_context(workspace(tempfile.gettempdir(), "rest-export"))

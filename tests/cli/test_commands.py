@@ -155,11 +155,11 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
             "unknown model 'resnet50'; known models: rest_lite",
         ),
         "missing checkpoint": (export, ["--checkpoint", folder / "no.pth", "-o", out], "no such checkpoint file"),
-        "corrupt checkpoint": (export, ["--checkpoint", corrupt, "-o", out], "damaged"),
+        "corrupt checkpoint": (export, ["--checkpoint", corrupt, "-o", out], "truncated: a ZIP archive"),
         "code in checkpoint": (
             export,
             ["--checkpoint", evil, "-o", out],
-            "could run code on loading; save the bare weights",
+            "posix.mkdir",
         ),
         "wrong shapes": (export, ["--checkpoint", wrong, "-o", out], "1 mis-shaped: head.weight has (3, 5), the model"),
         "wrong model": (

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from safetensors.torch import save
 
 from rest_deploy import export
 from rest_deploy.artifact.info import METADATA_KEY
@@ -21,13 +22,12 @@ from rest_deploy.errors import (
     MissingPackageError,
     VerificationError,
 )
-from rest_deploy.models.card import Card
-from rest_deploy.models.checkpoint import save_checkpoint
+from rest_deploy.models.card import CARD_KEY, Card
 from rest_deploy.models.factory import create_model
 from rest_deploy.pipeline import ExportRequest, ExportResult, making, run_export
 from rest_deploy.pipeline import request as request_module
 from rest_deploy.runtimes.registry import read_info
-from rest_deploy.specs import Precision, Preprocessing, Resize
+from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange, Resize
 from tests.conftest import TINY
 
 
@@ -185,12 +185,20 @@ def test_a_checkpoint_of_another_model(tmp_path: Path, tiny_checkpoint: Path) ->
 
 
 def test_channels_and_preprocessing_must_fit(tmp_path: Path) -> None:
+    steps = Preprocessing()
     with pytest.raises(ConfigError, match="takes 1 channels, the preprocessing gives 3"):
-        run_export(ExportRequest(replace(TINY, in_channels=1), tmp_path / "x.onnx"))
+        run_export(ExportRequest(replace(TINY, in_channels=1), tmp_path / "x.onnx", preprocessing=steps))
+    one = PreprocessingChange(resize=Resize.WARP)
+    with pytest.raises(ConfigError, match=r"takes 1 channels: give --mean and --std with 1"):
+        run_export(ExportRequest(replace(TINY, in_channels=1), tmp_path / "x.onnx", preprocessing=one))
+    with pytest.raises(ConfigError, match=r"takes 4 channels, which no picture has"):
+        change = PreprocessingChange(resize=Resize.WARP, mean=(0.0,) * 4, std=(1.0,) * 4)
+        run_export(ExportRequest(replace(TINY, in_channels=4), tmp_path / "x.onnx", preprocessing=change))
 
 
 def test_labels_of_the_checkpoint_must_fit(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    save_checkpoint(path, create_model(TINY).state_dict(), Card(labels=("just", "two")))
+    weights = {name: value.detach() for name, value in create_model(TINY).state_dict().items()}
+    path.write_bytes(save(weights, metadata={CARD_KEY: Card(labels=("just", "two")).to_json()}))
     with pytest.raises(ArtifactError, match="2 labels are named for 7 classes"):
         run_export(ExportRequest(None, tmp_path / "x.onnx", checkpoint=path))

@@ -23,7 +23,7 @@ class PrecisionConfig:
         half_io: Input and output in float16.
         int8_target: What an INT8 artifact is for; None for TensorRT where an engine is made, else for the CPU.
         calibration: Folder of images: ranges of INT8 for TensorRT are taken from some, and any narrowed network is
-            judged on others.
+            judged on others. Of a network that takes no pictures it holds ``.npy`` files, inputs as they are.
         calibration_images: How many to take ranges from; None for a hundred, or three quarters of a smaller folder.
         calibration_method: How a range is taken from the values that occurred; None for min-max.
         calibration_sizes: Sizes that they are brought to; empty for the preprocessing's own.
@@ -106,7 +106,7 @@ class PrecisionConfig:
             raise ConfigError("reduced_range: only of INT8 for the CPU; leave it out")
         elif self.calibration is None:
             raise ConfigError(
-                "INT8 for TensorRT takes its ranges from images: give --calibration DIR, a folder of a hundred or more "
+                "INT8 for TensorRT takes its ranges from images (or .npy inputs): give --calibration DIR, a hundred or more "
                 "of the kind that the network will see"
             )
         if self.calibration is None:
