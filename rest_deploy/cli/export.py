@@ -80,7 +80,7 @@ def _add_precision(group: argparse._ArgumentGroup) -> None:
     add(
         "--calibration",
         metavar="DIR",
-        help="images, or .npy inputs: INT8 ranges for TensorRT from some, judged on others",
+        help="images or .npy inputs: INT8 ranges for TensorRT from some, judged on others",
     )
     add("--calibration-images", metavar="N", type=int, help="how many ranges are taken from (default 100)")
     add("--calibration-method", choices=[m.value for m in CalibrationMethod], help="(default min-max)")

@@ -191,8 +191,8 @@ def test_channels_and_preprocessing_must_fit(tmp_path: Path) -> None:
     one = PreprocessingChange(resize=Resize.WARP)
     with pytest.raises(ConfigError, match=r"takes 1 channels: give --mean and --std with 1"):
         run_export(ExportRequest(replace(TINY, in_channels=1), tmp_path / "x.onnx", preprocessing=one))
+    change = PreprocessingChange(resize=Resize.WARP, mean=(0.0,) * 4, std=(1.0,) * 4)
     with pytest.raises(ConfigError, match=r"takes 4 channels, which no picture has"):
-        change = PreprocessingChange(resize=Resize.WARP, mean=(0.0,) * 4, std=(1.0,) * 4)
         run_export(ExportRequest(replace(TINY, in_channels=4), tmp_path / "x.onnx", preprocessing=change))
 
 

@@ -106,8 +106,8 @@ class PrecisionConfig:
             raise ConfigError("reduced_range: only of INT8 for the CPU; leave it out")
         elif self.calibration is None:
             raise ConfigError(
-                "INT8 for TensorRT takes its ranges from images (or .npy inputs): give --calibration DIR, a hundred or more "
-                "of the kind that the network will see"
+                "INT8 for TensorRT takes its ranges from images (or .npy inputs): give --calibration DIR, a hundred or "
+                "more of the kind that the network will see"
             )
         if self.calibration is None:
             _refuse(given, ("calibration_seed", "min_top1_agreement"), "--calibration DIR")
