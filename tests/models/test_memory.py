@@ -22,8 +22,9 @@ CONFIGS = {
     "small": get_config("rest_small"),
     "base": get_config("rest_base"),
 }
+SHAPES_OF_A_MEGAPIXEL = ((1000, 1000), (32, 31250), (1, 1_000_000))
 #: (network, format, precision, (batch, height, width), MiB): of the first call, of PyTorch the most of two, beside what
-#: the open network takes. Measured on 2025-11-25 on two cores of an AMD EPYC with AVX2 by what is now
+#: the open network takes. Measured on 2026-11-25 on two cores of an AMD EPYC with AVX2 by what is now
 #: benchmarks/memory.py; ONNX Runtime 1.32.0, PyTorch 2.13.0.
 MEASURED: list[tuple[str, str, str, tuple[int, int, int], int]] = [
     ("digits", "onnx", "fp32", (8, 224, 224), 33),
@@ -92,6 +93,12 @@ def test_memory_grows_with_the_square_of_the_pixels() -> None:
     large = network_bytes(get_config("rest_small"), 1, 4000, 6000)
     assert large / small > 0.7 * 16**2
     assert 100 << 30 < large < 200 << 30
+
+
+def test_what_counts_is_the_shape_and_not_the_pixels_alone() -> None:
+    square, strip, line = (network_bytes(get_config("rest_lite"), 1, *size) for size in SHAPES_OF_A_MEGAPIXEL)
+    assert strip < 1.2 * square
+    assert line > 100 * square
 
 
 def test_blocks_of_channels_are_as_wide_as_the_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
