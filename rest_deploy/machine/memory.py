@@ -1,4 +1,4 @@
-"""Memory: of the machine, and the most that this process has had."""
+"""Memory: of the machine, what this process may still take of it, and the most that it has had."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import sys
 from pathlib import Path
 
 from rest_deploy.errors import DeviceError
+from rest_deploy.machine.quota import cgroup_folders
 
-_STATUS = Path("/proc/self/status")
+_STATUS, _MEMINFO = Path("/proc/self/status"), Path("/proc/meminfo")
+#: Limit, usage, and the entry of memory.stat that tells of file cache which the kernel gives up first; by version.
+_LIMITS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 _KIB, _MIB = 2**10, 2**20
 
 
@@ -19,6 +25,48 @@ def total_mib() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB
     except (AttributeError, ValueError, OSError):  # Windows; names that a system does not know
         return None
+
+
+def available_bytes() -> int | None:
+    """Memory that this process may still take, in bytes, at least 0; None where the system does not tell.
+
+    The smallest of what the machine has left, of what each cgroup above this process leaves it, and of what is left of
+    its own address space where that is limited (``ulimit -v``). Cache of files that would be given up counts as free.
+    """
+    bounds = [_left_of_the_machine(), _left_of_the_address_space()]
+    bounds += [_left_of_a_cgroup(folder) for folder in cgroup_folders("memory")]
+    known = [bound for bound in bounds if bound is not None]
+    return max(0, min(known)) if known else None
+
+
+def _left_of_the_machine() -> int | None:
+    return _entry(_MEMINFO, r"^MemAvailable:\s*(\d+) kB$", _KIB)
+
+
+def _left_of_a_cgroup(folder: Path) -> int | None:
+    for limit_name, usage_name, cache in _LIMITS:
+        limit, usage = (_entry(folder / name, r"\A(\d+)$") for name in (limit_name, usage_name))
+        if limit is not None and usage is not None:  # no limit is written max, or a number beyond any memory
+            return limit - usage + (_entry(folder / "memory.stat", rf"^{cache} (\d+)$") or 0)
+    return None
+
+
+def _left_of_the_address_space() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _entry(_STATUS, r"^VmSize:\s*(\d+) kB$", _KIB)
+    return limit - used if limit != resource.RLIM_INFINITY and used is not None else None
+
+
+def _entry(path: Path, pattern: str, unit: int = 1) -> int | None:
+    """A number in a file of the kernel; None where there is no such file or entry."""
+    try:
+        match = re.search(pattern, path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(match[1]) * unit if match else None
 
 
 def peak_mib() -> float:

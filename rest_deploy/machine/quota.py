@@ -1,4 +1,4 @@
-"""How many cores' worth of time the cgroup of this process may use, as containers limit it."""
+"""The cgroups of this process, by which containers limit it, and how many cores' worth of time they leave it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ def cpu_quota() -> float | None:
 
     The smallest of its cgroup and of all above it, for each of them holds.
     """
-    try:
-        text = _CGROUPS.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    quotas = [_quota(folder) for folder in _folders(text)]
+    quotas = [_quota(folder) for folder in cgroup_folders("cpu")]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
@@ -29,17 +25,24 @@ def parse_quota(text: str) -> float | None:
     return int(match[1]) / int(match[2]) if match and int(match[2]) else None
 
 
-def _folders(cgroups: str) -> Iterator[Path]:
+def cgroup_folders(controller: str) -> Iterator[Path]:
     """Folders of the cgroups that limit this process, from /proc/self/cgroup (cgroups(7)), both versions.
 
     Inside a container its path may be the host's, and its own cgroup is what is mounted: folders that are not there
     are passed over by who reads them.
+
+    Args:
+        controller: What of, as ``"cpu"`` or ``"memory"``.
     """
+    try:
+        cgroups = _CGROUPS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
     for controllers, path in re.findall(r"^\d+:([^:]*):(.*)$", cgroups, re.MULTILINE):
         if not controllers:
             mounts = [_MOUNT, _MOUNT / "unified"]
-        elif "cpu" in controllers.split(","):
-            mounts = [_MOUNT / controllers, _MOUNT / "cpu"]
+        elif controller in controllers.split(","):
+            mounts = [_MOUNT / controllers, _MOUNT / controller]
         else:
             continue
         within = Path(path.lstrip("/"))

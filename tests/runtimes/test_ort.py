@@ -108,6 +108,13 @@ def test_a_foreign_onnx_file(tmp_path: Path) -> None:
         OnnxRuntime(tmp_path / "f.onnx")
 
 
+def test_calls_keep_no_second_copy_of_their_memory(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ONNX Runtime's memory patterns the second call of a size takes up to as much again as the first."""
+    asked = _pretend(monkeypatch, FakeSession(["CPUExecutionProvider"], {}))
+    OnnxRuntime(tiny_onnx)
+    assert asked["options"].enable_mem_pattern is False
+
+
 @pytest.mark.gpu
 def test_cuda_agrees_with_cpu(tiny_onnx: Path, rng: np.random.Generator) -> None:
     import onnxruntime

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.memory import stage_sizes
 from rest_deploy.specs import Precision
 
 #: Bytes of an activation. In INT8 engines most are half too: attention maps, and what goes from block to block.
@@ -25,16 +26,11 @@ def estimate_activation_bytes(config: ResTConfig, largest: InputSize, precision:
         largest: Its largest input.
         precision: Of the engine.
     """
-    height, width = (-(-side // 4) for side in (largest.size.height, largest.size.width))
-    first = height * width * config.embed_dims[0]
-    widest = 0
-    stages = zip(config.embed_dims, config.num_heads, config.sr_ratios, config.mlp_ratios, strict=True)
-    for stage, (dim, heads, ratio, mlp_ratio) in enumerate(stages):
-        if stage:
-            height, width = -(-height // 2), -(-width // 2)
-        tokens, keys = height * width, -(-height // ratio) * -(-width // ratio)
-        attention = 2 * heads * tokens * keys + 3 * tokens * dim
-        mlp = int((2 + 2 * mlp_ratio) * tokens * dim)
-        widest = max(widest, attention, mlp)
+    stages = list(stage_sizes(config, largest.size.height, largest.size.width))
+    first = stages[0].tokens * stages[0].dim
+    widest = max(
+        max(2 * stage.attention + 3 * stage.tokens * stage.dim, 2 * stage.tokens * (stage.dim + stage.hidden))
+        for stage in stages
+    )
     number = largest.batch * _BYTES[precision]
     return max(_SCRATCH_BYTES + _SCRATCH_MAPS * first * number, _BESIDE_BYTES + widest * number)

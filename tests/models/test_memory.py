@@ -1,0 +1,132 @@
+"""The estimate of a call's memory against what was measured, and the largest image that a memory takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from rest_deploy.errors import ConfigError
+from rest_deploy.models import memory
+from rest_deploy.models.config import ResTConfig, get_config
+from rest_deploy.models.memory import network_bytes, pixels_within
+from rest_deploy.specs import Precision
+
+#: What the docstring of the estimate promises, as a share of what was measured, and from where on.
+LEAST, MOST, FROM_MIB = 0.9, 1.6, 1000
+
+CONFIGS = {
+    "digits": ResTConfig(embed_dims=(16, 32, 64, 128), depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), num_classes=10),
+    "lite": get_config("rest_lite"),
+    "small": get_config("rest_small"),
+    "base": get_config("rest_base"),
+}
+SHAPES_OF_A_MEGAPIXEL = ((1000, 1000), (32, 31250), (1, 1_000_000))
+#: (network, format, precision, (batch, height, width), MiB): of the first call, of PyTorch the most of two, beside what
+#: the open network takes. Measured on 2026-11-25 on two cores of an AMD EPYC with AVX2 by what is now
+#: benchmarks/memory.py; ONNX Runtime 1.32.0, PyTorch 2.13.0.
+MEASURED: list[tuple[str, str, str, tuple[int, int, int], int]] = [
+    ("digits", "onnx", "fp32", (8, 224, 224), 33),
+    ("lite", "onnx", "fp32", (8, 224, 224), 80),
+    ("digits", "onnx", "int8", (8, 224, 224), 28),
+    ("lite", "onnx", "int8", (8, 224, 224), 79),
+    ("digits", "pytorch", "fp32", (8, 224, 224), 55),
+    ("lite", "pytorch", "fp32", (8, 224, 224), 124),
+    ("base", "onnx", "fp32", (8, 224, 224), 122),
+    ("digits", "onnx", "fp32", (4, 512, 512), 97),
+    ("lite", "onnx", "fp32", (4, 512, 512), 194),
+    ("digits", "onnx", "int8", (4, 512, 512), 163),
+    ("lite", "onnx", "int8", (4, 512, 512), 206),
+    ("digits", "pytorch", "fp32", (4, 512, 512), 373),
+    ("lite", "pytorch", "fp32", (4, 512, 512), 441),
+    ("digits", "onnx", "fp32", (1, 768, 768), 109),
+    ("lite", "onnx", "fp32", (1, 768, 768), 142),
+    ("digits", "onnx", "int8", (1, 768, 768), 194),
+    ("lite", "onnx", "int8", (1, 768, 768), 223),
+    ("digits", "pytorch", "fp32", (1, 768, 768), 486),
+    ("lite", "pytorch", "fp32", (1, 768, 768), 547),
+    ("digits", "onnx", "fp32", (1, 1024, 1024), 295),
+    ("lite", "onnx", "fp32", (1, 1024, 1024), 322),
+    ("small", "onnx", "fp32", (1, 1024, 1024), 322),
+    ("digits", "onnx", "int8", (1, 1024, 1024), 559),
+    ("lite", "onnx", "int8", (1, 1024, 1024), 598),
+    ("digits", "pytorch", "fp32", (1, 1024, 1024), 1225),
+    ("lite", "pytorch", "fp32", (1, 1024, 1024), 1318),
+    ("base", "onnx", "fp32", (1, 1024, 1024), 382),
+    ("digits", "onnx", "fp32", (1, 480, 6400), 2418),
+    ("lite", "onnx", "fp32", (1, 480, 6400), 2574),
+    ("small", "onnx", "fp32", (1, 480, 6400), 2574),
+    ("digits", "onnx", "fp32", (1, 1536, 1536), 1442),
+    ("digits", "onnx", "int8", (1, 1536, 1536), 2810),
+    ("lite", "onnx", "int8", (1, 480, 6400), 4925),
+    ("lite", "onnx", "fp32", (64, 224, 224), 679),
+    ("lite", "onnx", "int8", (64, 224, 224), 651),
+    ("digits", "onnx", "fp32", (64, 224, 224), 250),
+    ("lite", "pytorch", "fp32", (64, 224, 224), 777),
+    ("digits", "pytorch", "fp32", (64, 224, 224), 346),
+    ("lite", "onnx", "fp32", (1, 1536, 1536), 1571),
+]
+
+
+@pytest.mark.parametrize("measured", MEASURED, ids=lambda row: "-".join(map(str, row[:4])))
+def test_the_estimate_is_near_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch, measured: tuple[str, str, str, tuple[int, int, int], int]
+) -> None:
+    monkeypatch.setattr(memory, "_block", lambda: 8)  # of the machine that measured
+    network, format, precision, shape, mib = measured
+    estimate = network_bytes(CONFIGS[network], *shape, precision=Precision(precision), format=format) / 2**20
+    if mib < FROM_MIB:  # there what matters is that it is small
+        assert 0.75 * mib - 8 < estimate < MOST * mib + 16
+    else:
+        assert LEAST <= estimate / mib <= MOST
+
+
+def test_a_record_is_as_good_as_a_config() -> None:
+    config = get_config("rest_small")
+    assert network_bytes(config.to_dict(), 2, 300, 200) == network_bytes(config, 2, 300, 200)
+
+
+def test_memory_grows_with_the_square_of_the_pixels() -> None:
+    """A photograph of 24 megapixels at its own size is what no server survives."""
+    small = network_bytes(get_config("rest_small"), 1, 1000, 1500)
+    large = network_bytes(get_config("rest_small"), 1, 4000, 6000)
+    assert large / small > 0.7 * 16**2
+    assert 100 << 30 < large < 200 << 30
+
+
+def test_what_counts_is_the_shape_and_not_the_pixels_alone() -> None:
+    square, strip, line = (network_bytes(get_config("rest_lite"), 1, *size) for size in SHAPES_OF_A_MEGAPIXEL)
+    assert strip < 1.2 * square
+    assert line > 100 * square
+
+
+def test_blocks_of_channels_are_as_wide_as_the_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pytorch_bytes(block: int) -> int:
+        monkeypatch.setattr(memory, "_block", lambda: block)
+        return network_bytes(get_config("rest_lite"), 1, 1024, 1024, format="pytorch")
+
+    assert 1.7 < pytorch_bytes(16) / pytorch_bytes(8) < 2
+
+
+@pytest.mark.parametrize("format", ["onnx", "pytorch"])
+@pytest.mark.parametrize("gib", [0.1, 1, 16])
+def test_the_largest_square_fits_and_the_next_does_not(format: str, gib: float) -> None:
+    config, limit = get_config("rest_base"), int(gib * 2**30)
+    side = round(pixels_within(config, limit, format=format) ** 0.5)
+    assert network_bytes(config, 1, side, side, format=format) <= limit
+    assert network_bytes(config, 1, side + 1, side + 1, format=format) > limit
+
+
+def test_nothing_fits_into_nothing() -> None:
+    assert pixels_within(get_config("rest_lite"), 0) == 0
+
+
+def test_no_estimate_for_an_engine() -> None:
+    with pytest.raises(ConfigError, match=r"'trt-rtx'.*onnx, pytorch"):
+        network_bytes(get_config("rest_lite"), 1, 224, 224, format="trt-rtx")
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None; import rest_deploy.models.memory"
+    subprocess.run([sys.executable, "-c", code], check=True)
