@@ -169,7 +169,7 @@ def _config_of(loaded: Weights, num_heads: Sequence[int] | None) -> tuple[ResTCo
     """The config that a checkpoint says or its weights have, and what is assumed of it."""
     evidence, config = loaded.evidence, loaded.card.config
     if config is None and isinstance(evidence.module, ResT):
-        config = evidence.module.config
+        config = getattr(evidence.module, "config", None)
     if config is not None:
         if num_heads is not None and tuple(num_heads) != config.num_heads:
             raise ConfigError(f"num_heads {_spaced(num_heads)}: {loaded.source} says {_spaced(config.num_heads)}")

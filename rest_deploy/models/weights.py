@@ -25,6 +25,8 @@ _V2_ANCHORS = ("patch_2.proj.weight", "stem.proj.0.weight")
 
 #: What wrappers put into names: torch.compile, FSDP and activation checkpointing also around single blocks.
 _WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
+#: How the authors' names begin.
+_OURS = re.compile(r"(stem|patch_embed_[2-4]|stage[1-4]|norm|head)\.")
 _DEPTH = 8  # of mappings in mappings that are looked into
 _EXAMPLES = 3
 
@@ -166,12 +168,21 @@ def mapping_of(value: Any) -> dict[str, Any]:
 
 def is_module(value: Inert) -> bool:
     """Whether an object is a torch.nn.Module that was pickled, or its part in a TorchScript archive."""
-    return "_modules" in value.attributes or value.name.startswith("__torch__.")
+    return "_modules" in value.attributes or value.name.startswith("__torch__.") or _compiled(value) is not None
+
+
+def _compiled(value: Inert) -> Inert | None:
+    """What a module of torch.compile, which pickles as a call, is of."""
+    inner = value.args[0] if value.name.endswith(".OptimizedModule") and value.args else None
+    return inner if isinstance(inner, Inert) else None
 
 
 def children_of(module: Any) -> dict[str, Any]:
     """The modules in a module, pickled, scripted or alive."""
     attributes = attributes_of(module)
+    compiled = _compiled(module) if isinstance(module, Inert) else None
+    if compiled is not None:
+        return {"_orig_mod": compiled}
     if isinstance(module, Inert) and module.name.startswith("__torch__."):
         return {n: v for n, v in attributes.items() if isinstance(n, str) and isinstance(v, Inert) and is_module(v)}
     return {n: v for n, v in mapping_of(attributes.get("_modules")).items() if v is not None}
@@ -448,7 +459,7 @@ def authors_names(values: Mapping[str, Any], key_prefix: str | None = None) -> N
     tensors: dict[str, Any] = {}
     skipped = []
     for name, value in inside.items():
-        if isinstance(value, Inert) and value.args is not None:
+        if isinstance(value, Inert) and value.args is not None and _OURS.match(name):
             raise NoTensorError(name, value)
         if value is None or isinstance(value, (Inert, dict, list, tuple, str, bytes, int, float)):
             skipped.append(name)
