@@ -16,6 +16,8 @@ from PIL import Image
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ArtifactError, ConfigError, ImageError, InputError, PredictorError
+from rest_deploy.machine.memory import available_bytes
+from rest_deploy.models.memory import network_bytes, pixels_within
 from rest_deploy.preprocess.dataset import images_below
 from rest_deploy.preprocess.images import ImageSource, load_image
 from rest_deploy.preprocess.transform import of_pictures, transform
@@ -28,6 +30,10 @@ _log = logging.getLogger(__name__)
 
 #: Predictions for each image, where a softmax makes them one of another's.
 DEFAULT_TOP_K = 5
+#: Of the free memory, what a call may take: the estimate of it can be a tenth too low, and the machine does other work.
+_SHARE = 0.8
+#: Bytes that are not asked about: looking for free memory takes longer than a small call.
+_SMALL = 1 << 28
 #: Pixels of input that one call of the network takes at most, unless one image alone is more: 16 at 224x224.
 _PIXELS_A_CALL = 16 * 224 * 224
 
@@ -227,9 +233,47 @@ class Predictor:
         steps = of_pictures(self.info.preprocessing)
         try:
             image = load_image(source, steps.alpha)
+            height, width = (steps.size.height, steps.size.width) if steps.size else (image.height, image.width)
+            self._check_pixels(source, height, width)
             return transform(image, steps)
         except MemoryError as exc:
             raise PredictorError("not enough memory to turn an image into the network's input") from exc
+
+    def _check_pixels(self, source: ImageSource, height: int, width: int) -> None:
+        """Refuse a picture whose input is over the limit, or would take more memory than there is."""
+        name, shape = str(source) if isinstance(source, (str, Path)) else "image", f"{height}x{width}"
+        if self._max_pixels is not None:
+            if height * width > self._max_pixels:
+                pixels = f"{height * width:,} pixels, over max_pixels {self._max_pixels:,}"
+                raise ImageError(f"{name}: an input of {shape} is {pixels}; scale it down first")
+            return
+        needed = self._network_bytes(height, width) if self._runs_in_memory else 0
+        if needed <= _SMALL or (free := available_bytes()) is None or needed <= _SHARE * free:
+            return
+        raise ImageError(
+            f"{name}: an input of {shape} would take about {needed / 2**30:.1f} GiB in this network, and "
+            f"{free / 2**30:.1f} GiB are free: at most about {self.max_pixels:,} pixels; scale it down first"
+        )
+
+    @property
+    def max_pixels(self) -> int | None:
+        """Most pixels of the network's input: what was given, or what memory allows at this moment for a square.
+
+        None where neither is known, as on a GPU.
+        """
+        if self._max_pixels is not None or not self._runs_in_memory or (free := available_bytes()) is None:
+            return self._max_pixels
+        info = self.info
+        return pixels_within(info.config, int(_SHARE * free), precision=info.precision, format=info.format)
+
+    @property
+    def _runs_in_memory(self) -> bool:
+        """Whether it runs on the CPU, where what a call takes can be told before."""
+        return self._runtime.device == "cpu"
+
+    def _network_bytes(self, height: int, width: int) -> int:
+        info = self.info
+        return network_bytes(info.config, 1, height, width, precision=info.precision, format=info.format)
 
     def _images_a_call(self, height: int, width: int) -> int:
         """How many images of a size run together: as many as memory and the artifact allow."""

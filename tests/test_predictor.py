@@ -23,6 +23,7 @@ from rest_deploy.artifact.info import METADATA_KEY
 from rest_deploy.artifact.onnx_metadata import metadata_entry
 from rest_deploy.artifact.onnx_seal import SEAL_KEY, write_record
 from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, ImageError, InputError, PredictorError
+from rest_deploy.models.memory import network_bytes
 from rest_deploy.predictor import _scores
 from rest_deploy.specs import Activation
 from tests.conftest import DIGITS, IMAGES, TINY, lively
@@ -315,3 +316,36 @@ def test_a_runtime_that_fails_is_not_the_pictures_fault(
         monkeypatch.setattr(predictor._runtime, "_session", Broken())
         with pytest.raises(PredictorError, match="no device any more"):
             predictor.classify(_pictures(rng, [(8, 8)]))
+
+
+def test_one_picture_cannot_take_the_machine(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A native network takes pictures as they are: the memory of its maps grows with the square of the pixels."""
+    path = tmp_path / "phone.png"
+    Image.new("RGB", (1500, 2000)).save(path)
+    with Predictor(tiny_onnx) as predictor:
+        monkeypatch.setattr(predictor._runtime, "_run", lambda batch: pytest.fail(f"ran {batch.shape}"))
+        monkeypatch.setattr("rest_deploy.predictor.available_bytes", lambda: 1 << 30)
+        needed = network_bytes(predictor.info.config, 1, 2000, 1500) / 2**30
+        assert needed > 1
+        fitting = predictor.max_pixels
+        with pytest.raises(ImageError, match=rf"phone\.png: an input of 2000x1500 .*{needed:.1f} GiB .*{fitting:,}"):
+            predictor.classify(path)
+        side = math.isqrt(fitting)
+        assert network_bytes(predictor.info.config, 1, side, side) <= 0.8 * 2**30
+        assert network_bytes(predictor.info.config, 1, side + 1, side + 1) > 0.8 * 2**30
+        line = np.zeros((1, 400_000, 3), np.uint8)  # fewer pixels, and far more memory: keys are not reduced across
+        with pytest.raises(ImageError, match="image: an input of 1x400000"):
+            predictor.preprocess(line)
+        answers = dict(predictor.stream([path, line]))  # a fault of each picture: the others go on
+        assert all(isinstance(answer, ImageError) for answer in answers.values())
+
+
+def test_most_pixels_can_be_said(tiny_onnx: Path) -> None:
+    with Predictor(tiny_onnx, max_pixels=100) as predictor:
+        assert predictor.max_pixels == 100
+        assert len(predictor.classify(np.zeros((10, 10, 3), np.uint8))) == 5
+        with pytest.raises(ImageError, match=r"10x11 is 110 pixels, over max_pixels 100"):
+            predictor.classify(np.zeros((10, 11, 3), np.uint8))
+    for wrong in (0, -1, 2.5, True):
+        with pytest.raises(ConfigError, match="max_pixels"):
+            Predictor(tiny_onnx, max_pixels=wrong)  # type: ignore[arg-type]

@@ -45,6 +45,8 @@ def _main(arguments: argparse.Namespace) -> int:
         if arguments.verbose:
             for name, value in record_rows(info).items():
                 print(f"{name}: {clean(value)}", file=sys.stderr)
+            if predictor.max_pixels is not None:
+                print(f"at most {predictor.max_pixels:,} pixels of input", file=sys.stderr)
         for index, answer in predictor.stream(paths, arguments.top_k):
             answers[index] = answer
             report(len(answers) / len(paths), f"{len(answers)} of {len(paths)} images")

@@ -125,8 +125,8 @@ def pixels_within(
 ) -> int:
     """Pixels of the largest square image whose call takes at most so many bytes; 0 where not even one pixel does.
 
-    One of as many pixels and another shape takes about as much while its short side is some 32 pixels or more. A line of
-    pixels takes a hundred times as much, as there is nothing to reduce across it: where shapes are not known, ask
+    One of as many pixels and another shape takes about as much while its short side is some 32 pixels or more. A line
+    of pixels takes a hundred times as much, as there is nothing to reduce across it: where shapes are not known, ask
     :func:`network_bytes` of each.
 
     Raises:

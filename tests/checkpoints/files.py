@@ -221,7 +221,10 @@ def _mmengine(weights: State, kinds: types.SimpleNamespace) -> Any:
     return {
         "meta": {"epoch": 3, "mmengine_version": "0.10.4", "cfg": "model = dict()", "seed": 1, "time": "2026"},
         "state_dict": prefixed(weights, "backbone."),
-        "message_hub": {"log_scalars": OrderedDict(train=buffer), "runtime_info": OrderedDict(cfg=kinds.ConfigDict(a=1))},
+        "message_hub": {
+            "log_scalars": OrderedDict(train=buffer),
+            "runtime_info": OrderedDict(cfg=kinds.ConfigDict(a=1)),
+        },
         "optimizer": optimizer_of(weights),
         "param_schedulers": [],
     }

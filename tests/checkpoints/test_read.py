@@ -36,7 +36,7 @@ def nothing_imported() -> Iterator[None]:
     roots = {name.split(".")[0] for name in LIBRARIES}
 
     def refused(name: str, *args: object, **options: object) -> object:
-        assert name.split(".")[0] not in roots, f"{name} was imported"
+        assert name.split(".", maxsplit=1)[0] not in roots, f"{name} was imported"
         return real(name, *args, **options)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
