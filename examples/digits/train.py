@@ -22,7 +22,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from examples.digits.data import LABELS, Digits, Labels, load_split, render
-from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.config import ResTConfig, get_config, list_models
 from rest_deploy.models.factory import load_model
@@ -191,7 +190,7 @@ def save(model: ResT, output: Path, probe: Digits, name: str = "rest_digits") ->
     Raises:
         RuntimeError: What was read back gives other logits on the probe images.
     """
-    save_checkpoint(output, model.state_dict(), Card(name, LABELS, PREPROCESSING))
+    save_checkpoint(output, model, name=name, labels=LABELS, preprocessing=PREPROCESSING, activation="softmax")
     loaded = load_model(None, output).model
     if not torch.equal(logits_of(model, probe, EVAL_SIZES[0]), logits_of(loaded, probe, EVAL_SIZES[0])):
         raise RuntimeError(f"{output} was written, but gives other logits than the trained model")
