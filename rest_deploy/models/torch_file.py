@@ -185,6 +185,8 @@ def open_weights(path: Path) -> Iterator[WeightFile]:
             _open_safetensors(opened, file, size)
         elif head.startswith(b"PK\x03\x04"):
             _open_archive(opened, file, size)
+        elif _looks_safe(head):  # first, as the length of its header can begin as a pickle does
+            _open_safetensors(opened, file, size)
         elif head.startswith(b"\x80"):
             _open_legacy(opened, file, size)
         else:
@@ -451,9 +453,13 @@ def _check_end(file: BinaryIO, size: int) -> None:
         raise UnreadableError(f"truncated: a ZIP archive of {size:,} bytes without its end; copy or download it again")
     if at != len(tail) - 22 or tail[-2:] != b"\0\0":
         raise UnreadableError("damaged: its ZIP archive ends before the file does, or was cut within its end")
-    (length,) = struct.unpack("<L", tail[at + 12 : at + 16])
-    if tail[at - 20 : at - 16] == b"PK\x06\x07" and at >= 76:
-        (length,) = struct.unpack("<Q", tail[at - 36 : at - 28])
+    short = struct.unpack("<HLL", tail[at + 10 : at + 20])  # entries, length and offset of the directory
+    _, length, _ = short
+    if tail[at - 20 : at - 16] == b"PK\x06\x07" and at >= 76:  # the same in 64 bits, which then counts
+        long = struct.unpack("<QQQ", tail[at - 44 : at - 20])
+        _, length, _ = long
+        if not all(s in (w, limit) for s, w, limit in zip(short, long, (0xFFFF, *[0xFFFFFFFF] * 2), strict=True)):
+            raise UnreadableError("refused: its ZIP archive has two ends that differ, so that two readers could differ")
     if length > _MAX_DIRECTORY:
         raise UnreadableError(f"its ZIP directory has {length:,} bytes; at most {_MAX_DIRECTORY:,} are read")
 

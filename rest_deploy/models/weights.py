@@ -36,6 +36,9 @@ _AVERAGES = ("ema", "swa", "average", "averaged", "averaging", "avg", "shadow", 
 _COUNTERS = ("n_averaged", "num_updates", "updates", "steps")
 
 
+_PLAIN = "v.as_subclass(torch.Tensor) if isinstance(v, torch.Tensor) else torch.as_tensor(v)"
+
+
 class NoTensorError(UnreadableError):
     """An object stands where a tensor must.
 
@@ -46,9 +49,9 @@ class NoTensorError(UnreadableError):
     def __init__(self, name: str, value: Inert) -> None:
         kind = _object_name(value)
         super().__init__(f"{name} is a {kind}, not a tensor")
-        known = {"qtensor": "v.dequantize()", "sparse": "v.to_dense()", "Tensor": "v.as_subclass(torch.Tensor)"}
+        known = {"qtensor": "v.dequantize()", "sparse": "v.to_dense()"}
         sharded = any(part in kind for part in ("DTensor", "ShardedTensor", "torch.distributed"))
-        made = next((code for part, code in known.items() if part in kind), "torch.as_tensor(v)")
+        made = next((code for part, code in known.items() if part in kind), _PLAIN)
         self.expression = "" if sharded else made
         self.entry: Entry | None = None
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rest_deploy.artifact.labels import default_labels, imagenet_labels, read_labels
+from rest_deploy.artifact.labels import default_labels, imagenet_labels, parse_labels, read_labels
 from rest_deploy.errors import ConfigError
 
 
@@ -75,38 +75,96 @@ def test_empty_and_unprintable_lines_are_refused(tmp_path, text):
         read_labels(write(tmp_path, text), 3)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "cat\ndog",
-        "[",
-        "3",
-        "null",
-        "true",
-        '{"1": "cat", "2": "dog"}',  # from 1: no class 0
-        '{"cat": 0, "dog": 1}',
-        pytest.param("[" * 100_000, id="deeper than Python's recursion limit"),
-    ],
-)
-def test_other_json_is_refused(tmp_path, text):
-    with pytest.raises(ConfigError, match=r"a\.json: needed: a JSON list of names, or an object of number"):
-        read_labels(write(tmp_path, text, "a.json"), 2)
+NAMES = ("ant", "bee", "cat")
+
+#: Shapes that files of labels have, each of the names above.
+SHAPES = {
+    "lines": "ant\nbee\ncat\n",
+    "numbered": "0 ant\n1 bee\n2 cat",
+    "numbered, not in order": "2 cat\n0 ant\n1 bee",
+    "numbered with colons": "0: ant\n1: bee\n2:cat",
+    "numbered with tabs or commas": "0\tant\n1,bee\n2, cat",
+    "synsets": "n02219486 ant\nn02206856 bee\nn02123045 cat",
+    "numbered synsets": "0 n02219486 ant\n1 n02206856 bee\n2 n02123045 cat",
+    "a dict as Python prints it": "{0: 'ant',\n 1: 'bee',\n 2: \"cat\"}",
+    "list": json.dumps(NAMES),
+    "name to number": json.dumps({"cat": 2, "ant": 0, "bee": 1}),
+    "number to name": json.dumps({"2": "cat", "0": "ant", "1": "bee"}),
+    "number to synset and name": json.dumps({"0": ["n02219486", "ant"], "1": ["n02206856", "bee"], "2": ["n02123045", "cat"]}),
+    "list of synset and name": json.dumps([["n02219486", "ant"], ["n02206856", "bee"], ["n02123045", "cat"]]),
+    "id2label": json.dumps({"architectures": ["x"], "id2label": {"0": "ant", "1": "bee", "2": "cat"}}),
+    "both of Hugging Face": json.dumps({"id2label": {"0": "ant", "1": "bee", "2": "cat"}, "label2id": {"ant": 0, "bee": 1, "cat": 2}}),
+    "classes": json.dumps({"classes": NAMES, "num_classes": 3}),
+    "class_to_idx": json.dumps({"class_to_idx": {"ant": 0, "bee": 1, "cat": 2}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.json", "a"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_is_read_whatever_the_suffix(tmp_path, shape, name):
+    assert read_labels(write(tmp_path, SHAPES[shape], name), 3) == NAMES
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("text", "names"),
     [
-        "ab",  # text is no list of its letters
-        ["cat", None],
-        ["cat", ["n02084071", "dog"]],
-        {"0": ["n02121808", "cat"], "1": ["n02084071", "dog"]},  # Keras' imagenet_class_index.json looks like this
-        [{"name": "cat"}, {"name": "dog"}],
+        ("0\n1\n2", ("0", "1", "2")),  # digits are names
+        ("2012 audi\n2013 bmw\n2012 fiat", ("2012 audi", "2013 bmw", "2012 fiat")),  # years are
+        ("101 dalmatians\nbee\ncat", ("101 dalmatians", "bee", "cat")),
+        ('{"0": 0, "10": 2, "1": 1}', ("0", "1", "10")),  # ImageFolder's, of folders with numbers for names
+        ("n02219486\nn02206856\nn02123045", ("n02219486", "n02206856", "n02123045")),
     ],
 )
-def test_json_of_other_things_than_names_is_refused(tmp_path, values):
-    with pytest.raises(ConfigError, match=r"a\.json: needed: a JSON list of names"):
-        read_labels(write(tmp_path, json.dumps(values), "a.json"), 2)
+def test_names_that_look_like_numbers(tmp_path, text, names):
+    assert read_labels(write(tmp_path, text), 3) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"),
+    [
+        ("[", "begins as JSON does, and is none"),
+        ('{"cat": 0', "begins as JSON does, and is none"),
+        ("[background]\ncat", "begins as JSON does, and is none"),
+        pytest.param("[" * 100_000, "begins as JSON", id="deeper than Python's recursion limit"),
+        ('{"1": "cat", "2": "dog"}', "numbered 1 to 2, and it has 2"),
+        ("1 cat\n2 dog", "numbered 1 to 2, and it has 2"),
+        ('{"cat": 0, "dog": 2}', "numbered 0 to 2, and it has 2"),
+        ('{"1": "0", "0": "1"}', "read two ways"),
+        ('{"cat": "a", "dog": "b"}', "neither its keys nor its values"),
+        ('{"classes": ["a", "b"], "class_to_idx": {"b": 0, "a": 1}}', "name the classes differently"),
+        ('["cat", null]', "the label of class 1 is a NoneType"),
+        ('["cat", ["n02084071", "dog", "x"]]', "the label of class 1 is a list"),
+        ('[{"name": "cat"}, {"name": "dog"}]', "the label of class 0 is a dict"),
+        ('{"classes": {"classes": ["cat", "dog"]}}', "neither its keys nor its values"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.json"])
+def test_other_shapes_are_refused_in_one_line(tmp_path, name, text, fact):
+    with pytest.raises(ConfigError) as caught:
+        read_labels(write(tmp_path, text, name), 2)
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / name))
+    assert fact in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (("a", "b"), ("a", "b")),
+        ({0: "a", 1: "b"}, ("a", "b")),
+        ({1: "7", 0: "8"}, ("8", "7")),  # numbers are numbers, text is a name
+        ({"b": 0, "a": 1}, ("b", "a")),
+    ],
+)
+def test_values_of_python_are_read_the_same_way(values, names):
+    assert parse_labels(values) == names
+
+
+@pytest.mark.parametrize("values", [None, 3, "ab", {0: 1, 1: 0}, {0.5: "a"}, [b"a"], [True]])
+def test_other_values_of_python_are_refused(values):
+    with pytest.raises(ConfigError):
+        parse_labels(values)
 
 
 def test_a_file_too_large_for_labels_is_refused_unread(tmp_path):

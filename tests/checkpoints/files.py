@@ -100,8 +100,6 @@ def authors_module(model: ResT, kinds: types.SimpleNamespace) -> nn.Module:
     theirs = copy.deepcopy(model)
     for module in list(theirs.modules()):
         name = {"Stem": "BasicStem", "PixelAttention": "PA"}.get(type(module).__name__, type(module).__name__)
-        if hasattr(kinds, name):
-            module.__class__ = getattr(kinds, name)
         if isinstance(module, Stem):
             module.act = nn.ReLU(inplace=True)
         if isinstance(module, PixelAttention):
@@ -110,6 +108,8 @@ def authors_module(model: ResT, kinds: types.SimpleNamespace) -> nn.Module:
             module.apply_transform = module.__dict__.pop("interacts")
             if module.apply_transform:
                 module.transform_norm = nn.InstanceNorm2d(module.num_heads)
+        if hasattr(kinds, name):
+            module.__class__ = getattr(kinds, name)
     del theirs.config
     return theirs
 

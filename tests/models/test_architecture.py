@@ -36,7 +36,8 @@ def test_infer_config_of_the_published_variants(name):
     ],
 )
 def test_infer_config_of_custom_models(config):
-    assert infer_config(meta_state_dict(config)) == config
+    heads = config.num_heads if max(config.num_heads) == 1 else None
+    assert infer_config(meta_state_dict(config), num_heads=heads) == config
 
 
 @pytest.mark.parametrize("ratio", [2.6, 2.7, 3.3, 1 / 3, 15.001 / 22, 61.001 / 56])
@@ -44,7 +45,7 @@ def test_infer_config_gives_the_same_shapes_where_a_ratio_was_rounded_down(ratio
     config = ResTConfig(
         embed_dims=(22, 56, 88, 96), depths=(1,) * 4, num_heads=(1,) * 4, mlp_ratios=(ratio,) * 4, num_classes=2
     )
-    inferred = infer_config(meta_state_dict(config))
+    inferred = infer_config(meta_state_dict(config), num_heads=config.num_heads)
     assert [inferred.hidden_dim(stage) for stage in range(4)] == [config.hidden_dim(stage) for stage in range(4)]
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: every way that scripts write them, nothing that runs code, and errors that say what is wrong."""
 
 import hashlib
+import os
 import pickle
 import random
 import zipfile
@@ -16,7 +17,7 @@ from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from rest_deploy.specs import Preprocessing, Resize
 
-SMALL = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
+SMALL = {"stem.conv1.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.ones(2)}
 CARD = Card("mine", ("cat", "犬"), Preprocessing(Resize.NATIVE, None, mean=(0.5,), std=(0.5,)))
 
 
@@ -53,21 +54,9 @@ def test_the_legacy_format_of_pytorch(tmp_path):
     assert_same(load_checkpoint(str(path)).state_dict, SMALL)
 
 
-@pytest.mark.parametrize("averaged", ["model_ema", "state_dict_ema"])
-def test_averaged_weights_are_what_was_evaluated(tmp_path, averaged):
-    raw = {key: value + 1 for key, value in SMALL.items()}
-    path = saved(tmp_path / "a.pth", {"model": raw, "state_dict": raw, averaged: SMALL})
-    assert_same(load_checkpoint(path).state_dict, SMALL)
-
-
-def test_an_empty_place_for_averaged_weights_is_passed_over(tmp_path):
-    path = saved(tmp_path / "a.pth", {"model_ema": None, "model": SMALL})
-    assert_same(load_checkpoint(path).state_dict, SMALL)
-
-
-def test_a_prefix_of_some_keys_is_part_of_their_names(tmp_path):
-    weights = {"module.a": torch.ones(1), "b": torch.ones(1)}
-    assert list(load_checkpoint(saved(tmp_path / "a.pth", weights)).state_dict) == ["module.a", "b"]
+def test_a_prefix_of_other_keys_is_part_of_their_names(tmp_path):
+    weights = {"module.a": torch.ones(1), **SMALL}
+    assert list(load_checkpoint(saved(tmp_path / "a.pth", weights)).state_dict) == ["module.a", *SMALL]
 
 
 def test_what_is_no_tensor_is_left_out(tmp_path):
@@ -89,11 +78,11 @@ def test_safetensors_without_a_card(tmp_path):
 @pytest.mark.parametrize("card", [Card(), CARD, replace(CARD, labels=None), replace(CARD, preprocessing=None)])
 def test_save_checkpoint_writes_weights_and_card(tmp_path, card):
     path = tmp_path / "a.safetensors"
-    transposed = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.ones(2, requires_grad=True)}
+    transposed = {"stem.conv1.weight": torch.arange(6.0).reshape(2, 3).T, "b": torch.ones(2, requires_grad=True)}
     save_checkpoint(path, transposed, card)
     checkpoint = load_checkpoint(path)
     assert checkpoint.card == card
-    assert torch.equal(checkpoint.state_dict["a"], transposed["a"])
+    assert torch.equal(checkpoint.state_dict["stem.conv1.weight"], transposed["stem.conv1.weight"])
     assert torch.equal(checkpoint.state_dict["b"], torch.ones(2))
 
 
@@ -107,8 +96,8 @@ def test_a_card_in_a_pth_file(tmp_path, content):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_stay_as_stored(tmp_path, dtype):
-    path = saved(tmp_path / "a.pth", {"a": torch.ones(2, dtype=dtype)})
-    assert load_checkpoint(path).state_dict["a"].dtype == dtype
+    path = saved(tmp_path / "a.pth", {"stem.conv1.weight": torch.ones(2, dtype=dtype)})
+    assert load_checkpoint(path).state_dict["stem.conv1.weight"].dtype == dtype
 
 
 # Cards
@@ -143,8 +132,18 @@ def test_what_is_no_card_is_refused(tmp_path, text):
 # Refusing
 
 
+class Runs:
+    """Makes a file when it is unpickled, by a command."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
 class Malicious:
-    """Makes a file when it is unpickled."""
+    """Makes a file when it is unpickled, by a method that no list of bad names has."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -155,13 +154,18 @@ class Malicious:
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("place", ["epoch", "model", "weights"])
-def test_a_pickle_that_wants_to_run_code_is_refused_and_does_not_run(tmp_path, place, zipped):
+@pytest.mark.parametrize("kind", [Runs, Malicious])
+def test_a_pickle_that_wants_to_run_code_does_not_run(tmp_path, kind, place, zipped):
     marker = tmp_path / "ran"
-    attack = Malicious(marker)
+    attack = kind(marker)
     content = {"epoch": {**SMALL, "epoch": attack}, "model": {"model": attack}, "weights": attack}[place]
     path = saved(tmp_path / "a.pth", content, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"a\.pth: refused, .* could run code on loading; save the bare weights"):
-        load_checkpoint(path)
+    if kind is Malicious and place == "epoch":  # beside the weights, an object that does nothing
+        assert_same(load_checkpoint(path).state_dict, SMALL)
+    else:
+        named = r"refused: it names posix\.system" if kind is Runs else "holds "
+        with pytest.raises(CheckpointError, match=rf"a\.pth: {named}"):
+            load_checkpoint(path)
     assert not marker.exists()
     torch.load(path, weights_only=False)
     assert marker.exists()  # it would have
@@ -176,17 +180,10 @@ def test_a_bare_pickle_that_wants_to_run_code_is_refused_and_does_not_run(tmp_pa
     assert not marker.exists()
 
 
-def test_a_whole_model_is_refused(tmp_path):
+def test_a_whole_model_of_another_kind_is_refused(tmp_path):
     path = saved(tmp_path / "a.pth", torch.nn.Linear(2, 2))
-    with pytest.raises(CheckpointError, match=r"a\.pth: refused, .* torch\.save\(model\.state_dict\(\), PATH\)"):
+    with pytest.raises(CheckpointError, match=r"a\.pth: holds a torch\.nn\.modules\.linear\.Linear; needed: a state"):
         load_checkpoint(path)
-
-
-@pytest.mark.parametrize("name", ["a.onnx", "a.bin", "a", "a.pth.tar", "a.ckpt"])
-def test_another_suffix_is_refused(tmp_path, name):
-    (tmp_path / name).touch()
-    with pytest.raises(CheckpointError, match=r"unknown kind of checkpoint; accepted: \.pth, \.pt, \.safetensors"):
-        load_checkpoint(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
@@ -201,24 +198,20 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x80", b"\x80\x02", b"hello\n", b"<html>404</html>", b"version https", bytes(99), b"PK\x03\x04"],
+    [b"\x80", b"\x80\x02", b"version https", b"PK\x03\x04", b"\x80\x02K\x01.", b"\x80\x02}q\0."],
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path, suffix, content):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"a\{suffix}: {_refusal(suffix, content)}"):
+    with pytest.raises(
+        CheckpointError, match=rf"a\{suffix}: (damaged or truncated|truncated|plain text|a plain pickle)"
+    ):
         load_checkpoint(path)
-
-
-def _refusal(suffix, content):
-    if suffix == ".safetensors" and content.startswith((b"\x80", b"PK")):
-        return "it begins as a PyTorch file does"
-    return "(damaged or no|refused, as it is damaged)"
 
 
 def test_a_safetensors_file_without_weights_is_refused(tmp_path):
     save_file({}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="holds no weights"):
+    with pytest.raises(CheckpointError, match="holds a dict; needed: a state dict"):
         load_checkpoint(tmp_path / "a.safetensors")
 
 
@@ -238,21 +231,21 @@ def test_a_zip_file_of_something_else_is_refused(tmp_path):
     path = tmp_path / "a.pth"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("readme.txt", "hello")
-    with pytest.raises(CheckpointError, match=r"a\.pth: damaged or no PyTorch checkpoint"):
+    with pytest.raises(CheckpointError, match=r"a\.pth: a ZIP archive of readme\.txt, with no data\.pkl"):
         load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"), [([1, 2], "list"), (3, "int"), ("text", "str"), (torch.ones(2), "Tensor"), (None, "NoneType")]
+    ("content", "kind"), [([1, 2], "list"), (3, "int"), ("text", "str"), (torch.ones(2), "tensor"), (None, "NoneType")]
 )
 def test_a_file_of_another_kind_of_thing_is_refused(tmp_path, content, kind):
-    with pytest.raises(CheckpointError, match=rf"a\.pth: holds a {kind}; needed: a state dict, bare or in"):
+    with pytest.raises(CheckpointError, match=rf"a\.pth: holds a {kind}.*; needed: a state dict"):
         load_checkpoint(saved(tmp_path / "a.pth", content))
 
 
 def test_a_file_without_weights_is_refused_with_some_of_its_keys(tmp_path):
     path = saved(tmp_path / "a.pth", {f"key {n}": n for n in range(100)})
-    with pytest.raises(CheckpointError, match=r"holds no weights, only \['key 0', .*'key 9'\]"):
+    with pytest.raises(CheckpointError, match=r"holds no weights of a ResT, only 'key 0', .*'key 9', \.\.\."):
         load_checkpoint(path)
 
 
@@ -268,7 +261,7 @@ def test_nan_and_infinite_weights_are_named(tmp_path, bad, dtype):
 
 
 def test_at_most_ten_tensors_of_nan_are_named(tmp_path):
-    path = saved(tmp_path / "a.pth", {f"key {n}": torch.tensor([float("nan")]) for n in range(12)})
+    path = saved(tmp_path / "a.pth", {**{f"key {n}": torch.tensor([float("nan")]) for n in range(12)}, **SMALL})
     with pytest.raises(CheckpointError, match=r"in 12 tensors: key 0, .*key 9, \.\.\.; such a model"):
         load_checkpoint(path)
 
@@ -285,8 +278,8 @@ def test_at_most_ten_tensors_of_nan_are_named(tmp_path):
     ids=["without memory", "sparse", "compressed", "float8"],
 )
 def test_tensors_that_no_rest_is_made_of_are_refused(tmp_path, make):
-    path = saved(tmp_path / "a.pth", {"a": make()})
-    with pytest.raises(CheckpointError, match=r"a\.pth: "):
+    path = saved(tmp_path / "a.pth", {"stem.conv1.weight": make()})
+    with pytest.raises(CheckpointError, match=r"a\.pth: .*stem\.conv1\.weight"):
         load_checkpoint(path)
 
 
@@ -344,24 +337,3 @@ def test_random_bytes_are_refused(tmp_path):
         for _ in range(200):
             path.write_bytes(start + generator.randbytes(generator.randrange(1, 60)))
             assert checkpoint_or_error(path) is None
-
-
-# Files whose first bytes tell what they are
-
-
-def test_a_file_that_only_its_suffix_says_is_another_kind(tmp_path):
-    save_file(SMALL, tmp_path / "a.safetensors")
-    torch.save(SMALL, tmp_path / "a.pth")
-    torch.save(SMALL, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    for source, target in (("a.safetensors", "b.pth"), ("a.pth", "b.safetensors"), ("old.pth", "c.safetensors")):
-        (tmp_path / target).write_bytes((tmp_path / source).read_bytes())
-        with pytest.raises(CheckpointError, match=f"if it is one, let it end in {Path(source).suffix}"):
-            load_checkpoint(tmp_path / target)
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_pointer_of_git_lfs_is_told_from_the_weights(tmp_path, suffix):
-    path = tmp_path / f"a{suffix}"
-    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 54000000\n")
-    with pytest.raises(CheckpointError, match="a pointer of Git LFS, not the weights; fetch them: git lfs pull"):
-        load_checkpoint(path)

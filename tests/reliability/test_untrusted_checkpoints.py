@@ -7,7 +7,9 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -72,14 +74,6 @@ def test_code_in_a_checkpoint_does_not_run(
     record.count("checkpoints with code in them", "refused; nothing ran", f"{payload.__name__[1:].lower()}, {place}")
 
 
-def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "script.pt"
-    module = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
-    torch.jit.save(module, str(path))
-    with pytest.raises(CheckpointError, match=r"script\.pt: "):
-        load_checkpoint(path)
-
-
 def _header(values: dict[str, Any], data: bytes = b"") -> bytes:
     text = json.dumps(values).encode()
     return struct.pack("<Q", len(text)) + text + data
@@ -116,14 +110,14 @@ def test_strides_that_make_terabytes_of_a_few_bytes(tmp_path: Path) -> None:
         "without values": torch.zeros(10**9, 0),
     }.items():
         path = tmp_path / f"{name}.pth"
-        torch.save({"head.weight": tensor}, path)
+        torch.save({"stem.conv1.weight": torch.ones(1), "head.weight": tensor}, path)
         with pytest.raises(CheckpointError, match=r"have more values than are stored, or none: head\.weight"):
             load_checkpoint(path)
 
 
 def test_an_archive_that_unfolds(tmp_path: Path) -> None:
     plain, path = tmp_path / "plain.pth", tmp_path / "bomb.pth"
-    torch.save({"head.weight": torch.zeros(4 << 20)}, plain)
+    torch.save({"stem.conv1.weight": torch.ones(1), "head.weight": torch.zeros(4 << 20)}, plain)
     with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry))
@@ -134,18 +128,234 @@ def test_an_archive_that_unfolds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [lambda path, value: torch.save(value, path), _legacy])
-def test_a_pickle_that_makes_what_no_state_dict_has(write: Callable[[Path, object], None], tmp_path: Path) -> None:
+def test_what_asks_for_memory_is_inert(write: Callable[[Path, object], None], tmp_path: Path) -> None:
     path = tmp_path / "large.pth"
     write(path, {"norm.weight": torch.ones(3), "x": _Allocates()})
-    with pytest.raises(CheckpointError, match=r"large\.pth: refused, as it makes a bytearray"):
+    with pytest.raises(CheckpointError, match=r"large\.pth: holds no weights of a ResT, only 'norm\.weight', 'x'"):
         load_checkpoint(path)
 
 
 class _Allocates:
-    """Unpickled, it is gigabytes; PyTorch's own check lets it through."""
+    """Unpickled, it is gigabytes."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return bytearray, (3 << 30,)
+
+
+#: Names that PyTorch's own reader lets be called, and some that only unpickling in full would.
+CALLED = (
+    *("torch.Tensor", "torch.FloatTensor", "torch.nn.parameter.Parameter", "torch.Size", "torch.device"),
+    *("torch.FloatStorage", "torch.storage.UntypedStorage", "torch.storage.TypedStorage", "torch.IntStorage"),
+    *(f"torch._utils.{name}" for name in (
+        "_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter", "_rebuild_qtensor",
+        "_rebuild_parameter_with_state", "_rebuild_sparse_tensor", "_rebuild_meta_tensor_no_storage",
+        "_rebuild_nested_tensor", "_rebuild_wrapper_subclass", "_rebuild_device_tensor_from_numpy",
+    )),
+    *("torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type", "torch.storage._load_from_bytes"),
+    *("collections.OrderedDict", "collections.Counter", "collections.defaultdict", "builtins.bytearray"),
+    *("builtins.set", "builtins.range", "numpy.zeros", "numpy._core.multiarray._reconstruct", "copyreg._reconstructor"),
+)  # fmt: skip
+HUGE = b"\x8a\x05\0\0\0\0\x08"  # LONG1 of 2**35
+
+
+def _calls(name: str) -> dict[str, bytes]:
+    """Pickles that call a name with one large number, each in another way."""
+    module, _, last = name.rpartition(".")
+    there = f"c{module}\n{last}\n".encode()
+    return {
+        "REDUCE": there + HUGE + b"\x85R",
+        "NEWOBJ": there + HUGE + b"\x85\x81",
+        "NEWOBJ_EX": there + HUGE + b"\x85}\x92",
+        "INST": b"(" + HUGE + f"i{module}\n{last}\n".encode(),
+        "OBJ": b"(" + there + HUGE + b"o",
+        "STACK_GLOBAL": f"V{module}\nV{last}\n".encode() + b"\x93" + HUGE + b"\x85R",
+        "twice": there + HUGE + b"\x85R" + HUGE + b"\x85R",
+        "BUILD": there + HUGE + b"\x85R" + HUGE + b"b",
+    }
+
+
+def _archived(pickled: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+        archive.writestr("a/version", b"3\n")
+    return buffer.getvalue()
+
+
+def _before_1_6(pickled: bytes) -> bytes:
+    head = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    return b"".join(head) + pickled + pickle.dumps([], 2)
+
+
+def _peak_mib(call: Callable[[], object]) -> float:
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1] / (1 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("form", [_archived, _before_1_6])
+@pytest.mark.parametrize("name", CALLED)
+def test_what_is_called_with_a_large_number_takes_no_memory(
+    name: str, form: Callable[[bytes], bytes], tmp_path: Path, record: Record
+) -> None:
+    path = tmp_path / "a.pth"
+
+    def refuse() -> None:
+        with pytest.raises(CheckpointError, match=r"a\.pth: "):
+            load_checkpoint(path)
+
+    for way, call in _calls(name).items():
+        place = b"\x80\x02}(X\x11\0\0\0stem.conv1.weight" + call + b"u."
+        path.write_bytes(form(place))
+        assert _peak_mib(refuse) < 16, way
+        record.count("calls with a large number", "refused, in under 16 MiB", f"{name}, {way}")
+
+
+#: Names that only an attack needs, in places that lead to them.
+ATTACKS = (
+    *("os.system", "posix.system", "nt.system", "subprocess.Popen", "builtins.eval", "__builtin__.exec"),
+    *("builtins.__import__", "builtins.open", "importlib.import_module", "runpy.run_path", "sys.exit", "ctypes.CDLL"),
+    *("pty.spawn", "socket.socket", "shutil.rmtree", "torch.serialization.os.system", "torch.hub.sys.exit"),
+    *("pickle.loads", "_pickle.Unpickler", "torch.load", "numpy.testing._private.utils.runstring", "os.path.os.system"),
+)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_name_that_only_an_attack_needs_is_refused_by_its_full_name(
+    name: str, tiny_model: torch.nn.Module, tmp_path: Path
+) -> None:
+    """Beside good weights, called or only named, as a value, a key, a state, an argument or an attribute."""
+    buffer = io.BytesIO()
+    torch.save(dict(tiny_model.state_dict()), buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    good = next(content for entry, content in entries.items() if entry.endswith("data.pkl"))
+    module, _, last = name.rpartition(".")
+    there = f"c{module}\n{last}\n".encode()
+    thing = b"cproject\nThing\n)R"
+    for planted in (
+        there,
+        there + b"(Vtrue\ntR",
+        b"}" + there + b"K\x01s",
+        b"cproject\nThing\n(" + there + b"tR",
+        thing + there + b"b",
+        b"]" + there + b"a",
+        f"V{module}\nV{last}\n".encode() + b"\x93",
+        b"(Vtrue\ni" + there[1:],
+    ):
+        path = tmp_path / "a.pth"
+        with zipfile.ZipFile(path, "w") as archive:
+            for entry, content in entries.items():
+                data = good[:-1] + b"V#\n" + planted + b"s." if content is good else content
+                archive.writestr(entry, data)
+        with pytest.raises(CheckpointError, match=rf"refused: it names {re.escape(name)},"):
+            load_checkpoint(path)
+
+
+def _nested(count: int) -> bytes:
+    return b"\x80\x02" + b"]" * count + b"a" * (count - 1) + b"."
+
+
+SPENDS = {
+    "a memo index of 2**31": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "a tuple of tuples as a key": b"\x80\x02}" + b")" + b"\x85" * 50_000 + b"K\x01s.",
+    "shared tuples as a key": b"\x80\x02})" + b"".join(b"q\x00h\x00\x86" for _ in range(200)) + b"K\x01s.",
+    "a number of a million digits": b"\x80\x02L" + b"9" * 50_000 + b"L\n.",
+    "a number of a megabyte": b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\x7f" * (1 << 20) + b".",
+    "text longer than the file": b"\x80\x02X\xff\xff\xff\x7fabc.",
+    "bytes longer than memory": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"abc.",
+    "a frame longer than memory": b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"}.",
+    "lists in lists": _nested(500_000),
+    "objects in objects": b"\x80\x02" + b"cproject\nThing\nq\0" + b"h\0" * 100_000 + b")" + b"\x81\x85" * 100_000 + b".",
+    "lists that share each other": b"\x80\x02]q\0" + b"".join(
+        b"](" + b"h\0" * 50 + b"eq\0" for _ in range(500)) + b".",
+    "no end": b"\x80\x02" + b"]" * 100,
+    "an operation of no checkpoint": b"\x80\x02\x82\x01.",
+    "an object from elsewhere": b"\x80\x02U\x01xQ.",
+    "a list of itself": b"\x80\x02]q\0h\0a.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [_archived, _before_1_6])
+@pytest.mark.parametrize("name", SPENDS)
+def test_what_would_take_forever_or_all_memory(name: str, form: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(form(SPENDS[name]))
+
+    def refuse() -> None:
+        with pytest.raises(CheckpointError, match=r"a\.pth: "):
+            load_checkpoint(path)
+
+    assert _peak_mib(refuse) < 256
+
+
+def test_a_pickle_of_too_many_operations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rest_deploy.models.pickled.MAX_OPERATIONS", 1000)
+    path = tmp_path / "a.pth"
+    path.write_bytes(_archived(_nested(5000)))
+    with pytest.raises(CheckpointError, match="more than 1,000 operations"):
+        load_checkpoint(path)
+
+
+def _with(change: Callable[[bytearray, list[int]], object], tiny: dict[str, torch.Tensor]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(tiny, buffer)
+    content = bytearray(buffer.getvalue())
+    entries = [at.start() for at in re.finditer(rb"PK\x01\x02", content)]
+    change(content, entries)
+    return bytes(content)
+
+
+def _set(at: int, value: int, size: int = 4) -> Callable[[bytearray, list[int]], object]:
+    def change(content: bytearray, entries: list[int]) -> None:
+        content[entries[0] + at : entries[0] + at + size] = value.to_bytes(size, "little")
+
+    return change
+
+
+def _twice(content: bytearray, entries: list[int]) -> None:
+    """A second archive before the first: its reader would find it from the front."""
+    content[:0] = content
+
+
+ARCHIVES: dict[str, Callable[[bytearray, list[int]], object]] = {
+    "a size of 4 GiB": _set(24, 0xFFFFFFFE),
+    "a packed size of 4 GiB": _set(20, 0xFFFFFFFE),
+    "another method": _set(10, 8, 2),
+    "encrypted": _set(8, 0x809, 2),
+    "a header elsewhere": _set(42, 64),
+    "a header of another entry": lambda c, e: c.__setitem__(slice(e[0] + 42, e[0] + 46), c[e[1] + 42 : e[1] + 46]),
+    "two archives": _twice,
+    "bytes before": lambda c, e: c.__setitem__(slice(0, 0), b"PK\x03\x04" + bytes(60)),
+    "bytes behind": lambda c, e: c.extend(b"x"),
+    "a comment": lambda c, e: (c.__setitem__(slice(len(c) - 2, len(c)), b"\x01\0"), c.extend(b"x")),
+    "two ends that differ": lambda c, e: c.__setitem__(slice(len(c) - 10, len(c) - 6), b"\xfe\xff\xff\xff"),
+    "a directory of 4 GiB": lambda c, e: c.__setitem__(slice(len(c) - 58, len(c) - 54), b"\xff\xff\xff\x7f"),
+    "another name": lambda c, e: c.__setitem__(e[0] + 46, ord("b")),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_an_archive_that_two_readers_would_read_differently(
+    name: str, tiny_model: torch.nn.Module, tmp_path: Path, record: Record
+) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(_with(ARCHIVES[name], dict(tiny_model.state_dict())))
+    with pytest.raises(CheckpointError, match=r"a\.pth: (damaged|refused|truncated|its ZIP|[0-9,]+ bytes that unfold)"):
+        load_checkpoint(path)
+    record.count("archives that two readers read differently", "refused", name)
+
+
+def test_names_that_differ_in_case(tiny_model: torch.nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(tiny_model.state_dict(), path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("A/DATA.PKL", b"x")
+    with pytest.raises(CheckpointError, match="has a name twice"):
+        load_checkpoint(path)
 
 
 def test_a_network_of_a_hundred_thousand_blocks(tmp_path: Path, tiny_checkpoint: Path) -> None:

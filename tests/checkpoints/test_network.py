@@ -1,0 +1,318 @@
+"""Which network the weights are of: nothing is inferred from what is missing, and what contradicts is refused."""
+
+from __future__ import annotations
+
+import copy
+import re
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rest_deploy.errors import CheckpointError, ConfigError, RestDeployError
+from rest_deploy.models.checkpoint import load_checkpoint, save_checkpoint
+from rest_deploy.models.config import CONFIGS, ResTConfig
+from rest_deploy.models.factory import create_model, load_model
+from rest_deploy.models.rest import ResT
+from tests.checkpoints.files import authors_module, libraries
+from tests.checkpoints.test_read import logits
+from tests.conftest import TINY, lively
+
+APART = replace(TINY, num_heads=(1, 2, 2, 4), apply_transform=False)
+
+
+def saved(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def apart() -> ResT:
+    """A network whose heads do not interact, as the authors' class makes by default."""
+    return lively(ResT(APART), seed=4).requires_grad_(False)
+
+
+# Heads
+
+
+def test_heads_that_do_not_interact_are_not_read_as_one(apart: ResT, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", apart.state_dict())
+    with pytest.raises(CheckpointError, match="transform_conv.*--num-heads 1 2 4 8"):
+        load_model(None, path)
+    loaded = load_model(None, path, num_heads=(1, 2, 2, 4))
+    assert loaded.model.config == APART
+    assert torch.equal(logits(loaded.model), logits(apart))
+    one = load_model(None, path, num_heads=(1, 1, 1, 1)).model
+    assert not torch.allclose(logits(one), logits(apart), atol=1e-3)
+
+
+def test_a_published_name_is_no_answer_and_no_advice_leads_to_a_wrong_network(tmp_path: Path) -> None:
+    lite = replace(CONFIGS["rest_lite"], apply_transform=False)
+    path = saved(tmp_path / "a.pth", ResT(lite).state_dict())
+    with pytest.raises(CheckpointError) as caught:
+        load_model("rest_lite", path)
+    assert "--num-heads" in str(caught.value)
+    assert "leave --model out" not in str(caught.value)
+    loaded = load_model("rest_lite", path, num_heads=(1, 2, 4, 8))
+    assert (loaded.model.config, loaded.name) == (lite, "rest_custom")
+    assert load_model(lite, path).model.config == lite
+    with pytest.raises(CheckpointError, match="apply_transform=False"):
+        load_model(CONFIGS["rest_lite"], path)
+
+
+def test_a_stage_without_interaction_beside_others_has_one_head(tmp_path: Path) -> None:
+    config = replace(TINY, num_heads=(1, 2, 1, 4))
+    path = saved(tmp_path / "a.pth", ResT(config).state_dict())
+    assert load_model(None, path).model.config == config
+
+
+def test_heads_that_contradict_the_weights_are_refused(apart: ResT, tiny_model: ResT, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", tiny_model.state_dict())
+    with pytest.raises(CheckpointError, match="1 2 3 4 heads, 1 2 3 8 were given"):
+        load_model(None, path, num_heads=(1, 2, 3, 8))
+    assert load_model(None, path, num_heads=TINY.num_heads).model.config == TINY
+    path = saved(tmp_path / "b.pth", apart.state_dict())
+    for heads in ((1, 2), (1, 2, 3, 0), (1, 2, 3, 5), "1234", (1, 2, 2, True)):
+        with pytest.raises(RestDeployError):
+            load_model(None, path, num_heads=heads)
+    with pytest.raises(ConfigError, match="num_heads"):
+        load_model("rest_lite", num_heads=(1, 2, 4, 8))
+
+
+def test_heads_that_settings_name_are_told_and_not_taken(apart: ResT, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", {"model": apart.state_dict(), "args": Namespace(num_heads=[1, 2, 2, 4])})
+    with pytest.raises(CheckpointError, match=r"args\.num_heads says 1 2 2 4"):
+        load_model(None, path)
+    with pytest.raises(CheckpointError, match=r"args\.num_heads is \[1, 2, 2, 4\]"):
+        load_model(None, path, num_heads=(1, 1, 1, 1))
+
+
+def test_a_whole_module_says_its_heads(apart: ResT, tmp_path: Path) -> None:
+    with libraries() as kinds:
+        path = saved(tmp_path / "a.pth", authors_module(apart, kinds))
+    loaded = load_model(None, path)
+    assert loaded.model.config == APART
+    assert torch.equal(logits(loaded.model), logits(apart))
+    with pytest.raises(ConfigError, match="1 1 1 1"):
+        load_model(None, path, num_heads=(1, 1, 1, 1))
+
+
+# Biases
+
+
+def test_missing_biases_of_queries_keys_and_values_are_zeros(tiny_model: ResT, tmp_path: Path) -> None:
+    weights = {n: v for n, v in tiny_model.state_dict().items() if not n.endswith(("attn.q.bias", "attn.kv.bias"))}
+    loaded = load_model(None, saved(tmp_path / "a.pth", weights))
+    without = copy.deepcopy(tiny_model)
+    for name, value in without.state_dict().items():
+        if name.endswith(("attn.q.bias", "attn.kv.bias")):
+            value.zero_()
+    assert torch.equal(logits(loaded.model), logits(without))
+    assert any("qkv_bias=False" in sentence for sentence in loaded.told)
+
+
+@pytest.mark.parametrize("lost", [r"stage2\.0\.attn\.q\.bias", r"attn\.q\.bias", r"stem\.pos\.pa_conv\.bias"])
+def test_some_missing_biases_are_a_damaged_file(lost: str, tiny_model: ResT, tmp_path: Path) -> None:
+    weights = {n: v for n, v in tiny_model.state_dict().items() if not re.search(lost, n)}
+    with pytest.raises(CheckpointError, match="missing: "):
+        load_model(None, saved(tmp_path / "a.pth", weights))
+
+
+# What weights do not tell
+
+
+@pytest.mark.parametrize("config", [replace(TINY, qk_scale=0.21), replace(TINY, norm_eps=1e-3)], ids=["scale", "eps"])
+def test_a_module_says_scale_and_eps(config: ResTConfig, tmp_path: Path) -> None:
+    model = lively(ResT(config), seed=3).requires_grad_(False)
+    with libraries() as kinds:
+        theirs = authors_module(model, kinds)
+        path = saved(tmp_path / "a.pth", {"model": theirs})
+        for loaded in (load_model(None, path), load_model(theirs)):
+            assert loaded.model.config == config
+            assert torch.equal(logits(loaded.model), logits(model))
+            assert "architecture" not in loaded.assumed
+    with pytest.raises(CheckpointError, match="scale|eps"):
+        load_model(TINY, path)
+
+
+def test_a_card_says_scale_and_eps(tmp_path: Path) -> None:
+    config = replace(APART, qk_scale=0.21, norm_eps=1e-3)
+    model = lively(ResT(config), seed=3)
+    save_checkpoint(tmp_path / "a.safetensors", model)
+    loaded = load_model(None, tmp_path / "a.safetensors")
+    assert loaded.model.config == config
+    assert "architecture" not in loaded.assumed
+    assert torch.equal(logits(loaded.model), logits(model))
+    with pytest.raises(CheckpointError, match="qk_scale"):
+        load_model(replace(config, qk_scale=None), tmp_path / "a.safetensors")
+
+
+def test_what_the_shapes_leave_open_is_assumed_and_a_name_gives_it(tiny_model: ResT, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", tiny_model.state_dict())
+    assert "eps 1e-05" in load_model(None, path).assumed["architecture"]
+    assert load_model(TINY, path).assumed == {}
+
+
+class _QuickGelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1.702 * x).sigmoid()
+
+
+def _last_norm(module: Any) -> None:
+    module.stage4[0].norm2.eps = 1e-6
+
+
+CONTRADICTIONS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "tanh GELU": (
+        lambda m: setattr(m.stage2[0].mlp.act, "approximate", "tanh"),
+        "stage2.0.mlp.act.approximate is tanh",
+    ),
+    "ReLU": (lambda m: setattr(m.stage2[0].mlp, "act", nn.ReLU()), "stage2.0.mlp.act is a torch.nn.modules.*ReLU"),
+    "own activation": (lambda m: setattr(m.stage3[1].mlp, "act", _QuickGelu()), "_QuickGelu"),
+    "stem": (lambda m: setattr(m.stem, "act", nn.GELU()), "stem.act is a .*GELU, here it is a ReLU"),
+    "position": (lambda m: setattr(m.stem.pos, "sigmoid", nn.Tanh()), "stem.pos.sigmoid is a .*Tanh"),
+    "one eps": (_last_norm, "stage4.0.norm2.eps is 1e-06"),
+    "BatchNorm": (lambda m: setattr(m.stem.norm1, "eps", 1e-3), "stem.norm1.eps is 0.001"),
+    "InstanceNorm": (lambda m: setattr(m.stage2[0].attn.transform_norm, "eps", 1e-3), "transform_norm.eps is 0.001"),
+    "stride": (lambda m: setattr(m.stem.conv1, "stride", (1, 1)), r"stem.conv1.stride is \(1, 1\)"),
+    "kind of norm": (lambda m: setattr(m.stage1[0], "norm1", nn.GroupNorm(1, 8)), "norm1 is a .*GroupNorm"),
+    "one scale": (lambda m: setattr(m.stage3[0].attn, "scale", 1.0), "stage3.0.attn.scale is 1.0"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_module_that_computes_something_else_is_refused(name: str, tiny_model: ResT, tmp_path: Path) -> None:
+    change, fact = CONTRADICTIONS[name]
+    with libraries() as kinds:
+        theirs = authors_module(tiny_model, kinds)
+        change(theirs)
+        path = saved(tmp_path / "a.pth", theirs)
+        for given in ((None, path), (TINY, path), (theirs, None)):
+            with pytest.raises(CheckpointError, match=fact):
+                load_model(*given)
+
+
+def _norm() -> Any:
+    return partial(nn.LayerNorm, eps=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fact"),
+    [
+        ({"args": Namespace(qk_scale=0.5)}, r"args\.qk_scale is 0\.5"),
+        ({"hyper_parameters": {"model": {"norm_eps": 1e-6}}}, r"hyper_parameters\.model\.norm_eps is 1e-06"),
+        ({"hyper_parameters": {"norm_layer": _norm()}}, r"hyper_parameters\.norm_layer has eps 1e-06"),
+        ({"config": {"norm_layer": nn.BatchNorm1d}}, r"config\.norm_layer is torch\.nn.*BatchNorm1d"),
+        ({"args": Namespace(act_layer="silu")}, r"args\.act_layer is silu"),
+        ({"hparams": {"activation": nn.ReLU}}, r"hparams\.activation is ReLU"),
+    ],
+)
+def test_settings_that_contradict_are_refused(settings: Any, fact: str, tiny_model: ResT, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", {"model": tiny_model.state_dict(), **settings})
+    for model in (None, TINY):
+        with pytest.raises(CheckpointError, match=fact):
+            load_model(model, path)
+
+
+def test_settings_that_agree_or_are_of_other_things_are_none_of_ours(tiny_model: ResT, tmp_path: Path) -> None:
+    args = Namespace(
+        qk_scale=None, opt_eps=1e-8, act_layer="gelu", activation="softmax", norm_layer=nn.LayerNorm, norm_eps=1e-5,
+        num_heads=list(TINY.num_heads),
+    )  # fmt: skip
+    load_model(None, saved(tmp_path / "a.pth", {"model": tiny_model.state_dict(), "args": args}))
+
+
+def test_a_config_that_says_so_agrees_with_settings(tmp_path: Path) -> None:
+    config = replace(TINY, qk_scale=0.5)
+    model = lively(ResT(config), seed=3)
+    path = saved(tmp_path / "a.pth", {"model": model.state_dict(), "args": Namespace(qk_scale=0.5)})
+    assert torch.equal(logits(load_model(config, path).model), logits(model))
+
+
+# Names of classes
+
+NAMES = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"classes": NAMES},
+        {"class_names": tuple(NAMES)},
+        {"class_to_idx": {name: index for index, name in enumerate(NAMES)}},
+        {"idx_to_class": dict(enumerate(NAMES))},
+        {"args": Namespace(classes=NAMES)},
+        {"hyper_parameters": {"class_names": NAMES, "num_classes": 7, "classes": 7}},
+        {"meta": {"dataset_meta": {"classes": tuple(NAMES)}}},
+        {"meta": {"CLASSES": NAMES}},
+        {
+            "config": {
+                "id2label": {str(i): n for i, n in enumerate(NAMES)},
+                "label2id": {n: i for i, n in enumerate(NAMES)},
+            }
+        },
+    ],
+    ids=str,
+)
+def test_class_names_in_a_checkpoint_are_used_and_told(beside: Any, tiny_model: ResT, tmp_path: Path) -> None:
+    loaded = load_model(None, saved(tmp_path / "a.pth", {"model": tiny_model.state_dict(), **beside}))
+    assert loaded.card.labels == tuple(NAMES)
+    place = next(iter(beside))
+    assert any(sentence.startswith(f"class names: 7 from {place}") for sentence in loaded.told), loaded.told
+
+
+@pytest.mark.parametrize(
+    ("beside", "fact"),
+    [
+        ({"classes": NAMES[:6]}, "it has 6, the head 7"),
+        ({"labels": torch.zeros(7).tolist()}, "labels is not used"),
+        ({"classes": NAMES, "class_names": NAMES[::-1]}, "they differ"),
+        ({"class_to_idx": {"ant": 1}}, "numbered 1 to 1"),
+        ({"classes": [*NAMES[:6], "\x1b[31m"]}, "printable"),
+    ],
+)
+def test_class_names_that_do_not_fit_are_not_used_and_told(
+    beside: Any, fact: str, tiny_model: ResT, tmp_path: Path
+) -> None:
+    loaded = load_model(None, saved(tmp_path / "a.pth", {"model": tiny_model.state_dict(), **beside}))
+    assert loaded.card.labels is None
+    assert any(fact in sentence for sentence in loaded.told), loaded.told
+
+
+# Writing
+
+
+def test_save_checkpoint_of_a_wrapped_model(tiny_model: ResT, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, nn.DataParallel(tiny_model), name="mine", labels=NAMES, activation="sigmoid")
+    loaded = load_model(None, path)
+    assert (loaded.name, loaded.card.labels, loaded.card.activation) == ("mine", tuple(NAMES), "sigmoid")
+    assert loaded.card.config == TINY
+    assert loaded.told == ()
+    assert torch.equal(logits(loaded.model), logits(tiny_model))
+
+
+@pytest.mark.parametrize(
+    "said", [{"labels": NAMES[:3]}, {"activation": "relu"}, {"name": "../x"}], ids=["labels", "activation", "name"]
+)
+def test_what_cannot_be_meant_is_not_written(said: Any, tiny_model: ResT, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        save_checkpoint(tmp_path / "a.safetensors", tiny_model, **said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_loop_trains(tiny_model: ResT, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.safetensors", tiny_model)
+    model = create_model(TINY, tmp_path / "a.safetensors")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = load_checkpoint(tmp_path / "a.safetensors").state_dict["head.weight"]
+    model(torch.ones(1, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(model.head.weight, before)
+    assert not any(parameter.requires_grad for parameter in load_model(TINY).model.parameters())
