@@ -7,14 +7,16 @@ import { preprocess } from "./preprocess.mjs";
 
 // ONNX Runtime's JavaScript API does not give the metadata, so the record is read from the file: a protobuf message,
 // whose field 14 is an entry of the metadata, with the key in field 1 and the value in field 2.
-export function recordOf(content) {
+function recordOf(content) {
+  let record;
   for (const [number, entry] of fieldsOf(content)) {
     if (number !== 14) continue;
     const parts = new Map(fieldsOf(entry));
     const text = (field) => new TextDecoder().decode(parts.get(field));
-    if (text(1) === "rest_deploy") return JSON.parse(text(2));
+    if (text(1) === "rest_deploy") record = text(2); // of several the last one counts
   }
-  throw new Error("the file has no record of rest_deploy");
+  if (record === undefined) throw new Error("the file has no record of rest_deploy");
+  return JSON.parse(record);
 }
 
 function* fieldsOf(message) {
