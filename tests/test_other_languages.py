@@ -44,8 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
     "warp": {"preprocessing": Preprocessing("warp", SMALL, interpolation="bilinear", alpha="drop")},
     "grey": {"model": replace(TINY, in_channels=1), "preprocessing": Preprocessing("crop", SMALL, **GREY)},
     "two channels": {"model": replace(TINY, in_channels=2)},
-    "fp16": {"preprocessing": Preprocessing("crop", SMALL), "precision": Precision.FP16},
-    "half-io": {
+    "fp16": {
         "preprocessing": Preprocessing("crop", SMALL),
         "precision": Precision.FP16,
         "options": {"half_io": True},
@@ -308,7 +307,7 @@ def test_javascript_makes_the_input(tmp_path: Path, rng: np.random.Generator) ->
     np.testing.assert_allclose(out, np.concatenate([array.ravel() for array in wanted]), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "half-io"])
+@pytest.mark.parametrize("case", [case for case in CASES if case != "fp16"])
 def test_the_node_program_agrees_with_the_predictor(
     file_of: Callable[[str], Path], tmp_path: Path, pictures: list[Path], case: str
 ) -> None:
@@ -326,7 +325,7 @@ def test_the_node_program_finds_faults(file_of: Callable[[str], Path], tmp_path:
     done = _run(["node", program, _with_record(file_of("crop"), record, tmp_path)])
     assert done.returncode == 1
     assert "another input" in done.stderr
-    done = _run(["node", program, file_of("half-io")])
+    done = _run(["node", program, file_of("fp16")])
     assert done.returncode == 1
     assert "float16" in done.stderr
 

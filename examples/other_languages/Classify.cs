@@ -191,10 +191,12 @@ public static class Classify
             return;
         }
         JsonElement told = vector.GetProperty("input");
+        int[] shape = told.GetProperty("shape").EnumerateArray().Select(v => v.GetInt32()).ToArray();
         Input input;
         if (vector.TryGetProperty("picture", out JsonElement picture))
         {
             input = ToInput(picture.GetBytesFromBase64(), record.GetProperty("preprocessing"));
+            if (!input.Shape.SequenceEqual(shape)) throw new InvalidDataException("an input of another shape than it was");
             double off = told.GetProperty("samples").EnumerateArray()
                 .Max(sample => Math.Abs(input.Data[sample[0].GetInt32()] - sample[1].GetDouble()));
             double allowed = told.GetProperty("tolerance").GetDouble();
@@ -206,7 +208,7 @@ public static class Classify
             byte[] values = told.GetProperty("values").GetBytesFromBase64();
             var data = new float[values.Length / 4];
             Buffer.BlockCopy(values, 0, data, 0, values.Length); // little-endian, as the processor is
-            input = new Input(data, told.GetProperty("shape").EnumerateArray().Select(v => v.GetInt32()).ToArray());
+            input = new Input(data, shape);
         }
         JsonElement expected = vector.GetProperty("logits");
         if (expected.ValueKind == JsonValueKind.Null) return;

@@ -191,10 +191,13 @@ public class Classify {
             return;
         }
         JsonObject told = vector.getAsJsonObject("input");
+        long[] shape = told.getAsJsonArray("shape").asList().stream().mapToLong(n -> n.getAsLong()).toArray();
         Input input;
         if (vector.has("picture")) {
             byte[] png = Base64.getDecoder().decode(vector.get("picture").getAsString());
             input = toInput(ImageIO.read(new ByteArrayInputStream(png)), record.getAsJsonObject("preprocessing"));
+            if (!Arrays.equals(input.shape, shape))
+                throw new IllegalStateException("an input of " + Arrays.toString(input.shape) + ", needed: " + told.get("shape"));
             double off = 0, allowed = told.get("tolerance").getAsDouble();
             for (var sample : told.getAsJsonArray("samples")) {
                 int place = sample.getAsJsonArray().get(0).getAsInt();
@@ -206,7 +209,6 @@ public class Classify {
             ByteBuffer values = ByteBuffer.wrap(Base64.getDecoder().decode(told.get("values").getAsString()));
             float[] data = new float[values.remaining() / 4];
             values.order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer().get(data);
-            long[] shape = told.getAsJsonArray("shape").asList().stream().mapToLong(n -> n.getAsLong()).toArray();
             input = new Input(data, shape);
         }
         if (vector.get("logits").isJsonNull()) return;
