@@ -71,7 +71,7 @@ def photographs(output: Path, checkpoint: str | None) -> None:
         answers = predictor.classify(EXAMPLES / "images", top_k=1)
         seconds = time.perf_counter() - start
     for path, (best,) in answers.items():
-        print(f"{path.name:<12} {best.score:7.2%}  {best.label}")
+        print(f"{Path(path).name:<12} {best.score:7.2%}  {best.label}")
     print(f"{len(answers)} photographs at their own sizes in {seconds:.2f} s")
     if checkpoint is None:
         print("RANDOM WEIGHTS: these answers mean nothing; give --checkpoint FILE for real ones")

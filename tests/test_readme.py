@@ -37,7 +37,7 @@ def _run(argv: list[str], folder: Path) -> str:
 
 
 def test_the_tour_runs_as_written(clone: Path) -> None:
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 9
     outputs = [_run(command.split(), clone) for command in COMMANDS]
     shown = re.findall(r"```text\n(.+?)```", README, re.DOTALL)
     labels = [re.findall(r"% +(\S+)|(\S+png)", text) for text in (outputs[1], shown[1])]
@@ -56,4 +56,6 @@ def test_the_tour_runs_as_written(clone: Path) -> None:
     assert "made for   CPUs: weights in" in outputs[5]
     seen, told_verified = (text.splitlines() for text in (outputs[6], shown[4]))
     assert seen[:6] + seen[-1:] == told_verified[:6] + told_verified[-1:]  # all but the figures
+    assumed = outputs[8].splitlines()
+    assert shown[5].splitlines() == assumed[assumed.index("") + 1 : -2]  # behind the table of errors
     assert _run([sys.executable, "-c", PYTHON], clone).splitlines() == ["7 0.947", "(2, 10)"]

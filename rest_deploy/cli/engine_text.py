@@ -37,15 +37,15 @@ def way_to_its_gpu(engine: EngineRecord, path: Path) -> dict[str, str]:
     pins = " ".join(f"{package}=={engine.version}" for package in library.pinned)
     checkpoint = _argument(engine.command, "--checkpoint")
     more = f", to prove it {checkpoint} too" if checkpoint is not None else ""
+    extras = library.extra if checkpoint is None else f"{library.extra},export"
     rows = {
         "copy": f"{path.name} and {manifest_path(path).name}{more}",
         "runs on": f"GPUs of {', '.join(engine.targets)}",
-        "install": f'in a clone of rest_deploy there: pip install ".[{library.extra}]" {pins}',
+        "install": f'in a clone of rest_deploy there: pip install ".[{extras}]" {pins}',
     }
     if checkpoint is not None:
-        rows["prove"] = f'pip install ".[{library.extra},export]" {pins} && ' + shlex.join(
-            ["rest-verify", path.name, "--reference", Path(checkpoint).name]
-        )
+        rows["install"] += "  (to run it alone without export, which brings torch)"
+        rows["prove"] = shlex.join(["rest-verify", path.name, "--reference", Path(checkpoint).name])
     if engine.library == "trt-rtx" and engine.command is not None:
         on_hopper = engine.rebuild(path.name, library="trt")
         rows["Hopper"] = f'{library.title} has none for H100 and H200; there, with ".[trt,export,cpu]": {on_hopper}'

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rest_deploy.artifact.info import ASSUMABLE
 from rest_deploy.cli.engine_text import engine_rows, layer_table, way_to_its_gpu
 from rest_deploy.cli.precision_text import precision_rows
 from rest_deploy.cli.tables import Table
 from rest_deploy.cli.terminal import clean
-from rest_deploy.cli.verification_text import figures, record_rows
+from rest_deploy.cli.verification_text import assumed, figures, record_rows
 from rest_deploy.export.engine.memory import estimate_activation_bytes
 from rest_deploy.machine.cpu import describe_cpu
 from rest_deploy.pipeline import ExportRequest, ExportResult, Job
@@ -38,6 +39,7 @@ def plan(request: ExportRequest, loaded: LoadedModel, job: Job) -> dict[str, str
         "output": job.output,
         "input": f"{info.input.shape[1]} channels, any batch, height and width from 1 up",
         **record_rows(info),
+        "assumed": assumed(info),
         "classes": info.num_classes,
         "simplify": "yes" if onnx.simplify else "no",
         "verify": "yes" if request.verify else "no",
@@ -95,7 +97,9 @@ def result_text(result: ExportResult) -> str:
         lines += [f"  {name:<8} {clean(value)}" for name, value in way_to_its_gpu(engine, result.path).items()] + [""]
     lines += [f"{name:<10} {clean(value)}" for name, value in record_rows(result.info).items()]
     if result.info.assumed:
-        lines.append(f"{'':<10} (not said by the checkpoint or by flags; --strict refuses to assume)")
+        lines += ["assumed, as neither the checkpoint nor a flag says it (--strict refuses to):"]
+        lines += [f"  {what:<14} {clean(value)}  ({ASSUMABLE[what]})" for what, value in result.info.assumed.items()]
+    lines.append("")
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())
     mib = result.path.stat().st_size / _MIB
     lines.append(f"{clean(str(result.path))}: {result.info.model}, {mib:.1f} MiB, {_proof(result)} ({steps})")

@@ -11,7 +11,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.cli.engine_text import engine_rows, layer_table
 from rest_deploy.cli.precision_text import precision_rows
 from rest_deploy.cli.terminal import OK, clean, command, parser
-from rest_deploy.cli.verification_text import figures, record_rows
+from rest_deploy.cli.verification_text import assumed, figures, record_rows
 from rest_deploy.runtimes.registry import read_info
 
 
@@ -39,6 +39,7 @@ def _text(path: Path, info: ArtifactInfo) -> str:
         "output": f"{info.output.name}: {info.output.dtype} {_shape(info.output.shape)}",
         "classes": f"{info.num_classes}: {', '.join(info.label(i) for i in range(min(3, info.num_classes)))}, ...",
         **record_rows(info),
+        "assumed": assumed(info),
         "config": ", ".join(f"{key} {value}" for key, value in info.config.items()),
         "made with": ", ".join(f"{package} {version}" for package, version in info.versions.items()),
         **(precision_rows(info.precision_plan) if info.precision_plan is not None else {}),

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_bar
-from rest_deploy.cli.verification_text import record_rows
+from rest_deploy.cli.verification_text import assumed, record_rows
 from rest_deploy.errors import ImageError
 from rest_deploy.predictor import Prediction, Predictor
 from rest_deploy.preprocess.dataset import images_below
@@ -43,7 +43,7 @@ def _main(arguments: argparse.Namespace) -> int:
         if info.weights.random:
             print(f"warning: {arguments.artifact} holds random weights; its predictions mean nothing", file=sys.stderr)
         if arguments.verbose:
-            for name, value in record_rows(info).items():
+            for name, value in {**record_rows(info), "assumed": assumed(info) or "nothing"}.items():
                 print(f"{name}: {clean(value)}", file=sys.stderr)
             if predictor.max_pixels is not None:
                 print(f"at most {predictor.max_pixels:,} pixels of input", file=sys.stderr)

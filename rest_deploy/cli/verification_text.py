@@ -36,12 +36,16 @@ def _worst(verification: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) 
 
 
 def record_rows(info: ArtifactInfo) -> dict[str, str]:
-    """How pictures become inputs and logits scores, what was done with the weights, and what of it was assumed."""
+    """How pictures become inputs and logits scores, and what was done with the weights."""
     steps = info.preprocessing
     rows = {
         "images": str(steps) if steps is not None else "none: the caller makes the input",
         "activation": info.activation.value,
         "notes": "; ".join(info.weights.notes),
-        "assumed": "; ".join(f"{what}: {value}" for what, value in info.assumed.items()),
     }
     return {name: value for name, value in rows.items() if value}
+
+
+def assumed(info: ArtifactInfo) -> str:
+    """What nobody said when an artifact was made, on one line; empty where all was said."""
+    return "; ".join(f"{what}: {value}" for what, value in info.assumed.items())

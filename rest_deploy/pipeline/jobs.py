@@ -121,8 +121,8 @@ def describe(request: ExportRequest, loaded: LoadedModel, format: str) -> Artifa
         activation=request.activation,
     )
     if request.strict and info.assumed:
-        unsaid = "; ".join(f"{what} {value} (say it: {ASSUMABLE[what]})" for what, value in info.assumed.items())
-        raise ConfigError(f"strict: neither the checkpoint nor the request says: {unsaid}")
+        unsaid = "; ".join(f"{what}: {value} ({ASSUMABLE[what]})" for what, value in info.assumed.items())
+        raise ConfigError(f"strict: neither the checkpoint nor the request says what would be assumed: {unsaid}")
     packages = ("rest_deploy", *get_format(format).packages)
     dtype = "float16" if request.narrowing.half_io else "float32"
     return replace(

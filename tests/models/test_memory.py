@@ -66,6 +66,18 @@ MEASURED: list[tuple[str, str, str, tuple[int, int, int], int]] = [
     ("lite", "pytorch", "fp32", (64, 224, 224), 777),
     ("digits", "pytorch", "fp32", (64, 224, 224), 346),
     ("lite", "onnx", "fp32", (1, 1536, 1536), 1571),
+    ("digits", "onnx", "fp32", (16, 512, 512), 380),
+    ("digits", "onnx", "int8", (16, 512, 512), 645),
+    ("digits", "onnx", "fp32", (1, 64, 65536), 4340),
+    ("digits", "onnx", "fp32", (1, 2048, 2048), 4340),
+    ("digits", "pytorch", "fp32", (1, 1536, 1536), 5967),
+    ("lite", "onnx", "int8", (1, 1536, 1536), 2985),
+    ("lite", "onnx", "fp32", (8, 512, 512), 400),
+    ("base", "onnx", "fp32", (64, 224, 224), 1030),
+    ("small", "onnx", "fp32", (1, 2048, 2048), 4530),
+    ("digits", "onnx", "int8", (1, 2048, 2048), 8565),
+    ("digits", "onnx", "fp16", (1, 1024, 1024), 563),
+    ("digits", "onnx", "fp16", (1, 480, 1600), 423),
 ]
 
 
