@@ -67,14 +67,13 @@ def main() -> None:
 def _subject(name: str, model: ResT, folder: Path, default_init: bool) -> Subject:
     import onnxruntime
 
-    from rest_deploy.models.card import Card
     from rest_deploy.models.checkpoint import save_checkpoint
     from rest_deploy.models.reference import reference_runs
     from rest_deploy.pipeline import ExportRequest, run_export
     from rest_deploy.runtimes.registry import open_runtime
 
     folder.mkdir()
-    save_checkpoint(folder / "weights.safetensors", model.state_dict(), Card())
+    save_checkpoint(folder / "weights.safetensors", model)
     request = ExportRequest(None, folder / "ours.onnx", checkpoint=folder / "weights.safetensors", verify=False)
     export_as_written(model, folder / "as_written.onnx")
     theirs = onnxruntime.InferenceSession(str(folder / "as_written.onnx"), providers=["CPUExecutionProvider"])

@@ -90,10 +90,14 @@ SHAPES = {
     "list": json.dumps(NAMES),
     "name to number": json.dumps({"cat": 2, "ant": 0, "bee": 1}),
     "number to name": json.dumps({"2": "cat", "0": "ant", "1": "bee"}),
-    "number to synset and name": json.dumps({"0": ["n02219486", "ant"], "1": ["n02206856", "bee"], "2": ["n02123045", "cat"]}),
+    "number to synset and name": json.dumps(
+        {"0": ["n02219486", "ant"], "1": ["n02206856", "bee"], "2": ["n02123045", "cat"]}
+    ),
     "list of synset and name": json.dumps([["n02219486", "ant"], ["n02206856", "bee"], ["n02123045", "cat"]]),
     "id2label": json.dumps({"architectures": ["x"], "id2label": {"0": "ant", "1": "bee", "2": "cat"}}),
-    "both of Hugging Face": json.dumps({"id2label": {"0": "ant", "1": "bee", "2": "cat"}, "label2id": {"ant": 0, "bee": 1, "cat": 2}}),
+    "both of Hugging Face": json.dumps(
+        {"id2label": {"0": "ant", "1": "bee", "2": "cat"}, "label2id": {"ant": 0, "bee": 1, "cat": 2}}
+    ),
     "classes": json.dumps({"classes": NAMES, "num_classes": 3}),
     "class_to_idx": json.dumps({"class_to_idx": {"ant": 0, "bee": 1, "cat": 2}}),
 }  # fmt: skip

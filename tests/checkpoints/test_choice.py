@@ -138,14 +138,14 @@ def test_no_average_is_no_news(plain: State, tmp_path: Path) -> None:
 
 def test_two_networks_are_not_ranked(plain: State, average: State, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", {"student": plain, "teacher": average})
-    with pytest.raises(CheckpointError, match="'student', 'teacher'.*--weights-key"):
+    with pytest.raises(CheckpointError, match=r"'student', 'teacher'.*--weights-key"):
         load_model(None, path)
     assert holds(load_model(None, path, weights_key="teacher").model.state_dict(), average)
 
 
 def test_two_averages_are_not_ranked(plain: State, average: State, tmp_path: Path) -> None:
     content = {"model": plain, "ema": average, "swa": other(average)}
-    with pytest.raises(CheckpointError, match="'model', 'ema', 'swa'.*--weights-key"):
+    with pytest.raises(CheckpointError, match=r"'model', 'ema', 'swa'.*--weights-key"):
         load_model(None, saved(tmp_path / "a.pth", content))
 
 

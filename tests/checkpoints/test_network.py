@@ -43,7 +43,7 @@ def apart() -> ResT:
 
 def test_heads_that_do_not_interact_are_not_read_as_one(apart: ResT, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", apart.state_dict())
-    with pytest.raises(CheckpointError, match="transform_conv.*--num-heads 1 2 4 8"):
+    with pytest.raises(CheckpointError, match=r"transform_conv.*--num-heads 1 2 4 8"):
         load_model(None, path)
     loaded = load_model(None, path, num_heads=(1, 2, 2, 4))
     assert loaded.model.config == APART
@@ -137,7 +137,7 @@ def test_a_module_says_scale_and_eps(config: ResTConfig, tmp_path: Path) -> None
             assert loaded.model.config == config
             assert torch.equal(logits(loaded.model), logits(model))
             assert "architecture" not in loaded.assumed
-    with pytest.raises(CheckpointError, match="scale|eps"):
+    with pytest.raises(CheckpointError, match=r"scale|eps"):
         load_model(TINY, path)
 
 

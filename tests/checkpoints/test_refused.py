@@ -74,7 +74,7 @@ CONVERTED: dict[str, tuple[Callable[[State, Path], Any], str]] = {
         lambda w, p: torch.save({n: v + 0j if v.is_floating_point() else v for n, v in w.items()}, p),
         "stem.conv1.weight",
     ),
-    "packed by another archiver": (lambda w, p: _packed(w, p), "unfold to"),
+    "packed by another archiver": (lambda w, p: _packed(w, p), "unfold to"),  # noqa: PLW0108  (defined below)
 }
 
 

@@ -269,7 +269,7 @@ SPENDS = {
     "bytes longer than memory": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"abc.",
     "a frame longer than memory": b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"}.",
     "lists in lists": _nested(500_000),
-    "objects in objects": b"\x80\x02" + b"cproject\nThing\nq\0" + b"h\0" * 100_000 + b")" + b"\x81\x85" * 100_000 + b".",
+    "objects in objects": b"\x80\x02cproject\nThing\nq\0" + b"h\0" * 100_000 + b")" + b"\x81\x85" * 100_000 + b".",
     "lists that share each other": b"\x80\x02]q\0" + b"".join(
         b"](" + b"h\0" * 50 + b"eq\0" for _ in range(500)) + b".",
     "no end": b"\x80\x02" + b"]" * 100,

@@ -8,7 +8,6 @@ from pathlib import Path
 from rest_deploy.benchmarking.contenders import PLAIN_ONNX, WEIGHTS, Contender
 from rest_deploy.errors import one_line
 from rest_deploy.export.as_written import export_as_written
-from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.models.factory import load_model
@@ -33,7 +32,7 @@ def write_files(baselines: Sequence[Contender], folder: Path, checkpoint: Path |
     model = load_model(ResTConfig.from_dict(first.config), checkpoint, seed=seed if checkpoint is None else None).model
     needed = {Path(one.file).name for one in baselines}
     if WEIGHTS in needed:
-        save_checkpoint(folder / WEIGHTS, model.state_dict(), Card(first.network))
+        save_checkpoint(folder / WEIGHTS, model, name=first.network)
     if PLAIN_ONNX in needed:
         try:
             export_as_written(model, folder / PLAIN_ONNX, first.channels)
