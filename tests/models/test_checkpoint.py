@@ -260,6 +260,11 @@ def test_nan_and_infinite_weights_are_named(tmp_path, bad, dtype):
             load_checkpoint(tmp_path / name)
 
 
+def test_finite_weights_whose_sum_is_infinite_are_read(tmp_path):
+    weights = {**SMALL, "head.weight": torch.full((2, 2), 3e38)}
+    assert_same(load_checkpoint(saved(tmp_path / "a.pth", weights)).state_dict, weights)
+
+
 def test_at_most_ten_tensors_of_nan_are_named(tmp_path):
     path = saved(tmp_path / "a.pth", {**{f"key {n}": torch.tensor([float("nan")]) for n in range(12)}, **SMALL})
     with pytest.raises(CheckpointError, match=r"in 12 tensors: key 0, .*key 9, \.\.\.; such a model"):
