@@ -43,7 +43,7 @@ def test_every_opset_gives_the_same_function(
     reference = copy.deepcopy(tiny_model).double()
     for shape in ((1, 3, 1, 1), (2, 3, 45, 33)):
         image = rng.standard_normal(shape).astype(np.float32)
-        exact = reference(torch.from_numpy(image).double()).numpy()
+        exact = reference(torch.from_numpy(image).double()).detach().numpy()
         # float32 through a dozen layers whose largest activations are about 10
         np.testing.assert_allclose(session.run(None, {"image": image})[0], exact, rtol=0, atol=2e-5)
 
