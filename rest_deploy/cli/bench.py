@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", metavar="FILE", help="weights of the baselines (default random, which takes as long)")
     add("--relative-to", metavar="NAME", help="contender that ratios are formed to (default the first of a network)")
     add("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
-    add("--threads", type=int, help="CPU threads of a call (default: physical cores)")
+    add("--threads", type=int, help="CPU threads of a call (default: one for each core that may be used)")
     add("--seed", type=int, default=0, help="of images and random weights (default 0)")
     effort = made.add_argument_group("how long")
     effort.add_argument("--min-rounds", metavar="N", type=int, default=15, help="rounds of a size (default 15)")

@@ -82,6 +82,7 @@ class NarrowedFile:
         import onnx
 
         graph = self._narrowing.make(self._plan)
+        del graph.metadata_props[:]  # the record and the seal of the FP32 file
         onnx.save(graph, str(self._path))
         self._graph_bytes = self._path.stat().st_size
         extra = {**self.info.extra, "nodes": len(graph.graph.node)}

@@ -291,7 +291,7 @@ def test_closing_where_nothing_works_any_more(name: str, make: Make, tiny_onnx: 
 def test_rtx_on_a_gpu_that_it_cannot_build_for(device: FakeDevice, make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
     path = make(RTX).build(tiny_onnx, tmp_path)
     make(RTX, device)
-    with pytest.raises(DeviceError, match=r"begins with Turing, in FP32 with Ampere; pip install 'rest-") as raised:
+    with pytest.raises(DeviceError, match=r"begins with Turing, in FP32 with Ampere; pip install \"rest-") as raised:
         TensorRTRuntime(path)
     assert _rebuild(str(raised.value), path).formats == ("trt",)
 

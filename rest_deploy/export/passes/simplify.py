@@ -16,7 +16,8 @@ from rest_deploy.export.passes.check_graph import Expected, check_graph
 #: into Reshape, Gemm and Reshape with sizes computed at run time, where channels are few; runtimes do as well without.
 #: ``fuse_consecutive_reduce`` takes the mean over keys and then over queries in one go. ONNX Runtime adds those, up to
 #: 17 million squares, one after the other: at 1024 pixels the logits' error grew from 9e-6 to 2e-4 (golden weights).
-_SKIPPED = ["fuse_matmul_add_bias_into_gemm_batched", "fuse_consecutive_reduce"]
+#: ``fuse_qkv`` makes one product of two and splits it again, where heads do not interact: no runtime gains by it.
+_SKIPPED = ["fuse_matmul_add_bias_into_gemm_batched", "fuse_consecutive_reduce", "fuse_qkv"]
 
 _log = logging.getLogger(__name__)
 

@@ -87,7 +87,7 @@ def test_an_engine_that_the_gpu_here_could_not_run_has_to_be_asked_for(machine: 
     machine(RTX, cuda=FakeCuda((H200,)))
     said = (
         r"^the GPU here, NVIDIA H200 \(sm90\), is none that TensorRT-RTX 1\.7\.1\.116 builds for in fp32, and TensorRT "
-        r"is not installed; pip install 'rest-deploy\[trt\]', or build for other GPUs with --format trt-rtx$"
+        r"is not installed; pip install \"rest-deploy\[trt\]\", or build for other GPUs with --format trt-rtx$"
     )
     refused(DeviceError, said)
 
