@@ -94,8 +94,7 @@ def origin() -> str:
         return f'pip install -e "{clone}[{{}}]"'
     import importlib.metadata  # slow to load
     import json
-    from urllib.parse import urlparse
-    from urllib.request import url2pathname
+    from urllib.parse import unquote, urlparse
 
     try:  # PEP 610
         text = importlib.metadata.distribution("rest-deploy").read_text("direct_url.json") or "{}"
@@ -105,7 +104,7 @@ def origin() -> str:
     url = str(source.get("url", ""))
     if "vcs_info" in source:
         return f'pip install "rest-deploy[{{}}] @ {source["vcs_info"]["vcs"]}+{url}"'
-    folder = url2pathname(urlparse(url).path) if url.startswith("file:") else ""
+    folder = unquote(urlparse(url).path) if url.startswith("file:") else ""
     return f'pip install "{folder if os.path.isdir(folder) else "rest-deploy"}[{{}}]"'
 
 

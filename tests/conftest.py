@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from rest_deploy import errors
+from rest_deploy.cli import terminal
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.config import ResTConfig
@@ -89,6 +91,12 @@ def lite_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _from_a_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Install lines as they are where the package came from a registry, not from this clone."""
     monkeypatch.setattr(errors, "origin", lambda: 'pip install "rest-deploy[{}]"')
+
+
+@pytest.fixture(autouse=True)
+def _however_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line of progress on stderr, on a slow machine either."""
+    monkeypatch.setattr(terminal, "LINE_EVERY_S", math.inf)
 
 
 @pytest.fixture

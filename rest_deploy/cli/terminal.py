@@ -19,7 +19,7 @@ from rest_deploy.errors import RestDeployError
 
 OK, FAILED = 0, 1  # 2, wrong usage, is argparse's own
 _BAR_WIDTH = 30
-_LINE_EVERY_S = 30.0  # of progress that nobody watches, as in the log of a job
+LINE_EVERY_S = 60.0  # of progress that nobody watches, as in the log of a job
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -118,7 +118,7 @@ def progress_bar(what: str, clock: Callable[[], float] = time.monotonic) -> Iter
 
     def say(share: float, phase: str) -> None:
         nonlocal said
-        if clock() - said >= _LINE_EVERY_S:
+        if clock() - said >= LINE_EVERY_S:
             said = clock()
             print(f"{what}: {share:.0%}, {clean(phase)}", file=sys.stderr, flush=True)
 

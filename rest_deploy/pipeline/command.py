@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rest_deploy.export.formats import flag_of
+from rest_deploy.models.config import ResTConfig
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange, Resize
 
@@ -39,17 +40,22 @@ _OPTIONS: Mapping[str, Callable[[str, Any], list[str]]] = MappingProxyType(
 def as_arguments(request: ExportRequest) -> tuple[str, ...] | None:
     """Arguments of ``rest-export`` that ask for the same, but for format, targets and output; None where none can.
 
-    A model given as a config has no name, and stands as its checkpoint alone, whose shapes tell its architecture.
+    A model given as a config has no name, and stands as its checkpoint, whose shapes tell its architecture, and its
+    heads. What neither tells has no flag.
     """
-    if not isinstance(request.model, str) and request.checkpoint is None:
+    config, heads = request.model, request.num_heads
+    if not isinstance(config, str) and request.checkpoint is None:
         return None
-    numbers = request.num_heads or ()
+    if isinstance(config, ResTConfig):
+        if (config.qk_scale, config.norm_eps) != (ResTConfig.qk_scale, ResTConfig.norm_eps):
+            return None
+        heads = config.num_heads
     given: dict[str, Sequence[object] | None] = {
-        "--model": [request.model] if isinstance(request.model, str) else None,
+        "--model": [config] if isinstance(config, str) else None,
         "--checkpoint": _one(request.checkpoint),
         "--weights-key": _one(request.weights_key),
         "--key-prefix": _one(request.key_prefix),
-        "--num-heads": numbers or None,
+        "--num-heads": heads,
         "--precision": [request.precision.value] if request.precision is not Precision.FP32 else None,
         "--labels": _one(request.labels),
         "--activation": _one(request.activation and request.activation.value),

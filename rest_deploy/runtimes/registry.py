@@ -102,4 +102,6 @@ def _module_for(path: str | Path) -> ModuleType:
     except ModuleNotFoundError as exc:
         if exc.name is not None and exc.name.split(".")[0] == "rest_deploy":
             raise
-        raise MissingPackageError(exc.name or row.package, f"open {Path(path).suffix} files", row.extra) from exc
+        raise MissingPackageError(
+            (exc.name or row.package).partition(".")[0], f"open {Path(path).suffix} files", row.extra
+        ) from exc

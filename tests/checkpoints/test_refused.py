@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
 import re
 import shlex
@@ -27,6 +28,7 @@ from rest_deploy.models.factory import load_model
 from rest_deploy.models.rest import ResT
 from tests.checkpoints.files import State
 from tests.checkpoints.test_read import logits
+from tests.conftest import ROOT
 
 Weights = dict[str, Any]
 
@@ -100,7 +102,8 @@ def test_the_line_that_is_shown_converts_the_file(name: str, tmp_path: Path, tin
     if name == "complex numbers":
         return  # there is no such ResT; the line drops the imaginary parts with a warning
     arguments = shlex.split(line[1])
-    subprocess.run([sys.executable, "-W", "ignore", *arguments], cwd=tmp_path, check=True)
+    known = {**os.environ, "PYTHONPATH": str(ROOT)}  # where the class of tensors is
+    subprocess.run([sys.executable, "-W", "ignore", *arguments], cwd=tmp_path, check=True, env=known)
     assert torch.equal(logits(load_model(None, tmp_path / "weights.pth").model), logits(tiny_model))
 
 

@@ -15,7 +15,7 @@ import torch
 
 from rest_deploy.cli import export, info, predict
 from rest_deploy.cli.preprocessing_flags import preprocessing_change
-from rest_deploy.cli.terminal import clean
+from rest_deploy.cli.terminal import clean, progress_bar
 from rest_deploy.models.factory import create_model
 from rest_deploy.specs import ImageSize, Preprocessing, Resize
 from tests.conftest import IMAGES, TINY
@@ -261,3 +261,15 @@ def test_an_empty_argument_is_wrong_usage(tiny_onnx: Path, capsys: pytest.Captur
     done = Outcome(predict, [tiny_onnx, ""], capsys)
     assert done.code == 2
     assert "one of the arguments is empty" in done.err
+
+
+def test_progress_that_nobody_watches_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("rest_deploy.cli.terminal.LINE_EVERY_S", 30.0)
+    with progress_bar("exporting", clock=lambda: now[0]) as report:
+        for second in range(100):
+            now[0] = float(second)
+            report(second / 100, "verify")
+    assert capsys.readouterr().err.splitlines() == [f"exporting: {share}%, verify" for share in (30, 60, 90)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rest_deploy.doctor.attempts import Outcome, attempt, load_module
-from rest_deploy.errors import DeviceError, MissingPackageError
+from rest_deploy.errors import DeviceError, MissingPackageError, install
 
 
 def _raise(error: BaseException) -> Any:
@@ -25,7 +25,7 @@ def _raise(error: BaseException) -> Any:
         (SystemError(), Outcome(None, "SystemError: SystemError")),
         (
             MissingPackageError("onnx", "export", "export"),
-            Outcome(None, 'onnx is needed to export; install it: pip install "rest-deploy[export]"', missing=True),
+            Outcome(None, f"onnx is needed to export; install it: {install('export')}", missing=True),
         ),
     ],
 )

@@ -17,6 +17,7 @@ from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.manifest import manifest_path, read_manifest
 from rest_deploy.cli import export as cli
 from rest_deploy.errors import ConfigError, ExportError, VerificationError
+from rest_deploy.models.rest import ResT
 from rest_deploy.pipeline import ExportRequest, ExportResult, prepare, run_export, run_exports
 from rest_deploy.pipeline.command import as_arguments
 from rest_deploy.runtimes.ort import OnnxRuntime
@@ -179,7 +180,7 @@ def test_a_full_disk_leaves_what_was_there(
         ({"format": "trt,trt-rtx"}, "trt and trt-rtx write the same .engine file"),
         (
             {"format": "trt", "precision": "int8"},
-            "INT8 for TensorRT takes its ranges from images: give --calibration DIR",
+            "INT8 for TensorRT takes its ranges from images .*give --calibration DIR",
         ),
         (
             {"format": "onnx", "options": {"max_batch": 4}},
@@ -192,7 +193,7 @@ def test_a_full_disk_leaves_what_was_there(
         ({"format": "onnx,trt", "output": "x.onnx"}, "give their name without a suffix, x"),
         ({"format": "trt", "output": "x.onnx"}, "trt end in .engine; name a file that does, or ask for --format onnx"),
         ({"format": "trt", "output": "folder"}, "trt end in .engine; name a file that does$"),
-        ({"checkpoint": "c.pth", "seed": 3}, "seed 3 is of random weights; with a checkpoint leave it out"),
+        ({"checkpoint": "c.pth", "seed": 3}, "seed 3 is of random weights; with a checkpoint or a module leave it out"),
     ],
 )
 def test_a_request_that_cannot_be_meant(arguments: dict[str, Any], message: str) -> None:
@@ -212,10 +213,28 @@ def test_a_manifest_that_cannot_be_written_is_found_before_the_work(tmp_path: Pa
         prepare(_request(tiny_checkpoint, tmp_path / "x.engine", "trt-rtx"))
 
 
-def test_requests_that_no_command_line_can_make() -> None:
+def test_requests_that_no_command_line_can_make(tiny_model: ResT) -> None:
     assert as_arguments(ExportRequest(TINY, format="trt")) is None
-    steps = Preprocessing(crop_ratio=1.0)
-    assert as_arguments(ExportRequest("rest_lite", format="trt", preprocessing=steps)) is None
+    assert as_arguments(ExportRequest(tiny_model, format="trt")) is None
+    other = replace(TINY, norm_eps=1e-6)
+    assert as_arguments(ExportRequest(other, checkpoint="a.pth", format="trt")) is None
+
+
+def test_what_a_command_line_asks_for() -> None:
+    request = ExportRequest(TINY, checkpoint="a.pth", format="trt")
+    assert as_arguments(request) == ("--checkpoint", "a.pth", "--num-heads", "1", "2", "3", "4")
+    steps = Preprocessing("crop", (32, 48), 1.0, (0.5,) * 3, (1.0,) * 3, "lanczos", "drop")
+    asked = ExportRequest("rest_lite", format="trt", preprocessing=steps, activation="none", labels="none", strict=True)
+    assert as_arguments(asked) == (
+        *("--model", "rest_lite", "--labels", "none", "--activation", "none", "--strict"),
+        *("--transform", "crop", "--image-size", "32x48", "--mean", "0.5", "0.5", "0.5", "--std", "1.0", "1.0", "1.0"),
+        *("--crop-ratio", "1.0", "--interpolation", "lanczos", "--alpha", "drop"),
+    )
+    chosen = ExportRequest(None, checkpoint="a.pth", weights_key="model", key_prefix="net.", num_heads=(1, 1, 1, 1))
+    assert as_arguments(chosen) == (
+        *("--checkpoint", "a.pth", "--weights-key", "model", "--key-prefix", "net."),
+        *("--num-heads", "1", "1", "1", "1"),
+    )
     assert as_arguments(ExportRequest("rest_lite", format="trt")) == ("--model", "rest_lite")
     assert as_arguments(ExportRequest("rest_lite", format="trt", seed=7)) == ("--model", "rest_lite", "--seed", "7")
 

@@ -78,7 +78,7 @@ def test_predictors_answer_in_every_precision(
 ) -> None:
     for made in (half, integers, calibrated):
         with Predictor(made.path) as predictor:
-            answers = {path.name: found[0].label for path, found in predictor.classify(DIGIT_IMAGES).items()}
+            answers = {Path(path).name: found[0].label for path, found in predictor.classify(DIGIT_IMAGES).items()}
         assert answers == {"eight-57x91.png": "8", "seven-73x81.png": "7", "three-48x48.png": "3"}
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -464,11 +465,11 @@ def test_ctrl_c_keeps_the_images_that_were_done(
 ) -> None:
     honest, calls = image_answers.load_image, [0]
 
-    def interrupted(path: Path) -> Image.Image:
+    def interrupted(path: Path, *how: Any) -> Image.Image:
         calls[0] += 1
         if calls[0] == 9:
             raise KeyboardInterrupt
-        return honest(path)
+        return honest(path, *how)
 
     monkeypatch.setattr(image_answers, "load_image", interrupted)
     found = verify(tiny_onnx, tiny_checkpoint, data=folder, synthetic=False)

@@ -54,7 +54,7 @@ def preprocessing(text: str) -> Preprocessing:
 def test_the_sizes_that_were_not_given_make_room_for_those_that_were(
     options: dict[str, Any], steps: Preprocessing, profile: str
 ) -> None:
-    assert EngineConfig(**options).resolve_profiles(steps) == (Profile.parse(profile),)
+    assert EngineConfig(**options).resolve_profiles(steps.size) == (Profile.parse(profile),)
 
 
 @given(st.none() | image_sizes, st.none() | image_sizes, st.none() | image_sizes, st.none() | image_sizes)
@@ -68,7 +68,7 @@ def test_what_is_accepted_when_made_makes_a_profile_at_any_image_size(
         heights, widths = [each.height for each in given_sizes], [each.width for each in given_sizes]
         assert heights != sorted(heights) or widths != sorted(widths)  # refused for a reason only
         return
-    (profile,) = config.resolve_profiles(NATIVE if shown is None else Preprocessing.for_size(shown))
+    (profile,) = config.resolve_profiles(shown)
     assert low in (None, profile.min.size)
     assert opt in (None, profile.opt.size)
     assert high in (None, profile.max.size)
@@ -76,7 +76,7 @@ def test_what_is_accepted_when_made_makes_a_profile_at_any_image_size(
 
 def test_profiles_that_were_given_stand_as_they_are() -> None:
     config = EngineConfig(profiles=[RANGE, RANGE])  # type: ignore[arg-type]
-    assert config.resolve_profiles(preprocessing("999")) == (RANGE, RANGE)
+    assert config.resolve_profiles(size("999")) == (RANGE, RANGE)
     assert hash(config)
 
 
