@@ -6,6 +6,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -105,7 +106,7 @@ class Predictor:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
         self._options = {"threads": threads, "allow_spinning": allow_spinning, "max_pixels": max_pixels}
-        self._max_pixels = max_pixels
+        self._max_pixels, self._free_at_first = max_pixels, available_bytes()
         self._runtime = open_runtime(path, _device_name(device), threads, allow_spinning=allow_spinning)
 
     @property
@@ -250,9 +251,11 @@ class Predictor:
         needed = self._network_bytes(height, width) if self._runs_in_memory else 0
         if needed <= _SMALL or (free := available_bytes()) is None or needed <= _SHARE * free:
             return
+        takes = f"{name}: an input of {shape} would take about {needed / 2**30:.1f} GiB in this network, and"
+        if self._free_at_first is not None and needed <= _SHARE * self._free_at_first:  # it would have been answered
+            raise PredictorError(f"{takes} {free / 2**30:.1f} GiB are free now: let the machine do less at a time")
         raise ImageError(
-            f"{name}: an input of {shape} would take about {needed / 2**30:.1f} GiB in this network, and "
-            f"{free / 2**30:.1f} GiB are free: at most about {self.max_pixels:,} pixels; scale it down first"
+            f"{takes} {free / 2**30:.1f} GiB are free: at most about {self.max_pixels:,} pixels; scale it down first"
         )
 
     @property
@@ -332,7 +335,7 @@ class Predictor:
         if self._runtime.closed:
             raise PredictorError(f"{self._runtime.path}: this predictor is closed; pickle one that is open")
         path = os.path.abspath(self._runtime.path)
-        return _reopened, (path, self._runtime.device, self._options, self.info.to_json())
+        return _reopened, (path, self._runtime.device, self._options, _identity(self.info))
 
     def __enter__(self) -> Predictor:
         return self
@@ -360,9 +363,14 @@ def _device_name(device: Any) -> str | None:
     return None if device is None else str(device)
 
 
+def _identity(info: ArtifactInfo) -> str:
+    """What a file says of itself; a checkpoint says the version of the PyTorch that opens it, which may be another."""
+    return replace(info, versions={}).to_json()
+
+
 def _reopened(path: str, device: str, options: dict[str, Any], record: str) -> Predictor:
     predictor = Predictor(path, device, **options)
-    if predictor.info.to_json() != record:
+    if _identity(predictor.info) != record:
         predictor.close()
         raise ArtifactError(f"{path}: it is another file than the one whose predictor was pickled; make it anew")
     return predictor

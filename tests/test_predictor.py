@@ -322,9 +322,9 @@ def test_one_picture_cannot_take_the_machine(tiny_onnx: Path, monkeypatch: pytes
     """A native network takes pictures as they are: the memory of its maps grows with the square of the pixels."""
     path = tmp_path / "phone.png"
     Image.new("RGB", (1500, 2000)).save(path)
+    monkeypatch.setattr("rest_deploy.predictor.available_bytes", lambda: 1 << 30)
     with Predictor(tiny_onnx) as predictor:
         monkeypatch.setattr(predictor._runtime, "_run", lambda batch: pytest.fail(f"ran {batch.shape}"))
-        monkeypatch.setattr("rest_deploy.predictor.available_bytes", lambda: 1 << 30)
         needed = network_bytes(predictor.info.config, 1, 2000, 1500) / 2**30
         assert needed > 1
         fitting = predictor.max_pixels
@@ -349,3 +349,11 @@ def test_most_pixels_can_be_said(tiny_onnx: Path) -> None:
     for wrong in (0, -1, 2.5, True):
         with pytest.raises(ConfigError, match="max_pixels"):
             Predictor(tiny_onnx, max_pixels=wrong)  # type: ignore[arg-type]
+
+
+def test_memory_that_others_took_is_no_fault_of_the_picture(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Predictor(tiny_onnx) as predictor:
+        predictor._free_at_first = 64 << 30
+        monkeypatch.setattr("rest_deploy.predictor.available_bytes", lambda: 40 << 20)
+        with pytest.raises(PredictorError, match=r"0\.0 GiB are free now"):
+            predictor.classify(np.zeros((1500, 2000, 3), np.uint8))

@@ -32,8 +32,8 @@ _BYTES_A_PIXEL = 12
 _MAX_BYTES = _BYTES_A_PIXEL * MAX_PIXELS
 _CHUNK = 1 << 20
 
-#: What the system says when the process or the machine has run out of something, whatever file is asked for.
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+#: What the system says when the process or the machine has run out of something, or a file system is gone.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN})
 
 _WHITE = (255, 255, 255)
 _ACCEPTED = (

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo, Weights
 from rest_deploy.artifact.labels import default_labels
-from rest_deploy.errors import ConfigError, DeviceError, PredictorError
+from rest_deploy.errors import CheckpointError, ConfigError, DeviceError, PredictorError
 from rest_deploy.models.factory import LoadedModel, load_model
 from rest_deploy.models.reference import torch_threads
 from rest_deploy.runtimes.base import Runtime
@@ -50,7 +50,7 @@ class PyTorchRuntime(Runtime):
             )
         target = Device.parse(self.device)
         check_cuda(target)
-        loaded = load_model(None, self.path)
+        loaded = _loaded(self.path)
         self.info = describe(loaded)
         self._model = loaded.model.to(str(target))
         self._device = str(target)
@@ -86,7 +86,17 @@ class PyTorchRuntime(Runtime):
 
 def read_info(path: Path) -> ArtifactInfo:
     """The record of a checkpoint."""
-    return describe(load_model(None, path))
+    return describe(_loaded(path))
+
+
+def _loaded(path: Path) -> LoadedModel:
+    """A checkpoint as it is; what would have to be chosen or said is for whoever exports it."""
+    try:
+        return load_model(None, path)
+    except CheckpointError as exc:
+        if "--" not in str(exc):
+            raise
+        raise CheckpointError(f"{exc}; these are flags of rest-export: export it with them, and open that") from exc
 
 
 def describe(

@@ -32,6 +32,8 @@ RUNTIMES: Mapping[str, RuntimeRow] = MappingProxyType(
 )
 #: A ZIP archive as torch.save makes it, and a bare pickle: checkpoints have any suffix, as ``checkpoint.pth.tar``.
 _PICKLES = (b"PK\x03\x04", b"\x80")
+#: Other suffixes that checkpoints have; what such a file is, its reader says.
+_CHECKPOINTS = frozenset([".ckpt", ".tar", ".bin", ".pkl", ".model"])
 
 
 def is_checkpoint(path: str | Path) -> bool:
@@ -83,7 +85,7 @@ def _row_for(path: str | Path) -> RuntimeRow:
 
 def _row(path: str | Path) -> RuntimeRow | None:
     path = Path(path)
-    known = RUNTIMES.get(path.suffix.lower())
+    known = _PYTORCH if path.suffix.lower() in _CHECKPOINTS else RUNTIMES.get(path.suffix.lower())
     if known is not None or not path.is_file():
         return known
     try:
@@ -102,6 +104,5 @@ def _module_for(path: str | Path) -> ModuleType:
     except ModuleNotFoundError as exc:
         if exc.name is not None and exc.name.split(".")[0] == "rest_deploy":
             raise
-        raise MissingPackageError(
-            (exc.name or row.package).partition(".")[0], f"open {Path(path).suffix} files", row.extra
-        ) from exc
+        package = (exc.name or row.package).partition(".")[0]
+        raise MissingPackageError(package, f"open {Path(path).suffix} files", row.extra) from exc

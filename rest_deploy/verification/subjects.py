@@ -191,16 +191,26 @@ def open_reference(
 
 
 def _loaded(path: Path, choice: WeightsChoice | None, records: Sequence[ArtifactInfo]) -> LoadedModel:
-    """The network of a checkpoint: the one that was chosen, else the one that a record says it was made of."""
+    """The network of a checkpoint: the one that records say they were made of, with what was chosen in its place.
+
+    Raises:
+        ConfigError: The records tell of different weights of it, and nothing was chosen.
+    """
     from rest_deploy.models.config import ResTConfig
     from rest_deploy.models.factory import load_model
 
-    if choice is not None:
-        return load_model(None, path, **vars(choice))
     digest = sha256_of(path) if path.is_file() else None
-    for record in records:
-        if record.weights.sha256 == digest and record.weights.file is not None:
-            own = record.weights
-            config = ResTConfig.from_dict(record.config)
-            return load_model(config, path, weights_key=own.key or None, key_prefix=own.prefix or None)
-    return load_model(None, path)
+    own = [record for record in records if record.weights.file is not None and record.weights.sha256 == digest]
+    if not own or (choice is not None and choice.num_heads is not None):
+        return load_model(None, path, **vars(choice or WeightsChoice()))
+    made_of = {(record.weights.key, record.weights.prefix): record.config for record in own}
+    key, prefix = (choice.weights_key, choice.key_prefix) if choice is not None else (None, None)
+    if len(made_of) > 1 and key is None and prefix is None:
+        entries = ", ".join(repr(prefix + key) for key, prefix in made_of)
+        raise ConfigError(
+            f"{path}: the artifacts were made of different weights of it ({entries}); verify them one at a time, or "
+            "choose with --weights-key"
+        )
+    (first_key, first_prefix), config = next(iter(made_of.items()))
+    model = ResTConfig.from_dict(config)
+    return load_model(model, path, weights_key=key or first_key or None, key_prefix=prefix or first_prefix or None)

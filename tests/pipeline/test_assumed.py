@@ -178,6 +178,24 @@ def test_the_reference_is_the_network_that_the_artifact_was_made_of(
     assert verify(artifact, two_networks(more=1), sizes=[(32, 32)], choice=WeightsChoice("teacher", "net.")).passed
 
 
+def test_artifacts_of_different_weights_are_not_measured_by_one(
+    two_networks: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = two_networks()
+    made = [export(None, tmp_path / f"{key}.onnx", checkpoint=path, weights_key=key) for key in ("teacher", "student")]
+    with pytest.raises(ConfigError, match=r"'net\.teacher', 'student'.*--weights-key"):
+        verify(made, path, sizes=[(32, 32)])
+
+
+def test_what_rest_predict_cannot_say_is_said_at_export(
+    two_networks: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = Outcome(predict_command, [two_networks(), IMAGES / "rocket.jpg"], capsys)
+    assert done.code == 1
+    assert "--weights-key" in done.err
+    assert "rest-export" in done.err
+
+
 def test_heads_without_interaction_go_all_the_way(tmp_path: Path) -> None:
     config = replace(TINY, apply_transform=False)
     path = tmp_path / "plain.pth"
