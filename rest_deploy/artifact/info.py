@@ -23,6 +23,7 @@ METADATA_KEY = "rest_deploy"
 ASSUMABLE: Mapping[str, str] = MappingProxyType(
     {
         "weights": "--weights-key",
+        "left out": "--key-prefix",
         "architecture": "--model of a published network, or in Python a ResTConfig",
         "labels": "--labels",
         "activation": "--activation",

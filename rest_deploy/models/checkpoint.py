@@ -24,7 +24,7 @@ from rest_deploy.models.evidence import Evidence, network_at, settings_of
 from rest_deploy.models.pickled import UnreadableError
 from rest_deploy.models.rest import ResT
 from rest_deploy.models.torch_file import StoredTensor, WeightFile, converting, open_weights
-from rest_deploy.models.weights import Found, NoTensorError, authors_names, choose, mapping_of
+from rest_deploy.models.weights import Found, NoTensorError, authors_names, choose, is_counter, mapping_of
 from rest_deploy.specs import Activation, Preprocessing
 
 StateDict = dict[str, Tensor]
@@ -102,7 +102,7 @@ def load_checkpoint(path: str | Path, *, weights_key: str | None = None, key_pre
         raise CheckpointError(f"{path}: it cannot be read: {exc.strerror or exc}") from exc
     _check_finite(path, weights)
     module = network_at(found.entry.module, found.prefix)
-    assumed = {"weights": found.assumed} if found.assumed else {}
+    assumed = found.assumed
     return Checkpoint(
         source=str(path),
         path=path,
@@ -184,11 +184,6 @@ def _check_stored(path: Path, content: Any, found: Found) -> None:
 def _is_plain(name: str, stored: StoredTensor) -> bool:
     counter = is_counter(name) and not stored.dtype.is_complex
     return stored.is_whole and (stored.dtype in _FLOATS or counter or (stored.numel == 1 and not stored.shape))
-
-
-def is_counter(name: str) -> bool:
-    """Whether a name is of a counter or a note beside weights, not of a weight: it is of no use to a network."""
-    return name.rsplit(".", 1)[-1] in ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 
 
 def _check_finite(source: str | Path, state_dict: StateDict) -> None:

@@ -12,9 +12,10 @@ from torch import nn
 from rest_deploy.errors import CheckpointError, ConfigError, listed
 from rest_deploy.models.architecture import check_keys, heads_interact, infer_config
 from rest_deploy.models.card import Card
-from rest_deploy.models.checkpoint import Checkpoint, StateDict, Weights, is_counter, load_checkpoint, read_module
+from rest_deploy.models.checkpoint import Checkpoint, StateDict, Weights, load_checkpoint, read_module
 from rest_deploy.models.config import CONFIGS, ResTConfig, get_config
 from rest_deploy.models.rest import ResT
+from rest_deploy.models.weights import is_counter
 
 CUSTOM = "rest_custom"
 

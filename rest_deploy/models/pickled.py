@@ -15,8 +15,14 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from rest_deploy.errors import one_line
+
 #: Of one pickle. A training checkpoint of rest_large with its moving average and its optimizer has 0.3 million.
 MAX_OPERATIONS = 3_000_000
+#: Of a name that the reader knows; ten are enough for every tensor.
+MAX_ARGUMENTS = 10
+_MAX_NAME = 1000  # characters of the name of a class or a function
+_MAX_MESSAGE = 4000  # characters; a line that converts a file has its path in it
 _MAX_INTEGER = 64  # bytes
 _MAX_KEY = 16  # entries of a tuple that is a key
 _MAX_LINE = 1 << 16  # bytes of a name or a number in the text protocol
@@ -56,7 +62,11 @@ _ATTACK_NAMES = frozenset(
 
 
 class UnreadableError(Exception):
-    """Why a file is not read; whoever opened it adds its path."""
+    """Why a file is not read, in one line that does not grow with the file; whoever opened it adds its path."""
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.splitlines())
+        super().__init__(line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]} ...")
 
 
 class Inert:
@@ -72,7 +82,7 @@ class Inert:
         values: Entries, where it is a kind of list or set.
     """
 
-    __slots__ = ("args", "name", "pairs", "state", "values")
+    __slots__ = ("_merged", "args", "name", "pairs", "state", "values")
 
     def __init__(self, name: str, args: tuple[Any, ...] | None = None) -> None:
         self.name = name
@@ -80,6 +90,7 @@ class Inert:
         self.state: Any = None
         self.pairs: list[tuple[Any, Any]] = []
         self.values: list[Any] = []
+        self._merged: tuple[Any, dict[Any, Any]] | None = None  # a state in two parts, and both in one
 
     def __repr__(self) -> str:
         return f"<inert {self.name}>"
@@ -89,7 +100,10 @@ class Inert:
         """What the object would have in its ``__dict__``; empty where that cannot be told."""
         state = self.state
         if isinstance(state, tuple) and len(state) == 2:  # with __slots__
-            return {key: value for part in state if isinstance(part, dict) for key, value in part.items()}
+            if self._merged is None or self._merged[0] is not state:
+                parts = [part for part in state if isinstance(part, dict)]
+                self._merged = state, {key: value for part in parts for key, value in part.items()}
+            return self._merged[1]
         return state if isinstance(state, dict) else {}
 
 
@@ -135,7 +149,7 @@ def read_pickle(source: Source, makers: Makers, persistent: Callable[[Any], Any]
                 return machine.pop()
             machine.run(code.name, argument)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError) as exc:
-        raise UnreadableError(f"damaged or truncated: its pickle cannot be read ({exc or type(exc).__name__})") from exc
+        raise UnreadableError(f"damaged or truncated: its pickle cannot be read ({one_line(exc)})") from exc
     raise UnreadableError("truncated: its pickle has no end")
 
 
@@ -148,7 +162,7 @@ def check_name(name: str) -> None:
     parts = name.split(".")
     bad = (
         name in _ATTACK_NAMES
-        or any(".".join(parts[:end]) in _ATTACK_MODULES for end in range(1, len(parts)))
+        or any(".".join(parts[:end]) in _ATTACK_MODULES for end in range(1, min(len(parts), 3)))
         or any(part in _ATTACK_INSIDE for part in parts[1:-1])
         or (parts[-2:-1] and parts[-2] in _BUILTINS and parts[-1] in _ATTACK_BUILTINS)
         or (parts[0] in _BUILTINS and any(part in _ATTACK_BUILTINS for part in parts[1:]))
@@ -180,6 +194,7 @@ class _Machine:
         self._below: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._names: dict[str, Inert] = {}
+        self._handed = 0  # entries of what was handed to the makers, which may copy them
 
     def pop(self) -> Any:
         return self._stack.pop()
@@ -312,6 +327,8 @@ class _Machine:
 
     def _named(self, name: str) -> Inert:
         if name not in self._names:
+            if len(name) > _MAX_NAME:
+                raise UnreadableError(f"it names a class of {len(name):,} characters; at most {_MAX_NAME:,} are read")
             check_name(name)
             self._names[name] = Inert(name)
         return self._names[name]
@@ -320,9 +337,14 @@ class _Machine:
         if not isinstance(what, Inert) or not isinstance(args, tuple):
             raise TypeError(f"a {type(what).__name__} that is called")
         if what.args is not None:  # the result of a call, called
-            return Inert(f"{what.name}(...)", args)
+            return Inert(what.name if what.name.endswith("(...)") else f"{what.name}(...)", args)
         maker = self._makers.get(what.name)
-        return Inert(what.name, args) if maker is None else maker(*args)
+        if maker is None or len(args) > MAX_ARGUMENTS:
+            return Inert(what.name, args)
+        self._handed += sum(len(arg) for arg in args if isinstance(arg, (list, tuple)))
+        if self._handed > MAX_OPERATIONS:
+            raise UnreadableError(f"its pickle makes objects of more than {MAX_OPERATIONS:,} entries")
+        return maker(*args)
 
     def _reduce(self, _: None) -> None:
         args, what = self._stack.pop(), self._stack.pop()

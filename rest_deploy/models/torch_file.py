@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from rest_deploy.artifact.identity import sha256_of_first
-from rest_deploy.errors import listed
-from rest_deploy.models.pickled import Inert, UnreadableError, read_pickle
+from rest_deploy.errors import listed, one_line
+from rest_deploy.models.pickled import MAX_ARGUMENTS, Inert, UnreadableError, read_pickle
 
 _MAX_PICKLE = 256 << 20  # bytes of an archive's pickle
 _MAX_DIRECTORY = 16 << 20  # bytes of an archive's directory; an entry takes about 70
@@ -123,11 +123,14 @@ class WeightFile:
     path: Path
     sha256: str
     _file: BinaryIO
+    _size: int
     content: Any = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     scripted: bool = False
     _places: dict[str, _Place] = field(default_factory=dict)
     _read: dict[str, Tensor] = field(default_factory=dict)
+    _parts: dict[StoredTensor, Tensor] = field(default_factory=dict)
+    _copied: int = 0  # bytes of the parts
 
     def tensor(self, stored: StoredTensor) -> Tensor:
         """Read a tensor.
@@ -135,6 +138,8 @@ class WeightFile:
         Raises:
             UnreadableError: Its values are not all there, or not as they were written.
         """
+        if stored in self._parts:
+            return self._parts[stored]
         storage = stored.storage
         last = stored.offset + sum((size - 1) * step for size, step in zip(stored.shape, stored.stride, strict=True))
         if stored.numel and last >= storage.nbytes // stored.dtype.itemsize:
@@ -146,7 +151,15 @@ class WeightFile:
         usable = storage.nbytes // stored.dtype.itemsize * stored.dtype.itemsize
         numbers = raw[start : start + usable].view(stored.dtype)
         tensor = torch.as_strided(numbers, stored.shape, stored.stride, numbers.storage_offset() + stored.offset)
-        return tensor if tensor.nbytes == len(raw) else tensor.clone()  # a part does not keep the whole in memory
+        if tensor.nbytes == len(raw):
+            return tensor
+        self._copied += tensor.nbytes
+        if self._copied > self._size:
+            raise UnreadableError(
+                f"its tensors are parts of each other, and together are larger than the file's {self._size:,} bytes"
+            )
+        self._parts[stored] = tensor.clone()  # a part does not keep the whole in memory
+        return self._parts[stored]
 
     def _bytes_of(self, key: str) -> Tensor:
         if key not in self._read:
@@ -177,7 +190,7 @@ def open_weights(path: Path) -> Iterator[WeightFile]:
     """
     with path.open("rb") as file:
         before = _state(file)
-        opened = WeightFile(path, sha256_of_first(file, None), file)
+        opened = WeightFile(path, sha256_of_first(file, None), file, before[0])
         file.seek(0)
         head = file.read(_HEAD)
         size = before[0]
@@ -185,8 +198,6 @@ def open_weights(path: Path) -> Iterator[WeightFile]:
             _open_safetensors(opened, file, size)
         elif head.startswith(b"PK\x03\x04"):
             _open_archive(opened, file, size)
-        elif _looks_safe(head):  # first, as the length of its header can begin as a pickle does
-            _open_safetensors(opened, file, size)
         elif head.startswith(b"\x80"):
             _open_legacy(opened, file, size)
         else:
@@ -322,8 +333,8 @@ def _typed(*args: Any) -> Any:
     if len(args) != 4 or not all(isinstance(arg, Inert) for arg in args[:2]) or not isinstance(args[2], tuple):
         return Inert("torch._tensor._rebuild_from_type_v2", args)
     function, kind, arguments, _ = args
-    maker = _MAKERS.get(function.name)
-    if kind.name not in _PLAIN_TYPES or maker is None or maker is _typed:
+    maker = _MAKERS.get(function.name) if function.name.startswith("torch._utils.") else None
+    if kind.name not in _PLAIN_TYPES or maker is None or len(arguments) > MAX_ARGUMENTS:
         return Inert(kind.name, args)
     return maker(*arguments)
 
@@ -337,7 +348,7 @@ def _ordered(*args: Any) -> Any:
         if all(isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in args[0]):
             return {key: value for key, value in args[0]}  # noqa: C416  (pairs of a pickle, not of a type)
         return made
-    return dict(args[0]) if isinstance(args[0], dict) else made
+    return made
 
 
 def _reconstructed(*args: Any) -> Any:
@@ -346,7 +357,8 @@ def _reconstructed(*args: Any) -> Any:
 
 def _size(*args: Any) -> Any:
     sizes = args[0] if len(args) == 1 else ()
-    return tuple(sizes) if isinstance(sizes, (list, tuple)) else Inert("torch.Size", args)
+    fits = isinstance(sizes, (list, tuple)) and len(sizes) <= _MAX_RANK
+    return tuple(sizes) if fits else Inert("torch.Size", args)
 
 
 _MAKERS: dict[str, Callable[..., Any]] = {
@@ -430,7 +442,7 @@ def _entries(file: BinaryIO, size: int) -> dict[str, zipfile.ZipInfo]:
         with zipfile.ZipFile(file) as archive:
             entries, directory = sorted(archive.infolist(), key=lambda e: e.header_offset), archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error, UnicodeError) as exc:
-        raise UnreadableError(f"damaged: its ZIP directory cannot be read ({exc})") from exc
+        raise UnreadableError(f"damaged: its ZIP directory cannot be read ({one_line(exc)})") from exc
     if len({entry.filename.casefold() for entry in entries}) != len(entries):
         raise UnreadableError("refused: its ZIP directory has a name twice, so that two readers could read two files")
     end, slack = 0, 0
@@ -572,7 +584,7 @@ def _open_safetensors(opened: WeightFile, file: BinaryIO, size: int) -> None:
         if end != size:
             raise ValueError(f"its tensors end at {end:,}, the file at {size:,}")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
-        raise UnreadableError(f"damaged or truncated safetensors file ({exc})") from exc
+        raise UnreadableError(f"damaged or truncated safetensors file ({one_line(exc)})") from exc
     opened.content = {name: stored for name, (stored, _) in tensors.items()}
     opened.metadata = metadata
     opened.place_storages({n: _Place(start + 8 + length, s.storage.nbytes) for n, (s, start) in tensors.items()})

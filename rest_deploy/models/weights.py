@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,17 @@ _EXAMPLES = 3
 #: Where settings stand: a module in them is what training began with.
 SETTINGS = frozenset("args hparams hyper_parameters config cfg opt opts options meta hyperparameters".split())  # noqa: SIM905
 _AVERAGES = ("ema", "swa", "average", "averaged", "averaging", "avg", "shadow", "polyak")
-_COUNTERS = ("n_averaged", "num_updates", "updates", "steps")
+_UPDATES = ("n_averaged", "num_updates")  # an average that counts 0 of them was never updated
+_COUNTERS = ("num_batches_tracked", *_UPDATES, "total_ops", "total_params")
+#: Words in names of what only a training uses: metrics, losses and what steps. Nothing that a picture goes through.
+_TRAINING = frozenset(
+    "metric metrics acc accuracy auroc auc precision recall fscore specificity confusion confmat loss losses criterion "  # noqa: SIM905
+    "criterions optim optimizer optimizers scheduler".split()
+)
+_METRIC_STATES = ("tp", "fp", "tn", "fn", "confmat")  # of torchmetrics
+_MAX_LOOKS = 4_000_000  # entries of mappings and lists that are looked at; no pickle that is read has as many
+_MAX_ENTRIES = 100  # state dicts of a ResT in a file
+_MAX_KEY = 1000  # characters of where one stands, and of names in a module
 
 
 _PLAIN = "v.as_subclass(torch.Tensor) if isinstance(v, torch.Tensor) else torch.as_tensor(v)"
@@ -88,53 +98,114 @@ class Found:
         tensors: By the authors' names.
         prefix: What stood before them.
         told: What was chosen, taken off and left out, in sentences.
-        assumed: What was chosen between several that nobody chose from, in words.
+        assumed: What was chosen or left out and nobody said, by subject, in words.
     """
 
     entry: Entry
     tensors: dict[str, StoredTensor]
     prefix: str
     told: tuple[str, ...]
-    assumed: str | None
+    assumed: dict[str, str]
 
 
 # Finding
 
 
+class _Looks:
+    """How many entries of mappings and lists may still be looked at, as they may share their parts."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_LOOKS
+
+    def spend(self, count: int) -> None:
+        """Take some.
+
+        Raises:
+            UnreadableError: There are not as many.
+        """
+        self._left -= count
+        if self._left < 0:
+            raise UnreadableError(f"what it holds has more than {_MAX_LOOKS:,} entries that share their parts")
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """Something in a file, and how it is reached."""
+
+    value: Any
+    parent: _Node | None = None
+    name: str | int = ""
+    of_class: bool = False
+    depth: int = 0
+
+    def path(self) -> tuple[str, str]:
+        """Its key, and the Python that gets it."""
+        nodes: list[_Node] = []
+        node: _Node | None = self
+        while node is not None and node.parent is not None:
+            nodes.insert(0, node)
+            node = node.parent
+        if sum(len(str(node.name)) + 1 for node in nodes) > _MAX_KEY:
+            raise UnreadableError(f"weights of a ResT stand under a key of more than {_MAX_KEY:,} characters")
+        key = ".".join(str(node.name) for node in nodes)
+        return key, "x" + "".join(_access(node.name, node.of_class) for node in nodes)
+
+
 def find_entries(content: Any) -> list[Entry]:
-    """Every state dict of a ResT in a content, in the order of their depth; each object is looked at once."""
+    """Every state dict of a ResT in a content, in the order of their depth; each object is looked at once.
+
+    Raises:
+        UnreadableError: There are too many, or too much to look at.
+    """
     entries: list[Entry] = []
-    seen: set[int] = set()
-    waiting: deque[tuple[str, str, Any, int, Any]] = deque([("", "x", content, 0, None)])
+    looks = _Looks()
+    seen: dict[int, list[_Node]] = {id(content): []}  # further places of an object
+    waiting = deque([_Node(content)])
     while waiting:
-        key, expression, value, depth, parent = waiting.popleft()
-        if id(value) in seen or not isinstance(value, (dict, list, tuple, Inert)):
-            continue
-        seen.add(id(value))
-        entry = _entry(key, expression, value, parent)
+        node = waiting.popleft()
+        entry = _entry(node, looks)
         if entry is not None:
             entries.append(entry)
-        elif depth < _DEPTH:
-            for name, access, child in _children(value):
-                deeper = (f"{key}.{name}" if key else str(name), f"{expression}{access}", child, depth + 1, value)
-                waiting.append(deeper)
+            for place in seen[id(node.value)]:
+                entries.append(_placed(place, entry.values, entry.module))
+                _check_count(entries)
+            _check_count(entries)
+            seen[id(node.value)].clear()
+        elif node.depth < _DEPTH:
+            for name, of_class, child in _children(node.value, looks):
+                if isinstance(child, (dict, list, tuple, Inert)):
+                    place = _Node(child, node, name, of_class, node.depth + 1)
+                    if id(child) in seen:
+                        seen[id(child)].append(place)
+                    else:
+                        seen[id(child)] = []
+                        waiting.append(place)
     return entries
 
 
-def _children(value: Any) -> Iterator[tuple[Any, str, Any]]:
-    """What a value holds that may hold weights: name, the Python that gets it, itself.
+def _check_count(entries: list[Entry]) -> None:
+    if len(entries) > _MAX_ENTRIES:
+        raise UnreadableError(f"it holds more than {_MAX_ENTRIES} state dicts of a ResT; save one of them alone")
+
+
+def _children(value: Any, looks: _Looks) -> Iterator[tuple[str | int, bool, Any]]:
+    """What a value holds that may hold weights: name, whether as an attribute, itself.
 
     The state of an optimizer is named as weights are, and is left out.
     """
     if isinstance(value, Inert):
-        items = [*value.pairs, *enumerate(value.values), *enumerate(value.args or ())]
-        attributes: list[tuple[Any, Any]] = list(value.attributes.items())
+        attributes = value.attributes
+        looks.spend(len(value.pairs) + len(value.values) + len(value.args or ()) + len(attributes))
+        items: Any = [*value.pairs, *enumerate(value.values), *enumerate(value.args or ())]
+    elif isinstance(value, (dict, list, tuple)):
+        looks.spend(len(value))
+        items, attributes = value.items() if isinstance(value, dict) else enumerate(value), {}
     else:
-        items, attributes = list(value.items() if isinstance(value, dict) else enumerate(value)), []
-    for of_class, pairs in ((False, items), (True, attributes)):
+        return
+    for of_class, pairs in ((False, items), (True, attributes.items())):
         for name, child in pairs:
-            if isinstance(name, (str, int)) and not str(name).lower().startswith("optim"):
-                yield name, _access(name, of_class), child
+            if isinstance(name, (str, int)) and not str(name)[:5].lower().startswith("optim"):
+                yield name, of_class, child
 
 
 def _access(name: str | int, of_class: bool) -> str:
@@ -144,13 +215,24 @@ def _access(name: str | int, of_class: bool) -> str:
     return f".{name}" if of_class else f'["{name}"]' if isinstance(name, str) else f"[{name}]"
 
 
-def _entry(key: str, expression: str, value: Any, parent: Any) -> Entry | None:
+def _entry(node: _Node, looks: _Looks) -> Entry | None:
+    value = node.value
     module = value if isinstance(value, Inert) and is_module(value) else None
-    values = state_dict_of(module) if module is not None else mapping_of(value)
+    if module is not None:
+        values = state_dict_of(module, looks)
+    else:
+        looks.spend(len(value.pairs) if isinstance(value, Inert) else len(value) if isinstance(value, dict) else 0)
+        values = mapping_of(value)
     if any(name.endswith(ANCHORS) and _is_weight(weight) for name, weight in values.items()):
-        state = expression if module is None else f"{expression}.state_dict()"
-        return Entry(key, values, state, module, mapping_of(parent) if "." in key else None)
+        return _placed(node, values, module)
     return None
+
+
+def _placed(node: _Node, values: Mapping[str, Any], module: Inert | None) -> Entry:
+    key, expression = node.path()
+    state = expression if module is None else f"{expression}.state_dict()"
+    beside = mapping_of(node.parent.value) if node.parent is not None and node.depth > 1 else None
+    return Entry(key, values, state, module, beside)
 
 
 def _is_weight(value: Any) -> bool:
@@ -201,8 +283,13 @@ def class_of(module: Any) -> str:
     return module.name if isinstance(module, Inert) else f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def state_dict_of(module: Inert) -> dict[str, Any]:
-    """The state dict of a whole module that was pickled; a module that is there twice is read once."""
+def state_dict_of(module: Inert, looks: _Looks | None = None) -> dict[str, Any]:
+    """The state dict of a whole module that was pickled; a module that is there twice is read once.
+
+    Raises:
+        UnreadableError: Its modules are nested in each other without end, or are too many.
+    """
+    looks = looks or _Looks()
     values: dict[str, Any] = {}
     seen: set[int] = set()
     waiting = [("", module)]
@@ -211,7 +298,10 @@ def state_dict_of(module: Inert) -> dict[str, Any]:
         if id(part) in seen:
             continue
         seen.add(id(part))
+        if len(prefix) > _MAX_KEY:
+            raise UnreadableError(f"a module in it has a name of more than {_MAX_KEY:,} characters")
         attributes = part.attributes
+        looks.spend(len(attributes) + 1)
         if part.name.startswith("__torch__."):
             own = {name: value for name, value in attributes.items() if isinstance(value, StoredTensor)}
         else:
@@ -219,8 +309,10 @@ def state_dict_of(module: Inert) -> dict[str, Any]:
             left = set(_texts(hidden)) if isinstance(hidden, Inert) else set()
             buffers = {n: v for n, v in mapping_of(attributes.get("_buffers")).items() if n not in left}
             own = {**mapping_of(attributes.get("_parameters")), **buffers}
+        looks.spend(len(own))
         values |= {f"{prefix}{name}": value for name, value in own.items() if value is not None}
         parts = [(f"{prefix}{n}.", child) for n, child in children_of(part).items() if isinstance(child, Inert)]
+        looks.spend(len(parts))
         waiting.extend(reversed(parts))
     return values
 
@@ -251,24 +343,45 @@ def choose(
     if not entries:
         raise UnreadableError(_none_found(content))
     keys = [entry.key for entry in entries]
+    assumed: dict[str, str] = {}
     if weights_key is not None:
         named = [entry for entry in entries if entry.key == weights_key]
         if not named:
             raise UnreadableError(f"no weights of a ResT under {weights_key!r}; they are under {_quoted(keys)}")
-        entry, told, assumed = named[0], [], None
+        entry, told = named[0], []
         if len(entries) > 1:
-            told = [f"weights: entry {_named(entry.key)}, as asked for; {_there(keys, entry.key)}"]
+            told = [f"weights: entry {_named(entry.key)}, as asked for; {_there(entries, entry)}"]
     else:
-        entry, told = _ranked(content, entries, read, key_prefix)
-        others = [_named(key) for key in keys if key != entry.key]
-        assumed = f"{_named(entry.key)}, beside {listed(others)}" if others else None
+        candidates = entries if key_prefix is None else _having(entries, key_prefix)
+        entry, told = _ranked(content, entries, candidates, read, key_prefix)
+        others = [_named(other.key) for other in candidates if not _same(other, entry)]
+        if others:
+            assumed["weights"] = f"{_named(entry.key)}, beside {listed(others)}"
         told += _empty_averages(content, keys)
     try:
         names = authors_names(entry.values, key_prefix)
     except NoTensorError as exc:
         exc.entry = entry
         raise
+    if names.beside and key_prefix is None:
+        count = f"{len(names.beside)} tensor{'s' if len(names.beside) > 1 else ''}"
+        assumed["left out"] = f"{count} beside the network: {listed(names.beside)}"
     return Found(entry, names.tensors, names.prefix, (*told, *names.told), assumed)
+
+
+def _having(entries: list[Entry], key_prefix: str) -> list[Entry]:
+    """Those whose names begin with a prefix."""
+    prefixes = [_prefixes({_WRAPPERS.sub("", name) for name in entry.values}) for entry in entries]
+    wanted = _dotted(key_prefix)
+    having = [entry for entry, found in zip(entries, prefixes, strict=True) if wanted in found]
+    if not having:
+        raise _no_such_prefix(wanted, sorted({prefix for found in prefixes for prefix in found}))
+    return having
+
+
+def _same(one: Entry, other: Entry) -> bool:
+    """Whether two are the same tensors, under two keys or with two prefixes."""
+    return one.values is other.values or list(one.tensors.values()) == list(other.tensors.values())
 
 
 def _named(key: str) -> str:
@@ -276,12 +389,17 @@ def _named(key: str) -> str:
 
 
 def _quoted(keys: list[str]) -> str:
-    return ", ".join(repr(key) for key in keys[:10]) + (", ..." if len(keys) > 10 else "")
+    return ", ".join(repr(key[:_MAX_KEY]) for key in keys[:10]) + (", ..." if len(keys) > 10 else "")
 
 
-def _there(keys: list[str], taken: str) -> str:
-    others = [_named(key) for key in keys if key != taken]
-    return f"{listed(others)} {'is' if len(others) == 1 else 'are'} there too"
+def _there(entries: list[Entry], taken: Entry) -> str:
+    others = [entry for entry in entries if entry.key != taken.key]
+    said = []
+    for same, verbs in ((False, ("is there too", "are there too")), (True, ("holds", "hold"))):
+        keys = [_named(entry.key) for entry in others if _same(entry, taken) is same]
+        if keys:
+            said.append(f"{listed(keys)} {verbs[len(keys) > 1]}{' the same weights' if same else ''}")
+    return "; ".join(said)
 
 
 def _words(key: str) -> list[str]:
@@ -303,28 +421,32 @@ def is_average(key: str, content: Any = None) -> bool:
 
 
 def _ranked(
-    content: Any, entries: list[Entry], read: Callable[[StoredTensor], Tensor], key_prefix: str | None
+    content: Any,
+    entries: list[Entry],
+    having: list[Entry],
+    read: Callable[[StoredTensor], Tensor],
+    key_prefix: str | None,
 ) -> tuple[Entry, list[str]]:
     if len(entries) == 1:
         key = entries[0].key
         return entries[0], [f"weights: entry {key}"] if key else []
-    keys = [entry.key for entry in entries]
-    candidates = _distinct([e for e in entries if not _in_settings(e.key)] or entries)
+    candidates = _distinct([e for e in having if not _in_settings(e.key)] or having)
     averages = [entry for entry in candidates if is_average(entry.key, content)]
     plain = [entry for entry in candidates if not is_average(entry.key, content)]
     if len(averages) > 1 or len(plain) > 1:
         raise UnreadableError(
-            f"weights of a ResT are under {_quoted(keys)}, and nothing tells which to take; name one: --weights-key KEY"
+            f"weights of a ResT are under {_quoted([entry.key for entry in having])}, and nothing tells which to take; "
+            "name one: --weights-key KEY"
         )
     if not averages:
-        return plain[0], [f"weights: entry {_named(plain[0].key)}; {_there(keys, plain[0].key)}"]
+        return plain[0], [f"weights: entry {_named(plain[0].key)}; {_there(entries, plain[0])}"]
     average = averages[0]
     fault = _fault(average, plain[0] if plain else None, read, key_prefix)
     if fault and plain:
         return plain[0], [
             f"weights: entry {_named(plain[0].key)}; {_named(average.key)} is there too and was passed over: {fault}"
         ]
-    return average, [f"weights: entry {_named(average.key)}, a moving average; {_there(keys, average.key)}"]
+    return average, [f"weights: entry {_named(average.key)}, a moving average; {_there(entries, average)}"]
 
 
 def _in_settings(key: str) -> bool:
@@ -335,8 +457,7 @@ def _distinct(entries: list[Entry]) -> list[Entry]:
     """Without those that are an earlier one's tensors under another key."""
     kept: list[Entry] = []
     for entry in entries:
-        own = list(entry.tensors.values())
-        if not any(own == list(other.tensors.values()) for other in kept):
+        if not any(_same(entry, other) for other in kept):
             kept.append(entry)
     return kept
 
@@ -356,14 +477,22 @@ def _faults(
 ) -> Iterator[str]:
     counters = {**dict(average.beside or {}), **average.values} if average.beside else average.values
     for name, value in counters.items():
-        if name.rsplit(".", 1)[-1] in _COUNTERS and _zero(value, read):
+        if name.rsplit(".", 1)[-1] in _UPDATES and _zero(value, read):
             yield f"its {name} is 0, so it was never updated"
     ours = authors_names(average.values, key_prefix).tensors
     theirs = authors_names(plain.values, key_prefix).tensors if plain else {}
-    missing = [name for name in theirs if name not in ours and not _is_counter(name)]
+    missing = [name for name in theirs if name not in ours and not is_counter(name)]
     if missing:
         yield f"it lacks {len(missing)} of its weights: {listed(missing[:_EXAMPLES])}"
+    more = [name for name in ours if theirs and name not in theirs and not is_counter(name)]
+    if more:
+        yield f"it has {len(more)} weights that the other has not: {listed(more[:_EXAMPLES])}"
+    odd = [n for n, t in ours.items() if n in theirs and t.shape != theirs[n].shape and not is_counter(n)]
+    if odd:
+        yield f"{len(odd)} of its weights have other shapes: {listed(odd[:_EXAMPLES])}"
     for name, stored in ours.items():
+        if is_counter(name):
+            continue
         if not stored.is_whole:
             yield f"its {name} has no values"
         elif stored.dtype.is_floating_point and not bool(read(stored).isfinite().all()):
@@ -426,11 +555,19 @@ def _mappings(content: Any) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Names:
-    """Tensors by the authors' names, what stood before them, and what was done, in sentences."""
+    """What a state dict holds.
+
+    Args:
+        tensors: By the authors' names.
+        prefix: What stood before them.
+        told: What was done, in sentences.
+        beside: Names of tensors outside of the network that it may need: a classifier, a normalization.
+    """
 
     tensors: dict[str, Any]
     prefix: str
     told: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
 
 def authors_names(values: Mapping[str, Any], key_prefix: str | None = None) -> Names:
@@ -470,31 +607,63 @@ def authors_names(values: Mapping[str, Any], key_prefix: str | None = None) -> N
             tensors[name] = value
     if skipped:
         told.append(f"left out: {len(skipped)} values that are no tensors: {listed(skipped[:_EXAMPLES])}")
-    return Names(tensors, prefix, tuple(told))
+    network = {name.replace(".", "") for name in inside}
+    beside = [n for n in outside if isinstance(inner[n], Tensor) or _is_weight(inner[n])]
+    return Names(tensors, prefix, tuple(told), tuple(n for n in beside if not _is_of_training(n, network)))
 
 
 def _prefix(values: Mapping[str, Any], asked: str | None) -> str:
+    found = _prefixes(values)
+    if not found:
+        raise UnreadableError(f"no name ends in {ANCHORS[0]}")
+    if asked is not None:
+        if _dotted(asked) not in found:
+            raise _no_such_prefix(_dotted(asked), found)
+        return _dotted(asked)
+    if len(found) > 1:
+        raise UnreadableError(
+            f"weights of {len(found)} networks in one state dict, which begin with {_quoted(found)}; "
+            "name one: --key-prefix PREFIX"
+        )
+    return found[0]
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """What stands before the first of the anchors that is there."""
     for anchor in ANCHORS:
-        found = sorted({name.removesuffix(anchor) for name in values if name.endswith(anchor)})
-        found = [prefix for prefix in found if not prefix or prefix.endswith(".")]
-        if asked is not None:
-            wanted = asked if not asked or asked.endswith(".") else f"{asked}."
-            if wanted in found:
-                return wanted
-            if found:
-                raise UnreadableError(f"no weights of a ResT begin with {wanted!r}; they begin with {_quoted(found)}")
-        elif len(found) > 1:
-            raise UnreadableError(
-                f"weights of {len(found)} networks in one state dict, which begin with {_quoted(found)}; "
-                "name one: --key-prefix PREFIX"
-            )
-        elif found:
-            return found[0]
-    raise UnreadableError(f"no name ends in {ANCHORS[0]}")
+        found = {name.removesuffix(anchor) for name in names if name.endswith(anchor)}
+        found = {prefix for prefix in found if not prefix or prefix.endswith(".")}
+        if found:
+            return sorted(found)
+    return []
 
 
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
+def _dotted(prefix: str) -> str:
+    return prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+
+
+def _no_such_prefix(wanted: str, found: list[str]) -> UnreadableError:
+    return UnreadableError(f"no weights of a ResT begin with {wanted!r}; they begin with {_quoted(found)}")
+
+
+def is_counter(name: str) -> bool:
+    """Whether a name is of a counter or a note beside weights, not of a weight: it is of no use to a network."""
+    return name.rsplit(".", 1)[-1] in _COUNTERS
+
+
+def _is_of_training(name: str, network: set[str]) -> bool:
+    """Whether what stands beside a network is of no use to it: counters, metrics, losses, an average of its weights.
+
+    Args:
+        name: Of a tensor that is not in the network.
+        network: Names of the network without their dots, as some averages write them.
+    """
+    words = {word for part in name.split(".") for word in _words(part)}
+    if is_counter(name) or name.rsplit(".", 1)[-1] in _METRIC_STATES or words & _TRAINING:
+        return True
+    parts = name.split(".")
+    copies = any("".join(parts[start:]) in network for start in range(1, min(len(parts), _DEPTH)))
+    return bool(words & set(_AVERAGES)) and (copies or parts[-1] == "decay")
 
 
 def _object_name(value: Inert) -> str:
