@@ -189,3 +189,103 @@ def test_a_module_and_its_average(plain: State, average: State, tmp_path: Path) 
     assert holds(loaded.model.state_dict(), average)
     assert loaded.checkpoint is not None
     assert loaded.checkpoint.weights_key == "ema"
+
+
+# Tensors beside the network
+
+BESIDE: dict[str, tuple[str, dict[str, torch.Tensor]]] = {
+    "a classifier": ("net.", {"classifier.weight": torch.ones(3, 7), "classifier.bias": torch.ones(3)}),
+    "a normalization": ("model.", {"normalize.mean": torch.ones(3), "normalize.std": torch.ones(3)}),
+    "a temperature": ("model.", {"temperature": torch.ones(1)}),
+    "a head of its own, averaged": ("backbone.", {"ema_head.gamma": torch.ones(3)}),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_tensors_beside_the_network_are_assumed_to_be_of_no_use(case: str, plain: State, tmp_path: Path) -> None:
+    prefix, beside = BESIDE[case]
+    path = saved(tmp_path / "a.ckpt", {"state_dict": {**prefixed(plain, prefix), **beside}})
+    assumed = load_checkpoint(path).assumed["left out"]
+    assert assumed.startswith(f"{len(beside)} tensor")
+    assert all(name in assumed for name in beside)
+    asked = load_checkpoint(path, key_prefix=prefix)
+    assert not asked.assumed
+    assert any("left out" in sentence for sentence in asked.told)
+
+
+def test_what_only_a_training_uses_is_told_and_not_assumed(plain: State, tmp_path: Path) -> None:
+    beside = {
+        **{"val_f1.tp": torch.ones(7), "train_acc.total": torch.ones(1), "criterion.weight": torch.ones(7)},
+        **{"n_averaged": torch.tensor(4), "total_ops": torch.ones(1), "model_ema.decay": torch.tensor(0.9)},
+        **{f"model_ema.{name.replace('.', '')}": value for name, value in plain.items()},
+    }
+    loaded = load_checkpoint(saved(tmp_path / "a.ckpt", {**prefixed(plain, "model."), **beside}))
+    assert not loaded.assumed
+    assert any(f"left out: {len(beside)}" in sentence for sentence in loaded.told)
+
+
+# One thing under two keys
+
+
+@pytest.mark.parametrize("module", [False, True])
+def test_one_object_under_two_keys(module: bool, plain: State, tmp_path: Path) -> None:
+    weights: Any = plain
+    if module:
+        weights = ResT(TINY)
+        weights.load_state_dict(plain)
+    path = saved(tmp_path / "a.pth", {"model": weights, "model_ema": weights})
+    loaded = load_checkpoint(path)
+    assert (loaded.weights_key, dict(loaded.assumed)) == ("model", {})
+    assert loaded.told == ("weights: entry model; model_ema holds the same weights",)
+    asked = load_checkpoint(path, weights_key="model_ema")
+    assert asked.weights_key == "model_ema"
+    assert holds(asked.state_dict, plain)
+
+
+# Averages that are no average of the weights
+
+COUNTED: dict[str, Callable[[State, State], Any]] = {
+    "thop counted the weights": lambda p, a: {"model": {**p, "stage1.0.total_ops": torch.ones(1)}, "ema": a},
+    "thop counted the average": lambda p, a: {"model": p, "ema": {**a, "total_params": torch.ones(1)}},
+    "a count of steps is 0": lambda p, a: {"model": p, "ema": {"module": a, "steps": 0, "updates": 0}},
+    "no counts of batches": lambda p, a: {
+        "model": p,
+        "ema": {name: value for name, value in a.items() if not name.endswith("tracked")},
+    },
+}
+
+
+@pytest.mark.parametrize("case", COUNTED)
+def test_a_counter_does_not_hide_an_average(case: str, plain: State, average: State, tmp_path: Path) -> None:
+    loaded = load_checkpoint(saved(tmp_path / "a.pth", COUNTED[case](plain, average)))
+    assert loaded.weights_key.startswith("ema")
+    assert holds(loaded.state_dict, average)
+
+
+UNLIKE: dict[str, tuple[Callable[[State], State], str]] = {
+    "other classes": (lambda a: {**a, "head.weight": torch.ones(9, 64), "head.bias": torch.ones(9)}, r"head\.weight"),
+    "one weight more": (lambda a: {**a, "stage1.0.gamma": torch.ones(8)}, r"stage1\.0\.gamma"),
+}
+
+
+@pytest.mark.parametrize("case", UNLIKE)
+def test_an_average_of_another_network_is_passed_over(case: str, plain: State, average: State, tmp_path: Path) -> None:
+    make, fact = UNLIKE[case]
+    loaded = load_checkpoint(saved(tmp_path / "a.pth", {"model": plain, "ema": make(average)}))
+    assert holds(loaded.state_dict, plain)
+    assert any(re.search(f"ema .*passed over: .*{fact}", sentence) for sentence in loaded.told)
+
+
+def test_a_prefix_chooses_among_the_entries_that_have_it(plain: State, average: State, tmp_path: Path) -> None:
+    content = {"state_dict": prefixed(plain, "model."), "ema": prefixed(average, "module."), "best": other(plain)}
+    path = saved(tmp_path / "a.pth", content)
+    for prefix, key, wanted in (
+        ("model.", "state_dict", plain),
+        ("module", "ema", average),
+        ("", "best", other(plain)),
+    ):
+        loaded = load_checkpoint(path, key_prefix=prefix)
+        assert (loaded.weights_key, dict(loaded.assumed)) == (key, {})
+        assert holds(loaded.state_dict, wanted)
+    with pytest.raises(CheckpointError, match=r"'net\.'; they begin with '', 'model\.', 'module\.'"):
+        load_checkpoint(path, key_prefix="net")

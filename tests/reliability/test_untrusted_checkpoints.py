@@ -413,3 +413,106 @@ def test_random_damage_is_an_error_and_no_more(tiny_checkpoint: Path, tmp_path: 
             with contextlib.suppress(CheckpointError):
                 load_model(None, path)
     record.add("damaged checkpoints", count, "read or refused, each refusal one clear error")
+
+
+def _refused(path: Path) -> str:
+    """What a refusal says: one line that does not grow with the file."""
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    told = str(caught.value)
+    assert len(told.splitlines()) == 1
+    assert len(told) < 5000
+    return told
+
+
+def _text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def _looks(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr("rest_deploy.models.weights._MAX_LOOKS", count)
+
+
+def test_modules_that_share_a_large_one_are_looked_at_within_a_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = torch.nn.Sequential(*(torch.nn.BatchNorm1d(1) for _ in range(100)))
+    path = tmp_path / "a.pth"
+    torch.save([torch.nn.Sequential(big) for _ in range(50)], path)
+    assert "holds a list" in _refused(path)
+    _looks(monkeypatch, 20_000)  # the whole has fewer entries
+    assert "more than 20,000 entries" in _refused(path)
+
+
+def test_many_places_of_one_list_are_not_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(_archived(SPENDS["lists that share each other"]))
+    assert "holds a list" in _refused(path)
+    _looks(monkeypatch, 10_000)
+    assert "more than 10,000 entries" in _refused(path)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_more_than_a_hundred_state_dicts(shared: bool, tmp_path: Path) -> None:
+    one = {"stem.conv1.weight": torch.ones(1)}
+    path = tmp_path / "a.pth"
+    torch.save([one if shared else dict(one) for _ in range(101)], path)
+    assert "more than 100 state dicts" in _refused(path)
+
+
+def test_keys_longer_than_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"x" * 1001: {"stem.conv1.weight": torch.ones(1)}}, path)
+    assert "more than 1,000 characters" in _refused(path)
+    torch.save({"x" * 10**6: torch.ones(1), "one\ntwo": 1}, path)
+    assert "holds no weights of a ResT" in _refused(path)
+
+
+def test_modules_in_modules_make_no_names_without_end(tmp_path: Path) -> None:
+    """A chain of modules, each in the one before it: its names would take the square of its length."""
+    child = b"cproject\nThing\n)R}" + _text("_modules") + b"}" + _text("child")
+    path = tmp_path / "a.pth"
+    path.write_bytes(_archived(b"\x80\x02" + child * 20_000 + b"N" + b"ssb" * 20_000 + b"."))
+    assert "a name of more than 1,000 characters" in _refused(path)
+
+
+def test_a_list_handed_to_many_ordered_dicts_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rest_deploy.models.pickled.MAX_OPERATIONS", 50_000)
+    pairs = b"](" + b"".join(_text(str(n)) + b"N\x86" for n in range(5000)) + b"eq\0"
+    calls = b"](" + b"ccollections\nOrderedDict\nh\0\x85R" * 100 + b"e."
+    path = tmp_path / "a.pth"
+    path.write_bytes(_archived(b"\x80\x02" + pairs + calls))
+    assert "more than 50,000 entries" in _refused(path)
+
+
+def test_a_mapping_handed_to_many_ordered_dicts_is_not_copied(tmp_path: Path) -> None:
+    pairs = b"}(" + b"".join(_text(str(n)) + b"N" for n in range(20_000)) + b"uq\0"
+    calls = b"](" + b"ccollections\nOrderedDict\nh\0\x85R" * 1000 + b"e."
+    path = tmp_path / "a.pth"
+    path.write_bytes(_archived(b"\x80\x02" + pairs + calls))
+    assert _peak_mib(lambda: _refused(path)) < 64
+
+
+def test_a_name_that_knows_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    for name in ("x" * 2000, "a." * 20_000 + "b"):
+        path.write_bytes(_archived(f"\x80\x02c{name}\nThing\n.".encode("latin-1")))
+        assert "at most 1,000 are read" in _refused(path)
+
+
+def test_the_result_of_a_call_called_many_times(tmp_path: Path) -> None:
+    """Its name does not grow with each call."""
+    path = tmp_path / "a.pth"
+    path.write_bytes(_archived(b"\x80\x02cproject\nThing\n" + b")R" * 20_000 + b"."))
+    assert "holds a project.Thing(...)" in _refused(path)
+
+
+def test_parts_of_one_storage_that_overlap_are_not_copied_without_end(tmp_path: Path) -> None:
+    values = torch.arange(100_000, dtype=torch.float32)
+    path = tmp_path / "a.pth"
+    parts = {f"stage1.{n}.x": values[n : n + 90_000] for n in range(50)}
+    torch.save({"stem.conv1.weight": torch.ones(1), **parts}, path)
+    assert "are parts of each other" in _refused(path)
+    tied = {f"stage1.{n}.x": values[5:90_000] for n in range(50)}
+    torch.save({"stem.conv1.weight": torch.ones(1), **tied}, path)
+    assert torch.equal(load_checkpoint(path).state_dict["stage1.49.x"], values[5:90_000])
