@@ -11,6 +11,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -84,7 +85,7 @@ class Entry:
     module: Inert | None = None
     beside: Mapping[str, Any] | None = None
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
         return {name: value for name, value in self.values.items() if isinstance(value, StoredTensor)}
 
@@ -546,8 +547,13 @@ def _none_found(content: Any) -> str:
 
 def _mappings(content: Any) -> Iterator[dict[str, Any]]:
     yield mapping_of(content)
-    for value in mapping_of(content).values():
-        yield state_dict_of(value) if isinstance(value, Inert) and is_module(value) else mapping_of(value)
+    looks = _Looks()
+    for value in {id(value): value for value in mapping_of(content).values()}.values():
+        if isinstance(value, Inert) and is_module(value):
+            yield state_dict_of(value, looks)
+        else:
+            looks.spend(len(value.pairs) if isinstance(value, Inert) else 0)
+            yield mapping_of(value)
 
 
 # Names
