@@ -76,14 +76,14 @@ class Entry:
         values: Its names, as they stand, and what they name.
         expression: Python that gives it, where ``x`` is what torch.load gives.
         module: The whole module that it was read off, if it was.
-        beside: What stands beside it in an object of its own.
+        beside: The object of its own that it stands in, if it does.
     """
 
     key: str
     values: Mapping[str, Any]
     expression: str
     module: Inert | None = None
-    beside: Mapping[str, Any] | None = None
+    beside: Any = None
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -232,7 +232,7 @@ def _entry(node: _Node, looks: _Looks) -> Entry | None:
 def _placed(node: _Node, values: Mapping[str, Any], module: Inert | None) -> Entry:
     key, expression = node.path()
     state = expression if module is None else f"{expression}.state_dict()"
-    beside = mapping_of(node.parent.value) if node.parent is not None and node.depth > 1 else None
+    beside = node.parent.value if node.parent is not None and node.depth > 1 else None
     return Entry(key, values, state, module, beside)
 
 
@@ -476,7 +476,7 @@ def _fault(
 def _faults(
     average: Entry, plain: Entry | None, read: Callable[[StoredTensor], Tensor], key_prefix: str | None
 ) -> Iterator[str]:
-    counters = {**dict(average.beside or {}), **average.values} if average.beside else average.values
+    counters = {**mapping_of(average.beside), **average.values}
     for name, value in counters.items():
         if name.rsplit(".", 1)[-1] in _UPDATES and _zero(value, read):
             yield f"its {name} is 0, so it was never updated"
