@@ -232,6 +232,25 @@ def _at(module: Any, name: str) -> Any:
     return None if module is None else _unwrapped(module)
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """What stands in torch.compile's wrapper, in those of FSDP and in DataParallel's."""
+    while isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        module = module.module
+    inner: nn.Module = _unwrapped(module)
+    return inner
+
+
+def is_rest(module: nn.Module) -> bool:
+    """Whether a module can only compute what a ResT does: ours, with modules of ours and torch's, and without hooks."""
+    homes = ("rest_deploy.models.rest", "torch.nn.modules.")
+    return type(module) is ResT and all(
+        type(part).__module__.startswith(homes)
+        and "forward" not in vars(part)
+        and not (part._forward_hooks or part._forward_pre_hooks)
+        for part in module.modules()
+    )
+
+
 def _unwrapped(module: Any) -> Any:
     for _ in range(len(_WRAPPERS) + 1):
         inner = next((c for n, c in children_of(module).items() if n in _WRAPPERS), None)

@@ -198,6 +198,98 @@ def test_a_module_that_computes_something_else_is_refused(name: str, tiny_model:
                 load_model(*given)
 
 
+class _Own(ResT):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * 2 - 1).sigmoid()
+
+
+class _Copy(ResT):
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[2] % 32 == 0 == x.shape[3] % 32
+        return self.head(self.norm(self.forward_features(x)[-1].flatten(2).mT).mean(dim=1))
+
+
+class _Tuple(ResT):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), x
+
+
+class _Loss(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.module = inner
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.module(x), target)
+
+
+class _Double(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def _of_class(kind: type[ResT], model: ResT) -> ResT:
+    made = copy.deepcopy(model)
+    made.__class__ = kind
+    return made
+
+
+def _hooked(model: ResT, part: str) -> ResT:
+    made = copy.deepcopy(model)
+    made.get_submodule(part).register_forward_hook(lambda module, given, out: out * 1.1)
+    return made
+
+
+def _patched(model: ResT) -> ResT:
+    made = copy.deepcopy(model)
+    made.norm.forward = lambda x: x  # type: ignore[method-assign]
+    return made
+
+
+OTHER_FORWARDS: dict[str, tuple[Callable[[ResT], nn.Module], str]] = {
+    "own forward": (lambda m: _of_class(_Own, m), "output differs"),
+    "hook": (lambda m: _hooked(m, ""), "output differs"),
+    "hook inside": (lambda m: _hooked(m, "stage3.1.mlp"), "output differs"),
+    "patched": (_patched, "output differs"),
+    "sigmoid behind": (lambda m: nn.Sequential(m, nn.Sigmoid()), "output differs"),
+    "factor before": (lambda m: nn.DataParallel(nn.Sequential(_Double(), m)), "output differs"),
+    "own activation": (lambda m: _with_activation(m, _QuickGelu()), "output differs"),
+    "tuple": (lambda m: _of_class(_Tuple, m), "gives tuple"),
+    "other shape": (lambda m: nn.Sequential(m, nn.Flatten(0)), r"a tensor \(14,\)"),
+    "two inputs": (_Loss, "cannot be run .* key_prefix"),
+}
+
+
+def _with_activation(model: ResT, act: nn.Module) -> ResT:
+    made = copy.deepcopy(model)
+    made.stage2[0].mlp.act = act  # type: ignore[union-attr]
+    return made
+
+
+@pytest.mark.parametrize("name", OTHER_FORWARDS)
+def test_a_live_module_whose_forward_is_another_is_refused(name: str, tiny_model: ResT) -> None:
+    make, fact = OTHER_FORWARDS[name]
+    with pytest.raises(CheckpointError, match=fact) as caught:
+        load_model(make(tiny_model))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_live_module_that_computes_the_same_is_taken_and_left_as_it_was(tiny_model: ResT) -> None:
+    before = torch.get_rng_state()
+    copied = _of_class(_Copy, tiny_model).train()
+    for module in (copied, nn.DataParallel(copied), torch.compile(copied), copy.deepcopy(copied).double()):
+        assert torch.equal(logits(load_model(module).model), logits(tiny_model))
+    assert copied.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_prefix_names_the_inner_module(tiny_model: ResT) -> None:
+    loaded = load_model(nn.Sequential(tiny_model, nn.Sigmoid()), key_prefix="0")
+    assert torch.equal(logits(loaded.model), logits(tiny_model))
+    with pytest.raises(CheckpointError, match="output differs"):
+        load_model(nn.Sequential(_of_class(_Own, tiny_model), nn.Sigmoid()), key_prefix="0")
+
+
 def _norm() -> Any:
     return partial(nn.LayerNorm, eps=1e-6)
 
