@@ -124,7 +124,9 @@ def load_model(
         fitted = _fitted(None, weights, num_heads)
         inner, outer = weights.evidence.module, unwrapped(model)
         computes = type(outer).forward is not nn.Module.forward  # not so a container, such as a ModuleDict
-        _check_outputs(inner if isinstance(inner, nn.Module) and (key_prefix is not None or not computes) else outer, fitted.model)
+        _check_outputs(
+            inner if isinstance(inner, nn.Module) and (key_prefix is not None or not computes) else outer, fitted.model
+        )
         return fitted
     if checkpoint is None:
         return _random(model, seed, {"weights_key": weights_key, "key_prefix": key_prefix, "num_heads": num_heads})
@@ -202,6 +204,11 @@ def _fitted(model: str | ResTConfig | None, loaded: LoadedWeights, num_heads: Se
     if card.labels is None:
         labels, more = loaded.evidence.class_names(config.num_classes)
         card, told = replace(card, labels=labels), (*told, *more)
+    if card.preprocessing is None:
+        told = (*told, *loaded.evidence.transform())
+    unknown = loaded.evidence.unknown(config)
+    if unknown:
+        assumed = {"architecture": "; ".join([*assumed.values(), unknown])}
     return LoadedModel(
         model=made,
         name=card.name or _name_of(config),
