@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from reprlib import repr as short
+from reprlib import Repr
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +27,20 @@ _MOST: Mapping[str, int] = MappingProxyType(
     }
 )
 _RARE = frozenset({"apply_transform", "qk_scale", "norm_eps"})
+
+
+class _Short(Repr):
+    """What was given, short, for a message: it may be nested, or of more digits than Python prints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+
+    def repr_int(self, x: int, level: int) -> str:  # level: as Repr calls it
+        return str(x) if x.bit_length() <= 128 else "a number of many digits"
+
+
+_short = _Short().repr
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,7 @@ class ResTConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST[name]:
                 raise ConfigError(
-                    f"{name} is {short(value)}; it must be a whole number of at least 1, at most {_MOST[name]:,}"
+                    f"{name} is {_short(value)}; it must be a whole number of at least 1, at most {_MOST[name]:,}"
                 )
         self._check_numbers()
         if self.embed_dims[0] % 2:
@@ -89,13 +103,13 @@ class ResTConfig:
 
     def _check_numbers(self) -> None:
         if not isinstance(self.apply_transform, bool):
-            raise ConfigError(f"apply_transform is {short(self.apply_transform)}; it must be True or False")
+            raise ConfigError(f"apply_transform is {_short(self.apply_transform)}; it must be True or False")
         for name, value in (("qk_scale", self.qk_scale), ("norm_eps", self.norm_eps)):
             if value is None and name == "qk_scale":
                 continue
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= _MOST[name]:
                 raise ConfigError(
-                    f"{name} is {short(value)}; it must be a finite number above 0, at most {_MOST[name]:,}"
+                    f"{name} is {_short(value)}; it must be a finite number above 0, at most {_MOST[name]:,}"
                 )
             object.__setattr__(self, name, float(value))
 
@@ -106,12 +120,12 @@ class ResTConfig:
     def _check_tuple(self, name: str, kind: type | tuple[type, ...]) -> None:
         value: Any = getattr(self, name)
         if not isinstance(value, (list, tuple)) or len(value) != STAGES:
-            raise ConfigError(f"{name} is {short(value)}; it must hold one number for each of the {STAGES} stages")
+            raise ConfigError(f"{name} is {_short(value)}; it must hold one number for each of the {STAGES} stages")
         numbers = all(isinstance(entry, kind) and not isinstance(entry, bool) for entry in value)
         if not numbers or not all(entry > 0 for entry in value):
-            raise ConfigError(f"{name} is {short(value)}; every entry must be a positive number")
+            raise ConfigError(f"{name} is {_short(value)}; every entry must be a positive number")
         if any(entry > _MOST[name] for entry in value):
-            raise ConfigError(f"{name} is {short(value)}; every entry must be at most {_MOST[name]:,}")
+            raise ConfigError(f"{name} is {_short(value)}; every entry must be at most {_MOST[name]:,}")
         object.__setattr__(self, name, tuple(value))
 
     def hidden_dim(self, stage: int) -> int:
@@ -134,7 +148,7 @@ class ResTConfig:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ConfigError(
-                f"unknown model config fields {short(unknown)}; known: {[field.name for field in fields(cls)]}"
+                f"unknown model config fields {_short(unknown)}; known: {[field.name for field in fields(cls)]}"
             )
         return cls(**values)
 

@@ -58,7 +58,19 @@ _EPS = frozenset("norm_eps layer_norm_eps layernorm_eps ln_eps".split())  # noqa
 #: Names that can only be the activation of the MLPs, and names that may be of another thing.
 _OWN_ACTIVATIONS = frozenset({"act_layer", "hidden_act"})
 _ACTIVATIONS = frozenset({*_OWN_ACTIVATIONS, "activation", "act", "act_fn", "act_type"})
-_GELUS = frozenset({"gelu", "torch.nn.gelu", "nn.gelu", "torch.nn.functional.gelu", "f.gelu", "torch._c._nn.gelu"})
+_GELUS = frozenset(
+    {
+        "gelu_python",
+        "timm.layers.activations.gelu",
+        "timm.models.layers.activations.gelu",
+        "gelu",
+        "torch.nn.gelu",
+        "nn.gelu",
+        "torch.nn.functional.gelu",
+        "f.gelu",
+        "torch._c._nn.gelu",
+    }
+)
 _OTHER_ACTIVATIONS = frozenset(
     "relu relu6 leakyrelu leaky_relu silu swish hardswish hard_swish hswish mish elu selu celu prelu gelu_tanh "  # noqa: SIM905
     "gelutanh gelu_new gelu_pytorch_tanh gelu_fast quick_gelu quickgelu geluapprox".split()
@@ -210,7 +222,8 @@ class Evidence:
         said: dict[str, dict[str, Any]] = {}
         for place, name, value in self.settings:
             outer, _, last = place.rpartition(".")
-            if name in _TRANSFORM and outer and last == name and isinstance(value, (int, float, str, list, tuple)):
+            value = _plain(value)
+            if name in _TRANSFORM and outer and last == name and isinstance(value, (int, float, str, list)):
                 said.setdefault(outer, {})[name] = value
         return tuple(
             f"transform: {outer} says {', '.join(f'{n} {_shown(v)}' for n, v in values.items())}: not used; give "
@@ -349,17 +362,6 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return inner
 
 
-def is_rest(module: nn.Module) -> bool:
-    """Whether a module can only compute what a ResT does: ours, with modules of ours and torch's, and without hooks."""
-    homes = ("rest_deploy.models.rest", "torch.nn.modules.")
-    return type(module) is ResT and all(
-        type(part).__module__.startswith(homes)
-        and "forward" not in vars(part)
-        and not (part._forward_hooks or part._forward_pre_hooks)
-        for part in module.modules()
-    )
-
-
 def _unwrapped(module: Any) -> Any:
     for _ in range(len(_WRAPPERS) + 1):
         inner = next((c for n, c in children_of(module).items() if n in _WRAPPERS), None)
@@ -457,7 +459,7 @@ def _other_activation(name: str, value: Any) -> str:
     approximate = keywords.get("approximate", attributes.get("approximate", "none"))
     if kind is None or kind == "":
         return ""
-    text = _shown(kind)
+    text = re.sub(r"<class '(.+)'>|(.+)\(\)", r"\1\2", _shown(kind))  # as str() prints classes and modules
     last = text.rsplit(".", 1)[-1].lower()
     ours = text.lower() in _GELUS or (text.startswith("torch.nn.") and last == "gelu")
     if ours or last == "gelu":

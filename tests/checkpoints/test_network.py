@@ -291,6 +291,8 @@ OTHER_FORWARDS: dict[str, tuple[Callable[[ResT], nn.Module], str]] = {
     "sigmoid behind": (lambda m: nn.Sequential(m, nn.Sigmoid()), "output differs"),
     "factor before": (lambda m: nn.DataParallel(nn.Sequential(_Double(), m)), "output differs"),
     "own activation": (lambda m: _with_activation(m, _QuickGelu()), "output differs"),
+    "an activation of torch's": (lambda m: _with_activation(m, nn.ReLU()), "output differs"),
+    "two activations": (lambda m: _with_activation(m, nn.Sequential(nn.GELU(), nn.Tanh())), "output differs"),
     "tuple": (lambda m: _of_class(_Tuple, m), "gives tuple"),
     "other shape": (lambda m: nn.Sequential(m, nn.Flatten(0)), r"a tensor \(14,\)"),
     "two inputs": (_Loss, "cannot be run .* key_prefix"),
@@ -359,7 +361,7 @@ def test_settings_that_contradict_are_refused(settings: Any, fact: str, tiny_mod
 def test_settings_that_agree_or_are_of_other_things_are_none_of_ours(tiny_model: ResT, tmp_path: Path) -> None:
     args = Namespace(
         qk_scale=None, opt_eps=1e-8, act_layer="gelu", activation="softmax", norm_layer=nn.LayerNorm, norm_eps=1e-5,
-        num_heads=list(TINY.num_heads),
+        num_heads=np.array(TINY.num_heads), hidden_act=str(nn.GELU),
     )  # fmt: skip
     load_model(None, saved(tmp_path / "a.pth", {"model": tiny_model.state_dict(), "args": args}))
 
