@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -211,7 +211,7 @@ class Evidence:
         parts = []
         if foreign:
             parts.append(
-                f"forward as the authors' (the code of the module's class {foreign[0][:_SHOWN]} is not imported)"
+                f"forward as the authors' (the code of the module's class {_shown(foreign[0])} is not imported)"
             )
         if more:
             parts.append(f"modules that are not the authors' do nothing: {listed(sorted(set(more)))}")
@@ -220,9 +220,9 @@ class Evidence:
     def transform(self) -> tuple[str, ...]:
         """What settings say of the transform of images, which is not taken, in a sentence for each place."""
         said: dict[str, dict[str, Any]] = {}
-        for place, name, value in self.settings:
+        for place, name, given in self.settings:
             outer, _, last = place.rpartition(".")
-            value = _plain(value)
+            value = _plain(given)
             if name in _TRANSFORM and outer and last == name and isinstance(value, (int, float, str, list)):
                 said.setdefault(outer, {})[name] = value
         return tuple(
@@ -248,7 +248,7 @@ class Evidence:
                 told.append(f"class names: {place} is not used: {exc}")
                 continue
             if len(set(names)) < len(names):
-                twice = next(name for name in names if names.count(name) > 1)
+                twice = next(name for name, count in Counter(names).items() if count > 1)
                 told.append(f"class names: {place} is not used: {_shown(twice)} stands there more than once")
             elif len(names) == num_classes:
                 found[place] = names
@@ -292,7 +292,7 @@ def settings_of(content: Any) -> tuple[Setting, ...]:
 def _shown(value: Any) -> str:
     """A value of a file, short: its text only where it is plain, as others may be endless or hold themselves."""
     if isinstance(value, Inert):
-        return value.name[:_SHOWN]
+        value = value.name
     if isinstance(value, str):
         return value[:_SHOWN] if value.isprintable() else ascii(value[:_SHOWN])
     if value is None or isinstance(value, (bool, float)):
