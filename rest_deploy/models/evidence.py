@@ -278,7 +278,7 @@ def settings_of(content: Any) -> tuple[Setting, ...]:
         for name, given in _entries(values).items():
             left -= 1
             value = _value(given)
-            where = f"{place}.{name[:_SHOWN]}" if place else name[:_SHOWN]
+            where = f"{place}.{_shown(name)}" if place else _shown(name)
             if name in _ASKED:
                 found.append((where, name, value))
             inside = depth or name in (*SETTINGS, "dataset_meta")
