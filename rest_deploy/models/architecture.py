@@ -8,9 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rest_deploy.errors import CheckpointError, listed
-from rest_deploy.models.config import STAGES, ResTConfig
-
-_MAX_BLOCKS = 1000  # of a stage; rest_large has 18
+from rest_deploy.models.config import MAX_BLOCKS, STAGES, ResTConfig
 
 
 def infer_config(
@@ -90,8 +88,8 @@ def _heads(
 
 def _count_blocks(state_dict: Mapping[str, Tensor], stage: str) -> int:
     numbers = {int(key.split(".")[1]) for key in state_dict if key.startswith(stage)}
-    if len(numbers) > _MAX_BLOCKS:
-        raise ValueError(f"{len(numbers)} blocks in {stage.rstrip('.')}; at most {_MAX_BLOCKS} are read")
+    if len(numbers) > MAX_BLOCKS:
+        raise ValueError(f"{len(numbers)} blocks in {stage.rstrip('.')}; at most {MAX_BLOCKS} are read")
     if numbers != set(range(len(numbers))):
         raise ValueError(f"the blocks of {stage.rstrip('.')} are not numbered 0 to {len(numbers) - 1}")
     return len(numbers)

@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from rest_deploy.errors import CheckpointError, ConfigError
+from rest_deploy.errors import CheckpointError, ConfigError, one_line
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.specs import Activation, Preprocessing
 
@@ -68,14 +68,18 @@ class Card:
             values = json.loads(text)
             labels, preprocessing = values["labels"], values["preprocessing"]
             config, activation = values.get("config"), values.get("activation")  # absent from older cards
+            if labels is not None and not isinstance(labels, list):
+                raise ValueError(f"its labels are a {type(labels).__name__}; needed: a list of text")
             if labels is not None and not all(isinstance(label, str) and label.isprintable() for label in labels):
                 raise ValueError("its labels are not all printable text")
+            if not isinstance(values["name"], (str, type(None))):
+                raise ValueError(f"its name is a {type(values['name']).__name__}; needed: text")
             return cls(
-                name=None if values["name"] is None else str(values["name"]),
-                labels=None if labels is None else tuple(str(label) for label in labels),
+                name=values["name"],
+                labels=None if labels is None else tuple(labels),
                 preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing),
                 config=None if config is None else ResTConfig.from_dict(config),
                 activation=activation,
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
-            raise CheckpointError(f"the checkpoint's {CARD_KEY!r} entry is no model card: {exc}") from exc
+            raise CheckpointError(f"the checkpoint's {CARD_KEY!r} entry is no model card: {one_line(exc)}") from exc

@@ -33,7 +33,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class LoadedWeights:
     """Weights on the CPU, as stored, of a file or of a module.
 
     Args:
@@ -56,7 +56,7 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint(Weights):
+class Checkpoint(LoadedWeights):
     """Weights of a file.
 
     Args:
@@ -117,7 +117,7 @@ def load_checkpoint(path: str | Path, *, weights_key: str | None = None, key_pre
     )
 
 
-def read_module(module: nn.Module, *, key_prefix: str | None = None) -> Weights:
+def read_module(module: nn.Module, *, key_prefix: str | None = None) -> LoadedWeights:
     """The weights of a module with the authors' parameter names, copied; the module is left as it was.
 
     Raises:
@@ -142,7 +142,7 @@ def read_module(module: nn.Module, *, key_prefix: str | None = None) -> Weights:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy())
     evidence = Evidence(network_at(module, names.prefix))
-    return Weights(
+    return LoadedWeights(
         source="the module", sha256=digest.hexdigest(), state_dict=weights, told=names.told, evidence=evidence
     )
 

@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from reprlib import Repr
 from types import MappingProxyType
 from typing import Any
 
 from rest_deploy.errors import ConfigError
 
 STAGES = 4
+MAX_BLOCKS = 1000  # of a stage; rest_large has 18
+#: The most that a field may be: far beyond any network, and within what a machine counts and builds.
+_MOST: Mapping[str, int] = MappingProxyType(
+    {
+        "embed_dims": 1 << 16,
+        "depths": MAX_BLOCKS,
+        "num_heads": 1 << 12,
+        "mlp_ratios": 1 << 10,
+        "sr_ratios": 1 << 10,
+        "num_classes": 1 << 24,
+        "in_channels": 1 << 16,
+        "qk_scale": 1_000_000,
+        "norm_eps": 1_000_000,
+    }
+)
 _RARE = frozenset({"apply_transform", "qk_scale", "norm_eps"})
+
+
+class _Short(Repr):
+    """What was given, short, for a message: it may be nested, or of more digits than Python prints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+
+    def repr_int(self, x: int, level: int) -> str:  # level: as Repr calls it
+        return str(x) if x.bit_length() <= 128 else "a number of many digits"
+
+
+_short = _Short().repr
 
 
 @dataclass(frozen=True)
@@ -58,28 +87,30 @@ class ResTConfig:
             )
         for name in ("num_classes", "in_channels"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST[name]:
+                raise ConfigError(
+                    f"{name} is {_short(value)}; it must be a whole number of at least 1, at most {_MOST[name]:,}"
+                )
         self._check_numbers()
         if self.embed_dims[0] % 2:
             raise ConfigError(f"embed_dims[0] is {self.embed_dims[0]}; it must be even: the stem works at half of it")
         for stage, (width, ratio) in enumerate(zip(self.embed_dims, self.mlp_ratios, strict=True), 1):
-            if not 1 <= width * ratio < 1 << 31:
-                raise ConfigError(
-                    f"stage {stage}: mlp_ratios gives {ratio} x {width} channels; there must be at least 1, and finite"
-                )
+            if width * ratio < 1:
+                raise ConfigError(f"stage {stage}: mlp_ratios gives {ratio} x {width} channels; at least 1 is needed")
         for stage, (width, heads) in enumerate(zip(self.embed_dims, self.num_heads, strict=True), 1):
             if width % heads:
                 raise ConfigError(f"stage {stage} has {width} channels, which {heads} heads do not divide")
 
     def _check_numbers(self) -> None:
         if not isinstance(self.apply_transform, bool):
-            raise ConfigError(f"apply_transform is {self.apply_transform!r}; it must be True or False")
+            raise ConfigError(f"apply_transform is {_short(self.apply_transform)}; it must be True or False")
         for name, value in (("qk_scale", self.qk_scale), ("norm_eps", self.norm_eps)):
             if value is None and name == "qk_scale":
                 continue
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise ConfigError(f"{name} is {value!r}; it must be a finite number above 0")
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= _MOST[name]:
+                raise ConfigError(
+                    f"{name} is {_short(value)}; it must be a finite number above 0, at most {_MOST[name]:,}"
+                )
             object.__setattr__(self, name, float(value))
 
     def interacts(self, stage: int) -> bool:
@@ -89,10 +120,12 @@ class ResTConfig:
     def _check_tuple(self, name: str, kind: type | tuple[type, ...]) -> None:
         value: Any = getattr(self, name)
         if not isinstance(value, (list, tuple)) or len(value) != STAGES:
-            raise ConfigError(f"{name} is {value!r}; it must hold one number for each of the {STAGES} stages")
+            raise ConfigError(f"{name} is {_short(value)}; it must hold one number for each of the {STAGES} stages")
         numbers = all(isinstance(entry, kind) and not isinstance(entry, bool) for entry in value)
         if not numbers or not all(entry > 0 for entry in value):
-            raise ConfigError(f"{name} is {value!r}; every entry must be a positive number")
+            raise ConfigError(f"{name} is {_short(value)}; every entry must be a positive number")
+        if any(entry > _MOST[name] for entry in value):
+            raise ConfigError(f"{name} is {_short(value)}; every entry must be at most {_MOST[name]:,}")
         object.__setattr__(self, name, tuple(value))
 
     def hidden_dim(self, stage: int) -> int:
@@ -114,7 +147,9 @@ class ResTConfig:
         """
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
-            raise ConfigError(f"unknown model config fields {unknown}; known: {[field.name for field in fields(cls)]}")
+            raise ConfigError(
+                f"unknown model config fields {_short(unknown)}; known: {[field.name for field in fields(cls)]}"
+            )
         return cls(**values)
 
 

@@ -8,6 +8,8 @@ for a contradiction: that a script had an option does not say that its network t
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +26,6 @@ from rest_deploy.models.weights import SETTINGS, attributes_of, children_of, cla
 
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _DEPTH = 4  # of settings in settings
-_BATCH_NORMS = ("BatchNorm2d", "SyncBatchNorm")
 
 #: Attributes of modules that change what they compute.
 _COMPARED = ("eps", "stride", "padding", "dilation", "groups", "approximate", "num_heads", "scale", "sr_ratio")
@@ -35,15 +36,59 @@ _OPERATORS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "attn.transform_norm": ("InstanceNorm2d", {"eps": 1e-5, "affine": False, "track_running_stats": False}),
 }
 
+#: Classes of whole modules that compute what ours do, by their full names.
+_SAME: Mapping[str, frozenset[str]] = {
+    "BatchNorm2d": frozenset({"torch.nn.modules.batchnorm.SyncBatchNorm"}),
+    "LayerNorm": frozenset(
+        {
+            "apex.normalization.fused_layer_norm.FusedLayerNorm",
+            "timm.layers.norm.LayerNorm",
+            "timm.models.layers.norm.LayerNorm",
+        }
+    ),
+}
+#: Modules that do nothing in a network that is not trained, by the last part of their names.
+_IDLE = frozenset("Dropout Dropout1d Dropout2d DropPath StochasticDepth Identity".split())  # noqa: SIM905
+
 _CLASS_NAMES = frozenset(
     "classes class_names class_to_idx idx_to_class CLASSES id2label label2id labels classnames".split()  # noqa: SIM905
 )
+_LABELS = frozenset({"labels"})  # of the images too, where it stands by itself
 _EPS = frozenset("norm_eps layer_norm_eps layernorm_eps ln_eps".split())  # noqa: SIM905
-_ACTIVATIONS = frozenset("act_layer activation act hidden_act act_fn act_type".split())  # noqa: SIM905
+#: Names that can only be the activation of the MLPs, and names that may be of another thing.
+_OWN_ACTIVATIONS = frozenset({"act_layer", "hidden_act"})
+_ACTIVATIONS = frozenset({*_OWN_ACTIVATIONS, "activation", "act", "act_fn", "act_type"})
+_GELUS = frozenset(
+    {
+        "gelu_python",
+        "timm.layers.activations.gelu",
+        "timm.models.layers.activations.gelu",
+        "gelu",
+        "torch.nn.gelu",
+        "nn.gelu",
+        "torch.nn.functional.gelu",
+        "f.gelu",
+        "torch._c._nn.gelu",
+    }
+)
 _OTHER_ACTIVATIONS = frozenset(
     "relu relu6 leakyrelu leaky_relu silu swish hardswish hard_swish hswish mish elu selu celu prelu gelu_tanh "  # noqa: SIM905
     "gelutanh gelu_new gelu_pytorch_tanh gelu_fast quick_gelu quickgelu geluapprox".split()
 )
+_HEADS = frozenset({"num_heads", "heads"})
+#: Names of a transform of images -> the flags that say it here.
+_TRANSFORM: Mapping[str, str] = {
+    "input_size": "--image-size",
+    "img_size": "--image-size",
+    "image_size": "--image-size",
+    "crop_pct": "--crop-ratio",
+    "mean": "--mean",
+    "std": "--std",
+    "interpolation": "--interpolation",
+}
+_ASKED = frozenset({"qk_scale", "norm_layer", *_CLASS_NAMES, *_EPS, *_ACTIVATIONS, *_HEADS, *_TRANSFORM})
+_BUDGET = 20_000  # entries of settings that are looked at
+_SHOWN = 60  # characters of a value in a message
 
 Setting = tuple[str, str, Any]  # where it stands, its name, its value
 
@@ -84,8 +129,9 @@ class Evidence:
     def heads_in_settings(self) -> str:
         """Where settings name the heads of four stages, for a message."""
         for place, name, value in self.settings:
-            if name in ("num_heads", "heads") and _is_heads(value):
-                return f"; {place} says {' '.join(map(str, value))}"
+            heads = _heads_of(value) if name in _HEADS else None
+            if heads is not None:
+                return f"; {place} says {' '.join(map(str, heads))}"
         return ""
 
     def check(self, config: ResTConfig, source: object) -> None:
@@ -111,14 +157,15 @@ class Evidence:
             theirs = _at(self.module, name)
             if theirs is None:
                 continue
-            if not list(own.children()) and not _same_class(class_of(theirs), type(own).__name__):
-                yield f"its {name} is a {class_of(theirs)}, here it is a {type(own).__name__}"
+            pickled = isinstance(theirs, Inert)  # what runs is compared by what it gives
+            if pickled and not list(own.children()) and not _same_class(class_of(theirs), type(own)):
+                yield f"its {name} is a {_shown(theirs)}, here it is a {type(own).__name__}"
             yield from _other_values(name, attributes_of(theirs), {k: v for k, v in vars(own).items()})  # noqa: C416
             for end, (kind, values) in _OPERATORS.items():
                 parent, _, last = end.rpartition(".")
                 part = children_of(theirs).get(last) if name.endswith(parent) else None
-                if part is not None and not class_of(part).endswith(f".{kind}"):
-                    yield f"its {name}.{last} is a {class_of(part)}, here it is a {kind}"
+                if isinstance(part, Inert) and not _same_class(class_of(part), getattr(nn, kind)):
+                    yield f"its {name}.{last} is a {_shown(part)}, here it is a {kind}"
                 if part is not None:
                     yield from _other_values(f"{name}.{last}", attributes_of(part), values, tuple(values))
 
@@ -130,17 +177,59 @@ class Evidence:
                     for width, heads in zip(config.embed_dims, config.num_heads, strict=True)
                 ]
                 if not all(math.isclose(value, scale) for scale in scales):
-                    yield f"{place} is {value}, here logits are scaled by {scales[0]:.6g} in stage 1"
+                    yield f"{place} is {_shown(value)}, here logits are scaled by {scales[0]:.6g} in stage 1"
             elif name in _EPS and _is_number(value) and not math.isclose(value, config.norm_eps):
-                yield f"{place} is {value}, here the eps of LayerNorm is {config.norm_eps}"
+                yield f"{place} is {_shown(value)}, here the eps of LayerNorm is {config.norm_eps}"
             elif name == "norm_layer":
                 yield from _other_norm(place, value, config)
             elif name in _ACTIVATIONS:
-                other = (value.name if isinstance(value, Inert) else str(value)).rsplit(".", 1)[-1]
-                if other.lower() in _OTHER_ACTIVATIONS:
+                other = _other_activation(name, value)
+                if other:
                     yield f"{place} is {other}, here the activation of the MLPs is exact GELU"
-            elif name == "num_heads" and _is_heads(value) and tuple(value) != config.num_heads:
-                yield f"{place} is {list(value)}, here the heads are {list(config.num_heads)}"
+            elif name in _HEADS and _heads_of(value) not in (None, config.num_heads):
+                yield f"{place} is {list(_heads_of(value) or ())}, here the heads are {list(config.num_heads)}"
+
+    def unknown(self, config: ResTConfig) -> str:
+        """What of a module that was pickled is taken to be as the authors': its code is not in the file."""
+        if not isinstance(self.module, Inert):
+            return ""
+        with torch.device("meta"):
+            ours = dict(ResT(config).named_modules())
+        foreign, more = [], []
+        for name, own in ours.items():
+            theirs = _at(self.module, name)
+            if theirs is None:
+                continue
+            kind = class_of(theirs)
+            if type(own).__module__ == ResT.__module__ and kind != f"{ResT.__module__}.{type(own).__qualname__}":
+                foreign.append(kind)
+            for last, part in children_of(theirs).items():
+                full = f"{name}.{last}" if name else last
+                known = full in ours or any(full.endswith(end) for end in _OPERATORS) or full == "avg_pool"
+                if not known and last not in _WRAPPERS and class_of(part).rsplit(".", 1)[-1] not in _IDLE:
+                    more.append(f"{full} ({_shown(part)})")
+        parts = []
+        if foreign:
+            parts.append(
+                f"forward as the authors' (the code of the module's class {_shown(foreign[0])} is not imported)"
+            )
+        if more:
+            parts.append(f"modules that are not the authors' do nothing: {listed(sorted(set(more)))}")
+        return "; ".join(parts)
+
+    def transform(self) -> tuple[str, ...]:
+        """What settings say of the transform of images, which is not taken, in a sentence for each place."""
+        said: dict[str, dict[str, Any]] = {}
+        for place, name, given in self.settings:
+            outer, _, last = place.rpartition(".")
+            value = _plain(given)
+            if name in _TRANSFORM and outer and last == name and isinstance(value, (int, float, str, list)):
+                said.setdefault(outer, {})[name] = value
+        return tuple(
+            f"transform: {outer} says {', '.join(f'{n} {_shown(v)}' for n, v in values.items())}: not used; give "
+            f"{', '.join(dict.fromkeys(_TRANSFORM[n] for n in values))}"
+            for outer, values in said.items()
+        )
 
     def class_names(self, num_classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
         """Names of the classes that settings have, and what was done with them, in sentences."""
@@ -149,12 +238,19 @@ class Evidence:
         for place, name, value in self.settings:
             if name not in _CLASS_NAMES or not isinstance(value, (dict, list, tuple, Inert)):
                 continue
+            plain = _plain(value)
+            if name in _LABELS and "." not in place and not isinstance(plain, dict):
+                told.append(f"class names: {place} is not used: a list by itself may be the labels of images")
+                continue
             try:
-                names = parse_labels(_plain(value))
+                names = parse_labels(plain)
             except ConfigError as exc:
                 told.append(f"class names: {place} is not used: {exc}")
                 continue
-            if len(names) == num_classes:
+            if len(set(names)) < len(names):
+                twice = next(name for name, count in Counter(names).items() if count > 1)
+                told.append(f"class names: {place} is not used: {_shown(twice)} stands there more than once")
+            elif len(names) == num_classes:
                 found[place] = names
             else:
                 told.append(f"class names: {place} is not used: it has {len(names)}, the head {num_classes}")
@@ -166,22 +262,48 @@ class Evidence:
 
 
 def settings_of(content: Any) -> tuple[Setting, ...]:
-    """Settings in a content: its own plain entries, and all that stands under the names that settings have."""
+    """Settings in a content that say something of a network, its classes or its images.
+
+    They are its own entries, and all that stands under the names that settings have. Each object is looked at once.
+    """
     found: list[Setting] = []
     seen: set[int] = set()
-    waiting: list[tuple[str, Any, int]] = [("", content, 0)]
-    while waiting:
-        place, values, depth = waiting.pop()
+    waiting: deque[tuple[str, Any, int]] = deque([("", content, 0)])
+    left = _BUDGET
+    while waiting and left > 0:
+        place, values, depth = waiting.popleft()
         if id(values) in seen:
             continue
         seen.add(id(values))
         for name, given in _entries(values).items():
+            left -= 1
             value = _value(given)
-            where = f"{place}.{name}" if place else name
-            found.append((where, name, value))
-            if depth < _DEPTH and name not in _CLASS_NAMES and (depth or name in (*SETTINGS, "dataset_meta")):
+            where = f"{place}.{_shown(name)}" if place else _shown(name)
+            if name in _ASKED:
+                found.append((where, name, value))
+            inside = depth or name in (*SETTINGS, "dataset_meta")
+            if inside and depth < _DEPTH and name not in _CLASS_NAMES and isinstance(value, (dict, Inert)):
                 waiting.append((where, value, depth + 1))
+            if left <= 0:
+                break
     return tuple(found)
+
+
+def _shown(value: Any) -> str:
+    """A value of a file, short: its text only where it is plain, as others may be endless or hold themselves."""
+    if isinstance(value, Inert):
+        value = value.name
+    if isinstance(value, str):
+        return value[:_SHOWN] if value.isprintable() else ascii(value[:_SHOWN])
+    if value is None or isinstance(value, (bool, float)):
+        return str(value)
+    if isinstance(value, int):
+        return str(value) if value.bit_length() < _SHOWN else "a number of many digits"
+    if isinstance(value, (list, tuple)):
+        parts = [_shown(v) if not isinstance(v, (list, tuple)) else type(v).__name__ for v in value[:8]]
+        text = ", ".join([*parts, *(["..."] if len(value) > len(parts) else [])])
+        return f"[{text}]" if isinstance(value, list) else f"({text})"
+    return f"a {type(value).__name__}"
 
 
 def _entries(values: Any) -> dict[str, Any]:
@@ -232,6 +354,14 @@ def _at(module: Any, name: str) -> Any:
     return None if module is None else _unwrapped(module)
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """What stands in torch.compile's wrapper, in those of FSDP and in DataParallel's."""
+    while isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        module = module.module
+    inner: nn.Module = _unwrapped(module)
+    return inner
+
+
 def _unwrapped(module: Any) -> Any:
     for _ in range(len(_WRAPPERS) + 1):
         inner = next((c for n, c in children_of(module).items() if n in _WRAPPERS), None)
@@ -241,10 +371,10 @@ def _unwrapped(module: Any) -> Any:
     return module
 
 
-def _same_class(theirs: str, ours: str) -> bool:
-    """By the last part of its name, as classes are subclassed; mangled names of TorchScript end in it too."""
-    last = theirs.rsplit(".", 1)[-1]
-    return last == ours or (ours == "BatchNorm2d" and last in _BATCH_NORMS) or last in (f"Fused{ours}", f"{ours}2d")
+def _same_class(theirs: str, ours: type) -> bool:
+    """By its full name, as another class of the same name may compute another thing; TorchScript mangles names."""
+    plain = re.sub(r"___torch_mangle_\d+\.", "", theirs.removeprefix("__torch__."))
+    return plain == f"{ours.__module__}.{ours.__qualname__}" or plain in _SAME.get(ours.__name__, ())
 
 
 def _other_values(
@@ -252,14 +382,15 @@ def _other_values(
 ) -> Iterator[str]:
     for attribute in compared:
         if attribute in theirs and attribute in ours and not _equal(theirs[attribute], ours[attribute]):
-            yield f"its {name}.{attribute} is {theirs[attribute]}, here it is {ours[attribute]}"
+            yield f"its {name}.{attribute} is {_shown(theirs[attribute])}, here it is {ours[attribute]}"
 
 
 def _equal(theirs: Any, ours: Any) -> bool:
     if _is_number(theirs) and _is_number(ours):
         return math.isclose(theirs, ours, rel_tol=1e-6)
     if isinstance(theirs, (list, tuple)) and isinstance(ours, (list, tuple)):
-        return list(theirs) == list(ours)
+        pairs = zip(theirs, ours, strict=False)
+        return len(theirs) == len(ours) and all(not isinstance(t, (list, tuple)) and _equal(t, o) for t, o in pairs)
     if isinstance(theirs, (str, int, bool)):
         return bool(theirs == ours)
     return False
@@ -267,20 +398,75 @@ def _equal(theirs: Any, ours: Any) -> bool:
 
 def _other_norm(place: str, value: Any, config: ResTConfig) -> Iterator[str]:
     """``norm_layer`` as a class, its name, or a partial of it with an eps."""
-    if isinstance(value, Inert) and value.name == "functools.partial" and isinstance(value.state, tuple):
-        parts = value.state
-        kind = parts[0] if parts else None
-        eps = parts[2].get("eps") if len(parts) > 2 and isinstance(parts[2], dict) else None
-        if _is_number(eps) and eps is not None and not math.isclose(eps, config.norm_eps):
-            yield f"{place} has eps {eps}, here the eps of LayerNorm is {config.norm_eps}"
-        value = kind
-    if isinstance(value, Inert) and value.args is None and not value.name.endswith("LayerNorm"):
-        yield f"{place} is {value.name}, here it is LayerNorm"
+    kind, keywords = _partial(value)
+    eps = keywords.get("eps")
+    if eps is not None and _is_number(eps) and not math.isclose(eps, config.norm_eps):
+        yield f"{place} has eps {eps}, here the eps of LayerNorm is {config.norm_eps}"
+    if isinstance(kind, Inert) and kind.args is None and not kind.name.endswith("LayerNorm"):
+        yield f"{place} is {_shown(kind)}, here it is LayerNorm"
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, float) or (type(value) is int and value.bit_length() < _SHOWN)
 
 
-def _is_heads(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == STAGES and all(isinstance(h, int) for h in value)
+def _heads_of(value: Any) -> tuple[int, ...] | None:
+    """Heads of four stages, as a list, a node of OmegaConf or an array of NumPy; None for another thing."""
+    if isinstance(value, Inert) and value.name.endswith("_reconstruct"):
+        return _array_of(value)
+    plain = _plain(value) if isinstance(value, (list, tuple, Inert)) else None
+    if not isinstance(plain, list) or len(plain) != STAGES:
+        return None
+    return tuple(plain) if all(type(h) is int for h in plain) else None
+
+
+def _array_of(value: Inert) -> tuple[int, ...] | None:
+    """Four whole numbers of an array of NumPy as it is pickled: version, shape, dtype, order, bytes."""
+    state = value.state
+    if not isinstance(state, tuple) or len(state) != 5 or state[1] != (STAGES,) or not isinstance(state[2], Inert):
+        return None
+    raw, kind = state[4], state[2].args[0] if state[2].args else None
+    if isinstance(raw, Inert) and raw.name == "_codecs.encode" and raw.args and isinstance(raw.args[0], str):
+        raw = raw.args[0].encode("latin-1", "replace")
+    if not isinstance(raw, (bytes, bytearray)) or not isinstance(kind, str) or not re.fullmatch("[iu][1248]", kind):
+        return None
+    size, order = int(kind[1]), state[2].state
+    big = isinstance(order, tuple) and len(order) > 1 and order[1] == ">"
+    if len(raw) != STAGES * size:
+        return None
+    parts = [raw[start : start + size] for start in range(0, len(raw), size)]
+    return tuple(int.from_bytes(part, "big" if big else "little", signed=kind[0] == "i") for part in parts)
+
+
+def _partial(value: Any) -> tuple[Any, Mapping[Any, Any]]:
+    """What a functools.partial is of, through partials of partials, and its keywords; other values as they are."""
+    keywords: dict[Any, Any] = {}
+    for _ in range(_DEPTH):
+        if not (isinstance(value, Inert) and value.name == "functools.partial"):
+            break
+        parts = value.state if isinstance(value.state, tuple) else ()
+        inner = parts[0] if parts else (value.args or (None,))[0]
+        if len(parts) > 2 and isinstance(parts[2], dict):
+            keywords = {**parts[2], **keywords}
+        value = inner
+    return value, keywords
+
+
+def _other_activation(name: str, value: Any) -> str:
+    """An activation that is not exact GELU, in words; empty where it is, where nothing is said or nothing is known."""
+    kind, keywords = _partial(value)
+    attributes = kind.attributes if isinstance(kind, Inert) else {}
+    approximate = keywords.get("approximate", attributes.get("approximate", "none"))
+    if kind is None or kind == "":
+        return ""
+    text = re.sub(r"<class '(.+)'>|(.+)\(\)", r"\1\2", _shown(kind))  # as str() prints classes and modules
+    last = text.rsplit(".", 1)[-1].lower()
+    ours = text.lower() in _GELUS or (text.startswith("torch.nn.") and last == "gelu")
+    if ours or last == "gelu":
+        if approximate != "none":
+            return f"{text} with approximate={_shown(approximate)}"
+        return "" if ours or name not in _OWN_ACTIVATIONS else text
+    known = last in _OTHER_ACTIVATIONS
+    if isinstance(kind, Inert) and known and not isinstance(value, str):
+        text = text.rsplit(".", 1)[-1]
+    return text if known or name in _OWN_ACTIVATIONS else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -9,15 +10,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rest_deploy.errors import CheckpointError, ConfigError, listed
+from rest_deploy.errors import CheckpointError, ConfigError, listed, one_line
 from rest_deploy.models.architecture import check_keys, heads_interact, infer_config
 from rest_deploy.models.card import Card
-from rest_deploy.models.checkpoint import Checkpoint, StateDict, Weights, load_checkpoint, read_module
+from rest_deploy.models.checkpoint import Checkpoint, LoadedWeights, StateDict, load_checkpoint, read_module
 from rest_deploy.models.config import CONFIGS, ResTConfig, get_config
+from rest_deploy.models.evidence import unwrapped
 from rest_deploy.models.rest import ResT
 from rest_deploy.models.weights import is_counter
 
 CUSTOM = "rest_custom"
+_APART = 1e-3  # of the scale of logits
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,60 @@ def load_model(
     if isinstance(model, nn.Module):
         if checkpoint is not None or seed is not None or weights_key is not None:
             raise ConfigError("a module brings its own weights; leave checkpoint, seed and weights_key out")
-        return _fitted(None, read_module(model, key_prefix=key_prefix), num_heads)
+        weights = read_module(model, key_prefix=key_prefix)
+        fitted = _fitted(None, weights, num_heads)
+        inner, outer = weights.evidence.module, unwrapped(model)
+        computes = type(outer).forward is not nn.Module.forward  # not so a container, such as a ModuleDict
+        _check_outputs(
+            inner if isinstance(inner, nn.Module) and (key_prefix is not None or not computes) else outer, fitted.model
+        )
+        return fitted
     if checkpoint is None:
         return _random(model, seed, {"weights_key": weights_key, "key_prefix": key_prefix, "num_heads": num_heads})
     if seed is not None:
         raise ConfigError(f"seed {seed} is of random weights; with a checkpoint leave it out")
     return _fitted(model, load_checkpoint(checkpoint, weights_key=weights_key, key_prefix=key_prefix), num_heads)
+
+
+def _check_outputs(module: nn.Module, made: ResT) -> None:
+    """Refuse a module that computes something else than the network that its weights gave.
+
+    Names of weights do not tell what a forward does with them. Both run in float32 on the CPU, where another order of
+    the same operations moves logits by a hundred thousandth of their scale at most; another normalisation, activation
+    or a sigmoid behind them moves them by far more than the thousandth that is allowed.
+    """
+    advice = (
+        "give the inner module whose output is the logits (or key_prefix, what stands before its names), or save its "
+        "state dict with its ResTConfig: save_checkpoint(path, state_dict, Card(config=...)), and give the file"
+    )
+    generator = torch.Generator().manual_seed(0)
+    for height, width in ((64, 64), (96, 64)):  # the authors' own code needs multiples of 32
+        x = torch.randn(
+            2, made.config.in_channels, height, width, generator=generator, dtype=torch.float32, device="cpu"
+        )
+        ours = made(x)
+        try:
+            theirs = _output_of(module, x)
+        except Exception as exc:  # a forward of any kind
+            raise CheckpointError(
+                f"the module cannot be run on a float32 batch {tuple(x.shape)} on the CPU, so what it computes is not "
+                f"known ({type(exc).__name__}: {one_line(exc)}); {advice}"
+            ) from exc
+        if not isinstance(theirs, torch.Tensor) or theirs.shape != ours.shape:
+            got = f"a tensor {tuple(theirs.shape)}" if isinstance(theirs, torch.Tensor) else type(theirs).__name__
+            raise CheckpointError(f"the module gives {got}, needed: logits {tuple(ours.shape)}; {advice}")
+        apart, scale = float((theirs.float() - ours).abs().max()), float(ours.abs().max())
+        if not apart <= _APART * scale:
+            raise CheckpointError(
+                f"the module's output differs from that of the ResT with its weights by {apart:.3g}, where logits go "
+                f"to {scale:.3g}: its forward does something else than the authors'; {advice}"
+            )
+
+
+def _output_of(module: nn.Module, x: torch.Tensor) -> object:
+    """What a copy of a module gives; the module, the generators and the compiler are left as they were."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        return copy.deepcopy(module).to("cpu", torch.float32).eval()(x.clone())
 
 
 def _random(model: str | ResTConfig | None, seed: int | None, of_files: Mapping[str, object]) -> LoadedModel:
@@ -139,7 +190,7 @@ def _random(model: str | ResTConfig | None, seed: int | None, of_files: Mapping[
     return LoadedModel(made, _name_of(config), Card(), None, seed or 0)
 
 
-def _fitted(model: str | ResTConfig | None, loaded: Weights, num_heads: Sequence[int] | None) -> LoadedModel:
+def _fitted(model: str | ResTConfig | None, loaded: LoadedWeights, num_heads: Sequence[int] | None) -> LoadedModel:
     """A network for the weights, of the config that was named or of the one that they are of."""
     card = loaded.card
     if model is None:
@@ -154,6 +205,11 @@ def _fitted(model: str | ResTConfig | None, loaded: Weights, num_heads: Sequence
     if card.labels is None:
         labels, more = loaded.evidence.class_names(config.num_classes)
         card, told = replace(card, labels=labels), (*told, *more)
+    if card.preprocessing is None:
+        told = (*told, *loaded.evidence.transform())
+    unknown = loaded.evidence.unknown(config)
+    if unknown:
+        assumed = {"architecture": "; ".join([*assumed.values(), unknown])}
     return LoadedModel(
         model=made,
         name=card.name or _name_of(config),
@@ -166,7 +222,7 @@ def _fitted(model: str | ResTConfig | None, loaded: Weights, num_heads: Sequence
     )
 
 
-def _config_of(loaded: Weights, num_heads: Sequence[int] | None) -> tuple[ResTConfig, dict[str, str]]:
+def _config_of(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple[ResTConfig, dict[str, str]]:
     """The config that a checkpoint says or its weights have, and what is assumed of it."""
     evidence, config = loaded.evidence, loaded.card.config
     if config is None and isinstance(evidence.module, ResT):
@@ -196,7 +252,7 @@ def _defaults(config: ResTConfig) -> str:
     )
 
 
-def _named_config(model: str | ResTConfig, loaded: Weights, num_heads: Sequence[int] | None) -> ResTConfig:
+def _named_config(model: str | ResTConfig, loaded: LoadedWeights, num_heads: Sequence[int] | None) -> ResTConfig:
     """The config that was asked for, with the checkpoint's number of classes.
 
     A published network's heads interact. Weights without that may be of its other parts, trained without it, and then
@@ -225,7 +281,7 @@ def _named_config(model: str | ResTConfig, loaded: Weights, num_heads: Sequence[
     return config
 
 
-def _check_card(config: ResTConfig, loaded: Weights) -> None:
+def _check_card(config: ResTConfig, loaded: LoadedWeights) -> None:
     """A card that says another network than was named, where the weights would fit both."""
     said = loaded.card.config
     if said is None:
@@ -241,7 +297,7 @@ def _spaced(numbers: Sequence[int]) -> str:
     return " ".join(map(str, numbers))
 
 
-def _advice(checkpoint: Weights) -> str:
+def _advice(checkpoint: LoadedWeights) -> str:
     """What to do where a checkpoint is not of the model that was named, and is of another."""
     try:
         found, _ = _config_of(checkpoint, None)
@@ -254,7 +310,7 @@ def _advice(checkpoint: Weights) -> str:
     return "; by its shapes it is another ResT: leave --model out, and the architecture is read off the checkpoint"
 
 
-def _with_weights(config: ResTConfig, checkpoint: Weights) -> tuple[ResT, tuple[str, ...]]:
+def _with_weights(config: ResTConfig, checkpoint: LoadedWeights) -> tuple[ResT, tuple[str, ...]]:
     with torch.device("meta"):
         model = ResT(config)
     expected = model.state_dict()

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from rest_deploy.errors import CheckpointError, ConfigError, RestDeployError
 from rest_deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from rest_deploy.models.config import CONFIGS, ResTConfig
+from rest_deploy.models.evidence import settings_of
 from rest_deploy.models.factory import create_model, load_model
 from rest_deploy.models.rest import ResT
 from tests.checkpoints.files import authors_module, libraries
@@ -136,7 +138,8 @@ def test_a_module_says_scale_and_eps(config: ResTConfig, tmp_path: Path) -> None
         for loaded in (load_model(None, path), load_model(theirs)):
             assert loaded.model.config == config
             assert torch.equal(logits(loaded.model), logits(model))
-            assert "architecture" not in loaded.assumed
+        assert "architecture" not in load_model(theirs).assumed
+        assert "eps" not in load_model(None, path).assumed["architecture"]
     with pytest.raises(CheckpointError, match=r"scale|eps"):
         load_model(TINY, path)
 
@@ -193,9 +196,137 @@ def test_a_module_that_computes_something_else_is_refused(name: str, tiny_model:
         theirs = authors_module(tiny_model, kinds)
         change(theirs)
         path = saved(tmp_path / "a.pth", theirs)
-        for given in ((None, path), (TINY, path), (theirs, None)):
-            with pytest.raises(CheckpointError, match=fact):
-                load_model(*given)
+    for model in (None, TINY):
+        with pytest.raises(CheckpointError, match=fact):
+            load_model(model, path)
+
+
+@pytest.mark.parametrize("name", ["tanh GELU", "ReLU", "one eps", "BatchNorm", "stride", "kind of norm", "one scale"])
+def test_so_is_one_that_is_alive(name: str, tiny_model: ResT) -> None:
+    with libraries() as kinds:
+        theirs = authors_module(tiny_model, kinds)
+        CONTRADICTIONS[name][0](theirs)
+        with pytest.raises(CheckpointError):
+            load_model(theirs)
+
+
+class GELU(nn.Module):
+    """Of the same name as torch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1.702 * x).sigmoid()
+
+
+def test_a_pickled_class_of_a_known_name_is_known_by_its_full_name(tiny_model: ResT, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", _with_activation(tiny_model, GELU()))
+    with pytest.raises(CheckpointError, match=r"stage2\.0\.mlp\.act is a tests.*\.GELU"):
+        load_model(None, path)
+
+
+def test_the_forward_of_a_pickled_module_is_assumed(tiny_model: ResT, tmp_path: Path) -> None:
+    assert load_model(None, saved(tmp_path / "ours.pth", tiny_model)).assumed == {}
+    loaded = load_model(None, saved(tmp_path / "own.pth", _of_class(_Own, tiny_model)))
+    assert "_Own is not imported" in loaded.assumed["architecture"]
+    more = copy.deepcopy(tiny_model)
+    more.stage1[0].gate = nn.Tanh()  # type: ignore[union-attr]
+    more.stage1[0].drop_path = nn.Dropout(0.1)  # type: ignore[union-attr]
+    assumed = load_model(None, saved(tmp_path / "more.pth", more)).assumed["architecture"]
+    assert "stage1.0.gate (torch.nn.modules.activation.Tanh)" in assumed
+    assert "drop_path" not in assumed
+
+
+class _Own(ResT):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * 2 - 1).sigmoid()
+
+
+class _Copy(ResT):
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[2] % 32 == 0 == x.shape[3] % 32
+        return self.head(self.norm(self.forward_features(x)[-1].flatten(2).mT).mean(dim=1))
+
+
+class _Tuple(ResT):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), x
+
+
+class _Loss(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.module = inner
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.module(x), target)
+
+
+class _Double(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def _of_class(kind: type[ResT], model: ResT) -> ResT:
+    made = copy.deepcopy(model)
+    made.__class__ = kind
+    return made
+
+
+def _hooked(model: ResT, part: str) -> ResT:
+    made = copy.deepcopy(model)
+    made.get_submodule(part).register_forward_hook(lambda module, given, out: out * 1.1)
+    return made
+
+
+def _patched(model: ResT) -> ResT:
+    made = copy.deepcopy(model)
+    made.norm.forward = lambda x: x  # type: ignore[method-assign]
+    return made
+
+
+OTHER_FORWARDS: dict[str, tuple[Callable[[ResT], nn.Module], str]] = {
+    "own forward": (lambda m: _of_class(_Own, m), "output differs"),
+    "hook": (lambda m: _hooked(m, ""), "output differs"),
+    "hook inside": (lambda m: _hooked(m, "stage3.1.mlp"), "output differs"),
+    "patched": (_patched, "output differs"),
+    "sigmoid behind": (lambda m: nn.Sequential(m, nn.Sigmoid()), "output differs"),
+    "factor before": (lambda m: nn.DataParallel(nn.Sequential(_Double(), m)), "output differs"),
+    "own activation": (lambda m: _with_activation(m, _QuickGelu()), "output differs"),
+    "an activation of torch's": (lambda m: _with_activation(m, nn.ReLU()), "output differs"),
+    "two activations": (lambda m: _with_activation(m, nn.Sequential(nn.GELU(), nn.Tanh())), "output differs"),
+    "tuple": (lambda m: _of_class(_Tuple, m), "gives tuple"),
+    "other shape": (lambda m: nn.Sequential(m, nn.Flatten(0)), r"a tensor \(14,\)"),
+    "two inputs": (_Loss, "cannot be run .* key_prefix"),
+}
+
+
+def _with_activation(model: ResT, act: nn.Module) -> ResT:
+    made = copy.deepcopy(model)
+    made.stage2[0].mlp.act = act  # type: ignore[union-attr]
+    return made
+
+
+@pytest.mark.parametrize("name", OTHER_FORWARDS)
+def test_a_live_module_whose_forward_is_another_is_refused(name: str, tiny_model: ResT) -> None:
+    make, fact = OTHER_FORWARDS[name]
+    with pytest.raises(CheckpointError, match=fact) as caught:
+        load_model(make(tiny_model))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_live_module_that_computes_the_same_is_taken_and_left_as_it_was(tiny_model: ResT) -> None:
+    before = torch.get_rng_state()
+    copied = _of_class(_Copy, tiny_model).train()
+    for module in (copied, nn.DataParallel(copied), torch.compile(copied), copy.deepcopy(copied).double()):
+        assert torch.equal(logits(load_model(module).model), logits(tiny_model))
+    assert copied.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_prefix_names_the_inner_module(tiny_model: ResT) -> None:
+    loaded = load_model(nn.Sequential(tiny_model, nn.Sigmoid()), key_prefix="0")
+    assert torch.equal(logits(loaded.model), logits(tiny_model))
+    with pytest.raises(CheckpointError, match="output differs"):
+        load_model(nn.Sequential(_of_class(_Own, tiny_model), nn.Sigmoid()), key_prefix="0")
 
 
 def _norm() -> Any:
@@ -211,6 +342,13 @@ def _norm() -> Any:
         ({"config": {"norm_layer": nn.BatchNorm1d}}, r"config\.norm_layer is torch\.nn.*BatchNorm1d"),
         ({"args": Namespace(act_layer="silu")}, r"args\.act_layer is silu"),
         ({"hparams": {"activation": nn.ReLU}}, r"hparams\.activation is ReLU"),
+        ({"args": Namespace(act_layer=nn.Tanh)}, r"args\.act_layer is .*Tanh"),
+        ({"args": Namespace(act_layer=nn.Sigmoid())}, r"args\.act_layer is .*Sigmoid"),
+        ({"config": {"hidden_act": "sigmoid"}}, r"config\.hidden_act is sigmoid"),
+        ({"args": Namespace(act_layer=partial(nn.GELU, approximate="tanh"))}, r"act_layer is .*GELU with .*tanh"),
+        ({"args": Namespace(activation=partial(partial(nn.ReLU), inplace=True))}, r"args\.activation is ReLU"),
+        ({"args": Namespace(num_heads=np.array([1, 2, 4, 8]))}, r"args\.num_heads is \[1, 2, 4, 8\]"),
+        ({"args": Namespace(heads=[1, 2, 4, 8])}, r"args\.heads is \[1, 2, 4, 8\]"),
     ],
 )
 def test_settings_that_contradict_are_refused(settings: Any, fact: str, tiny_model: ResT, tmp_path: Path) -> None:
@@ -223,9 +361,44 @@ def test_settings_that_contradict_are_refused(settings: Any, fact: str, tiny_mod
 def test_settings_that_agree_or_are_of_other_things_are_none_of_ours(tiny_model: ResT, tmp_path: Path) -> None:
     args = Namespace(
         qk_scale=None, opt_eps=1e-8, act_layer="gelu", activation="softmax", norm_layer=nn.LayerNorm, norm_eps=1e-5,
-        num_heads=list(TINY.num_heads),
+        num_heads=np.array(TINY.num_heads), hidden_act=str(nn.GELU),
     )  # fmt: skip
     load_model(None, saved(tmp_path / "a.pth", {"model": tiny_model.state_dict(), "args": args}))
+
+
+def _nested(depth: int) -> Any:
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_values_that_hold_themselves_or_are_endless_are_shown_short(tiny_model: ResT, tmp_path: Path) -> None:
+    own: list[Any] = []
+    own.append(own)
+    for number, value in enumerate((own, _nested(200), "x" * 10**6, [own] * 10**5, "a\nb")):
+        args = {"act_layer": value, "classes": value, "num_heads": value, "input_size": value, "args": value}
+        path = saved(tmp_path / f"{number}.pth", {"model": tiny_model.state_dict(), "args": args})
+        with pytest.raises(CheckpointError, match=r"args\.act_layer is") as caught:
+            load_model(None, path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 1000
+
+
+def test_only_settings_that_are_asked_for_are_kept() -> None:
+    same = {"lr": 1, "qk_scale": 0.5}
+    assert settings_of({"args": {"a": same, "b": same, "lr": 3}}) == (("args.a.qk_scale", "qk_scale", 0.5),)
+    many = {f"key{number}": {"qk_scale": number} for number in range(100_000)}
+    assert len(settings_of({"args": many})) < 100_000
+
+
+def test_a_transform_that_settings_name_is_told(tiny_model: ResT, tmp_path: Path) -> None:
+    args = Namespace(input_size=384, crop_pct=1.0, mean=[0.5, 0.5, 0.5], interpolation="bilinear", lr=0.1)
+    loaded = load_model(None, saved(tmp_path / "a.pth", {"model": tiny_model.state_dict(), "args": args}))
+    sentence = next(told for told in loaded.told if told.startswith("transform: args says"))
+    for fact in ("input_size 384", "crop_pct 1.0", "mean [0.5, 0.5, 0.5]", "--image-size, --crop-ratio, --mean"):
+        assert fact in sentence
+    assert "--std" not in sentence
 
 
 def test_a_config_that_says_so_agrees_with_settings(tmp_path: Path) -> None:
@@ -251,6 +424,8 @@ NAMES = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
         {"hyper_parameters": {"class_names": NAMES, "num_classes": 7, "classes": 7}},
         {"meta": {"dataset_meta": {"classes": tuple(NAMES)}}},
         {"meta": {"CLASSES": NAMES}},
+        {"meta": {"labels": NAMES}},
+        {"labels": dict(enumerate(NAMES))},
         {
             "config": {
                 "id2label": {str(i): n for i, n in enumerate(NAMES)},
@@ -270,6 +445,8 @@ def test_class_names_in_a_checkpoint_are_used_and_told(beside: Any, tiny_model: 
 @pytest.mark.parametrize(
     ("beside", "fact"),
     [
+        ({"labels": NAMES}, "labels is not used"),
+        ({"classes": [*NAMES[:6], "ant"]}, "ant stands there more than once"),
         ({"classes": NAMES[:6]}, "it has 6, the head 7"),
         ({"labels": torch.zeros(7).tolist()}, "labels is not used"),
         ({"classes": NAMES, "class_names": NAMES[::-1]}, "they differ"),

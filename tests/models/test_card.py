@@ -6,6 +6,7 @@ import pytest
 
 from rest_deploy.errors import CheckpointError
 from rest_deploy.models.card import Card
+from rest_deploy.models.config import ResTConfig
 from rest_deploy.specs import Preprocessing, Resize
 
 CARD = Card("mine", ("cat", "犬"), Preprocessing(Resize.NATIVE, None, mean=(0.5,), std=(0.5,)))
@@ -20,3 +21,30 @@ def test_a_card_cannot_name_a_file_elsewhere(name):
     """Files are named after the model where no output is given."""
     with pytest.raises(CheckpointError, match="calls its model"):
         Card.from_json(json.dumps({"name": name, "labels": None, "preprocessing": None}))
+
+
+@pytest.mark.parametrize("labels", ["abcdefg", {"0": "cat"}, 7, [["cat"]], ["cat", 1]])
+def test_labels_are_a_list_of_text(labels):
+    with pytest.raises(CheckpointError, match="its labels are"):
+        Card.from_json(json.dumps({"name": None, "labels": labels, "preprocessing": None}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"depths": [10**9, 2, 2, 2]},
+        {"embed_dims": [10**12, 10**12, 10**12, 10**12]},
+        {"mlp_ratios": [1e300, 4, 4, 4]},
+        {"sr_ratios": [10**10, 4, 2, 1]},
+        {"num_classes": 10**4000},
+        {"norm_eps": 10**400},
+        {"num_heads": [[[]] * 10**5, 1, 1, 1]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_network_of_absurd_values_is_refused_in_one_line(change):
+    config = {**ResTConfig().to_dict(), **change}
+    with pytest.raises(CheckpointError, match=next(iter(change))) as caught:
+        Card.from_json(json.dumps({"name": None, "labels": None, "preprocessing": None, "config": config}))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500

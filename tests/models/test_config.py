@@ -61,6 +61,12 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name):
         ({"mlp_ratios": (4, 4, 4, math.nan)}, "mlp_ratios is .*every entry must be a positive"),
         ({"mlp_ratios": (4, 4, 4, math.inf)}, "mlp_ratios"),
         ({"mlp_ratios": (4, 4, 4, 0.001)}, "mlp_ratios"),  # of 512 channels: none
+        ({"depths": (2, 2, 1001, 2)}, "depths is .*at most 1,000"),
+        ({"embed_dims": (64, 128, 256, 1 << 17)}, "embed_dims is .*at most"),
+        ({"mlp_ratios": (4, 4, 4, 10**400)}, "mlp_ratios is .*at most"),
+        ({"in_channels": 1 << 40}, "in_channels is .*at most"),
+        ({"num_classes": 10**5000}, "num_classes is .*at most"),
+        ({"qk_scale": 10**400}, "qk_scale is .*at most"),
         ({"num_classes": 0}, "num_classes is 0; it must be a whole number of at least 1"),
         ({"num_classes": 10.0}, "num_classes is 10.0"),
         ({"num_classes": None}, "num_classes is None"),
