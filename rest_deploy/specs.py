@@ -92,6 +92,14 @@ def input_size(size: ImageSize | tuple[int, int]) -> ImageSize:
     return size
 
 
+def _size(given: Any) -> ImageSize:
+    """(height, width), or one number for a square."""
+    try:
+        return ImageSize(given, given) if isinstance(given, int) else ImageSize(*given)
+    except TypeError as exc:
+        raise ConfigError(f"size {given!r}; accepted: (height, width), or one number for a square") from exc
+
+
 class Resize(str, Enum):
     """How an image is brought to the size that the network sees."""
 
@@ -193,7 +201,7 @@ class Preprocessing:
         for name, kind in (("resize", Resize), ("interpolation", Interpolation), ("alpha", Alpha)):
             object.__setattr__(self, name, _member(kind, getattr(self, name), name))
         if self.size is not None and not isinstance(self.size, ImageSize):
-            object.__setattr__(self, "size", ImageSize(*self.size))
+            object.__setattr__(self, "size", _size(self.size))
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
         if not self.mean or len(self.std) != len(self.mean):
@@ -209,7 +217,9 @@ class Preprocessing:
         if self.size is not None:
             input_size(self.size)
         if (self.size is None) != (self.resize is Resize.NATIVE):
-            raise ConfigError(f"resize {self.resize.value} with size {self.size}: native has none, the others need one")
+            raise ConfigError(
+                f"resize {self.resize.value} with size {self.size}: native has size=None, the others need one"
+            )
 
     def at(self, size: ImageSize) -> Preprocessing:
         """The same at another size; images that would be fed at their own are warped to it."""

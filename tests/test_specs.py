@@ -111,9 +111,9 @@ def test_for_size_warps_from_384_pixels_on(height, width, resize):
         ({"crop_ratio": 0}, "from 0.1 to 1"),
         ({"crop_ratio": 1.01}, "from 0.1 to 1"),
         ({"crop_ratio": math.nan}, "from 0.1 to 1"),
-        ({"size": None}, "native has none"),
-        ({"resize": Resize.NATIVE}, "native has none"),
-        ({"resize": Resize.WARP, "size": None}, "native has none"),
+        ({"size": None}, "native has size=None"),
+        ({"resize": Resize.NATIVE}, "native has size=None"),
+        ({"resize": Resize.WARP, "size": None}, "native has size=None"),
     ],
 )
 def test_preprocessing_refuses_values_out_of_range(values, message):
@@ -132,6 +132,14 @@ def test_preprocessing_names_a_missing_field(field):
     del values[field]
     with pytest.raises(ConfigError, match=f"preprocessing has the fields .*needed: .*{field}"):
         Preprocessing.from_dict(values)
+
+
+def test_plain_values_are_taken() -> None:
+    steps = Preprocessing("warp", 96, interpolation="bilinear", alpha="drop")
+    assert (steps.resize, steps.size) == (Resize.WARP, ImageSize(96, 96))
+    assert (steps.interpolation, steps.alpha) == (Interpolation.BILINEAR, Alpha.DROP)
+    with pytest.raises(ConfigError, match="height, width"):
+        Preprocessing("warp", 2.5)
 
 
 def test_a_card_from_before_interpolation_and_alpha_had_a_name_is_read():

@@ -97,7 +97,7 @@ def result_text(result: ExportResult) -> str:
         lines += [f"  {name:<8} {clean(value)}" for name, value in way_to_its_gpu(engine, result.path).items()] + [""]
     lines += [f"{name:<10} {clean(value)}" for name, value in record_rows(result.info).items()]
     if result.info.assumed:
-        lines += ["assumed, as neither the checkpoint nor a flag says it (--strict refuses to):"]
+        lines += ["assumed, as neither a card in the checkpoint nor a flag says it (--strict refuses to):"]
         lines += [f"  {what:<14} {clean(value)}  ({ASSUMABLE[what]})" for what, value in result.info.assumed.items()]
     lines.append("")
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())

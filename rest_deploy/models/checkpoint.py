@@ -215,8 +215,9 @@ def save_checkpoint(
     """Write a ``.safetensors`` checkpoint that describes itself, so that all of this has to be said once.
 
     Args:
-        path: File to write.
-        model: A ResT, wrapped or not, whose architecture is written too, or a state dict with the authors' names.
+        path: File to write; its name ends in ``.safetensors``.
+        model: A ResT, or a module with the authors' parameter names that computes the same, whose architecture is
+            written too; or a state dict with these names.
         card: All of the following in one.
         name: Of the model; files are named after it.
         labels: A name for each class.
@@ -227,6 +228,8 @@ def save_checkpoint(
         ConfigError: What it is to say of itself does not fit.
         ExportError: It cannot be written.
     """
+    if Path(path).suffix.lower() != ".safetensors":
+        raise ConfigError(f"{path}: a safetensors file is written; let its name end in .safetensors")
     said = (name, labels, preprocessing, activation)
     if card is not None and any(value is not None for value in said):
         raise ConfigError("a card and what it has were both given; leave one out")
@@ -244,6 +247,11 @@ def save_checkpoint(
         state_dict, network = names.tensors, network_at(model, names.prefix)
         if card.config is None and isinstance(network, ResT):
             card = replace(card, config=network.config)
+        elif card.config is None:
+            from rest_deploy.models.factory import load_model  # which reads checkpoints by this module
+
+            own = load_model(model).model  # run against the module, or refused
+            card, state_dict = replace(card, config=own.config), own.state_dict()
     head = state_dict.get("head.weight")
     if card.labels is not None and head is not None and len(card.labels) != head.shape[0]:
         raise ConfigError(f"{len(card.labels)} labels for a model of {head.shape[0]} classes; one is needed for each")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -45,6 +46,8 @@ def as_arguments(request: ExportRequest) -> tuple[str, ...] | None:
     """
     config, heads = request.model, request.num_heads
     if not isinstance(config, str) and request.checkpoint is None:
+        return None
+    if not isinstance(request.labels, (str, Path, type(None))):
         return None
     if isinstance(config, ResTConfig):
         if (config.qk_scale, config.norm_eps) != (ResTConfig.qk_scale, ResTConfig.norm_eps):

@@ -137,6 +137,8 @@ def describe(request: ExportRequest, loaded: LoadedModel, format: str) -> Artifa
 
 def _labels(request: ExportRequest, num_classes: int) -> tuple[str, ...] | None:
     """Names of classes that the request gives; () for none at all, None where it says nothing."""
+    if request.labels is not None and not isinstance(request.labels, (str, Path)):
+        return tuple(map(str, request.labels))
     if request.labels is None or str(request.labels) == "none":
         return None if request.labels is None else ()
     if str(request.labels) == "imagenet":

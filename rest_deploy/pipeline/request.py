@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -31,8 +31,8 @@ class ExportRequest:
         checkpoint: Weights; None takes random ones of ``seed``.
         format: A row of ``export/formats.py``, or several as ``"onnx,trt"``.
         precision: Number format.
-        labels: File of class names, ``"imagenet"`` or ``"none"``; None takes the checkpoint's own, or for 1000 classes
-            assumes ImageNet's.
+        labels: Class names, a file of them, ``"imagenet"`` or ``"none"``; None takes the checkpoint's own, or for 1000
+            classes assumes ImageNet's.
         preprocessing: From an image to the input, or changes of the checkpoint's own; None takes its own, or assumes
             the authors'.
         activation: How logits become scores; None takes the checkpoint's own, or assumes softmax, for one output
@@ -57,7 +57,7 @@ class ExportRequest:
     checkpoint: str | Path | None = None
     format: str = "onnx"
     precision: Precision = Precision.FP32
-    labels: str | Path | None = None
+    labels: str | Path | Sequence[str] | None = None
     preprocessing: Preprocessing | PreprocessingChange | None = None
     activation: Activation | None = None
     weights_key: str | None = None

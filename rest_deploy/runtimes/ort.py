@@ -20,6 +20,7 @@ from rest_deploy.errors import (
     MissingPackageError,
     PredictorError,
     RestDeployError,
+    install,
     no_file,
     one_line,
 )
@@ -236,7 +237,7 @@ def import_onnxruntime(device: Device) -> Any:
     if not hasattr(onnxruntime, "InferenceSession"):  # what is left when one of the two packages was uninstalled
         raise DeviceError(
             "onnxruntime is installed but empty, as where onnxruntime and onnxruntime-gpu were both installed; "
-            f'pip uninstall onnxruntime onnxruntime-gpu, then pip install "rest-deploy[{extra}]"'
+            f"pip uninstall onnxruntime onnxruntime-gpu, then {install(extra)}"
         )
     return onnxruntime
 
@@ -255,7 +256,7 @@ def _check_provider(ort: Any, device: Device) -> None:
     if device.kind == "cuda" and _CUDA not in ort.get_available_providers():
         raise DeviceError(
             f"device {device}: the installed ONNX Runtime {ort.__version__} has no CUDA provider; install it: "
-            'pip uninstall onnxruntime && pip install "rest-deploy[gpu]", or use device cpu'
+            f"pip uninstall onnxruntime && {install('gpu')}, or use device cpu"
         )
 
 

@@ -118,6 +118,7 @@ def describe(
         ConfigError: The preprocessing is not of the model's channels.
     """
     config, card, assumed = loaded.model.config, loaded.card, dict(loaded.assumed)
+    given = labels is not None
     if labels is None and card.labels is None and (labels := default_labels(config.num_classes)) is not None:
         assumed["labels"] = f"ImageNet's, as there are {len(labels)} classes"
     if activation is None and card.activation is not None:
@@ -139,7 +140,7 @@ def describe(
         precision=Precision.FP32,
         model=loaded.name,
         config=config.to_dict(),
-        weights=_weights(loaded),
+        weights=_weights(loaded, given),
         labels=(labels if labels is not None else card.labels) or None,
         preprocessing=steps,
         activation=activation,
@@ -150,8 +151,10 @@ def describe(
     )
 
 
-def _weights(loaded: LoadedModel) -> Weights:
+def _weights(loaded: LoadedModel, labelled: bool) -> Weights:
     of, told = loaded.checkpoint, loaded.told
+    if labelled:  # by the caller
+        told = tuple(note for note in told if not note.startswith("class names"))
     if of is None:
         return Weights(sha256=loaded.sha256, seed=loaded.seed, notes=told)
     return Weights(of.path.name, of.sha256, key=of.weights_key, prefix=of.key_prefix, notes=told)
