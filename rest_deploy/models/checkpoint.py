@@ -233,25 +233,23 @@ def save_checkpoint(
     said = (name, labels, preprocessing, activation)
     if card is not None and any(value is not None for value in said):
         raise ConfigError("a card and what it has were both given; leave one out")
-    state_dict: Mapping[str, Any] = model.state_dict() if isinstance(model, nn.Module) else model
     if card is None:
         try:
             card = Card(name, None if labels is None else tuple(labels), preprocessing, activation=activation)
         except CheckpointError as exc:
             raise ConfigError(str(exc)) from exc
     if isinstance(model, nn.Module):
-        try:
-            names = authors_names(state_dict)
-        except UnreadableError as exc:
-            raise ConfigError(f"the module is no ResT: {exc}") from exc
-        state_dict, network = names.tensors, network_at(model, names.prefix)
-        if card.config is None and isinstance(network, ResT):
-            card = replace(card, config=network.config)
-        elif card.config is None:
+        if type(model) is not ResT:
             from rest_deploy.models.factory import load_model  # which reads checkpoints by this module
 
-            own = load_model(model).model  # run against the module, or refused
-            card, state_dict = replace(card, config=own.config), own.state_dict()
+            try:
+                model = load_model(model).model  # run against it, or refused
+            except CheckpointError as exc:
+                raise ConfigError(str(exc)) from exc
+        state_dict = model.state_dict()
+        card = replace(card, config=card.config or model.config)
+    else:
+        state_dict = dict(model)
     head = state_dict.get("head.weight")
     if card.labels is not None and head is not None and len(card.labels) != head.shape[0]:
         raise ConfigError(f"{len(card.labels)} labels for a model of {head.shape[0]} classes; one is needed for each")
