@@ -33,7 +33,7 @@ RUNTIMES: Mapping[str, RuntimeRow] = MappingProxyType(
 #: A ZIP archive as torch.save makes it, and a bare pickle: checkpoints have any suffix, as ``checkpoint.pth.tar``.
 _PICKLES = (b"PK\x03\x04", b"\x80")
 #: Other suffixes that checkpoints have; what such a file is, its reader says.
-_CHECKPOINTS = frozenset([".ckpt", ".tar", ".bin", ".pkl", ".model"])
+_CHECKPOINTS = frozenset([".ckpt", ".tar", ".pkl"])
 
 
 def is_checkpoint(path: str | Path) -> bool:

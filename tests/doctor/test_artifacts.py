@@ -208,7 +208,8 @@ def test_a_torch_that_does_not_load(monkeypatch: MonkeyPatch, tmp_path: Path) ->
 def test_a_checkpoint_reader_that_is_missing(monkeypatch: MonkeyPatch) -> None:
     """The runtime's module is loaded too, with all that it needs."""
     machine = Machine(monkeypatch, onnxruntime=cpu_only(), safetensors=None)
-    hide(monkeypatch, "safetensors", "safetensors.torch")
+    hide(monkeypatch, "safetensors")
+    monkeypatch.delitem(sys.modules, "safetensors.torch", raising=False)
     for name in [name for name in sys.modules if name.startswith("rest_deploy.models.checkpoint")]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("rest_deploy.runtimes.pytorch", "rest_deploy.models.factory"):
