@@ -182,7 +182,7 @@ def _load_runtime(kind: Kind) -> Any:
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.split(".")[0] == "rest_deploy":
             raise
-        raise MissingPackageError(exc.name, "open such files", row.extra) from exc
+        raise MissingPackageError(exc.name.partition(".")[0], "open such files", row.extra) from exc
 
 
 _RUNTIMES: Mapping[str, Callable[[Kind, Findings], dict[str, Ability]]] = MappingProxyType(
