@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from rest_deploy.artifact.info import ArtifactInfo, Weights
-from rest_deploy.artifact.onnx_metadata import metadata_entry, read_onnx_metadata
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.pipeline.vector import make_test_vector
 from rest_deploy.predictor import Predictor
@@ -371,16 +371,17 @@ def _run(argv: list[Any]) -> subprocess.CompletedProcess[str]:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(read_onnx_metadata(path)[KEY])
+    (text,) = (entry.value for entry in onnx.load(path).metadata_props if entry.key == KEY)
+    record: dict[str, Any] = json.loads(text)
     return record
 
 
 def _with_record(path: Path, record: dict[str, Any], folder: Path) -> Path:
     """A copy with another record."""
-    content, entry = path.read_bytes(), metadata_entry(KEY, read_onnx_metadata(path)[KEY])
-    assert content.count(entry) == 1
-    changed = folder / "changed.onnx"
-    changed.write_bytes(content.replace(entry, metadata_entry(KEY, json.dumps(record))))
+    model, changed = onnx.load(path), folder / "changed.onnx"
+    assert model.metadata_props[0].key == KEY
+    model.metadata_props[0].value = json.dumps(record)
+    onnx.save(model, changed)
     return changed
 
 

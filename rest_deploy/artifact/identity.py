@@ -16,15 +16,14 @@ State = tuple[int, int, int] | None
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file, in hex."""
     with Path(path).open("rb") as file:
-        return sha256_of_first(file, None)
+        return sha256_of_rest(file)
 
 
-def sha256_of_first(file: BinaryIO, count: int | None) -> str:
-    """SHA-256 of so many bytes from where a file is, or of all that follow; the file is left behind them."""
+def sha256_of_rest(file: BinaryIO) -> str:
+    """SHA-256 of what follows in an open file, in hex."""
     digest = hashlib.sha256()
-    while (count is None or count > 0) and (block := file.read(_BLOCK if count is None else min(count, _BLOCK))):
+    while block := file.read(_BLOCK):
         digest.update(block)
-        count = None if count is None else count - len(block)
     return digest.hexdigest()
 
 

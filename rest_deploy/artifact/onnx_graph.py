@@ -1,24 +1,23 @@
-"""The graph of an ONNX file, as it must be before a runtime is handed it: of the form that rest-export writes.
+"""What an ONNX file may hold: the fields, the encoding and the graph that rest-export writes, and nothing else.
 
 What an ONNX file could do otherwise (name files of the machine as weights, nest graphs in graphs, expand functions into
-billions of nodes, go round in circles, announce tensors of terabytes) is refused before any of it is done. A seal does
-not help there (``onnx_seal.py``): whoever makes such a file can seal it.
+billions of nodes, go round in circles, announce tensors of terabytes) is refused before a runtime sees it. A seal does
+not help there (``onnx_file.py``): whoever makes such a file can seal it.
 
-Field numbers are those of onnx/onnx.proto (github.com/onnx/onnx).
+Two parsers of one file may see two graphs in it: one keeps more bits of a number, one takes the first of two fields and
+one the last, one skips what the other knows. So only the canonical encoding is read, in which a message has one form
+(protobuf.dev/programming-guides/encoding): numbers in as few bytes as they need, fields in the order of their numbers,
+a single field once, and none that the table below does not have. What is read here is then what every parser reads.
+
+Names and numbers of fields are those of onnx/onnx.proto (github.com/onnx/onnx).
 """
 
 from __future__ import annotations
 
-import io
 import math
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
-
-from rest_deploy.artifact.onnx_metadata import open_onnx
-from rest_deploy.artifact.onnx_seal import refuse_unsealed
-from rest_deploy.artifact.wire import BYTES, fields, read_varint
-from rest_deploy.errors import ArtifactError
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any, NamedTuple, TypeAlias
 
 #: The operators of the deploy form. None of them takes a size, but for Reshape, whose sizes the exporter looks at.
 OPERATORS = frozenset(
@@ -29,219 +28,324 @@ OPERATORS = frozenset(
 INT8_OPERATORS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QuantizeLinear"})
 #: Of a graph; rest_large in INT8 has under 3,000.
 MAX_NODES = 100_000
-_MAX_RANK = 8
-_MAX_EDGES = 16
-_MAX_PACKED = 8192  # bytes of numbers in a list
-_MAX_NODE_BYTES = 64 << 20  # of a constant, where it was not made an initializer
-_DOMAINS = (b"", b"ai.onnx")
+#: In one file; rest_large has under 40,000. Each takes a microsecond and some 200 bytes to read.
+_MAX_FIELDS = 1 << 20
+_DOMAINS = ("", "ai.onnx")
 #: Attributes of convolutions -> least and largest; a reduction by 2048 pads by 1024.
 _LIMITS = {
-    b"pads": (0, 1024),
-    b"strides": (1, 4096),
-    b"kernel_shape": (1, 4096),
-    b"dilations": (1, 64),
-    b"group": (1, 1 << 20),
+    "pads": (0, 1024),
+    "strides": (1, 4096),
+    "kernel_shape": (1, 4096),
+    "dilations": (1, 64),
+    "group": (1, 1 << 20),
 }
 #: Operators whose output may be larger than all of their inputs together.
-_WIDENING = frozenset({b"Add", b"Sub", b"Mul", b"Div", b"MatMul", b"MatMulInteger", b"Gemm", b"Conv"})
-# field numbers of ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto, ValueInfoProto
-_GRAPH, _OPSET_IMPORT, _TRAINING_INFO, _FUNCTIONS = 7, 8, 20, 25
-_MESSAGES = frozenset({_GRAPH, _OPSET_IMPORT, _TRAINING_INFO, _FUNCTIONS})
-_NODE, _INITIALIZER, _INPUT, _SPARSE_INITIALIZER = 1, 5, 11, 15
-_NODE_INPUT, _NODE_OUTPUT, _OP_TYPE, _ATTRIBUTE, _DOMAIN = 1, 2, 4, 5, 7
-_ATTRIBUTE_NAME, _ATTRIBUTE_INTEGER, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTEGERS = 1, 3, 5, 8
-#: A graph, tensors, graphs, sparse tensors, types: what no operator of ours takes.
-_NESTED = frozenset({6, 10, 11, 14, 15, 22, 23})
-_DIMS, _TENSOR_NAME, _EXTERNAL_DATA, _DATA_LOCATION = 1, 8, 13, 14
+_WIDENING = frozenset({"Add", "Sub", "Mul", "Div", "MatMul", "MatMulInteger", "Gemm", "Conv"})
+#: TensorProto.DataType -> bytes of a value: FLOAT, UINT8, INT8, INT32, INT64, FLOAT16.
+_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2}
+#: AttributeProto.AttributeType -> the field that holds such a value.
+_VALUE_OF = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}
+_EXTERNAL = "weights in other files"
+_NESTED = "graphs or several tensors in an attribute"
+_FUNCTIONS = "functions or training graphs"
 
 
-def check_graph_of(path: str | Path) -> None:
-    """Make sure that the graph of an ONNX file is one that rest-export could have written.
+class Refused(ValueError):
+    """What a file has that no file of rest-export has, in words that go on after "it has"."""
+
+
+class _Kind(Enum):
+    """A scalar, and the wire type that it is written with."""
+
+    INT64 = "int64", 0
+    INT32 = "int32", 0
+    FLOAT = "float", 5
+    TEXT = "text", 2
+    BYTES = "bytes", 2
+
+
+_INT64, _INT32, _FLOAT, _TEXT, _BYTES = _Kind  # where they are looked up for each field, that takes a third
+#: The fields of a message by their tags; in place of one that is refused, what it is.
+_Fields: TypeAlias = "Mapping[int, _Field | str]"
+
+
+class _Field(NamedTuple):
+    """A field of a message: its name, what it is, and how often it may stand (0 for a single one).
+
+    Fields of which a message may have one alone (oneof) share their name.
+    """
+
+    name: str
+    kind: _Kind | _Fields
+    most: int = 0
+
+
+def _message(numbered: Mapping[int, _Field | str]) -> _Fields:
+    """Fields by tag, which is the number and the wire type in one, from fields by number."""
+    table: dict[int, _Field | str] = {}
+    for number, field in numbered.items():
+        if isinstance(field, str):
+            table.update({number << 3 | wire_type: field for wire_type in (0, 1, 2, 5)})
+        else:
+            wire_type = field.kind.value[1] if isinstance(field.kind, _Kind) else 2
+            table[number << 3 | wire_type] = field
+    return table
+
+
+_DIMENSION = _message({1: _Field("size", _INT64), 2: _Field("size", _TEXT)})
+_SHAPE = _message({1: _Field("dim", _DIMENSION, 8)})
+_TENSOR_TYPE = _message({1: _Field("elem_type", _INT32), 2: _Field("shape", _SHAPE)})
+_TYPE = _message({1: _Field("tensor_type", _TENSOR_TYPE)})
+_VALUE_INFO = _message({1: _Field("name", _TEXT), 2: _Field("type", _TYPE)})
+_TENSOR = _message(
+    {
+        1: _Field("dims", _INT64, 8),
+        2: _Field("data_type", _INT32),
+        8: _Field("name", _TEXT),
+        9: _Field("raw_data", _BYTES),
+        13: _EXTERNAL,
+        14: _EXTERNAL,
+    }
+)
+_ATTRIBUTE = _message(
+    {
+        1: _Field("name", _TEXT),
+        2: _Field("f", _FLOAT),
+        3: _Field("i", _INT64),
+        4: _Field("s", _TEXT),
+        5: _Field("t", _TENSOR),
+        7: _Field("floats", _FLOAT, 1024),
+        8: _Field("ints", _INT64, 1024),
+        20: _Field("type", _INT32),
+        **dict.fromkeys((6, 10, 11, 14, 15, 22, 23), _NESTED),
+    }
+)
+_NODE = _message(
+    {
+        1: _Field("input", _TEXT, 16),
+        2: _Field("output", _TEXT, 16),
+        3: _Field("name", _TEXT),
+        4: _Field("op_type", _TEXT),
+        5: _Field("attribute", _ATTRIBUTE, 32),
+        6: _Field("doc_string", _TEXT),
+        7: _Field("domain", _TEXT),
+    }
+)
+_GRAPH = _message(
+    {
+        1: _Field("node", _NODE, MAX_NODES),
+        2: _Field("name", _TEXT),
+        5: _Field("initializer", _TENSOR, MAX_NODES),
+        10: _Field("doc_string", _TEXT),
+        11: _Field("input", _VALUE_INFO, 1),
+        12: _Field("output", _VALUE_INFO, 1),
+        13: _Field("value_info", _VALUE_INFO, MAX_NODES),
+        15: "sparse weights",
+    }
+)
+_MODEL = _message(
+    {
+        1: _Field("ir_version", _INT64),
+        2: _Field("producer_name", _TEXT),
+        3: _Field("producer_version", _TEXT),
+        4: _Field("domain", _TEXT),
+        5: _Field("model_version", _INT64),
+        6: _Field("doc_string", _TEXT),
+        7: _Field("graph", _BYTES),
+        8: _Field("opset_import", _message({1: _Field("domain", _TEXT), 2: _Field("version", _INT64)}), 100),
+        14: _Field("metadata_props", _message({1: _Field("key", _TEXT), 2: _Field("value", _TEXT)}), 1000),
+        20: _Field("functions", _BYTES, 1000),
+        25: _Field("functions", _BYTES, 1000),
+    }
+)
+
+
+class _Reader:
+    """Reads messages of one file.
+
+    Args:
+        content: The file.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._left = _MAX_FIELDS
+
+    def message(self, at: int, end: int, fields: _Fields) -> dict[str, Any]:
+        """What a message in these bytes of the file holds: name -> value, or values of what may stand several times.
+
+        Numbers are ints, text is str, bytes are where they begin and end in the file; a float is its four bytes.
+
+        Raises:
+            Refused: It is not written canonically, or has more than the fields.
+            UnicodeDecodeError: A text is none.
+        """
+        content, number = self._content, self._number
+        found, last, count = dict[str, Any](), 0, 0
+        while at < end:
+            tag, at = (content[at], at + 1) if content[at] < 0x80 else number(at, end)
+            field = fields.get(tag)
+            if type(field) is not _Field:
+                raise Refused(field or f"a field {tag >> 3} of wire type {tag & 7} where there is none")
+            name, kind, most = field
+            if tag < last:
+                raise Refused(f"the field {name} out of order")
+            last, count = tag, count + 1
+            value: Any
+            if kind is _INT64 or kind is _INT32:
+                value, at = number(at, end)
+                if kind is _INT32 and value >> 31:  # none of ours is negative
+                    raise Refused(f"{name} of {value:.3g}")
+                value -= value >> 63 << 64
+            else:
+                length, start = (4, at) if kind is _FLOAT else number(at, end)
+                at = start + length
+                if at > end:
+                    raise Refused(f"the field {name} reaching past its end")
+                value = content[start:at].decode() if kind is _TEXT else self._delimited(start, at, kind)
+            if not most:
+                if name in found:
+                    raise Refused(f"the field {name} twice")
+                found[name] = value
+            else:
+                values = found.setdefault(name, [])
+                values.append(value)
+                if len(values) > most:
+                    raise Refused(f"more than {most:,} times {name}")
+        self._left -= count
+        if self._left < 0:
+            raise Refused(f"more than {_MAX_FIELDS:,} fields")
+        return found
+
+    def _delimited(self, start: int, end: int, kind: _Kind | _Fields) -> Any:
+        """The value of a field whose content these bytes are."""
+        if kind is _TEXT:
+            return self._content[start:end].decode()
+        if kind is _BYTES:
+            return start, end
+        if kind is _FLOAT:
+            return self._content[start:end]
+        assert not isinstance(kind, _Kind)
+        return self.message(start, end, kind)
+
+    def _number(self, at: int, end: int) -> tuple[int, int]:
+        """A number of up to 64 bits, 7 of them in a byte, and where it ends."""
+        value = 0
+        for shift in range(0, 70, 7):
+            if at >= end:
+                raise Refused("a number that reaches past its end")
+            byte = self._content[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if (byte == 0 and shift) or value >> 64:
+                    raise Refused("a number of more bytes or bits than it has")
+                return value, at
+        raise Refused("a number of more than 64 bits")
+
+
+def read_model(content: bytes) -> dict[str, Any]:
+    """The fields of the model of a file; its graph and its functions are (begin, end) in the file, unread.
 
     Raises:
-        ArtifactError: It is not, or cannot be read.
+        Refused: It is no model in canonical encoding.
     """
-    with open_onnx(path) as (file, size):
-        _refuse_hostile(path, file, size)
+    return _Reader(content).message(0, len(content), _MODEL)
 
 
-def read_checked(path: str | Path) -> bytes:
-    """The bytes of an ONNX file for which :func:`~rest_deploy.artifact.onnx_seal.check_seal` and
-    :func:`check_graph_of` hold.
+def refuse_hostile(content: bytes, model: Mapping[str, Any]) -> None:
+    """Make sure that a model and its graph are ones that rest-export could have written.
+
+    Args:
+        content: The file.
+        model: What :func:`read_model` gave.
 
     Raises:
-        ArtifactError: One of them does not, or the file cannot be read.
+        Refused: They are not.
     """
-    with open_onnx(path) as (file, _):
-        content = file.read()
-        for refuse in (refuse_unsealed, _refuse_hostile):
-            refuse(path, io.BytesIO(content), len(content))
-    return content
+    if "functions" in model:
+        raise Refused(_FUNCTIONS)
+    for opset in model.get("opset_import", ()):
+        if opset.get("domain", "") not in _DOMAINS:
+            raise Refused(f"operators of {_shown(opset['domain'])}")
+    if "graph" not in model:
+        raise Refused("no graph")
+    begin, end = model["graph"]
+    _refuse_graph(_Reader(content).message(begin, end, _GRAPH))
 
 
-def _refuse_hostile(path: str | Path, file: BinaryIO, size: int) -> None:
-    why = _what_is_wrong(file, size)
-    if why:
-        raise ArtifactError(f"{path}: refused: it has {why}, as no file of rest-export; export the checkpoint again")
+def _refuse_graph(graph: Mapping[str, Any]) -> None:
+    nodes, weights = graph.get("node", []), graph.get("initializer", [])
+    for tensor in weights:
+        _refuse_tensor(tensor)
+    for node in nodes:
+        _refuse_node(node)
+    _refuse_order(nodes, [_name(one) for one in graph.get("input", [])], [_name(one) for one in weights])
 
 
-def _what_is_wrong(file: BinaryIO, end: int) -> str | None:
-    """What there is in a model that there may not be; None where nothing is."""
-    graphs = 0
-    for number, kind, length in fields(file, end):
-        if number in _MESSAGES and kind != BYTES:
-            raise EOFError(f"field {number} is no message")
-        if number in (_TRAINING_INFO, _FUNCTIONS):
-            return "functions or training graphs"
-        if number == _OPSET_IMPORT and (domain := _content(file.read(length), 1)) not in _DOMAINS:
-            return f"operators of {_shown(domain)}"
-        if number == _GRAPH:
-            graphs += 1
-            why = "two graphs" if graphs > 1 else _wrong_in_graph(file, file.tell() + length)
-            if why:
-                return why
-    return None if graphs else "no graph"
-
-
-def _wrong_in_graph(file: BinaryIO, end: int) -> str | None:
-    nodes: list[_Node] = []
-    constants, known = set[bytes](), {b""}  # an input that is left out has no name
-    for number, kind, length in fields(file, end):
-        why = None
-        if number == _SPARSE_INITIALIZER:
-            why = "sparse weights"
-        elif number == _NODE and kind == BYTES:
-            why = f"a node of {length:,} bytes" if length > _MAX_NODE_BYTES else None
-            if why is None:
-                node = _read_node(file.read(length))
-                why = node.wrong
-                nodes.append(node)
-        elif number == _INITIALIZER and kind == BYTES:
-            why, name = _read_tensor(file, file.tell() + length)
-            constants.add(name)
-        elif number == _INPUT and kind == BYTES:
-            known.add(_content(file.read(length), 1))
-        if len(nodes) > MAX_NODES or len(constants) > MAX_NODES:
-            why = f"more than {MAX_NODES:,} nodes"
-        if why:
-            return why
-    return _wrong_in_order(nodes, known, constants)
-
-
-def _wrong_in_order(nodes: list[_Node], known: set[bytes], constants: set[bytes]) -> str | None:
+def _refuse_order(nodes: Iterable[Mapping[str, Any]], inputs: list[str], weights: list[str]) -> None:
     """What is wrong with nodes one after the other; ONNX has them in the order of their computation.
 
     Args:
         nodes: All of them.
-        known: Names of the inputs of the graph.
-        constants: Names of its weights.
+        inputs, weights: Names of those of the graph.
     """
-    known |= constants
+    constants, known = set(weights), {"", *inputs, *weights}
+    if len(known) != 1 + len(inputs) + len(weights):
+        raise Refused("two values of one name")
     for node in nodes:
-        if not known.issuperset(node.inputs):
-            return "a node whose input nothing before it makes"
-        if not known.isdisjoint(node.outputs):
-            return "two values of one name"
-        known.update(node.outputs)
-        if constants.issuperset(filter(None, node.inputs)):
-            if node.operator in _WIDENING:  # two vectors of a few bytes make a matrix of terabytes
-                return f"{_shown(node.operator)} of constants alone"
-            constants.update(node.outputs)
-    return None
+        taken, given = node.get("input", []), node.get("output", [])
+        if not known.issuperset(taken):
+            raise Refused("a node whose input nothing before it makes")
+        if not known.isdisjoint(given) or len(set(given)) != len(given):
+            raise Refused("two values of one name")
+        known.update(given)
+        if constants.issuperset(filter(None, taken)):
+            if node["op_type"] in _WIDENING:  # two vectors of a few bytes make a matrix of terabytes
+                raise Refused(f"{_shown(node['op_type'])} of constants alone")
+            constants.update(given)
 
 
-@dataclass(frozen=True)
-class _Node:
-    """A node's operator, the names of its inputs and outputs, and what is wrong with it alone."""
-
-    operator: bytes
-    inputs: list[bytes]
-    outputs: list[bytes]
-    wrong: str | None
-
-
-def _read_node(content: bytes) -> _Node:
-    file, inputs, outputs, operator, wrong = io.BytesIO(content), [], [], b"", None
-    for number, kind, length in fields(file, len(content)):
-        if kind != BYTES:
-            continue
-        if number == _NODE_INPUT:
-            inputs.append(file.read(length))
-        elif number == _NODE_OUTPUT:
-            outputs.append(file.read(length))
-        elif number == _OP_TYPE:
-            operator = file.read(length)
-        elif number == _DOMAIN and file.read(length) not in _DOMAINS:
-            wrong = "operators of another domain"
-        elif number == _ATTRIBUTE:
-            wrong = wrong or _wrong_in_attribute(file, file.tell() + length)
-        if len(inputs) + len(outputs) > _MAX_EDGES:
-            return _Node(operator, inputs, outputs, f"a node of more than {_MAX_EDGES} inputs and outputs")
-    if operator.decode(errors="replace") not in OPERATORS | INT8_OPERATORS:
-        wrong = f"the operator {_shown(operator)}"
-    return _Node(operator, inputs, outputs, wrong)
+def _refuse_node(node: Mapping[str, Any]) -> None:
+    operator = node.get("op_type", "")
+    if operator not in OPERATORS and operator not in INT8_OPERATORS:
+        raise Refused(f"the operator {_shown(operator)}")
+    if node.get("domain", "") not in _DOMAINS:
+        raise Refused("operators of another domain")
+    names = set()
+    for attribute in node.get("attribute", ()):
+        names.add(_refuse_attribute(attribute))
+    if len(names) != len(node.get("attribute", ())):
+        raise Refused(f"an attribute of {operator} twice")
 
 
-def _wrong_in_attribute(file: BinaryIO, end: int) -> str | None:
-    name, numbers = b"", list[int]()
-    for number, kind, value in fields(file, end):
-        if number in _NESTED:
-            return "graphs or several tensors in an attribute"
-        if number == _ATTRIBUTE_TENSOR and kind == BYTES:
-            why, _ = _read_tensor(file, file.tell() + value)
-            if why:
-                return why
-        elif number == _ATTRIBUTE_NAME and kind == BYTES:
-            name = file.read(value)
-        elif number in (_ATTRIBUTE_INTEGER, _ATTRIBUTE_INTEGERS):
-            numbers += _integers(file, kind, value)
-    low, high = _LIMITS.get(name, (0, 1 << 64))
-    if not all(low <= number <= high for number in numbers):  # a negative one is above 2 ** 63
-        return f"{name.decode()} of {max(numbers):.3g}"
-    return None
+def _refuse_attribute(attribute: Mapping[str, Any]) -> str:
+    """The name of an attribute that may be."""
+    name, kind = attribute.get("name", ""), _VALUE_OF.get(attribute.get("type", 0))
+    if not attribute.keys() <= {"name", "type", kind} or kind is None:  # which of two a runtime would take, it knows
+        raise Refused(f"a value of another type than it says in {_shown(name)}")
+    if kind == "t":
+        _refuse_tensor(attribute.get("t", {}))
+    elif name in _LIMITS:
+        low, high = _LIMITS[name]
+        numbers = attribute.get("ints", [attribute.get("i", 0)] if kind == "i" else [])
+        if not all(low <= number <= high for number in numbers):
+            raise Refused(f"{name} of {max(numbers, key=abs):.3g}")
+    return str(name)
 
 
-def _integers(file: BinaryIO, kind: int, value: int) -> list[int]:
-    """Numbers of a repeated field: one, or all of them packed."""
-    if kind != BYTES:
-        return [value]
-    if value > _MAX_PACKED:
-        raise EOFError(f"{value:,} bytes of sizes")
-    return _packed(file.read(value))
+def _refuse_tensor(tensor: Mapping[str, Any]) -> None:
+    dims, item = tensor.get("dims", []), _ITEM_BYTES.get(tensor.get("data_type", 0))
+    if item is None:
+        raise Refused(f"a tensor of data type {tensor.get('data_type', 0)}")
+    begin, end = tensor.get("raw_data", (0, 0))
+    if min(dims, default=0) < 0 or math.prod(dims) * item != end - begin:
+        raise Refused(f"a tensor of {math.prod(dims):.3g} values in {end - begin:,} bytes")
 
 
-def _read_tensor(file: BinaryIO, end: int) -> tuple[str | None, bytes]:
-    """What is wrong with a tensor, and its name."""
-    dims, name, size = list[int](), b"", end - file.tell()
-    for number, kind, value in fields(file, end):
-        if number == _DIMS:
-            dims += _integers(file, kind, value)
-            if len(dims) > _MAX_RANK:
-                return f"a tensor of more than {_MAX_RANK} sizes", name
-        elif number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
-            return "weights in other files", name
-        elif number == _TENSOR_NAME and kind == BYTES:
-            name = file.read(value)
-    if math.prod(dims) > size:  # each value takes a byte at least
-        return f"a tensor of {math.prod(dims):.3g} values in {size:,} bytes", name
-    return None, name
+def _name(value: Mapping[str, Any]) -> str:
+    return str(value.get("name", ""))
 
 
-def _shown(name: bytes) -> str:
-    return repr(name[:40].decode(errors="replace"))
-
-
-def _packed(content: bytes) -> list[int]:
-    file, values = io.BytesIO(content), []
-    while file.tell() < len(content):
-        values.append(read_varint(file))
-    return values
-
-
-def _content(content: bytes, wanted: int) -> bytes:
-    """Bytes of one field of a message; none where it is left out."""
-    file, found = io.BytesIO(content), b""
-    for number, kind, length in fields(file, len(content)):
-        if number == wanted and kind == BYTES:
-            found = file.read(length)
-    return found
+def _shown(name: str) -> str:
+    return repr(name[:40])

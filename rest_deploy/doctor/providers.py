@@ -14,7 +14,7 @@ from typing import Any
 
 from rest_deploy.doctor.attempts import attempt
 from rest_deploy.doctor.records import CPU, CUDA, Integers, Provider
-from rest_deploy.errors import DeviceError, RestDeployError
+from rest_deploy.errors import DeviceError
 
 #: An ONNX file of one float32 Conv (1, 1, h, w) by (1, 1, 1, 1), which on a GPU needs cuDNN as ResT does;
 #: tests/doctor/test_providers.py builds the same bytes with the onnx package.
@@ -66,31 +66,10 @@ def _open(device: str) -> Any:
     from rest_deploy.runtimes.devices import Device
     from rest_deploy.runtimes.ort import open_session
 
-    with _graph_file() as path:
-        try:
-            session = open_session(path, Device.parse(device), 1)
-        except RestDeployError as exc:
-            raise DeviceError(str(exc).replace(str(path), "one convolution")) from exc
+    session = open_session(_GRAPH, Path("one convolution"), Device.parse(device), 1)
     if session.get_providers()[:1] != [_NAMES[device]]:
         raise DeviceError(f"ONNX Runtime did not start its {_NAMES[device]}; it has {session.get_providers()}")
     return session
-
-
-@contextlib.contextmanager
-def _graph_file() -> Iterator[Path]:
-    """The network as a file; of memory where that can be had, for containers that can write nowhere."""
-    if hasattr(os, "memfd_create"):
-        number = os.memfd_create("one_convolution")
-        try:
-            os.write(number, _GRAPH)
-            yield Path(f"/proc/self/fd/{number}")
-        finally:
-            os.close(number)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "one_convolution.onnx"
-        path.write_bytes(_GRAPH)
-        yield path
 
 
 class _Held:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rest_deploy.artifact.identity import sha256_of_first
+from rest_deploy.artifact.identity import sha256_of_rest
 from rest_deploy.errors import listed, one_line
 from rest_deploy.models.pickled import MAX_ARGUMENTS, Inert, UnreadableError, read_pickle
 
@@ -190,7 +190,7 @@ def open_weights(path: Path) -> Iterator[WeightFile]:
     """
     with path.open("rb") as file:
         before = _state(file)
-        opened = WeightFile(path, sha256_of_first(file, None), file, before[0])
+        opened = WeightFile(path, sha256_of_rest(file), file, before[0])
         file.seek(0)
         head = file.read(_HEAD)
         size = before[0]

@@ -16,7 +16,7 @@ from rest_deploy.artifact.engine_files import replacing_engine
 from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path, write_manifest
-from rest_deploy.artifact.onnx_seal import write_record
+from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import DeviceError, MissingPackageError
 from rest_deploy.export.engine.site import BuildSite
@@ -88,16 +88,15 @@ class Making:
         with replacing(job.output) as target:
             with self._clock("export"):
                 written = exporter.export(deploy, job.info.input, job.info.output, target, config)
-            graph_bytes = target.stat().st_size
             info = replace(job.info, extra=asdict(written))
-            write_record(target, graph_bytes, info)
+            write_record(target, info)
             comparison = None
             if self._request.verify:
                 with self._clock("verify"):
                     comparison = self._compare(target, self._reference())
                     vector = _test_vector(target)
                 info = replace(info, verification=comparison.to_dict(), test_vector=vector)
-                write_record(target, graph_bytes, info)
+                write_record(target, info)
         if written.not_simplified_why is not None:
             self._traced_notes = (f"not simplified: {written.not_simplified_why}",)
         return ExportResult(job.output, info, comparison, self._clock.taken(), self._traced_notes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.onnx_seal import write_record
+from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.errors import VerificationError
 from rest_deploy.pipeline.judge import Verdict
 from rest_deploy.pipeline.narrowing import Narrowing
@@ -31,7 +31,7 @@ class NarrowedFile:
     def __init__(self, path: Path, info: ArtifactInfo, narrowing: Narrowing) -> None:
         self.info = info
         self._path, self._narrowing = path, narrowing
-        self._plan, self._graph_bytes = narrowing.plan, 0
+        self._plan = narrowing.plan
         self._steps: tuple[str, ...] = ()
 
     def write_within_budget(self, *, verify: bool) -> Verdict | None:
@@ -75,7 +75,7 @@ class NarrowedFile:
             verification=comparison.to_dict() if comparison is not None else None,
             test_vector=test_vector,
         )
-        write_record(self._path, self._graph_bytes, self.info)
+        write_record(self._path, self.info)
         return self.info
 
     def _write(self) -> None:
@@ -84,7 +84,6 @@ class NarrowedFile:
         graph = self._narrowing.make(self._plan)
         del graph.metadata_props[:]  # the record and the seal of the FP32 file
         onnx.save(graph, str(self._path))
-        self._graph_bytes = self._path.stat().st_size
         extra = {**self.info.extra, "nodes": len(graph.graph.node)}
         self.info = replace(self.info, extra=extra)
         self.stamp(None, None)

@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.artifact.identity import LOOKS, state_of
-from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
-from rest_deploy.artifact.onnx_graph import check_graph_of
-from rest_deploy.artifact.onnx_metadata import read_onnx_metadata
-from rest_deploy.artifact.onnx_seal import check_seal, checking_seal
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.onnx_file import OnnxFile
 from rest_deploy.errors import (
     ArtifactError,
     DeviceError,
@@ -21,7 +18,6 @@ from rest_deploy.errors import (
     PredictorError,
     RestDeployError,
     install,
-    no_file,
     one_line,
 )
 from rest_deploy.machine.cpu import describe_cpu, usable_cores
@@ -47,37 +43,27 @@ class OnnxRuntime(Runtime):
         super().__init__(path, device, threads, allow_spinning)
         self._allow_spinning = allow_spinning
         self._device = Device.parse(self.device)
-        self._session: Any = self._open_as_it_is()
+        self._session: Any = self._opened(OnnxFile(path))
         _check_shapes(self._session, self.info, self.path)
         self._turns = _turns(threads or usable_cores())
         self._names = [self.info.output.name]
         self._input = self.info.input.name
 
-    def _open_as_it_is(self) -> Any:
-        """Open a file that may be replaced meanwhile: its record, its graph and its session must be of one file."""
-        for _ in range(LOOKS):
-            seen = state_of(self.path)
-            try:
-                session = self._opened()
-            except RestDeployError:
-                if state_of(self.path) == seen:
-                    raise
-            else:
-                if state_of(self.path) == seen:
-                    return session
-        raise ArtifactError(f"{self.path}: it was replaced each time it was opened; open it again")
-
-    def _opened(self) -> Any:
-        self.info = _read_record(self.path)
+    def _opened(self, file: OnnxFile) -> Any:
+        self.info = file.info
         int8_target = self.info.precision_plan.int8_target if self.info.precision_plan is not None else None
-        with checking_seal(self.path):
-            check_graph_of(self.path)
+        with file.checking_seal():
+            file.check_graph()
             import_onnxruntime(self._device)
             if int8_target is Int8Target.CPU:
                 _check_integers(self.info, self._device, self.path)
-            fuse_qdq = int8_target is not Int8Target.TRT
             return open_session(
-                self.path, self._device, self.threads, fuse_qdq=fuse_qdq, allow_spinning=self._allow_spinning
+                file.content,
+                self.path,
+                self._device,
+                self.threads,
+                fuse_qdq=int8_target is not Int8Target.TRT,
+                allow_spinning=self._allow_spinning,
             )
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -123,27 +109,9 @@ def read_info(path: Path) -> ArtifactInfo:
     Raises:
         ArtifactError: The file is missing, damaged, changed, or was not made by rest-export.
     """
-    info = _read_record(path)
-    check_seal(path)
-    return info
-
-
-def _read_record(path: Path) -> ArtifactInfo:
-    """The record, whatever has become of the file since."""
-    if not path.is_file():
-        make = "" if path.exists() else f"; make it: rest-export --output {path} ..."
-        raise ArtifactError(f"{path}: {no_file(path)}{make}")
-    metadata = read_onnx_metadata(path)
-    if METADATA_KEY not in metadata:
-        raise ArtifactError(
-            f"{path}: an ONNX file that rest-export did not make; export the checkpoint with rest-export"
-        )
-    try:
-        return ArtifactInfo.from_json(metadata[METADATA_KEY], path)
-    except ArtifactError as exc:
-        raise ArtifactError(
-            f"{exc}; the file is damaged, or of another version of rest_deploy: export it again"
-        ) from exc
+    file = OnnxFile(path)
+    file.check_seal()
+    return file.info
 
 
 def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:
@@ -166,6 +134,7 @@ def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:
 
 
 def open_session(
+    model: bytes,
     path: Path,
     device: Device,
     threads: int | None,
@@ -177,7 +146,8 @@ def open_session(
     """An ``onnxruntime.InferenceSession`` on the device that was asked for.
 
     Args:
-        path: Any ONNX file.
+        model: Any ONNX file, its weights in it.
+        path: Where it lies, for errors.
         device: Where.
         threads: CPU threads of a call; None takes one for each usable core.
         fuse_qdq: Whether Q/DQ pairs may become integer operators.
@@ -191,7 +161,6 @@ def open_session(
     """
     ort = import_onnxruntime(device)
     _check_provider(ort, device)
-    _check_name(path)
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what fails is told by us, and what matters of the warnings is checked below
     options.intra_op_num_threads = threads or usable_cores()
@@ -209,7 +178,7 @@ def open_session(
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
         # enable_fallback=0: else a provider that fails is replaced in the constructor, with a line on stdout
-        session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as exc:  # ONNX Runtime's errors share no public base class
         raise ArtifactError(f"{path}: ONNX Runtime {ort.__version__} cannot load it: {one_line(exc)}") from exc
     session.disable_fallback()
@@ -240,16 +209,6 @@ def import_onnxruntime(device: Device) -> Any:
             f"pip uninstall onnxruntime onnxruntime-gpu, then {install(extra)}"
         )
     return onnxruntime
-
-
-def _check_name(path: Path) -> None:
-    """ONNX Runtime takes names as UTF-8, which not every name of a file is, nor every locale's."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError as exc:
-        raise ArtifactError(
-            f"{path}: its name is no UTF-8 text here, which ONNX Runtime needs; rename it, or set the locale to UTF-8"
-        ) from exc
 
 
 def _check_provider(ort: Any, device: Device) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.artifact.onnx_graph import read_checked
+from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.errors import VerificationError
 from rest_deploy.verification.cases import Case
 from rest_deploy.verification.comparison import Tolerance, limit
@@ -139,7 +139,7 @@ def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
     from rest_deploy.export.precision.rounding import with_explicit_rounding
     from rest_deploy.models.blocks import block_name
 
-    model = onnx.load_model_from_string(read_checked(path))
+    model = onnx.load_model_from_string(read_checked(path).content)
     values = _block_outputs(model)
     if len(values) < 2:
         raise VerificationError(f"{path}: its nodes are not named by their blocks; export it again")

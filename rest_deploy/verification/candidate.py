@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.onnx_graph import read_checked
+from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.runtimes.registry import open_runtime, read_info
 from rest_deploy.specs import Int8Target, Precision
 from rest_deploy.verification.reference import Run
@@ -45,7 +45,8 @@ def open_candidate(
     if rounds_halves(info, device):
         import onnx
 
-        yield candidate_of(onnx.load_model_from_string(read_checked(path)), threads), info
+        file = read_checked(path)
+        yield candidate_of(onnx.load_model_from_string(file.content), threads), file.info
         return
     with open_runtime(path, device, threads) as runtime:
         yield runtime.run, info
@@ -63,12 +64,13 @@ def reference_evaluator_of(path: str | Path) -> Run:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    model = onnx.load_model_from_string(read_checked(path))
+    file = read_checked(path)
+    model = onnx.load_model_from_string(file.content)
     entry = model.opset_import[0]
     entry.version = max(entry.version, _EVALUATOR_OPSET)
     evaluator: Any = ReferenceEvaluator(model)
     (name,) = (value.name for value in model.graph.input)
-    dtype = read_info(path).input.dtype
+    dtype = file.info.input.dtype
 
     def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with np.errstate(over="ignore", invalid="ignore"):  # its Sigmoid tries both of two formulas

@@ -18,7 +18,7 @@ import onnx
 
 from rest_deploy import Predictor
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.onnx_seal import write_record
+from rest_deploy.artifact.onnx_file import sealed, write_record
 from rest_deploy.errors import RestDeployError
 from rest_deploy.runtimes.registry import read_info
 
@@ -31,22 +31,19 @@ def forged(source: Path, target: Path, change: Change) -> Path:
     model = onnx.load(source)
     del model.metadata_props[:]
     change(model)
-    return sealed(source, target, model.SerializeToString())
+    return with_graph(source, target, model.SerializeToString())
 
 
 def with_record(source: Path, target: Path, info: ArtifactInfo) -> Path:
     """The same graph with another record."""
-    graph = onnx.load(source)
-    del graph.metadata_props[:]
-    target.write_bytes(graph.SerializeToString())
-    write_record(target, target.stat().st_size, info)
+    target.write_bytes(source.read_bytes())
+    write_record(target, info)
     return target
 
 
-def sealed(source: Path, target: Path, graph: bytes) -> Path:
+def with_graph(source: Path, target: Path, graph: bytes) -> Path:
     """A graph with the record of another, sealed."""
-    target.write_bytes(graph)
-    write_record(target, target.stat().st_size, read_info(source))
+    target.write_bytes(sealed(graph, read_info(source).to_json()))
     return target
 
 
@@ -62,7 +59,7 @@ def main(source: Path, folder: Path, count: int) -> None:
         damaged = bytearray(whole)
         for _ in range(generator.choice((1, 2, 5))):
             damaged[generator.randrange(len(damaged))] = generator.randrange(256)
-        path = sealed(source, folder / "forged.onnx", bytes(damaged))
+        path = with_graph(source, folder / "forged.onnx", bytes(damaged))
         try:
             with Predictor(path, threads=1) as predictor:
                 predictor.logits(np.zeros((1, 3, 20, 20), np.float32))

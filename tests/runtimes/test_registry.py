@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from rest_deploy.artifact.info import ArtifactInfo, Weights
-from rest_deploy.artifact.onnx_seal import write_record
+from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError
 from rest_deploy.runtimes import registry
 from rest_deploy.runtimes.base import Runtime
@@ -32,7 +32,7 @@ def onnx_file(tmp_path):
     graph = helper.make_graph([mean], "mean", [image], [logits], [axes])
     path = tmp_path / "mean.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
-    write_record(path, path.stat().st_size, INFO)
+    write_record(path, INFO)
     return path
 
 

@@ -128,7 +128,7 @@ def _machine() -> None:
 #: What opens a session of ONNX Runtime -> how.
 SESSIONS: dict[str, Callable[[Any], object]] = {
     "a runtime": lambda given: _run(given.onnx),
-    "any file": lambda given: open_session(given.onnx, Device("cpu"), None),
+    "any file": lambda given: open_session(given.onnx.read_bytes(), given.onnx, Device("cpu"), None),
     "checks of exports": lambda given: CpuSession(given.graph).run(IMAGE),
     "onnxsim's check": lambda given: _simplify(given.graph),
     "calibration": lambda given: calibrate(given.graph, [given.inner], [IMAGE], CalibrationMethod.MIN_MAX),

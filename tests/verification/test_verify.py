@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from rest_deploy import Predictor, verify
-from rest_deploy.artifact.onnx_seal import write_record
+from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.cli.verify_text import text
 from rest_deploy.errors import ConfigError, VerificationError
 from rest_deploy.models.card import Card
@@ -44,7 +44,7 @@ def _edited(source: Path, target: Path, edit: Callable[[onnx.GraphProto], None])
     del model.metadata_props[:]
     edit(model.graph)
     onnx.save(model, str(target))
-    write_record(target, target.stat().st_size, read_info(source))
+    write_record(target, read_info(source))
     return target
 
 

@@ -21,7 +21,7 @@ class PlainOnnxSession(Session):
         import onnxruntime
 
         target = Device.parse(device or "cpu")
-        self._session = open_session(file, target, threads, strict=False)
+        self._session = open_session(file.read_bytes(), file, target, threads, strict=False)
         self._name = self._session.get_inputs()[0].name
         self.description = f"ONNX Runtime {onnxruntime.__version__} on {target}"
 

@@ -53,12 +53,19 @@ class Built:
 
 
 def build(
-    source: Path, info: ArtifactInfo, site: BuildSite, config: EngineConfig, report: Progress | None = None
+    model: bytes,
+    path: Path,
+    info: ArtifactInfo,
+    site: BuildSite,
+    config: EngineConfig,
+    *,
+    report: Progress | None = None,
 ) -> Built:
     """Build an engine.
 
     Args:
-        source: ONNX file.
+        model: ONNX file.
+        path: Where it lies, for errors.
         info: Its record.
         site: With what, and for which GPU.
         config: How.
@@ -70,9 +77,9 @@ def build(
     """
     with frames_let_go():
         if site.gpu is None:
-            return _Build(site, config, info).run(source, report)
+            return _Build(site, config, info).run(model, path, report)
         with Cuda().on_device(site.gpu.index):
-            return _Build(site, config, info).run(source, report)
+            return _Build(site, config, info).run(model, path, report)
 
 
 class _Build:
@@ -84,8 +91,8 @@ class _Build:
         self._log = TensorRTLog(site.library)
         self._builder = self._made("start its builder", self._trt.Builder, self._log.logger)
 
-    def run(self, source: Path, report: Progress | None) -> Built:
-        network = self._parse(source)
+    def run(self, model: bytes, path: Path, report: Progress | None) -> Built:
+        network = self._parse(model, path)
         profiles = self._config.resolve_profiles(self._info.image_size)
         settings, options = self._settings(profiles)
         cache = timing_cache_path(self._config, self._site)
@@ -111,19 +118,19 @@ class _Build:
     def _made(self, what: str, make: Callable[..., Any], *arguments: Any) -> Any:
         return self._log.attempt(what, ExportError, make, *arguments)
 
-    def _parse(self, source: Path) -> Any:
+    def _parse(self, model: bytes, path: Path) -> Any:
         flag = 1 << int(self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = self._made("make a network", self._builder.create_network, flag)
         parser = self._made("start its ONNX parser", self._trt.OnnxParser, network, self._log.logger)
         start = self._log.mark()
-        if not parser.parse_from_file(str(source)):
+        if not parser.parse(model):
             told = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
             reasons = "; ".join(told) or self._log.reasons(start)
-            raise ExportError(f"{self._site.library} cannot read {source.name}: {reasons}")
-        self._check_network(network, source)
+            raise ExportError(f"{self._site.library} cannot read {path.name}: {reasons}")
+        self._check_network(network, path)
         return network
 
-    def _check_network(self, network: Any, source: Path) -> None:
+    def _check_network(self, network: Any, path: Path) -> None:
         """An empty ONNX file parses as success, and a profile for a tensor that is not there is accepted."""
         found = {
             "input": [network.get_input(i) for i in range(network.num_inputs)],
@@ -134,7 +141,7 @@ class _Build:
             wanted = (said.name, tuple(size if isinstance(size, int) else -1 for size in said.shape))
             if tensors != [wanted]:
                 raise ExportError(
-                    f"{source.name}: its {kind}s are {tensors}; needed: {wanted[0]} of shape {wanted[1]} alone, -1 "
+                    f"{path.name}: its {kind}s are {tensors}; needed: {wanted[0]} of shape {wanted[1]} alone, -1 "
                     "being free; export the ONNX file again"
                 )
 

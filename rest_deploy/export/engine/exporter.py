@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rest_deploy.artifact.engine import EngineRecord
-from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.export.engine.builder import build
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.layers import histogram
@@ -48,8 +49,9 @@ def export(
         ExportError: It could not be built, or was not built in the precision of ``info``.
         OSError: The plan cannot be written.
     """
-    built = build(source, info, site, config, report)
-    kept = () if info.precision is Precision.FP32 else fp32_nodes(source)
+    onnx = read_checked(source).content
+    built = build(onnx, source, info, site, config, report=report)
+    kept = () if info.precision is Precision.FP32 else fp32_nodes(onnx)
     prove(built.layers, info.precision, kept)
     target.write_bytes(built.plan)
     record = EngineRecord(
@@ -58,9 +60,9 @@ def export(
         targets=site.targets,
         gpu=site.gpu.name if site.gpu is not None else None,
         profiles=built.profiles,
-        plan_sha256=sha256_of(target),
+        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
         plan_bytes=len(built.plan),
-        source_sha256=sha256_of(source),
+        source_sha256=hashlib.sha256(onnx).hexdigest(),
         source_verification=info.verification,
         layers=histogram(built.layers),
         activation_bytes=built.activation_bytes,

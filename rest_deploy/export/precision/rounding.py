@@ -8,8 +8,6 @@ times as fast (tests/export/precision/test_half.py holds the two together).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -50,9 +48,9 @@ def with_explicit_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     return rounded
 
 
-def fp32_nodes(path: Path) -> frozenset[str]:
+def fp32_nodes(content: bytes) -> frozenset[str]:
     """Nodes of an ONNX file that compute in FP32: neither on half nor on integers, and no casts."""
-    model = onnx.load(str(path))
+    model = onnx.load_model_from_string(content)
     halves = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
     halves |= {v.name for v in model.graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
     found = set()

@@ -34,7 +34,8 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
 
 def _build(machine: Machine, onnx: Path, config: EngineConfig = NO_CACHE, source: Path | None = None) -> Built:
     site = choose_site(machine.format, config, Precision.FP32)
-    return build(source or onnx, read_info(onnx), site, config)
+    path = source or onnx
+    return build(path.read_bytes(), path, read_info(onnx), site, config)
 
 
 def _calls(machine: Machine, name: str) -> list[tuple[Any, ...]]:
@@ -52,7 +53,7 @@ def test_the_calls_of_a_build(machine: Machine, tiny_onnx: Path) -> None:
     built = _build(machine, tiny_onnx, config)
     trt = machine.trt.module
     order = [name for name in machine.names() if not name.startswith(("INetwork", "ITensor"))]
-    wanted = ["Builder", "Builder.create_network", "OnnxParser", "OnnxParser.parse_from_file"]
+    wanted = ["Builder", "Builder.create_network", "OnnxParser", "OnnxParser.parse"]
     wanted += ["Builder.create_builder_config", "IBuilderConfig.profiling_verbosity="]
     profile = ["Builder.create_optimization_profile", "IOptimizationProfile.set_shape"]
     wanted += 2 * [*profile, "IBuilderConfig.add_optimization_profile"]
@@ -114,7 +115,7 @@ def test_a_level_that_a_version_lacks(monkeypatch: pytest.MonkeyPatch, tiny_onnx
         ("Builder", None, "could not start its builder"),
         ("Builder.create_network", None, "could not make a network"),
         ("OnnxParser", None, "could not start its ONNX parser"),
-        ("OnnxParser.parse_from_file", False, r"cannot read tiny\.onnx"),
+        ("OnnxParser.parse", False, r"cannot read tiny\.onnx"),
         ("Builder.create_builder_config", None, "could not make a builder config"),
         ("Builder.create_optimization_profile", None, "could not make a profile"),
         ("IBuilderConfig.add_optimization_profile", -1, "refuses the profile 1x1x1:1x224x224:8x640x640"),
@@ -230,7 +231,14 @@ def test_rtx_for_a_gpu_that_it_lacks_must_be_meant(monkeypatch: pytest.MonkeyPat
 def test_progress_is_told(machine: Machine, tiny_onnx: Path) -> None:
     told: list[tuple[float, str]] = []
     site = choose_site(machine.format, NO_CACHE, Precision.FP32)
-    build(tiny_onnx, read_info(tiny_onnx), site, NO_CACHE, lambda share, phase: told.append((share, phase)))
+    build(
+        tiny_onnx.read_bytes(),
+        tiny_onnx,
+        read_info(tiny_onnx),
+        site,
+        NO_CACHE,
+        lambda share, phase: told.append((share, phase)),
+    )
     shares = [share for share, _ in told]
     assert shares == sorted(shares)
     assert shares[0] == 0

@@ -84,11 +84,12 @@ def test_reasons_out_of_the_log(digits_onnx: Path) -> None:
     config = EngineConfig(profiles=ONE, targets=("sm86",), workspace_mib=1)
     site = choose_site("trt-rtx", config, Precision.FP32)
     with pytest.raises(ExportError, match=r"could not build the engine: .*within workspace limit") as raised:
-        build(digits_onnx, read_info(digits_onnx), site, config)
+        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), site, config)
     assert "cudaError" not in str(raised.value)  # spurious on a machine without a GPU
     turing = replace(site, targets=("sm75",))
+    config = replace(config, workspace_mib=None)
     with pytest.raises(ExportError, match=r"for Turing .*FP32 GEMM is not supported"):
-        build(digits_onnx, read_info(digits_onnx), turing, replace(config, workspace_mib=None))
+        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), turing, config)
 
 
 def test_a_failed_build_leaves_nothing_of_tensorrt_to_the_collector(
@@ -106,7 +107,7 @@ def test_a_failed_build_leaves_nothing_of_tensorrt_to_the_collector(
     config = EngineConfig(profiles=ONE, targets=("sm86",), workspace_mib=1)
     site = choose_site("trt-rtx", config, Precision.FP32)
     with pytest.raises(ExportError) as raised:
-        build(digits_onnx, read_info(digits_onnx), site, config)
+        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), site, config)
     assert raised.value.__traceback__ is not None  # kept, as by a caller that looks at it later
     assert [made() for made in builders] == [None]
 
@@ -125,7 +126,7 @@ def test_ctrl_c_ends_a_real_build(digits_onnx: Path) -> None:
     config = EngineConfig(profiles=ONE, targets=("sm86",))
     site = choose_site("trt-rtx", config, Precision.FP32)
     with pytest.raises(KeyboardInterrupt):
-        build(digits_onnx, read_info(digits_onnx), site, config, interrupt)
+        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), site, config, report=interrupt)
     assert told
     assert not [thread for thread in threading.enumerate() if thread.name == "tensorrt-build"]
 
@@ -179,7 +180,7 @@ def test_the_log_tells_the_precision_that_was_built(
     config = replace(config, targets=("sm89",))
     info: ArtifactInfo = read_info(tiny_onnx)
     info = replace(info, labels=None, output=replace(info.output, shape=("batch", 8)))
-    layers = build(source, info, choose_site("trt-rtx", config, Precision.FP32), config).layers
+    layers = build(source.read_bytes(), source, info, choose_site("trt-rtx", config, Precision.FP32), config).layers
     counts = histogram(layers)
     assert datatype in counts["stem"]
     for asked in Precision:

@@ -1,0 +1,203 @@
+"""An ONNX file of ours: the graph, behind it its record and its seal, both entries of the model's metadata.
+
+It is read once: the bytes that were checked are the bytes that a runtime is handed. The seal is the SHA-256 of all that
+comes before it; a flipped bit in the weights or in the record is found by it, and a graph that was exchanged under its
+record. It is no signature: whoever wants to can compute a SHA-256 too (``onnx_graph.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
+from rest_deploy.artifact.onnx_graph import Refused, read_model, refuse_hostile
+from rest_deploy.errors import ArtifactError, no_file
+
+SEAL_KEY = "rest_deploy_sha256"
+_MAX_BYTES = (1 << 31) - 1  # of a protobuf message
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
+
+
+class OnnxFile:
+    """A file that has been read, and what it says of itself.
+
+    Args:
+        path: Where it lies.
+
+    Attributes:
+        content: All of it.
+        info: Its record.
+
+    Raises:
+        ArtifactError: It is missing, unreadable, no ONNX file, or was not made by rest-export.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.content = _read(self.path)
+        self._model = _model_of(self.content, path)
+        entries = dict(_metadata(self._model))
+        if METADATA_KEY not in entries:
+            raise ArtifactError(
+                f"{path}: an ONNX file that rest-export did not make; export the checkpoint with rest-export"
+            )
+        try:
+            self.info = ArtifactInfo.from_json(entries[METADATA_KEY], self.path)
+        except ArtifactError as exc:
+            raise ArtifactError(
+                f"{exc}; the file is damaged, or of another version of rest_deploy: export it again"
+            ) from exc
+
+    def check_seal(self) -> None:
+        """Make sure that the file is as it was when it was made.
+
+        Raises:
+            ArtifactError: It is not.
+        """
+        sealed = len(self.content) - _SEAL_BYTES
+        if sealed < 0 or self.content[sealed:] != _seal(memoryview(self.content)[:sealed]):
+            raise ArtifactError(
+                f"{self.path}: it is not as it was when it was made (damaged, changed since, or from before files were "
+                "sealed); export it again"
+            )
+
+    def check_graph(self) -> None:
+        """Make sure that all that is in the file is what rest-export could have written.
+
+        Raises:
+            ArtifactError: It is not.
+        """
+        try:
+            if [key for key, _ in _metadata(self._model)] != [METADATA_KEY, SEAL_KEY]:
+                raise Refused("other metadata than its record and its seal")
+            refuse_hostile(self.content, self._model)
+        except (Refused, UnicodeDecodeError) as exc:
+            raise ArtifactError(
+                f"{self.path}: refused: it has {exc}, as no file of rest-export; export the checkpoint again"
+            ) from exc
+
+    @contextmanager
+    def checking_seal(self) -> Iterator[None]:
+        """Check the seal beside the block that opens the file; one after the other a start takes a tenth longer.
+
+        Raises:
+            ArtifactError: As :meth:`check_seal`; where the block found an error of the file too, the seal's.
+        """
+        broken: list[ArtifactError] = []
+
+        def check() -> None:
+            try:
+                self.check_seal()
+            except ArtifactError as exc:
+                broken.append(exc)
+
+        thread = threading.Thread(target=check, name="rest_deploy-seal")
+        thread.start()
+        try:
+            yield
+        except ArtifactError as exc:
+            thread.join()
+            if broken:
+                raise broken[0] from exc
+            raise
+        finally:
+            thread.join()
+        if broken:
+            raise broken[0]
+
+
+def read_checked(path: str | Path) -> OnnxFile:
+    """A file that is as it was when it was made, and as rest-export makes them.
+
+    Raises:
+        ArtifactError: It is not, or cannot be read.
+    """
+    file = OnnxFile(path)
+    file.check_seal()
+    file.check_graph()
+    return file
+
+
+def write_record(path: str | Path, info: ArtifactInfo) -> None:
+    """Write a record behind the graph of an ONNX file, in place of one that is there, and seal the file.
+
+    Raises:
+        ArtifactError: The file cannot be read, or has other metadata than a record.
+        OSError: It cannot be written.
+    """
+    content = _read(Path(path))
+    metadata = _metadata(_model_of(content, path))
+    if [key for key, _ in metadata] not in ([], [METADATA_KEY, SEAL_KEY]):
+        raise ArtifactError(f"{path}: it has metadata already: {', '.join(str(key) for key, _ in metadata)}; remove it")
+    size = sum(len(_entry(key, value)) for key, value in metadata)
+    Path(path).write_bytes(sealed(content[: len(content) - size], info.to_json()))
+
+
+def sealed(graph: bytes, record: str) -> bytes:
+    """A file: a model without metadata, its record and its seal."""
+    content = graph + _entry(METADATA_KEY, record)
+    return content + _seal(content)
+
+
+def _model_of(content: bytes, path: str | Path) -> dict[str, Any]:
+    try:
+        return read_model(content)
+    except (Refused, UnicodeDecodeError) as exc:
+        raise ArtifactError(f"{path}: damaged, truncated or no ONNX file ({exc}); export it again") from exc
+
+
+def _metadata(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(entry.get("key", ""), entry.get("value", "")) for entry in model.get("metadata_props", ())]
+
+
+def _seal(content: bytes | memoryview) -> bytes:
+    """The last entry of a file: the SHA-256 of what stands before it."""
+    return _entry(SEAL_KEY, hashlib.sha256(content).hexdigest())
+
+
+def _entry(key: str, value: str) -> bytes:
+    """An entry of ``metadata_props`` as it stands in a file: ``StringStringEntryProto``, key = 1, value = 2."""
+    return _bytes_field(14, _bytes_field(1, key.encode()) + _bytes_field(2, value.encode()))
+
+
+def _bytes_field(number: int, content: bytes) -> bytes:
+    length, size = bytearray(), len(content)
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([number << 3 | 2, *length, size]) + content
+
+
+_SEAL_BYTES = len(_seal(b""))
+
+
+def _read(path: Path) -> bytes:
+    """All of a file that is one, and of a size that an ONNX file can have."""
+    try:
+        with open(os.open(path, _READ_ONLY), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ArtifactError(f"{path}: {no_file(path)}")
+            if status.st_size > _MAX_BYTES:
+                raise ArtifactError(
+                    f"{path}: {status.st_size:,} bytes; an ONNX file has at most {_MAX_BYTES:,}; export it again"
+                )
+            content = file.read(_MAX_BYTES)
+    except IsADirectoryError as exc:
+        raise ArtifactError(f"{path}: {no_file(path)}") from exc
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{path}: {no_file(path)}; make it: rest-export --output {path} ...") from exc
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:  # a name with a null in it
+        raise ArtifactError(f"{str(path)!r}: cannot be read: {exc}") from exc
+    if not content:
+        raise ArtifactError(f"{path}: empty file; export it again")
+    return content
