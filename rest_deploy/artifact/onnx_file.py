@@ -150,7 +150,7 @@ def _model_of(content: bytes, path: str | Path) -> dict[str, Any]:
     try:
         return read_model(content)
     except (Refused, UnicodeDecodeError) as exc:
-        raise ArtifactError(f"{path}: damaged, truncated or no ONNX file ({exc}); export it again") from exc
+        raise ArtifactError(f"{path}: damaged, truncated, or not made by rest-export ({exc}); export it again") from exc
 
 
 def _metadata(model: Mapping[str, Any]) -> list[tuple[str, str]]:

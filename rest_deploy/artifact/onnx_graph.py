@@ -154,8 +154,8 @@ _MODEL = _message(
         7: _Field("graph", _BYTES),
         8: _Field("opset_import", _message({1: _Field("domain", _TEXT), 2: _Field("version", _INT64)}), 100),
         14: _Field("metadata_props", _message({1: _Field("key", _TEXT), 2: _Field("value", _TEXT)}), 1000),
-        20: _Field("functions", _BYTES, 1000),
-        25: _Field("functions", _BYTES, 1000),
+        20: _FUNCTIONS,
+        25: _FUNCTIONS,
     }
 )
 
@@ -186,7 +186,7 @@ class _Reader:
             tag, at = (content[at], at + 1) if content[at] < 0x80 else number(at, end)
             field = fields.get(tag)
             if type(field) is not _Field:
-                raise Refused(field or f"a field {tag >> 3} of wire type {tag & 7} where there is none")
+                raise Refused(field or f"an unknown field, number {tag >> 3} of wire type {tag & 7}")
             name, kind, most = field
             if tag < last:
                 raise Refused(f"the field {name} out of order")
@@ -245,7 +245,7 @@ class _Reader:
 
 
 def read_model(content: bytes) -> dict[str, Any]:
-    """The fields of the model of a file; its graph and its functions are (begin, end) in the file, unread.
+    """The fields of the model of a file; its graph is (begin, end) in the file, unread.
 
     Raises:
         Refused: It is no model in canonical encoding.
@@ -263,8 +263,6 @@ def refuse_hostile(content: bytes, model: Mapping[str, Any]) -> None:
     Raises:
         Refused: They are not.
     """
-    if "functions" in model:
-        raise Refused(_FUNCTIONS)
     for opset in model.get("opset_import", ()):
         if opset.get("domain", "") not in _DOMAINS:
             raise Refused(f"operators of {_shown(opset['domain'])}")

@@ -69,7 +69,7 @@ def export(deploy: DeployResT, image: TensorSpec, logits: TensorSpec, target: Pa
         model, why = simplify(model, expected)
         if why is not None:
             _log.warning("the graph is kept as traced: %s", why)
-    del model.metadata_props[:]  # onnxsim's notes on itself
+    del model.metadata_props[:], model.graph.value_info[:]  # onnxsim's notes; shapes that runtimes infer anew
     onnx.save(model, str(target))
     return OnnxNotes(config.opset, model.ir_version, len(model.graph.node), config.simplify and why is None, why)
 

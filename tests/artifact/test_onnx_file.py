@@ -100,10 +100,10 @@ def test_no_record_and_a_record_of_another_kind(model_file: Path, graph: bytes) 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"\x00\x00", "a field 0 of wire type 0 where there is none"),
-        (b"\x0b", "a field 1 of wire type 3"),
-        (b"\x0f", "a field 1 of wire type 7"),
-        (b"\x19" + bytes(8), "a field 3 of wire type 1"),
+        (b"\x00\x00", "an unknown field, number 0 of wire type 0"),
+        (b"\x0b", "an unknown field, number 1 of wire type 3"),
+        (b"\x0f", "an unknown field, number 1 of wire type 7"),
+        (b"\x19" + bytes(8), "an unknown field, number 3 of wire type 1"),
         (b"\x80", "a number that reaches past its end"),
         (b"\xff" * 10, "a number of more than 64 bits"),
         (b"\x88\x00\x01", "a number of more bytes or bits than it has"),
@@ -116,18 +116,18 @@ def test_no_record_and_a_record_of_another_kind(model_file: Path, graph: bytes) 
         (b"\x08\x08\x08\x08", "the field ir_version twice"),
         (b"\x28\x01\x08\x08", "the field ir_version out of order"),
         (field(14, b"\x0a\x09key"), "the field key reaching past its end"),
-        (field(14, b"\x1a\x03key"), "a field 3 of wire type 2"),
-        (field(14, b"\x08\x03"), "a field 1 of wire type 0"),
+        (field(14, b"\x1a\x03key"), "an unknown field, number 3 of wire type 2"),
+        (field(14, b"\x08\x03"), "an unknown field, number 1 of wire type 0"),
         (field(14, b"\x0a\xff") + b"\x01", "a number that reaches past its end"),  # it goes on behind its entry
         (field(14, field(1, b"\xff\xfe")), "can't decode byte"),
         (entry("k", "v") * 1001, "more than 1,000 times metadata_props"),
-        (b"<html>", "a field 7 of wire type 4"),
+        (b"<html>", "an unknown field, number 7 of wire type 4"),
     ],
 )
 def test_what_is_no_model_is_refused_with_its_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=rf"bad\.onnx: damaged, truncated or no ONNX file \(.*{reason}"):
+    with pytest.raises(ArtifactError, match=rf"bad\.onnx: damaged, truncated, or not made by rest-export \(.*{reason}"):
         OnnxFile(path)
 
 

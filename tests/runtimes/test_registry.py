@@ -3,9 +3,10 @@
 import importlib
 import sys
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from rest_deploy.artifact.info import ArtifactInfo, Weights
 from rest_deploy.artifact.onnx_file import write_record
@@ -27,7 +28,7 @@ INFO = ArtifactInfo("onnx", Precision.FP32, "mean", {}, Weights(seed=0), None, P
 def onnx_file(tmp_path):
     """The smallest artifact: the mean of each channel as the logits of three classes."""
     image, logits = (helper.make_tensor_value_info(t.name, TensorProto.FLOAT, t.shape) for t in (IMAGE, LOGITS))
-    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])
+    axes = numpy_helper.from_array(np.array([2, 3]), "axes")
     mean = helper.make_node("ReduceMean", ["image", "axes"], ["logits"], keepdims=0)
     graph = helper.make_graph([mean], "mean", [image], [logits], [axes])
     path = tmp_path / "mean.onnx"
