@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rest_deploy.cli.bench_text import notes, rows, tables, text
 from rest_deploy.cli.preprocessing_flags import typed
+from rest_deploy.cli.process import INTERRUPTED, start
 from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
-from rest_deploy.cli.terminal import FAILED, INTERRUPTED, OK, command, parser, progress_bar
+from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_bar
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import ImageSize
 
@@ -110,7 +111,7 @@ def _compare(made: BenchmarkReport, old: dict[str, Any], arguments: argparse.Nam
         made.notes.append(str(exc))
 
 
-main = command(_main, _parser)
+main = command(_main, _parser, lambda arguments: arguments.json or not (arguments.output or arguments.report))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("bench"))
