@@ -79,7 +79,7 @@ def _main(arguments: argparse.Namespace) -> int:
     if old is not None:
         _compare(made, old, arguments)
     record = finite(made.to_dict())
-    print(to_json(record) if arguments.json else text(made), flush=True)
+    print(to_json(record, sys.stdout.encoding) if arguments.json else text(made), flush=True)
     write_outputs(arguments.output, record, lambda: (tables(made), notes(made)), lambda: rows(made))
     if arguments.report is not None:
         write_report(arguments.report, verification=verification, benchmark=record)

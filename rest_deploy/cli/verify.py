@@ -96,7 +96,7 @@ def _main(arguments: argparse.Namespace) -> int:
             report=report,
         )
     record = finite(found.to_dict())
-    print(to_json(record) if arguments.json else text(found), flush=True)
+    print(to_json(record, sys.stdout.encoding) if arguments.json else text(found), flush=True)
     write_outputs(arguments.output, record, lambda: (tables(found), notes(found)), lambda: rows(found))
     if arguments.report is not None:
         write_report(arguments.report, verification=record, benchmark=benchmark)
