@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from rest_deploy.runtimes.registry import read_info
-from tests.reliability.commands import CLOSED, FULL, OPEN, PICTURE, SUBSETS, Ended, Streams, run
+from tests.cli.test_commands import Outcome
+from tests.reliability.commands import CLOSED, FULL, OPEN, PICTURE, SUBSETS, Streams, run
 from tests.reliability.conftest import Amount
 from tests.reliability.forged_graphs import with_record
 from tests.reliability.record import Record
@@ -53,33 +55,40 @@ QUICK = ["--sizes", "16", "--min-rounds", "8", "--min-seconds", "0", "--threads"
 CASES = (
     Case("info", lambda artifact, *_: [artifact], 13),
     Case("predict", lambda artifact, *_: [artifact, PICTURE], 3),
-    Case("verify", lambda a, _, file: [a, "--reference", a, "--sizes", "16", "-o", file], 3, ".csv"),
+    Case("verify", lambda a, _, file: [a, "--reference", a, "--sizes", "16", "--threads", "1", "-o", file], 3, ".csv"),
     Case("bench", lambda a, _, file: [a, *QUICK, "-o", file], 1, ".json", _measured),
-    Case("export", lambda _, c, file: ["--checkpoint", c, "-o", file, "--no-verify"], 2, ".onnx"),
+    Case("export", lambda _, c, file: ["--checkpoint", c, "-o", file, "--no-verify"], 1, ".onnx"),
     Case("doctor", lambda *_: ["--json"], 1, told=_examined),
 )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_closed_and_full_streams(  # noqa: PLR0917
-    case: Case, tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, amount: Amount, record: Record
+    case: Case,
+    tiny_onnx: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    amount: Amount,
+    record: Record,
 ) -> None:
-    def result(streams: Streams) -> tuple[Ended, list[bytes]]:
-        file = tmp_path / f"made{case.suffix}"
-        ended = run(case.name, *case.argv(tiny_onnx, tiny_checkpoint, file), streams=streams, folder=tmp_path)
+    argv = case.argv(tiny_onnx, tiny_checkpoint, tmp_path / f"made{case.suffix}")
+
+    def taken() -> list[bytes]:
         made = sorted(tmp_path.iterdir())
         contents = [path.read_bytes() for path in made]
         for path in made:
             path.unlink()
-        return ended, contents
+        return contents
 
-    whole, files = result(Streams())
+    whole = Outcome(importlib.import_module(f"rest_deploy.cli.{case.name}"), argv, capsys)
+    files = taken()
     assert (whole.code, whole.err, len(files)) == (0, "", bool(case.suffix))
     tried = SUBSETS[: amount(case.normal, len(SUBSETS))]
     for streams in tried:
-        ended, made = result(streams)
+        ended = run(case.name, *argv, streams=streams, folder=tmp_path)
         assert "Traceback" not in ended.err, streams
-        assert list(map(case.told, made)) == list(map(case.told, files)), streams
+        assert list(map(case.told, taken())) == list(map(case.told, files)), streams
         said = streams.stdout == OPEN
         if not case.suffix and said:
             assert case.told(ended.out.encode()) == case.told(whole.out.encode()), streams
