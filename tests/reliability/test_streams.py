@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -72,10 +73,13 @@ def test_closed_and_full_streams(  # noqa: PLR0917
     amount: Amount,
     record: Record,
 ) -> None:
-    argv = case.argv(tiny_onnx, tiny_checkpoint, tmp_path / f"made{case.suffix}")
+    folder, scratch = tmp_path / "here", tmp_path / "scratch"
+    folder.mkdir()
+    scratch.mkdir()
+    argv = case.argv(tiny_onnx, tiny_checkpoint, folder / f"made{case.suffix}")
 
     def taken() -> list[bytes]:
-        made = sorted(tmp_path.iterdir())
+        made = sorted(folder.iterdir())
         contents = [path.read_bytes() for path in made]
         for path in made:
             path.unlink()
@@ -86,8 +90,9 @@ def test_closed_and_full_streams(  # noqa: PLR0917
     assert (whole.code, whole.err, len(files)) == (0, "", bool(case.suffix))
     tried = SUBSETS[: amount(case.normal, len(SUBSETS))]
     for streams in tried:
-        ended = run(case.name, *argv, streams=streams, folder=tmp_path)
+        ended = run(case.name, *argv, streams=streams, folder=folder, TMPDIR=str(scratch))
         assert "Traceback" not in ended.err, streams
+        assert os.listdir(scratch) == [], streams
         assert list(map(case.told, taken())) == list(map(case.told, files)), streams
         said = streams.stdout == OPEN
         if not case.suffix and said:
