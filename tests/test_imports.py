@@ -120,21 +120,3 @@ def test_predicting_loads_nothing_heavy(tiny_onnx: Path) -> None:
 
 def test_importing_the_package_loads_not_even_numpy() -> None:
     assert _python("import sys, rest_deploy; print('numpy' in sys.modules)").stdout.strip() == "False"
-
-
-@pytest.mark.parametrize(
-    ("version", "variable", "warned"),
-    [("1.32.0", None, True), ("1.29.0.dev1", None, True), ("1.28.1", None, False), ("1.32.0", "0", False)],
-)
-def test_reports_of_onnxruntime_are_warned_of_where_they_cannot_be_stopped(
-    version: str, variable: str | None, warned: bool
-) -> None:
-    """Once it has been imported, what it reports to its maker is settled."""
-    code = "import os, sys, types, warnings; module = sys.modules['onnxruntime'] = types.ModuleType('onnxruntime'); "
-    code += f"module.__version__ = {version!r}; os.environ.pop('ORT_DISABLE_TELEMETRY', None); "
-    code += f"os.environ.update({{'ORT_DISABLE_TELEMETRY': {variable!r}}}); " if variable else ""
-    code += "warnings.simplefilter('error', RuntimeWarning)\ntry: import rest_deploy\n"
-    code += "except RuntimeWarning as w: print(w)\n"
-    told = _python(code).stdout
-    assert ("ORT_DISABLE_TELEMETRY=1" in told) is warned
-    assert len(told.splitlines()) == warned

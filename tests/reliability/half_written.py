@@ -179,13 +179,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
-def write_and_die(write: Write, folder: Path, number: int, share: float) -> int:
+def write_in_child(write: Write, folder: Path, version: int, number: int = 0, share: float = 0.0) -> int:
     """Write in a child that dies inside of a file; its exit code, that of a signal negative.
 
     Args:
         write: What.
         folder: Where.
-        number: Of the file, as they are opened for writing, from 1.
+        version: Which one.
+        number: Of the file, as they are opened for writing, from 1; 0 for none.
         share: Of the bytes that the file of that name had.
     """
     child = os.fork()
@@ -211,16 +212,21 @@ def write_and_die(write: Write, folder: Path, number: int, share: float) -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
         sys.addaudithook(limit)
-        write(folder, 1)
+        write(folder, version)
         code = 0 if seen >= number else _FEWER
     finally:
         os._exit(code)
 
 
 def try_writer(write: Write, folder: Path, most: int) -> dict[str, Any]:
-    """Let a writer end, and then die in each file that it opens, at two places. What was found."""
+    """Let a writer end, and then die in each file that it opens, at two places. What was found.
+
+    All of it in children: one that is forked from a process that has exported lacks the threads of its packages.
+    """
     (start := folder / "start").mkdir(parents=True)
-    write(start, 0)
+    code = write_in_child(write, start, 0)
+    if code:
+        raise SystemExit(f"writing ended with {code}")
     old = contents(start)
     deaths, bad = 0, []
 
@@ -232,16 +238,16 @@ def try_writer(write: Write, folder: Path, most: int) -> dict[str, Any]:
 
     place = fresh("whole")
     with Held(place, old) as held:
-        write(place, 1)
+        code = write_in_child(write, place, 1)
         bad += [f"written: {name} changed under its holder" for name in held.changed()]
     new = contents(place)
-    if sorted(os.listdir(place)) != sorted(old) or any(new[name] == old[name] for name in old):
-        bad.append(f"written: {sorted(os.listdir(place))} are not new")
+    if code or sorted(os.listdir(place)) != sorted(old) or any(new[name] == old[name] for name in old):
+        bad.append(f"written: ended with {code}, {sorted(os.listdir(place))} are not new")
     for number, share in [(number, share) for number in range(1, most + 1) for share in _SHARES[-most:]]:
         trial = f"file {number}, {share}"
         place = fresh(trial)
         with Held(place, old) as held:
-            code = write_and_die(write, place, number, share)
+            code = write_in_child(write, place, 1, number, share)
             if code == _FEWER:
                 break
             if code not in (0, -signal.SIGXFSZ):
@@ -258,6 +264,13 @@ def main(folder: Path, most: int, faults: list[str], names: list[str]) -> None:
     for module in ("reporting.report", "pipeline.making", "pipeline.sensitivity_table", "models.checkpoint",
                    "cli.record_files", "export.engine.timing_cache", "runtimes.engine_loading"):  # fmt: skip
         importlib.import_module(f"rest_deploy.{module}")  # so that a fault is planted in all of them
+    if {"a checkpoint", "an ONNX file"} & set(names):
+        for version in range(2):
+            _tiny(version)
+    if "an ONNX file" in names:  # loaded here, once, and not in every child
+        for module in ("onnxsim", "torch._dynamo", "torch.onnx._internal.exporter._core", "rest_deploy.export.trace"):
+            importlib.import_module(module)
+        sys.modules["rest_deploy.export.trace"]._load_bisector()
     told = {}
     for text in faults:
         fault, _, first = text.partition("=")
