@@ -107,11 +107,12 @@ def test_closed_and_full_streams(  # noqa: PLR0917
             (line,) = lines
             assert line.startswith("warning: " if case.suffix else "error: "), streams
             assert ("No space left" if streams.stdout == FULL else "closed") in line, streams
-    record.count(
-        "commands with subsets of stdin, stdout and stderr closed, or on /dev/full",
-        "the same files; exit code 1 where only stdout was asked for and cannot be written, else 0; no traceback",
-        f"rest-{case.name}: {len(tried)}",
-    )
+    for _ in tried:
+        record.count(
+            "commands with subsets of stdin, stdout and stderr closed, or on /dev/full",
+            "the same files; exit code 1 where only stdout was asked for and cannot be written, else 0; no traceback",
+            f"rest-{case.name}",
+        )
 
 
 ERRORS = {
@@ -135,11 +136,12 @@ def test_what_is_told_without_any_work(what: str, tmp_path: Path, amount: Amount
             assert len(ended.err.splitlines()) == (1 if wrong else 0) or code == WRONG_USAGE, streams
         if streams.stdout == OPEN:
             assert bool(ended.out) == (code == 0), streams
-    record.count(
-        f"what commands tell without any work, with the same {len(tried)} subsets",
-        "the right exit code, one line at most, no traceback",
-        what,
-    )
+    for _ in tried:
+        record.count(
+            "what commands tell without any work, with such streams",
+            "the right exit code, one line at most, no traceback",
+            what,
+        )
 
 
 #: Before a file that is being written is flushed, something prints by number, as native libraries do.
@@ -239,11 +241,12 @@ def test_ctrl_c_while_modules_load(  # noqa: PLR0917
         ended = run(name, *argv, before=AT_IMPORT.format(number=number), folder=tmp_path)
         assert (ended.code, ended.out, ended.err) == (INTERRUPTED, "", "interrupted\n"), number
         assert list(tmp_path.iterdir()) == [], number
-    record.count(
-        "Ctrl-C at the import of a module",
-        "one line, exit code 130, no file, no traceback",
-        f"rest-{name}: {len(tried)}",
-    )
+    for _ in tried:
+        record.count(
+            "Ctrl-C at the import of a module",
+            "one line, exit code 130, no file, no traceback",
+            f"rest-{name}",
+        )
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -299,11 +302,12 @@ def test_encodings_of_stdout(encoding: str, tiny_onnx: Path, tmp_path: Path, amo
         assert "Traceback" not in ended.err
         if "--json" in argv:
             assert SCRIPTS in str(json.loads(ended.out))
-    record.count(
-        f"names and labels that the encoding of stdout does not have, {len(tried)} commands each",
-        "shown as escapes, in JSON as JSON's; no traceback",
-        encoding,
-    )
+    for _ in tried:
+        record.count(
+            "names and labels that the encoding of stdout does not have",
+            "shown as escapes, in JSON as JSON's; no traceback",
+            encoding,
+        )
 
 
 @pytest.mark.parametrize("name", ["info", "predict", "verify", "export", "bench", "doctor"])
