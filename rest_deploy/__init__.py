@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,14 +53,23 @@ _HOMES = {
 
 # ONNX Runtime from 1.29 on tells its maker what it runs, models' metadata among it, keeps an id of the machine on disk
 # for that, and by a thread of its own keeps forked processes from ending. It reads this once, when it is imported.
-if "onnxruntime" in sys.modules and "ORT_DISABLE_TELEMETRY" not in os.environ:
-    import logging
+_VARIABLE, _REPORTS_FROM = "ORT_DISABLE_TELEMETRY", (1, 29)
 
-    logging.getLogger(__name__).warning(
-        "onnxruntime was imported before rest_deploy, so what it tells its maker is not switched off, and from 1.29 on "
-        "forked processes may not end; import rest_deploy first, or set ORT_DISABLE_TELEMETRY=1"
-    )
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+def _reports(version: str) -> bool:
+    numbers = version.split(".")[:2]
+    return not all(number.isdigit() for number in numbers) or tuple(map(int, numbers)) >= _REPORTS_FROM
+
+
+if _VARIABLE not in os.environ:
+    _loaded = sys.modules.get("onnxruntime")
+    if _loaded is not None and _reports(getattr(_loaded, "__version__", "")):
+        warnings.warn(
+            f"onnxruntime was imported before rest_deploy and reports to its maker; set {_VARIABLE}=1",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    os.environ[_VARIABLE] = "1"
 
 # `export` is a function of this package and a subpackage of it. Python binds a subpackage's name when it first imports
 # it; done here and undone, so that the name stays free for the function whatever is imported later.

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rest_deploy.cli.bench_text import notes, rows, tables, text
 from rest_deploy.cli.preprocessing_flags import typed
+from rest_deploy.cli.process import INTERRUPTED, start
 from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
-from rest_deploy.cli.terminal import FAILED, INTERRUPTED, OK, command, parser, progress_bar
+from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_bar
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import ImageSize
 
@@ -78,7 +79,7 @@ def _main(arguments: argparse.Namespace) -> int:
     if old is not None:
         _compare(made, old, arguments)
     record = finite(made.to_dict())
-    print(to_json(record) if arguments.json else text(made), flush=True)
+    print(to_json(record, sys.stdout.encoding) if arguments.json else text(made), flush=True)
     write_outputs(arguments.output, record, lambda: (tables(made), notes(made)), lambda: rows(made))
     if arguments.report is not None:
         write_report(arguments.report, verification=verification, benchmark=record)
@@ -110,7 +111,7 @@ def _compare(made: BenchmarkReport, old: dict[str, Any], arguments: argparse.Nam
         made.notes.append(str(exc))
 
 
-main = command(_main, _parser)
+main = command(_main, _parser, lambda arguments: arguments.json or not (arguments.output or arguments.report))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("bench"))

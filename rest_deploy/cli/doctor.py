@@ -7,6 +7,7 @@ import json
 import sys
 
 from rest_deploy.cli.doctor_text import report_text
+from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_bar
 from rest_deploy.doctor import examine
 from rest_deploy.doctor.demands import Demand
@@ -45,7 +46,7 @@ def _main(arguments: argparse.Namespace) -> int:
     return FAILED if any(unmet.values()) else OK
 
 
-main = command(_main, _parser)
+main = command(_main, _parser, lambda arguments: arguments.json or not arguments.require)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("doctor"))

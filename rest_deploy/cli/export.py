@@ -16,6 +16,7 @@ from rest_deploy.cli.preprocessing_flags import (
     preprocessing_change,
     typed,
 )
+from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import OK, clean, command, parser, progress_bar
 from rest_deploy.errors import DeviceError
 from rest_deploy.export.formats import FORMATS, parse_formats
@@ -228,7 +229,7 @@ def _gpu(text: str) -> int:
     return device.index
 
 
-main: Callable[..., Any] = command(_main, _parser)
+main: Callable[..., Any] = command(_main, _parser, lambda arguments: arguments.json or arguments.dry_run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("export"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.cli.engine_text import engine_rows, layer_table
 from rest_deploy.cli.precision_text import precision_rows
+from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import OK, clean, command, parser
 from rest_deploy.cli.verification_text import assumed, figures, record_rows
 from rest_deploy.runtimes.registry import read_info
@@ -78,4 +79,4 @@ def _shape(shape: tuple[int | str, ...]) -> str:
 main = command(_main, _parser)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("info"))

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_bar
 from rest_deploy.cli.verification_text import assumed, record_rows
 from rest_deploy.errors import ImageError
@@ -87,4 +88,4 @@ def _as_json(path: Path, answer: list[Prediction] | ImageError) -> dict[str, obj
 main = command(_main, _parser)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("predict"))

@@ -112,10 +112,24 @@ def read_other(path: Path | None, kind: str, report: Path | None, flag: str) -> 
     return record
 
 
-def to_json(record: Mapping[str, Any]) -> str:
-    """A record, made finite by :func:`finite`, as JSON text that any reader takes and any terminal shows."""
+def to_json(record: Mapping[str, Any], encoding: str | None = "utf-8") -> str:
+    """A record, made finite by :func:`finite`, as JSON text that any reader takes and any terminal shows.
+
+    Args:
+        record: Plain values.
+        encoding: Of where it goes; what it cannot hold is written as JSON's escapes.
+    """
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    hidden = {c for c in set(text) if c != "\n" and not (c.isprintable() and _can_hold(encoding or "utf-8", c))}
+    return "".join(json.dumps(c)[1:-1] if c in hidden else c for c in text) if hidden else text
+
+
+def _can_hold(encoding: str, character: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def finite(value: Any) -> Any:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
+import errno
 import logging
-import os
 import shlex
 import signal
 import sys
@@ -14,58 +13,100 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from rest_deploy.cli.process import BROKEN_PIPE, INTERRUPTED, lost, standard_streams
 from rest_deploy.errors import RestDeployError
 
 OK, FAILED = 0, 1  # 2, wrong usage, is argparse's own
 _BAR_WIDTH = 30
 LINE_EVERY_S = 60.0  # of progress that nobody watches, as in the log of a job
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def command(
-    main: Callable[[argparse.Namespace], int], make_parser: Callable[[], argparse.ArgumentParser]
+    main: Callable[[argparse.Namespace], int],
+    make_parser: Callable[[], argparse.ArgumentParser],
+    is_asked_for: Callable[[argparse.Namespace], bool] = lambda _: True,
 ) -> Callable[..., int]:
     """A command's entry point: our errors become one line on stderr and exit code 1, with no traceback.
+
+    Whether stdout can be written does not change what the command makes. Where what is printed is what was asked for,
+    and cannot be written, the exit code is 1; where its reader went away, as head does, 141 and no line.
 
     Args:
         main: The parsed arguments -> exit code. ``command_line`` among them is the command as it was typed.
         make_parser: Makes the parser.
+        is_asked_for: Whether what is printed is what was asked for, or only tells of files that were.
     """
 
     def run(argv: Sequence[str] | None = None) -> int:
-        made = make_parser()
-        words = sys.argv[1:] if argv is None else list(argv)
-        if "" in words:  # of a shell variable that is not set; as a path it would be the current folder
-            made.error("one of the arguments is empty")
-        arguments = made.parse_args(words)
-        arguments.command_line = shlex.join([made.prog, *words])
-        verbose = getattr(arguments, "verbose", False)
-        logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
-        logging.getLogger("rest_deploy").setLevel(logging.INFO if verbose else logging.ERROR)
-        if not verbose:
-            warnings.simplefilter("ignore")  # of third parties; ours are errors or notes
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")  # labels and paths that the terminal cannot show
-        try:
+        asked = True
+
+        def work() -> int:
+            nonlocal asked
+            arguments = _parsed(make_parser(), argv)
+            asked = is_asked_for(arguments)
+            verbose = getattr(arguments, "verbose", False)
+            logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+            logging.getLogger("rest_deploy").setLevel(logging.INFO if verbose else logging.ERROR)
+            if not verbose:
+                warnings.simplefilter("ignore")  # of third parties; ours are errors or notes
             with _terminating():
                 return main(arguments)
-        except RestDeployError as exc:
-            if verbose:
-                logging.getLogger(__name__).exception("where it happened:")
-            print(f"error: {clean(str(exc))}", file=sys.stderr)
-        except (OSError, MemoryError, UnicodeError) as exc:
-            if isinstance(exc, BrokenPipeError):  # the reader of our output went away, as head does
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            else:  # of the machine, not of the request: a disk, a limit
-                print(f"error: {clean(f'{type(exc).__name__}: {exc}')}", file=sys.stderr)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return INTERRUPTED
-        return FAILED
+
+        with standard_streams():
+            try:
+                return _once_printed(exit_code(work), asked=asked)
+            except SystemExit as exc:  # of argparse, or by SIGTERM
+                raise SystemExit(_once_printed(exc.code, asked=asked)) from None
 
     return run
+
+
+def _parsed(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    words = sys.argv[1:] if argv is None else list(argv)
+    if "" in words:  # of a shell variable that is not set; as a path it would be the current folder
+        made.error("one of the arguments is empty")
+    arguments = made.parse_args(words)
+    arguments.command_line = shlex.join([made.prog, *words])
+    return arguments
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """Do some work; its exit code, or that of its error, which becomes one line on stderr."""
+    try:
+        return work()
+    except RestDeployError as exc:
+        if logging.getLogger("rest_deploy").isEnabledFor(logging.INFO):
+            logging.getLogger(__name__).exception("where it happened:")
+        told = str(exc)
+    except (
+        OSError,
+        MemoryError,
+        UnicodeError,
+        ImportError,
+    ) as exc:  # of the machine, not of the request: a disk, a limit
+        told = f"{type(exc).__name__}: {exc}"
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    print(f"error: {clean(told)}", file=sys.stderr)
+    return FAILED
+
+
+def _once_printed(code: Any, *, asked: bool) -> Any:
+    """The exit code, once it is known whether what was printed could be written."""
+    why = lost(sys.stdout)
+    if why is None:
+        return code
+    if isinstance(why, BrokenPipeError):
+        return code or (BROKEN_PIPE if asked else OK)
+    if asked:
+        print(f"error: standard output cannot be written to: {why.strerror}", file=sys.stderr)
+        return code or FAILED
+    if why.errno != errno.EBADF:  # who closes it wants to hear nothing
+        print(f"warning: standard output cannot be written to: {why.strerror}", file=sys.stderr)
+    return code
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ from rest_deploy.cli.preprocessing_flags import (
     preprocessing_change,
     typed,
 )
+from rest_deploy.cli.process import INTERRUPTED, start
 from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
-from rest_deploy.cli.terminal import FAILED, INTERRUPTED, OK, command, parser, progress_bar
+from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_bar
 from rest_deploy.cli.verify_text import notes, rows, tables, text
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import ImageSize
@@ -95,7 +96,7 @@ def _main(arguments: argparse.Namespace) -> int:
             report=report,
         )
     record = finite(found.to_dict())
-    print(to_json(record) if arguments.json else text(found), flush=True)
+    print(to_json(record, sys.stdout.encoding) if arguments.json else text(found), flush=True)
     write_outputs(arguments.output, record, lambda: (tables(found), notes(found)), lambda: rows(found))
     if arguments.report is not None:
         write_report(arguments.report, verification=record, benchmark=benchmark)
@@ -108,7 +109,7 @@ def _given(value: int | None, default: int) -> int:
     return value if value is not None else default
 
 
-main = command(_main, _parser)
+main = command(_main, _parser, lambda arguments: arguments.json or not (arguments.output or arguments.report))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("verify"))

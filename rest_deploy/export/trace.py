@@ -10,6 +10,11 @@ figures), nearly all of it algebra on nested sizes, and the same again for every
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +23,10 @@ from torch import Tensor, fx, nn
 
 from rest_deploy.errors import ExportError, one_line
 from rest_deploy.models.reference import torch_threads
+
+#: PyTorch imports it when it first traces. On being imported it looks whether torch.compile is being bisected, which
+#: makes a folder TMPDIR/torchinductor_USER for good, and names it in the environment.
+_BISECTOR, _CACHE = "torch._inductor.compiler_bisector", "TORCHINDUCTOR_CACHE_DIR"
 
 #: (batch, height, width) of the two traces. No two sizes agree at any stride, and none of them is 1.
 TRACE_SIZES = ((2, 96, 160), (3, 33, 225))
@@ -60,6 +69,7 @@ def trace(deploy: nn.Sequential, in_channels: int) -> Trace:
     Raises:
         ExportError: Tracing failed, or the graphs of two sizes differ.
     """
+    _load_bisector()
     first: dict[Any, str] = {}
     kinds, pieces = {}, dict(deploy.named_children())
     for name, piece in pieces.items():
@@ -70,6 +80,19 @@ def trace(deploy: nn.Sequential, in_channels: int) -> Trace:
     programs = [_trace_at(module, deploy, set(first.values()), (b, in_channels, h, w)) for b, h, w in TRACE_SIZES]
     _require_same(*programs)
     return Trace(programs[0], kinds)
+
+
+def _load_bisector() -> None:
+    """Import what makes a folder, with another one in its place that is removed."""
+    if _BISECTOR in sys.modules or _CACHE in os.environ:
+        return
+    with tempfile.TemporaryDirectory(prefix="rest-export.") as folder:
+        os.environ[_CACHE] = folder
+        try:
+            with suppress(ModuleNotFoundError):  # a PyTorch that has none makes no folder
+                importlib.import_module(_BISECTOR)
+        finally:
+            os.environ.pop(_CACHE, None)
 
 
 def _kind(piece: nn.Module) -> tuple[object, ...]:

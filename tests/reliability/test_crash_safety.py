@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,10 +21,13 @@ from rest_deploy.errors import ExportError
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
-from tests.conftest import TINY, lively
+from tests.conftest import ROOT, TINY, lively
 from tests.reliability.conftest import Amount, Worker
 from tests.reliability.every_line import CASES, write_engine
+from tests.reliability.half_written import WRITERS
 from tests.reliability.record import Record
+
+PACKAGE = ROOT / "rest_deploy"
 
 #: Signal -> exit code of a command that it ended.
 ENDED = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM, "SIGINT": 128 + signal.SIGINT}
@@ -52,6 +56,59 @@ def test_death_at_every_line_leaves_the_old_or_the_new_one(
         f"{found['old']} the old one, {found['new']} the new one, {found['nothing']} nothing where nothing was; "
         "no litter after the next run",
     )
+
+
+def test_death_inside_of_a_write_and_those_who_hold_the_old_file(
+    tmp_path: Path, worker: Worker, amount: Amount, record: Record
+) -> None:
+    """Who has it open goes on reading the old content, half-written or written; by its name it is one or the other."""
+    *light, onnx = WRITERS
+    first = amount(2, len(light))
+    faults = f"none,in place={first},copied={first}"
+    told = worker("half_written", tmp_path / "light", 20, faults, *light, OMP_NUM_THREADS="1")
+    told["none"] |= worker("half_written", tmp_path / "onnx", amount(1, 20), "none", onnx, OMP_NUM_THREADS="1")["none"]
+    for name, found in told.pop("none").items():
+        assert found["bad"] == [], name
+        assert found["deaths"] > 0, name
+        record.add(
+            f"replace {name}; death inside of a write, by a limit on the size of files",
+            found["deaths"],
+            "who has the old one open or mapped reads the old one; by its name it is the old one or the new one, whole",
+        )
+    assert sorted(told) == ["copied", "in place"]
+    for fault, writers in told.items():  # planted: or else this could not fail
+        assert len(writers) == first
+        for name, found in writers.items():
+            assert any("changed under its holder" in line for line in found["bad"]), (fault, name)
+            assert any("is broken" in line for line in found["bad"]), (fault, name)
+
+
+#: Modules that write into files, and by which of ``half_written``'s writers that is tried.
+WRITING = {
+    "artifact/engine_files": "an engine and its manifest",
+    "artifact/files": "all of them: it flushes what they wrote",
+    "artifact/manifest": "an engine and its manifest",
+    "artifact/onnx_metadata": "an ONNX file",
+    "artifact/onnx_seal": "an ONNX file",
+    "cli/record_files": "records as JSON, CSV and Markdown",
+    "doctor/providers": "none: a file in a temporary folder of its own",
+    "export/engine/exporter": "an engine and its manifest",
+    "export/engine/timing_cache": "caches of TensorRT",
+    "export/onnx_exporter": "an ONNX file",
+    "models/checkpoint": "a checkpoint",
+    "pipeline/narrowed_file": "an ONNX file",
+    "pipeline/sensitivity_table": "tables of sensitivity and their plots",
+    "reporting/report": "a report",
+    "runtimes/engine_loading": "caches of TensorRT",
+}
+#: A call that writes into a file by its path; ``path.open`` and ``open`` by their mode.
+_WRITES = re.compile(r"""\.write_(?:text|bytes)\(|\bopen\([^()]*["'][rb]*[wax+]|\bonnx\.save\(|copyfile\(""")
+
+
+def test_every_writer_is_tried() -> None:
+    found = {path for path in PACKAGE.rglob("*.py") if _WRITES.search(path.read_text(encoding="utf-8"))}
+    assert {path.relative_to(PACKAGE).with_suffix("").as_posix() for path in found} == set(WRITING)
+    assert {told for told in WRITING.values() if ":" not in told} <= set(WRITERS)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,85 @@
+"""Standard streams of a process: what is printed when one is missing, fails, or is slower than we are."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from rest_deploy.cli import export, info, predict
+from rest_deploy.cli.process import lost, standard_streams
+from tests.conftest import IMAGES
+
+
+def _own(monkeypatch: pytest.MonkeyPatch, name: str, handle: int) -> io.TextIOWrapper:
+    """Make an open file one of the process's own streams."""
+    stream = io.TextIOWrapper(io.BufferedWriter(io.FileIO(handle, "w")), "utf-8")
+    monkeypatch.setattr(sys, name, stream)
+    monkeypatch.setattr(sys, f"__{name}__", stream)
+    return stream
+
+
+@pytest.mark.parametrize("missing", [("stdout",), ("stderr",), ("stdout", "stderr")])
+def test_no_streams_at_all(
+    missing: tuple[str, ...], tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under pythonw. What makes files makes them; what only prints says by its exit code that it could not."""
+    for name in missing:
+        monkeypatch.setattr(sys, name, None)
+    printed = 1 if "stdout" in missing else 0
+    assert predict.main([str(tiny_onnx), str(IMAGES / "rocket.jpg")]) == printed
+    assert info.main([str(tmp_path / "no.onnx")]) == 1
+    assert all(getattr(sys, name) is None for name in missing)
+    if len(missing) < 2:
+        return
+    output = tmp_path / "made.onnx"
+    assert export.main(["--checkpoint", str(tiny_checkpoint), "-o", str(output), "--no-verify"]) == 0
+    assert output.exists()
+
+
+def test_an_error_is_kept_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = _own(monkeypatch, "stdout", os.open("/dev/full", os.O_WRONLY))
+    with standard_streams():
+        for _ in range(3):
+            print("x" * 20_000)
+        sys.stdout.flush()
+        why = lost(sys.stdout)
+        assert why is not None
+        assert why.errno == errno.ENOSPC
+    assert sys.stdout is own
+    own.close()  # nothing is left in it that would fail now
+
+
+def test_a_pipe_that_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parent may have made it so, and Python raises BlockingIOError once it is full."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    own = _own(monkeypatch, "stdout", writer)
+    read: list[bytes] = []
+
+    def take() -> None:
+        with os.fdopen(reader, "rb") as file:
+            read.append(file.read())
+
+    thread = threading.Thread(target=take)
+    with standard_streams():
+        print("y" * 60_000)  # less than what a pipe holds
+        thread.start()
+        print("z" * 1_000_000)
+        assert lost(sys.stdout) is None
+    own.close()
+    thread.join()
+    assert read == [b"y" * 60_000 + b"\n" + b"z" * 1_000_000 + b"\n"]
+
+
+def test_streams_of_a_caller_are_left_alone(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", mine)
+    assert info.main([str(tiny_onnx)]) == 0
+    assert sys.stdout is mine
+    assert "tiny" in mine.getvalue()
