@@ -82,7 +82,7 @@ def benchmark(
         CheckpointError: The checkpoint cannot be read, or does not fit the network.
         MissingPackageError: Baselines need torch, which is not installed.
     """
-    threads = usable_cores() if threads is None else check(THREADS, threads, "threads")
+    threads = _checked_threads(threads)
     seed = check(SEED, seed, "seed")
     confidence = check(CONFIDENCES, confidence, "confidence")
     if checkpoint is not None and not baselines:
@@ -117,6 +117,10 @@ def benchmark(
         except KeyboardInterrupt:
             made.interrupted = True
     return made
+
+
+def _checked_threads(threads: int | None) -> int:
+    return usable_cores() if threads is None else int(check(THREADS, threads, "threads"))
 
 
 def _cases(sizes: Iterable[tuple[int, int] | ImageSize], batches: Iterable[int]) -> list[InputSize]:

@@ -114,7 +114,7 @@ def test_edited_figures_are_an_error(engine: Path, capsys: pytest.CaptureFixture
     _edit('"max_error"', '"other"')(engine)
     told = Outcome(info, [engine], capsys)
     assert (told.code, told.out) == (1, "")
-    assert "figures of the verification cannot be read: 'max_error'; export it again" in told.err
+    assert ".source_verification.cases[0].other is unknown" in told.err
 
 
 def _damage(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:

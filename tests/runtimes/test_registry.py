@@ -20,7 +20,17 @@ FUNCTIONS = pytest.mark.parametrize("function", [open_runtime, read_info])
 
 IMAGE = TensorSpec("image", "float32", ("batch", 3, "height", "width"))
 LOGITS = TensorSpec("logits", "float32", ("batch", 3))
-INFO = ArtifactInfo("onnx", Precision.FP32, "mean", {}, Weights(seed=0), None, Preprocessing(), IMAGE, LOGITS)
+INFO = ArtifactInfo(
+    format="onnx",
+    precision=Precision.FP32,
+    model="mean",
+    config={},
+    weights=Weights(seed=0),
+    labels=None,
+    preprocessing=Preprocessing(),
+    input=IMAGE,
+    output=LOGITS,
+)
 
 
 @pytest.fixture
