@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Annotated, Any, ClassVar
 
 from rest_deploy.errors import ConfigError
-from rest_deploy.values import ABSENT, Many, OneOf, Real, Text, Whole, check, hold, plain
+from rest_deploy.values import ABSENT, Many, OneOf, Real, Text, Whole, check, hold, plain, shown
 
 #: CPU threads of a call. Each one that is started takes memory before anything is computed: a hundred thousand take 3.5
 #: GB. A fixed number, so that what is accepted on one machine is on another; the largest servers have under a thousand.
@@ -102,7 +102,7 @@ class ImageSize:
         match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
         if not match:
             raise ConfigError(
-                f"image size {text!r}; accepted: HEIGHTxWIDTH such as 480x640, or one number for a square"
+                f"image size {shown(text)}; accepted: HEIGHTxWIDTH such as 480x640, or one number for a square"
             )
         height = int(match[1])
         try:

@@ -75,7 +75,7 @@ def _refuse(value: Any, accepted: object) -> NoReturn:
     raise Refused(f"is {shown(value)}; accepted: {accepted}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Whole:
     """A whole number within bounds; a bool is none, a float is none."""
 
@@ -98,7 +98,7 @@ class Whole:
         return f"a whole number from {self.low:,} to {self.high:,}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Real:
     """A finite number within bounds, ``low`` itself not where it says ``over``; a bool is none."""
 
@@ -107,8 +107,8 @@ class Real:
     over: bool = False
 
     def __call__(self, value: Any) -> float:
-        found = math.nan
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        found = value if type(value) is float else math.nan
+        if type(value) is not float and isinstance(value, numbers.Real) and not isinstance(value, bool):
             with contextlib.suppress(OverflowError):  # more digits than a float has
                 found = float(value)
         if not self.low <= found <= self.high or (self.over and found == self.low):
@@ -119,7 +119,7 @@ class Real:
         return f"a number {'over' if self.over else 'from'} {self.low:g} to {self.high:g}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Text:
     """Text that can be written as UTF-8, of so many characters, and of a pattern where there is one.
 
@@ -161,7 +161,7 @@ class OneOf:
         return ", ".join(self.texts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Many:
     """How many values a list or an object may have."""
 
@@ -174,7 +174,7 @@ class Many:
             raise Refused(f"has {len(value):,} values; accepted: {self.least:,} to {self.most:,}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Is:
     """A value that has another type in Python: a mapping that is laid out as a ``TypedDict`` says."""
 
@@ -413,14 +413,12 @@ def _listed(origin: Any, parts: tuple[Any, ...], many: Many) -> _Reader | None:
         if not isinstance(value, (list, tuple)):
             _refuse(value, "a list" if any_length else f"a list of {len(takes)}")
         many.check(value)
-        made = []
-        for index, own in enumerate(value):
-            take = takes[0 if any_length else index]
-            assert take is not None
-            try:
-                made.append(take(own))
-            except Refused as exc:
-                raise exc.within(index) from None
+        made: list[Any] = []
+        try:
+            for take, own in zip(takes * len(value) if any_length else takes, value, strict=True):
+                made.append(take(own))  # type: ignore[misc]  # none is None
+        except Refused as exc:
+            raise exc.within(len(made)) from None
         return origin(made)
 
     return take_all
@@ -472,7 +470,7 @@ def _typed_dict(kind: Any) -> _Reader:
     return functools.partial(_take_named, takes, frozenset(kind.__required_keys__))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Fields:
     """What a dataclass declares: types of its fields, readers of those that say something, and which may be missing."""
 

@@ -42,10 +42,13 @@ ASSUMABLE: Mapping[str, str] = MappingProxyType(
 _BASE64 = Text(16 << 20, "[A-Za-z0-9+/=]*", "bytes in base64")
 
 
-class VectorInput(TypedDict, total=False):
+class _Shape(TypedDict):
+    shape: Annotated[tuple[Annotated[int, SIDE], ...], Many(4, 4)]
+
+
+class VectorInput(_Shape, total=False):
     """The input of a test vector: some of its values, or all of them."""
 
-    shape: tuple[Annotated[int, SIDE], Annotated[int, SIDE], Annotated[int, SIDE], Annotated[int, SIDE]]
     samples: Annotated[list[tuple[Annotated[int, Whole(0, 1 << 50)], float]], Many(1, 10_000)]
     tolerance: Annotated[float, Real(0)]
     values: Annotated[str, _BASE64]
@@ -58,12 +61,15 @@ class VectorLogits(TypedDict):
     tolerance: Annotated[float, Real(0)]
 
 
-class TestVector(TypedDict, total=False):
+class _Known(TypedDict):
+    input: VectorInput
+    logits: VectorLogits | None
+
+
+class TestVector(_Known, total=False):
     """A picture, its input and its logits; of an input that is no picture there is none, of a large one no logits."""
 
     picture: Annotated[str, _BASE64]
-    input: VectorInput
-    logits: VectorLogits | None
 
 
 @dataclass(frozen=True)

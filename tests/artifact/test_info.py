@@ -52,7 +52,7 @@ def without_labels(**fields):
         {"activation": Activation.SIGMOID, "assumed": {"labels": "ImageNet's", "weights": "model_ema, beside model"}},
         {"weights": Weights("a.pth", PLAN, key="model_ema", prefix="module.", notes=("prefix module. taken off",))},
         {"weights": Weights(sha256=PLAN)},
-        {"test_vector": {"logits": {"values": [1.0], "tolerance": 0.1}}},
+        {"test_vector": {"input": {"shape": [1, 3, 2, 2]}, "logits": {"values": [1.0], "tolerance": 0.1}}},
         {"format": "trt", "verification": None, "engine": make_record()},
     ],
 )

@@ -16,7 +16,7 @@ from PIL import Image
 
 from rest_deploy import Predictor, benchmark, verify
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.manifest import manifest_path, read_manifest
+from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.benchmarking.measure import Effort
 from rest_deploy.cli import bench, doctor, export, info, predict
@@ -66,25 +66,27 @@ def _one_line(command: Any, argv: Sequence[object], capsys: pytest.CaptureFixtur
     assert told.code in (0, 1, 2), about
     errors = [line for line in told.err.splitlines() if "error: " in line]
     assert len(errors) == (told.code != 0), f"{about}: {told.err}"
-    assert all(len(line) < 3000 for line in errors), about
+    assert all(len(line) < 12_000 for line in errors), about
     return int(told.code)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_leaf_of_a_record_is_read_or_refused(tiny_onnx: Path, kind: str, record: Record) -> None:
+def test_every_leaf_of_a_record_is_read_or_refused(tiny_onnx: Path, kind: str, amount: Amount, record: Record) -> None:
     text, accepted = _record(tiny_onnx, kind), 0
-    for place, name in _cases(text):
+    cases = _cases(text)
+    cases = random.Random(14).sample(cases, min(len(cases), amount(2500, 1 << 30)))
+    for place, name in cases:
         try:
             found = ArtifactInfo.from_json(with_odd(text, place, ODD[name]), "a.onnx")
         except ArtifactError as exc:
             said = clean(str(exc))
-            if len(said) > 1500 or not said.startswith("a.onnx: metadata"):
+            if len(said) > 1500 or not said.startswith("a.onnx: "):
                 raise AssertionError(_told(place, name)) from exc
         else:
             assert ArtifactInfo.from_json(found.to_json(), "a.onnx") == found, _told(place, name)
             accepted += 1
         record.count(WHAT, WELL, f"leaves of a record, {kind}")
-    assert 0 < accepted < 0.25 * len(_cases(text))
+    assert 0 < accepted < 0.25 * len(cases)
 
 
 @pytest.fixture
@@ -120,8 +122,8 @@ def test_odd_records_through_all_commands(  # noqa: PLR0917
 ) -> None:
     text, graph, path = _record(tiny_onnx, kind), bare_graph(tiny_onnx), tmp_path / "odd.onnx"
     assert _one_line(predict, [sealed_with(graph, path, text), picture], capsys, "as it is") == 0
-    every = amount(10, 4)  # of the two commands that take their time
-    for number, (place, name) in enumerate(_chosen(text, amount(50, 1 << 30))):
+    every = amount(25, 4)  # of the two commands that take their time
+    for number, (place, name) in enumerate(_chosen(text, amount(40, 1 << 30))):
         about = _told(place, name)
         sealed_with(graph, path, with_odd(text, place, ODD[name]))
         try:
@@ -164,7 +166,7 @@ def test_every_leaf_of_a_manifest(  # noqa: PLR0917
         about = _told(place, name)
         manifest_path(engine).write_text(with_odd(text, place, ODD[name]))
         try:
-            read_manifest(engine)
+            read_info(engine)
             refused = False
         except ArtifactError:
             refused = True
