@@ -122,8 +122,9 @@ def test_odd_records_through_all_commands(  # noqa: PLR0917
 ) -> None:
     text, graph, path = _record(tiny_onnx, kind), bare_graph(tiny_onnx), tmp_path / "odd.onnx"
     assert _one_line(predict, [sealed_with(graph, path, text), picture], capsys, "as it is") == 0
-    every = amount(25, 4)  # of the two commands that take their time
-    for number, (place, name) in enumerate(_chosen(text, amount(40, 1 << 30))):
+    every = amount(25, 30)  # of the two commands that take their time
+    most = amount(40, 1 << 30 if kind == "fp32" else 300)
+    for number, (place, name) in enumerate(_chosen(text, most)):
         about = _told(place, name)
         sealed_with(graph, path, with_odd(text, place, ODD[name]))
         try:
@@ -215,7 +216,6 @@ NO_NUMBERS = [
     "9" * 5000,
     "1,5",
     "0x10",
-    "--",
     "1/2",
 ]
 #: No whole number, or out of range wherever there is one.
