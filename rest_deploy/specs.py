@@ -24,7 +24,7 @@ MAX_PIXELS = Whole(1, 1 << 40)
 #: A share of a whole, such as of images.
 SHARE = Real(0, 1)
 #: Of an error in standard deviations, or of a speedup: more is a slip of the pen.
-FACTOR = Real(0, 1e6, over=True)
+FACTOR = Real(0, 1e9, over=True)
 IMAGES = Whole(1, 1 << 30)  # of a folder
 #: Attention heads of each of the four stages.
 HEADS = Whole(1, 1 << 12)

@@ -43,7 +43,7 @@ _BASE64 = Text(16 << 20, "[A-Za-z0-9+/=]*", "bytes in base64")
 
 
 class _Shape(TypedDict):
-    shape: Annotated[tuple[Annotated[int, SIDE], ...], Many(4, 4)]
+    shape: Annotated[list[Annotated[int, SIDE]], Many(4, 4)]
 
 
 class VectorInput(_Shape, total=False):
