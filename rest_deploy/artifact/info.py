@@ -49,7 +49,7 @@ class _Shape(TypedDict):
 class VectorInput(_Shape, total=False):
     """The input of a test vector: some of its values, or all of them."""
 
-    samples: Annotated[list[tuple[Annotated[int, Whole(0, 1 << 50)], float]], Many(1, 10_000)]
+    samples: Annotated[list[Annotated[list[Annotated[int, Whole(0, 1 << 50)] | float], Many(2, 2)]], Many(1, 10_000)]
     tolerance: Annotated[float, Real(0)]
     values: Annotated[str, _BASE64]
 
