@@ -108,7 +108,7 @@ def test_an_onnx_file_tells_of_itself_without_onnxruntime(monkeypatch, onnx_file
 
 
 def test_a_missing_module_of_our_own_is_a_bug_and_not_a_missing_package(monkeypatch):
-    row = RuntimeRow("rest_deploy.runtimes.none", "None", "none", "cpu")
+    row = RuntimeRow("rest_deploy.runtimes.none", "None", "none", "cpu", ("none",))
     monkeypatch.setattr(registry, "RUNTIMES", {".onnx": row})
     with pytest.raises(ModuleNotFoundError, match=r"rest_deploy\.runtimes\.none") as caught:
         open_runtime("model.onnx")
