@@ -2,7 +2,7 @@
 
 A field says it in its type: ``batch: Annotated[int, Whole(1, 1024)]``. From there :func:`read` makes a dataclass out of
 JSON, :func:`plain` writes it, :func:`hold` checks one that was made in Python, and :func:`number` reads a flag's text.
-What reads JSON into dataclasses elsewhere (msgspec) lets unknown names of them be, names no place inside a mapping, takes
+What reads JSON into dataclasses elsewhere (msgspec) lets unknown names be, names no place inside a mapping, takes
 whatever stands where Any is declared, and has no part in flags and arguments.
 """
 
