@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import ArtifactError, ConfigError, ImageError, InputError, PredictorError
+from rest_deploy.errors import ArtifactError, ImageError, InputError, PredictorError
 from rest_deploy.machine.memory import available_bytes
 from rest_deploy.models.memory import network_bytes, pixels_within
 from rest_deploy.preprocess.dataset import images_below
 from rest_deploy.preprocess.images import ImageSource, load_image
 from rest_deploy.preprocess.transform import of_pictures, transform
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.specs import Activation
+from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation
+from rest_deploy.values import check
 
 Progress = Callable[[int, int], None]
 
@@ -102,9 +103,9 @@ class Predictor:
         allow_spinning: bool = True,
         max_pixels: int | None = None,
     ) -> None:
-        for name, value in (("threads", threads), ("max_pixels", max_pixels)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        threads = check(THREADS, threads, "threads") if threads is not None else None
+        max_pixels = check(MAX_PIXELS, max_pixels, "max_pixels") if max_pixels is not None else None
+        allow_spinning = check(bool, allow_spinning, "allow_spinning")
         self._options = {"threads": threads, "allow_spinning": allow_spinning, "max_pixels": max_pixels}
         self._max_pixels, self._free_at_first = max_pixels, available_bytes()
         self._runtime = open_runtime(path, _device_name(device), threads, allow_spinning=allow_spinning)
@@ -210,7 +211,8 @@ class Predictor:
         Raises:
             PredictorError: No image can be answered: it is closed, was forked, or memory is short.
         """
-        _check_top_k(top_k)
+        if top_k is not None:
+            check(TOP_K, top_k, "top_k")
         waiting: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = defaultdict(list)
         for index, source in enumerate(images):
             try:
@@ -374,10 +376,3 @@ def _reopened(path: str, device: str, options: dict[str, Any], record: str) -> P
         predictor.close()
         raise ArtifactError(f"{path}: it is another file than the one whose predictor was pickled; make it anew")
     return predictor
-
-
-def _check_top_k(top_k: int | None) -> None:
-    if top_k is None:
-        return
-    if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
-        raise ConfigError(f"top_k is {top_k!r}; it must be a whole number of at least 1")

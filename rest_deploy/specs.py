@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from rest_deploy.errors import ConfigError
+from rest_deploy.values import ABSENT, Many, OneOf, Real, Text, Whole, check, hold, plain, shown
+
+#: CPU threads of a call. Each one that is started takes memory before anything is computed: a hundred thousand take 3.5
+#: GB. A fixed number, so that what is accepted on one machine is on another; the largest servers have under a thousand.
+THREADS = Whole(1, 1024)
+#: Of random numbers: what torch's generators take.
+SEED = Whole(0, (1 << 63) - 1)
+BATCH = Whole(1, 1 << 20)
+#: A side of an image or an input, in pixels: sizes of tensors have 31 bits.
+SIDE = Whole(1, (1 << 31) - 1)
+TOP_K = Whole(1, 1 << 24)  # as many as there may be classes
+MAX_PIXELS = Whole(1, 1 << 40)
+#: A share of a whole, such as of images.
+SHARE = Real(0, 1)
+#: Of an error in standard deviations, or of a speedup: more is a slip of the pen.
+FACTOR = Real(0, 1e9, over=True)
+IMAGES = Whole(1, 1 << 30)  # of a folder
+#: Attention heads of each of the four stages.
+HEADS = Whole(1, 1 << 12)
+NUM_HEADS = Annotated[tuple[Annotated[int, HEADS], ...], Many(4, 4)]
+#: What a tensor that goes in or out may hold.
+DTYPE = OneOf("float32", "float16")
 
 
 class Precision(str, Enum):
@@ -49,17 +70,24 @@ class CalibrationMethod(str, Enum):
 
 @dataclass(frozen=True)
 class ImageSize:
-    """Height and width in pixels, each at least 1."""
+    """Height and width in pixels, each at least 1; in JSON ``[height, width]``."""
 
-    height: int
-    width: int
+    height: Annotated[int, SIDE]
+    width: Annotated[int, SIDE]
+
+    PLAIN: ClassVar = tuple[Annotated[int, SIDE], Annotated[int, SIDE]]
 
     def __post_init__(self) -> None:
-        for value in (self.height, self.width):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(
-                    f"image size {self.height!r}x{self.width!r}: both must be whole numbers of at least 1"
-                )
+        hold(self)
+
+    def to_plain(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
+
+    @classmethod
+    def from_plain(cls, sizes: tuple[int, int]) -> ImageSize:
+        """The inverse of :meth:`to_plain`."""
+        return cls(*sizes)
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}"
@@ -74,10 +102,13 @@ class ImageSize:
         match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
         if not match:
             raise ConfigError(
-                f"image size {text!r}; accepted: HEIGHTxWIDTH such as 480x640, or one number for a square"
+                f"image size {shown(text)}; accepted: HEIGHTxWIDTH such as 480x640, or one number for a square"
             )
         height = int(match[1])
-        return cls(height, int(match[2]) if match[2] else height)
+        try:
+            return input_size((height, int(match[2]) if match[2] else height))
+        except ConfigError as exc:
+            raise ConfigError(f"image size {text!r}: {exc}") from exc
 
 
 def input_size(size: ImageSize | tuple[int, int]) -> ImageSize:
@@ -86,18 +117,10 @@ def input_size(size: ImageSize | tuple[int, int]) -> ImageSize:
     Raises:
         ConfigError: It is none, or has more than :data:`MAX_INPUT_PIXELS`.
     """
-    size = size if isinstance(size, ImageSize) else ImageSize(*size)
-    if size.height * size.width > MAX_INPUT_PIXELS:
-        raise ConfigError(f"size {size}: more than the {MAX_INPUT_PIXELS:,} pixels that images are resized to")
-    return size
-
-
-def _size(given: Any) -> ImageSize:
-    """(height, width), or one number for a square."""
-    try:
-        return ImageSize(given, given) if isinstance(given, int) else ImageSize(*given)
-    except TypeError as exc:
-        raise ConfigError(f"size {given!r}; accepted: (height, width), or one number for a square") from exc
+    found: ImageSize = check(ImageSize, size, "size")
+    if found.height * found.width > MAX_INPUT_PIXELS:
+        raise ConfigError(f"size {found}: more than the {MAX_INPUT_PIXELS:,} pixels that images are resized to")
+    return found
 
 
 class Resize(str, Enum):
@@ -138,22 +161,15 @@ class Activation(str, Enum):
         Raises:
             ConfigError: Anything else.
         """
-        return cls(_member(cls, value, "activation"))
+        return cls(check(cls, value, "activation"))
 
 
 PICTURE_CHANNELS = (1, 3)  # grey, RGB
 
-
-def _member(kind: type[Enum], value: object, name: str) -> Enum:
-    """A member of a closed set, given as itself or by its value."""
-    try:
-        return kind(value)
-    except ValueError:
-        raise ConfigError(f"{name} {value!r}; accepted: {', '.join(member.value for member in kind)}") from None
-
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 MIN_STD = 1e-6  # below, an input can overflow float32
+MEAN, STD = Real(-1e30, 1e30), Real(MIN_STD, 1e30)
+CHANNELS = Many(1, 1 << 16)
 
 #: Pixels of the largest size that images are resized to, or made of to measure with.
 MAX_INPUT_PIXELS = 1 << 26
@@ -163,6 +179,7 @@ OPSETS = range(18, 22)
 DEFAULT_OPSET = 18
 
 MIN_CROP_RATIO = 0.1  # below, the resized image is more than a hundred times what is cut out of it
+CROP_RATIO = Real(MIN_CROP_RATIO, 1)
 
 MAX_MEAN = 1.0  # of images from 0 to 1; a greater one is of another scale
 
@@ -191,27 +208,27 @@ class Preprocessing:
 
     resize: Resize = Resize.CROP
     size: ImageSize | None = ImageSize(224, 224)
-    crop_ratio: float = 0.875
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    interpolation: Interpolation = Interpolation.BICUBIC
-    alpha: Alpha = Alpha.WHITE
+    crop_ratio: Annotated[float, CROP_RATIO] = 0.875
+    mean: Annotated[tuple[Annotated[float, MEAN], ...], CHANNELS] = IMAGENET_MEAN
+    std: Annotated[tuple[Annotated[float, STD], ...], CHANNELS] = IMAGENET_STD
+    # The first model cards did not have these two, since nothing else was done with images then.
+    interpolation: Annotated[Interpolation, ABSENT] = Interpolation.BICUBIC
+    alpha: Annotated[Alpha, ABSENT] = Alpha.WHITE
+    # What is the same in every one, written down for those who rebuild it in another language.
+    channels: str | None = field(init=False, repr=False, compare=False)
+    divide_by: int | None = field(init=False, repr=False, compare=False)
+    antialias: bool = field(default=True, init=False, repr=False, compare=False)
+    layout: str = field(default="NCHW", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name, kind in (("resize", Resize), ("interpolation", Interpolation), ("alpha", Alpha)):
-            object.__setattr__(self, name, _member(kind, getattr(self, name), name))
-        if self.size is not None and not isinstance(self.size, ImageSize):
-            object.__setattr__(self, "size", _size(self.size))
-        object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
-        object.__setattr__(self, "std", tuple(float(v) for v in self.std))
-        if not self.mean or len(self.std) != len(self.mean):
+        if isinstance(self.size, int):
+            object.__setattr__(self, "size", ImageSize(self.size, self.size))
+        hold(self)
+        colours = {1: "grey", 3: "RGB"}.get(len(self.mean))
+        object.__setattr__(self, "channels", colours)
+        object.__setattr__(self, "divide_by", 255 if colours else None)
+        if len(self.std) != len(self.mean):
             raise ConfigError(f"mean {self.mean} and std {self.std}: both must have one value for each input channel")
-        if not all(MIN_STD <= v < math.inf for v in self.std) or not all(math.isfinite(v) for v in self.mean):
-            raise ConfigError(
-                f"mean {self.mean} and std {self.std}: they must be finite and every std at least {MIN_STD}"
-            )
-        if not MIN_CROP_RATIO <= self.crop_ratio <= 1:
-            raise ConfigError(f"crop_ratio {self.crop_ratio}: it must be from {MIN_CROP_RATIO} to 1")
         if self.takes_pictures and not all(-MAX_MEAN <= v <= MAX_MEAN for v in self.mean):
             raise ConfigError(f"mean {self.mean}: images are scaled to 0-1; divide mean and std of 0-255 by 255")
         if self.size is not None:
@@ -250,16 +267,7 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the inverse of :meth:`from_dict`."""
-        values = asdict(self)
-        values |= {name: values[name].value for name in ("resize", "interpolation", "alpha")}
-        values["size"] = [self.size.height, self.size.width] if self.size else None
-        return {**values, "mean": list(self.mean), "std": list(self.std), **self._fixed}
-
-    @property
-    def _fixed(self) -> dict[str, Any]:
-        """What is the same in every one, written down for those who rebuild it in another language."""
-        colours = {1: "grey", 3: "RGB"}.get(len(self.mean))
-        return {"channels": colours, "divide_by": 255 if colours else None, "antialias": True, "layout": "NCHW"}
+        return dict(plain(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -268,23 +276,8 @@ class Preprocessing:
         Raises:
             ConfigError: A field is unknown, missing or out of range.
         """
-        fixed = {name: values[name] for name in _FIXED if name in values}
-        values = {**_ONCE_FIXED, **{name: value for name, value in values.items() if name not in _FIXED}}
-        if set(values) != {field.name for field in fields(cls)}:
-            raise ConfigError(f"preprocessing has the fields {sorted(values)}; needed: {[f.name for f in fields(cls)]}")
-        try:
-            size = values["size"]
-            made = cls(**{**values, "size": ImageSize(*size) if size is not None else None})
-        except (TypeError, ValueError, OverflowError) as exc:
-            raise ConfigError(f"preprocessing cannot be read: {exc}") from exc
-        if any(value != made._fixed[name] for name, value in fixed.items()):
-            raise ConfigError(f"preprocessing with {fixed}; known: {made._fixed}")
+        made: Preprocessing = check(cls, values, "preprocessing")
         return made
-
-
-_FIXED = ("channels", "divide_by", "antialias", "layout")
-#: Fields that the first model cards did not have, since nothing else was done with images then.
-_ONCE_FIXED = {"interpolation": "bicubic", "alpha": "white"}
 
 
 @dataclass(frozen=True)
@@ -296,13 +289,14 @@ class PreprocessingChange:
 
     resize: Resize | None = None
     size: ImageSize | None = None
-    crop_ratio: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    crop_ratio: Annotated[float, CROP_RATIO] | None = None
+    mean: Annotated[tuple[Annotated[float, MEAN], ...], CHANNELS] | None = None
+    std: Annotated[tuple[Annotated[float, STD], ...], CHANNELS] | None = None
     interpolation: Interpolation | None = None
     alpha: Alpha | None = None
 
     def __post_init__(self) -> None:
+        hold(self)
         if self.resize is Resize.NATIVE and self.size is not None:
             raise ConfigError(f"native feeds images at their own size; leave the size {self.size} out")
 
@@ -361,6 +355,6 @@ class PreprocessingChange:
 class TensorSpec:
     """Name, dtype and shape of an input or output; a dimension is a number or the name of a free size."""
 
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+    name: Annotated[str, Text(1000)]
+    dtype: Annotated[str, DTYPE]
+    shape: Annotated[tuple[Annotated[int, SIDE] | Annotated[str, Text(1000)], ...], Many(1, 8)]

@@ -24,6 +24,7 @@ LAYERS = (
     {"models"},
     {"artifact", "preprocess", "nvidia", "machine"},
     {"specs", "timing"},
+    {"values"},
     {"errors"},
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

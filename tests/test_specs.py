@@ -61,15 +61,15 @@ def test_image_size_refuses_other_text(text):
 
 @pytest.mark.parametrize("text", ["0", "0x224", "224x0"])
 def test_image_size_refuses_zero_in_text(text):
-    with pytest.raises(ConfigError, match="whole numbers of at least 1"):
+    with pytest.raises(ConfigError, match=r"is .*; accepted: a whole number from 1 to"):
         ImageSize.parse(text)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, "224", None])
 def test_image_size_refuses_what_is_no_positive_whole_number(value):
-    with pytest.raises(ConfigError, match="whole numbers of at least 1"):
+    with pytest.raises(ConfigError, match=r"is .*; accepted: a whole number from 1 to"):
         ImageSize(value, 224)
-    with pytest.raises(ConfigError, match="whole numbers of at least 1"):
+    with pytest.raises(ConfigError, match=r"is .*; accepted: a whole number from 1 to"):
         ImageSize(224, value)
 
 
@@ -99,15 +99,15 @@ def test_for_size_warps_from_384_pixels_on(height, width, resize):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"mean": (), "std": ()}, "one value for each input channel"),
+        ({"mean": (), "std": ()}, "mean has 0 values"),
         ({"mean": (0.5,), "std": (1, 1, 1)}, "one value for each input channel"),
-        ({"mean": (0.5,), "std": (0,)}, "every std at least"),
-        ({"mean": (0.5,), "std": (-1,)}, "every std at least"),
-        ({"mean": (0.5,), "std": (math.inf,)}, "finite"),
-        ({"mean": (0.5,), "std": (math.nan,)}, "finite"),
+        ({"mean": (0.5,), "std": (0,)}, r"std\[0\] is 0; accepted: a number from 1e-06"),
+        ({"mean": (0.5,), "std": (-1,)}, r"std\[0\] is -1;"),
+        ({"mean": (0.5,), "std": (math.inf,)}, r"std\[0\] is inf;"),
+        ({"mean": (0.5,), "std": (math.nan,)}, r"std\[0\] is nan;"),
         ({"mean": (127, 127, 127), "std": (58, 58, 58)}, "scaled to 0-1; divide mean and std of 0-255 by 255"),
-        ({"mean": (math.nan,), "std": (1,)}, "finite"),
-        ({"mean": (-math.inf,), "std": (1,)}, "finite"),
+        ({"mean": (math.nan,), "std": (1,)}, r"mean\[0\] is nan;"),
+        ({"mean": (-math.inf,), "std": (1,)}, r"mean\[0\] is -inf;"),
         ({"crop_ratio": 0}, "from 0.1 to 1"),
         ({"crop_ratio": 1.01}, "from 0.1 to 1"),
         ({"crop_ratio": math.nan}, "from 0.1 to 1"),
@@ -130,7 +130,7 @@ def test_preprocessing_survives_json(preprocessing):
 def test_preprocessing_names_a_missing_field(field):
     values = Preprocessing().to_dict()
     del values[field]
-    with pytest.raises(ConfigError, match=f"preprocessing has the fields .*needed: .*{field}"):
+    with pytest.raises(ConfigError, match=f"^preprocessing.{field} is missing"):
         Preprocessing.from_dict(values)
 
 
@@ -138,7 +138,7 @@ def test_plain_values_are_taken() -> None:
     steps = Preprocessing("warp", 96, interpolation="bilinear", alpha="drop")
     assert (steps.resize, steps.size) == (Resize.WARP, ImageSize(96, 96))
     assert (steps.interpolation, steps.alpha) == (Interpolation.BILINEAR, Alpha.DROP)
-    with pytest.raises(ConfigError, match="height, width"):
+    with pytest.raises(ConfigError, match=r"^size is 2\.5; accepted: a list of 2"):
         Preprocessing("warp", 2.5)
 
 
@@ -188,7 +188,7 @@ def test_a_change_without_effect_is_refused(change):
 
 
 def test_preprocessing_names_an_unknown_field():
-    with pytest.raises(ConfigError, match="'gamma'"):
+    with pytest.raises(ConfigError, match=r"^preprocessing\.gamma is unknown"):
         Preprocessing.from_dict({**Preprocessing().to_dict(), "gamma": 2.2})
 
 
@@ -213,5 +213,5 @@ def test_preprocessing_names_an_unknown_field():
     ],
 )
 def test_preprocessing_refuses_a_field_of_the_wrong_kind(field, value):
-    with pytest.raises(ConfigError, match="preprocessing cannot be read"):
+    with pytest.raises(ConfigError, match=rf"^preprocessing\.{field}\b"):
         Preprocessing.from_dict({**Preprocessing().to_dict(), field: value})

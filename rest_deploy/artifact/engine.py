@@ -4,14 +4,46 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from rest_deploy.artifact.profile import Profile
+from rest_deploy.specs import BATCH, SEED, SIDE
+from rest_deploy.values import Is, Many, OneOf, Real, Scalar, Sha256, Text, Whole
 
-_HEX = frozenset("0123456789abcdef")
-_LIBRARIES = ("trt", "trt-rtx")
+_BYTES, _LAYERS = Whole(0, 1 << 50), Whole(0, 1 << 30)
+_FIGURE, _SHARE = Real(0), Real(0, 1)
+
+
+class CaseRecord(TypedDict):
+    """Figures of one case, as ``verification.comparison`` measures them."""
+
+    batch: Annotated[int, BATCH]
+    height: Annotated[int, SIDE]
+    width: Annotated[int, SIDE]
+    max_error: Annotated[float, _FIGURE]
+    mean_error: Annotated[float, _FIGURE]
+    reference_error: Annotated[float, _FIGURE] | None
+    logit_scale: Annotated[float, _FIGURE]
+    logit_std: Annotated[float, _FIGURE]
+    cosine: Annotated[float, Real(-1.001, 1.001)]  # rounding
+    kl_divergence: Annotated[float, _FIGURE]
+    top1_agreement: Annotated[float, _SHARE]
+    top5_agreement: Annotated[float, _SHARE]
+
+
+class VerificationRecord(TypedDict):
+    """Figures of the check against the PyTorch model."""
+
+    reference: Annotated[str, Text(1000)]
+    passed: bool
+    seed: Annotated[int, SEED]
+    cases: Annotated[list[CaseRecord], Many(1, 10_000)]
+
+
+#: In Python a mapping, in a record laid out as that.
+Verification = Annotated[Mapping[str, Any], Is(VerificationRecord)]
 
 
 @dataclass(frozen=True)
@@ -38,22 +70,22 @@ class EngineRecord:
         not_run: Why the engine itself was not run where it was made; None where it was, or nobody asked.
     """
 
-    library: str
-    version: str
-    targets: tuple[str, ...]
-    gpu: str | None
-    profiles: tuple[Profile, ...]
-    plan_sha256: str
-    plan_bytes: int
-    source_sha256: str
-    source_verification: Mapping[str, Any] | None
-    layers: Mapping[str, Mapping[str, int]]
-    activation_bytes: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    library: Annotated[str, OneOf("trt", "trt-rtx")]
+    version: Annotated[str, Text(50, r"\d[\w.+-]*", "a version, such as 10.9.0.34")]
+    targets: Annotated[tuple[Annotated[str, Text(6, r"sm\d{2,4}", "sm86, sm89, sm120, ...")], ...], Many(1, 100)]
+    gpu: Annotated[str, Text(1000)] | None
+    profiles: Annotated[tuple[Profile, ...], Many(1, 100)]
+    plan_sha256: Sha256
+    plan_bytes: Annotated[int, _BYTES]
+    source_sha256: Sha256
+    source_verification: Verification | None
+    layers: Mapping[str, Mapping[str, Annotated[int, _LAYERS]]]
+    activation_bytes: Annotated[int, _BYTES] | None = None
+    options: Mapping[str, Scalar] = field(default_factory=dict)
     why: str = ""
     command: tuple[str, ...] | None = ()
     version_compatible: bool = False
-    hardware_compatibility: str = "none"
+    hardware_compatibility: Annotated[str, OneOf("none", "same-cc", "ampere+")] = "none"
     not_run: str | None = None
 
     def rebuild(self, output: str | Path, *, library: str | None = None, target: str | None = None) -> str:
@@ -70,60 +102,3 @@ class EngineRecord:
         if (library or self.library) == "trt-rtx":
             words += ["--target", target or ",".join(self.targets)]
         return shlex.join([*words, "--output", str(output)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the inverse of :meth:`from_dict`."""
-        values = asdict(self)
-        values["profiles"] = [profile.to_dict() for profile in self.profiles]
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EngineRecord:
-        """Read what :meth:`to_dict` gave.
-
-        Raises:
-            KeyError, TypeError, ValueError: A field is missing or of the wrong kind.
-        """
-        verification, activation = values["source_verification"], values["activation_bytes"]
-        profiles = tuple(Profile.from_dict(profile) for profile in values["profiles"])
-        if not profiles:
-            raise ValueError("no profiles")
-        if values["library"] not in _LIBRARIES:
-            raise ValueError(f"library {values['library']!r}; known: {', '.join(_LIBRARIES)}")
-        if not isinstance(values["version_compatible"], bool):
-            raise TypeError(f"version_compatible is {values['version_compatible']!r}")
-        return cls(
-            library=str(values["library"]),
-            version=str(values["version"]),
-            targets=_words(values["targets"]),
-            gpu=None if values["gpu"] is None else str(values["gpu"]),
-            profiles=profiles,
-            plan_sha256=_digest(values["plan_sha256"]),
-            plan_bytes=int(values["plan_bytes"]),
-            source_sha256=_digest(values["source_sha256"]),
-            source_verification=None if verification is None else dict(verification),
-            layers={stage: _counts(counts) for stage, counts in values["layers"].items()},
-            activation_bytes=None if activation is None else int(activation),
-            options=dict(values["options"]),
-            why=str(values["why"]),
-            command=None if values["command"] is None else _words(values["command"]),
-            version_compatible=values["version_compatible"],
-            hardware_compatibility=str(values["hardware_compatibility"]),
-            not_run=None if values["not_run"] is None else str(values["not_run"]),
-        )
-
-
-def _digest(text: Any) -> str:
-    if not isinstance(text, str) or len(text) != 64 or not set(text) <= _HEX:
-        raise ValueError(f"{text!r} is no SHA-256")
-    return text
-
-
-def _words(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f"{values!r} is no list of words")
-    return tuple(values)
-
-
-def _counts(values: Mapping[str, Any]) -> dict[str, int]:
-    return {str(datatype): int(number) for datatype, number in values.items()}

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
-from rest_deploy.artifact.engine import EngineRecord
+from rest_deploy.artifact.engine import EngineRecord, Verification
 from rest_deploy.artifact.precision import PrecisionRecord
-from rest_deploy.errors import ArtifactError
-from rest_deploy.specs import Activation, ImageSize, Precision, Preprocessing, TensorSpec
+from rest_deploy.errors import ArtifactError, ConfigError, one_line
+from rest_deploy.specs import SEED, SIDE, Activation, ImageSize, Precision, Preprocessing, TensorSpec
+from rest_deploy.values import ABSENT, Is, Many, OneOf, Real, Scalar, Sha256, Text, Whole, load_json, plain, read, shown
 
 SCHEMA = 2
 #: Key under which an ONNX file's metadata holds the record.
@@ -38,6 +39,39 @@ ASSUMABLE: Mapping[str, str] = MappingProxyType(
 )
 
 
+_BASE64 = Text(16 << 20, "[A-Za-z0-9+/=]*", "bytes in base64")
+
+
+class _Shape(TypedDict):
+    shape: Annotated[list[Annotated[int, SIDE]], Many(4, 4)]
+
+
+class VectorInput(_Shape, total=False):
+    """The input of a test vector: some of its values, or all of them."""
+
+    samples: Annotated[list[Annotated[list[Annotated[int, Whole(0, 1 << 50)] | float], Many(2, 2)]], Many(1, 10_000)]
+    tolerance: Annotated[float, Real(0)]
+    values: Annotated[str, _BASE64]
+
+
+class VectorLogits(TypedDict):
+    """The logits of a test vector."""
+
+    values: Annotated[list[float], Many(1, 1 << 24)]
+    tolerance: Annotated[float, Real(0)]
+
+
+class _Known(TypedDict):
+    input: VectorInput
+    logits: VectorLogits | None
+
+
+class TestVector(_Known, total=False):
+    """A picture, its input and its logits; of an input that is no picture there is none, of a large one no logits."""
+
+    picture: Annotated[str, _BASE64]
+
+
 @dataclass(frozen=True)
 class Weights:
     """Where the weights come from: a checkpoint file, a module in memory, or random numbers of a seed.
@@ -51,24 +85,22 @@ class Weights:
         notes: What was done with them, in sentences.
     """
 
-    file: str | None = None
-    sha256: str | None = None
-    seed: int | None = None
+    source: str = field(init=False, repr=False, compare=False)  #: ``"checkpoint"``, ``"module"`` or ``"random"``
+    file: Annotated[str, Text(4096)] | None = None
+    sha256: Sha256 | None = None
+    seed: Annotated[int, SEED] | None = None
     key: str = ""
     prefix: str = ""
-    notes: tuple[str, ...] = ()
+    notes: Annotated[tuple[str, ...], Many(0, 10_000)] = ()
+
+    def __post_init__(self) -> None:
+        given = "module" if self.file is None else "checkpoint"
+        object.__setattr__(self, "source", "random" if self.random else given)
 
     @property
     def random(self) -> bool:
         """True where no weights were given, so that predictions mean nothing."""
         return self.seed is not None
-
-    @property
-    def source(self) -> str:
-        """``"checkpoint"``, ``"module"`` or ``"random"``."""
-        if self.random:
-            return "random"
-        return "module" if self.file is None else "checkpoint"
 
     def __str__(self) -> str:
         if self.random:
@@ -78,7 +110,7 @@ class Weights:
         return f"{where}{key}SHA-256 {str(self.sha256)[:16]}..."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArtifactInfo:
     """The record.
 
@@ -106,23 +138,23 @@ class ArtifactInfo:
         ArtifactError: The shapes are not those of a classifier, or labels and classes differ in number.
     """
 
-    format: str
+    format: Annotated[str, OneOf("onnx", "pytorch", "trt", "trt-rtx")]
     precision: Precision
-    model: str
-    config: Mapping[str, Any]
+    model: Annotated[str, Text(1000)]
+    config: Mapping[str, Scalar | Annotated[list[Scalar], Many(0, 100)]]
     weights: Weights
-    labels: tuple[str, ...] | None
+    labels: Annotated[tuple[str, ...], Many(1, 1 << 24)] | None
     preprocessing: Preprocessing | None
-    input: TensorSpec
-    output: TensorSpec
     activation: Activation = Activation.SOFTMAX
     assumed: Mapping[str, str] = field(default_factory=dict)
+    input: TensorSpec
+    output: TensorSpec
     versions: Mapping[str, str] = field(default_factory=dict)
-    verification: Mapping[str, Any] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    engine: EngineRecord | None = None
-    precision_plan: PrecisionRecord | None = None
-    test_vector: Mapping[str, Any] | None = None
+    verification: Verification | None = None
+    extra: Annotated[Mapping[str, Scalar], Many(), ABSENT] = field(default_factory=dict)
+    engine: Annotated[EngineRecord | None, ABSENT] = None
+    precision_plan: Annotated[PrecisionRecord | None, ABSENT] = None
+    test_vector: Annotated[Annotated[Mapping[str, Any], Is(TestVector)] | None, ABSENT] = None
 
     def __post_init__(self) -> None:
         for spec, rank in ((self.input, 4), (self.output, 2)):
@@ -157,34 +189,7 @@ class ArtifactInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the inverse of :meth:`from_dict`."""
-        return {
-            "schema": SCHEMA,
-            "format": self.format,
-            "precision": self.precision.value,
-            "model": self.model,
-            "config": dict(self.config),
-            "weights": {
-                "source": self.weights.source,
-                "file": self.weights.file,
-                "sha256": self.weights.sha256,
-                "seed": self.weights.seed,
-                "key": self.weights.key,
-                "prefix": self.weights.prefix,
-                "notes": list(self.weights.notes),
-            },
-            "labels": list(self.labels) if self.labels is not None else None,
-            "preprocessing": self.preprocessing.to_dict() if self.preprocessing is not None else None,
-            "activation": self.activation.value,
-            "assumed": dict(self.assumed),
-            "input": _tensor_to_dict(self.input),
-            "output": _tensor_to_dict(self.output),
-            "versions": dict(self.versions),
-            "verification": dict(self.verification) if self.verification is not None else None,
-            **({"extra": dict(self.extra)} if self.extra else {}),
-            **({"engine": self.engine.to_dict()} if self.engine is not None else {}),
-            **({"precision_plan": self.precision_plan.to_dict()} if self.precision_plan is not None else {}),
-            **({"test_vector": dict(self.test_vector)} if self.test_vector is not None else {}),
-        }
+        return {"schema": SCHEMA, **plain(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ArtifactInfo:
@@ -194,67 +199,38 @@ class ArtifactInfo:
             ArtifactError: A field is missing or of the wrong kind, or a later version wrote it.
         """
         schema = values.get("schema")
-        if schema != SCHEMA:
+        if type(schema) is not int or schema != SCHEMA:
             earlier = isinstance(schema, int) and schema < SCHEMA
             step = "export the checkpoint again" if earlier else "upgrade rest_deploy"
-            raise ArtifactError(f"metadata of schema {schema!r}; this version reads {SCHEMA}; {step}")
+            raise ArtifactError(f"metadata of schema {shown(schema)}; this version reads {SCHEMA}; {step}")
         try:
-            weights, labels, steps = values["weights"], values["labels"], values["preprocessing"]
-            return cls(
-                format=str(values["format"]),
-                precision=Precision.parse(values["precision"]),
-                model=str(values["model"]),
-                config=dict(values["config"]),
-                weights=_weights_from_dict(weights),
-                labels=None if labels is None else tuple(str(label) for label in labels),
-                preprocessing=None if steps is None else Preprocessing.from_dict(steps),
-                activation=Activation.parse(values["activation"]),
-                assumed=dict(values["assumed"]),
-                input=_tensor_from_dict(values["input"]),
-                output=_tensor_from_dict(values["output"]),
-                versions=dict(values["versions"]),
-                verification=None if values["verification"] is None else dict(values["verification"]),
-                extra=dict(values.get("extra", {})),
-                engine=EngineRecord.from_dict(values["engine"]) if "engine" in values else None,
-                precision_plan=PrecisionRecord.from_dict(plan) if (plan := values.get("precision_plan")) else None,
-                test_vector=dict(vector) if (vector := values.get("test_vector")) is not None else None,
-            )
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:  # ConfigError is a ValueError
-            raise ArtifactError(f"metadata cannot be read: {type(exc).__name__}: {exc}") from exc
+            return read(cls, {name: value for name, value in values.items() if name != "schema"})
+        except ConfigError as exc:
+            raise ArtifactError(f"metadata cannot be read: {exc}") from exc
 
     def to_json(self) -> str:
         """Compact JSON text."""
         return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str, path: str | Path) -> ArtifactInfo:
+    def from_json(cls, text: str, path: str | Path, *, beside: str | None = None) -> ArtifactInfo:
         """Read JSON text found in ``path``.
+
+        Args:
+            text: The record.
+            path: For errors.
+            beside: Name of an entry that may stand among the record's and is none of it.
 
         Raises:
             ArtifactError: Names the path.
         """
         try:
-            values = json.loads(text)
+            values = load_json(text)
+        except ValueError as exc:
+            raise ArtifactError(f"{path}: metadata is no JSON: {one_line(exc)}") from exc
+        try:
             if not isinstance(values, dict):
                 raise ArtifactError("metadata is no JSON object")
-            return cls.from_dict(values)
-        except (ValueError, RecursionError) as exc:
-            raise ArtifactError(f"{path}: metadata is no JSON: {exc}") from exc
+            return cls.from_dict({name: value for name, value in values.items() if name != beside})
         except ArtifactError as exc:
             raise ArtifactError(f"{path}: {exc}") from exc
-
-
-def _weights_from_dict(values: Mapping[str, Any]) -> Weights:
-    file, sha256, seed, notes = values["file"], values["sha256"], values["seed"], tuple(values["notes"])
-    texts = [value for value in (file, sha256) if value is not None] + [values["key"], values["prefix"], *notes]
-    if not all(isinstance(value, str) for value in texts) or not isinstance(seed, (int, type(None))):
-        raise TypeError(f"weights: {dict(values)}")
-    return Weights(file, sha256, seed, values["key"], values["prefix"], notes)
-
-
-def _tensor_to_dict(tensor: TensorSpec) -> dict[str, Any]:
-    return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
-
-
-def _tensor_from_dict(values: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(str(values["name"]), str(values["dtype"]), tuple(values["shape"]))

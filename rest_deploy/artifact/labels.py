@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from importlib import resources
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rest_deploy.errors import ConfigError
+from rest_deploy.values import load_json
 
 IMAGENET_CLASSES = 1000
 _MAX_BYTES = 4 << 20
@@ -70,13 +70,14 @@ def _parse_text(text: str) -> tuple[str, ...]:
     start = text.lstrip()[:1]
     if start and start in "[{":
         try:
-            return parse_labels(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as exc:
+            values = load_json(text)
+        except ValueError as exc:
             printed = [_ENTRY.fullmatch(line.strip()) for line in text.splitlines() if line.strip(" \t{}")]
             if not printed or not all(printed):  # not a dict as Python prints it, one entry a line
                 raise ConfigError(f"it begins as JSON does, and is none ({exc}); needed: {_SHAPES}") from exc
             pairs = {int(m[1]): m[3].replace("\\'", "'") for m in printed if m}
             return _checked(_in_order(pairs, len(printed)))
+        return parse_labels(values)
     lines = [line.strip() for line in text.splitlines()]
     return _checked(_without_synsets(_without_numbers(lines)))
 

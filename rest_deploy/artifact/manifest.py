@@ -141,7 +141,7 @@ def _text(engine: Path) -> str:
 
 def _parse(engine: Path, text: str) -> ArtifactInfo:
     try:
-        return ArtifactInfo.from_json(text, manifest_path(engine))
+        return ArtifactInfo.from_json(text, manifest_path(engine), beside=_REPLACES)
     except ArtifactError as exc:
         raise ArtifactError(f"{exc}; {_again(engine)}") from exc
 

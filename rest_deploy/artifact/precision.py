@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypedDict
 
-from rest_deploy.specs import CalibrationMethod, Int8Target, Precision
+from rest_deploy.specs import FACTOR, SEED, SHARE, CalibrationMethod, Int8Target, Precision
+from rest_deploy.values import Is, Real, Sha256, Text, Whole
+
+_FIGURE, _COUNT, _NAME = Real(0), Whole(0, 1 << 40), Text(4096)
+
+
+class AgreementFigures(TypedDict):
+    """Figures on real images against FP32, as ``verification.agreement`` measures them."""
+
+    images: Annotated[int, _COUNT]
+    top1_agreement: Annotated[float, SHARE]
+    max_error: Annotated[float, _FIGURE]
+    rms_error: Annotated[float, _FIGURE]
+    cosine: Annotated[float, Real(-1.001, 1.001)]  # rounding
+
+
+class SpeedFigures(TypedDict):
+    """Times against FP32's, as ``pipeline.speed`` takes them."""
+
+    device: Annotated[str, Text(100)]
+    size: Annotated[str, Text(100)]
+    fp32_ms: Annotated[float, _FIGURE]
+    ms: Annotated[float, _FIGURE]
+    speedup: Annotated[float, _FIGURE]
+    low: Annotated[float, _FIGURE]
+    high: Annotated[float, _FIGURE]
+    rounds: Annotated[int, _COUNT]
 
 
 @dataclass(frozen=True)
@@ -22,10 +48,10 @@ class CalibrationRecord:
     """
 
     method: CalibrationMethod
-    images: tuple[str, ...]
-    sha256: str
-    seed: int
-    sizes: tuple[str, ...]
+    images: tuple[Annotated[str, _NAME], ...]
+    sha256: Sha256
+    seed: Annotated[int, SEED]
+    sizes: tuple[Annotated[str, Text(100)], ...]
 
 
 @dataclass(frozen=True)
@@ -53,56 +79,13 @@ class PrecisionRecord:
     int8_target: Int8Target | None = None
     reduced_range: bool | None = None
     calibration: CalibrationRecord | None = None
-    budget: Mapping[str, float | None] = field(default_factory=dict)
-    agreement: Mapping[str, Any] | None = None
-    judged_images: tuple[str, ...] = ()
+    budget: Mapping[str, Annotated[float, FACTOR] | None] = field(default_factory=dict)
+    agreement: Annotated[Mapping[str, Any], Is(AgreementFigures)] | None = None
+    judged_images: tuple[Annotated[str, _NAME], ...] = ()
     steps: tuple[str, ...] = ()
-    speed: Mapping[str, Any] | None = None
+    speed: Annotated[Mapping[str, Any], Is(SpeedFigures)] | None = None
 
     @property
     def spread(self) -> float | None:
         """Largest error on synthetic images that was asked for; None for the precision's own tolerance."""
         return self.budget.get("synthetic_max_error")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the inverse of :meth:`from_dict`."""
-        values = asdict(self)
-        values["kept"] = {part: precision.value for part, precision in self.kept.items()}
-        values["int8_target"] = self.int8_target.value if self.int8_target is not None else None
-        if self.calibration is not None:
-            values["calibration"]["method"] = self.calibration.method.value
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PrecisionRecord:
-        """Read what :meth:`to_dict` gave.
-
-        Raises:
-            AttributeError, KeyError, TypeError, ValueError: A field is missing or of the wrong kind.
-        """
-        target, calibration = values["int8_target"], values["calibration"]
-        reduced, half_io = values["reduced_range"], values["half_io"]
-        if not isinstance(half_io, bool) or not (reduced is None or isinstance(reduced, bool)):
-            raise TypeError(f"half_io is {half_io!r} and reduced_range {reduced!r}")
-        return cls(
-            kept={str(part): Precision.parse(name) for part, name in values["kept"].items()},
-            half_io=half_io,
-            int8_target=None if target is None else Int8Target(target),
-            reduced_range=reduced,
-            calibration=None if calibration is None else _calibration(calibration),
-            budget={str(name): None if most is None else float(most) for name, most in values["budget"].items()},
-            agreement=None if values["agreement"] is None else dict(values["agreement"]),
-            judged_images=tuple(str(name) for name in values["judged_images"]),
-            steps=tuple(str(step) for step in values["steps"]),
-            speed=None if values["speed"] is None else dict(values["speed"]),
-        )
-
-
-def _calibration(values: Mapping[str, Any]) -> CalibrationRecord:
-    return CalibrationRecord(
-        method=CalibrationMethod(values["method"]),
-        images=tuple(str(name) for name in values["images"]),
-        sha256=str(values["sha256"]),
-        seed=int(values["seed"]),
-        sizes=tuple(str(size) for size in values["sizes"]),
-    )

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, ClassVar
 
 from rest_deploy.errors import ConfigError
-from rest_deploy.specs import ImageSize
+from rest_deploy.specs import BATCH, SIDE, ImageSize
+from rest_deploy.values import hold
 
 
 @dataclass(frozen=True)
 class InputSize:
-    """Batch, height and width of an input."""
+    """Batch, height and width of an input; in JSON ``[batch, height, width]``."""
 
-    batch: int
+    batch: Annotated[int, BATCH]
     size: ImageSize
 
+    PLAIN: ClassVar = tuple[Annotated[int, BATCH], Annotated[int, SIDE], Annotated[int, SIDE]]
+
     def __post_init__(self) -> None:
-        if not isinstance(self.batch, int) or isinstance(self.batch, bool) or self.batch < 1:
-            raise ConfigError(f"batch {self.batch!r}: it must be a whole number of at least 1")
+        hold(self)
 
     def __str__(self) -> str:
         return f"{self.batch}x{self.size}"
@@ -40,6 +42,15 @@ class InputSize:
     def sizes(self) -> tuple[int, int, int]:
         """(batch, height, width)."""
         return self.batch, self.size.height, self.size.width
+
+    def to_plain(self) -> tuple[int, int, int]:
+        """As :attr:`sizes`."""
+        return self.sizes
+
+    @classmethod
+    def from_plain(cls, sizes: tuple[int, int, int]) -> InputSize:
+        """The inverse of :meth:`to_plain`."""
+        return cls(sizes[0], ImageSize(*sizes[1:]))
 
     def shape(self, channels: int) -> tuple[int, int, int, int]:
         """NCHW shape of a batch of this size."""
@@ -64,6 +75,7 @@ class Profile:
     max: InputSize
 
     def __post_init__(self) -> None:
+        hold(self)
         for name, *sizes in zip(
             ("batch", "height", "width"), self.min.sizes, self.opt.sizes, self.max.sizes, strict=True
         ):
@@ -103,24 +115,6 @@ class Profile:
         """How many sizes it holds; of two profiles that fit, the narrower was tuned for less else."""
         batch, height, width = (high - low + 1 for low, high in zip(self.min.sizes, self.max.sizes, strict=True))
         return batch * height * width
-
-    def to_dict(self) -> dict[str, Any]:
-        """``{"min": [batch, height, width], "opt": ..., "max": ...}``; the inverse of :meth:`from_dict`."""
-        return {name: list(getattr(self, name).sizes) for name in ("min", "opt", "max")}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Profile:
-        """Read what :meth:`to_dict` gave.
-
-        Raises:
-            ConfigError: A size is out of range.
-            KeyError, TypeError, ValueError: It is no such dict.
-        """
-        ends = []
-        for name in ("min", "opt", "max"):
-            batch, height, width = values[name]
-            ends.append(InputSize(batch, ImageSize(height, width)))
-        return cls(*ends)
 
 
 def narrowest(profiles: Sequence[Profile], wanted: InputSize) -> int | None:

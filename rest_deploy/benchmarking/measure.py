@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from rest_deploy.errors import ConfigError
 from rest_deploy.timing import Burst, take_turns
+from rest_deploy.values import Real, Whole, hold
 
 Call = Callable[[], object]
 
@@ -20,6 +21,7 @@ _STABLE, _ROW, _WARM_SECONDS = 0.05, 5, 3.0
 #: Seconds of the untimed and of the timed calls of a round; slower calls than the last are not repeated to settle, as
 #: what they settle from takes milliseconds.
 _SETTLE_SECONDS, _BURST_SECONDS, _SLOW_SECONDS = 0.02, 0.05, 0.25
+_WEEK = 7 * 86400.0  # seconds
 _PULSE, _PULSE_BURST = "\0pulse", Burst(2, 10)  # no contender can have this name
 
 
@@ -36,17 +38,12 @@ class Effort:
         ConfigError: A figure out of range.
     """
 
-    min_rounds: int = 15
-    min_seconds: float = 2.5
-    max_seconds: float | None = None
+    min_rounds: Annotated[int, Whole(1, 1_000_000)] = 15
+    min_seconds: Annotated[float, Real(0, _WEEK)] = 2.5
+    max_seconds: Annotated[float, Real(0, _WEEK, over=True)] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.min_rounds, bool) or not isinstance(self.min_rounds, int) or self.min_rounds < 1:
-            raise ConfigError(f"min_rounds is {self.min_rounds!r}; it must be a whole number of at least 1")
-        if not 0 <= self.min_seconds < math.inf:
-            raise ConfigError(f"min_seconds is {self.min_seconds}; it must be 0 or more")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ConfigError(f"max_seconds is {self.max_seconds}; it must be over 0")
+        hold(self)
 
     def enough(self, rounds: int, seconds: float, elapsed: float) -> bool:
         """Whether to stop after so many rounds, seconds of the least timed contender, and seconds in all."""

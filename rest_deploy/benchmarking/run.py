@@ -20,12 +20,13 @@ from rest_deploy.benchmarking.contenders import (
 )
 from rest_deploy.benchmarking.measure import Effort
 from rest_deploy.benchmarking.results import BenchmarkReport
-from rest_deploy.benchmarking.statistics import CONFIDENCE
+from rest_deploy.benchmarking.statistics import CONFIDENCE, CONFIDENCES
 from rest_deploy.benchmarking.turns import Plan, Progress, Turns
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.machine.cpu import usable_cores
 from rest_deploy.machine.environment import describe_environment
-from rest_deploy.specs import ImageSize, input_size
+from rest_deploy.specs import SEED, THREADS, ImageSize, input_size
+from rest_deploy.values import check
 
 DEFAULT_SIZE = (224, 224)
 _COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -82,12 +83,12 @@ def benchmark(
         MissingPackageError: Baselines need torch, which is not installed.
     """
     threads = _checked_threads(threads)
+    seed = check(SEED, seed, "seed")
+    confidence = check(CONFIDENCES, confidence, "confidence")
     if checkpoint is not None and not baselines:
         raise ConfigError("a checkpoint gives baselines their weights, and no baseline was asked for; give --baseline")
     if models and not baselines:
         raise ConfigError("networks by name are for baselines, and none was asked for; give --baseline")
-    if not 0.5 <= confidence < 1:
-        raise ConfigError(f"confidence is {confidence}; it must be at least 0.5 and under 1, as 0.99")
     names, effort = check_baselines(baselines), effort or Effort()
     found = artifact_contenders([artifacts] if isinstance(artifacts, (str, Path)) else artifacts, device, threads)
     networks = _networks([*found, *(model_contender(name, device, threads) for name in models)])
@@ -119,11 +120,7 @@ def benchmark(
 
 
 def _checked_threads(threads: int | None) -> int:
-    if threads is None:
-        return usable_cores()
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ConfigError(f"threads is {threads!r}; it must be a whole number of at least 1")
-    return threads
+    return usable_cores() if threads is None else int(check(THREADS, threads, "threads"))
 
 
 def _cases(sizes: Iterable[tuple[int, int] | ImageSize], batches: Iterable[int]) -> list[InputSize]:

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from rest_deploy.values import Real
+
 #: Of an interval of a ratio, where none is asked for. A run holds many intervals, so that 0.95 would err in every one.
 CONFIDENCE = 0.99
+CONFIDENCES = Real(0.5, 0.999999)
 #: Ratios nearer to 1 than this are never called a difference: two copies of one file in one process differ by up to as
 #: much for as long as they are open, by where their memory happens to lie (docs/benchmarks.md, "Noise").
 LEAST_DIFFERENCE = 0.02

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rest_deploy.benchmarking.measure import Effort
+from rest_deploy.benchmarking.statistics import CONFIDENCES
 from rest_deploy.cli.bench_text import notes, rows, tables, text
-from rest_deploy.cli.preprocessing_flags import typed
+from rest_deploy.cli.preprocessing_flags import number_as, number_of, typed
 from rest_deploy.cli.process import INTERRUPTED, start
 from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
 from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_bar
 from rest_deploy.errors import ConfigError
-from rest_deploy.specs import ImageSize
+from rest_deploy.specs import BATCH, SEED, THREADS, ImageSize
 
 if TYPE_CHECKING:
     from rest_deploy.benchmarking import BenchmarkReport
@@ -29,21 +31,40 @@ def _parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("artifacts", nargs="*", metavar="ARTIFACT", help=".onnx or .engine file, or a checkpoint; any number")
     add("--sizes", nargs="+", metavar="HxW", type=typed(ImageSize.parse), help="of the images (default 224)")
-    add("--batch", nargs="+", metavar="N", type=int, default=[1], help="images of a call (default 1)")
+    add("--batch", nargs="+", metavar="N", type=number_as(BATCH), default=[1], help="images of a call (default 1)")
     add("--baseline", nargs="+", metavar="NAME", default=[], help=f"of each network, without any file: {_BASELINES}")
     add("--model", nargs="+", metavar="NAME", default=[], help="networks by name, for baselines without an artifact")
     add("--checkpoint", metavar="FILE", help="weights of the baselines (default random, which takes as long)")
     add("--relative-to", metavar="NAME", help="contender that ratios are formed to (default the first of a network)")
     add("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
-    add("--threads", type=int, help="CPU threads of a call (default: one for each core that may be used)")
-    add("--seed", type=int, default=0, help="of images and random weights (default 0)")
-    effort = made.add_argument_group("how long")
-    effort.add_argument("--min-rounds", metavar="N", type=int, default=15, help="rounds of a size (default 15)")
-    effort.add_argument(
-        "--min-seconds", metavar="S", type=float, default=2.5, help="timed of each contender at a size (default 2.5)"
+    add(
+        "--threads", type=number_as(THREADS), help="CPU threads of a call (default: one for each core that may be used)"
     )
-    effort.add_argument("--max-seconds", metavar="S", type=float, help="of a size, after which no round begins")
-    effort.add_argument("--confidence", metavar="SHARE", type=float, default=0.99, help="of intervals (default 0.99)")
+    add("--seed", type=number_as(SEED), default=0, help="of images and random weights (default 0)")
+    effort = made.add_argument_group("how long")
+    effort.add_argument(
+        "--min-rounds",
+        metavar="N",
+        type=number_of(Effort, "min_rounds"),
+        default=15,
+        help="rounds of a size (default 15)",
+    )
+    effort.add_argument(
+        "--min-seconds",
+        metavar="S",
+        type=number_of(Effort, "min_seconds"),
+        default=2.5,
+        help="timed of each contender at a size (default 2.5)",
+    )
+    effort.add_argument(
+        "--max-seconds",
+        metavar="S",
+        type=number_of(Effort, "max_seconds"),
+        help="of a size, after which no round begins",
+    )
+    effort.add_argument(
+        "--confidence", metavar="SHARE", type=number_as(CONFIDENCES), default=0.99, help="of intervals (default 0.99)"
+    )
     effort.add_argument("--no-cold", action="store_true", help="do not measure load, first answer and peak memory")
     add_output_flags(made)
     add("--verification", metavar="FILE.json", type=Path, help="what rest-verify wrote, to go into the report too")
@@ -52,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    from rest_deploy.benchmarking import DEFAULT_SIZE, Effort, benchmark
+    from rest_deploy.benchmarking import DEFAULT_SIZE, benchmark
     from rest_deploy.reporting import write_report
 
     check_outputs(arguments.output, arguments.report)

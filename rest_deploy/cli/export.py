@@ -13,17 +13,22 @@ from rest_deploy.cli.export_text import as_json, plan, plan_text, result_text
 from rest_deploy.cli.preprocessing_flags import (
     add_preprocessing_flags,
     add_weights_flags,
+    number_as,
+    number_of,
     preprocessing_change,
     typed,
 )
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import OK, clean, command, parser, progress_bar
 from rest_deploy.errors import DeviceError
+from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.formats import FORMATS, parse_formats
+from rest_deploy.export.onnx_config import OnnxConfig
+from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.models.config import list_models
 from rest_deploy.pipeline import ExportRequest, prepare, run_exports
 from rest_deploy.runtimes.devices import Device
-from rest_deploy.specs import Activation, CalibrationMethod, ImageSize, Int8Target, Precision
+from rest_deploy.specs import BATCH, FACTOR, SEED, Activation, CalibrationMethod, ImageSize, Int8Target, Precision
 from rest_deploy.verification import BUDGETS
 
 
@@ -66,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add_preprocessing_flags(made)
     add("--strict", action="store_true", help="refuse to assume what neither the checkpoint nor a flag says")
     add("--no-verify", action="store_true", help="do not check the file against the PyTorch model")
-    add("--seed", type=int, help="of random weights (default 0)")
+    add("--seed", type=number_as(SEED), help="of random weights (default 0)")
     add("--json", action="store_true", help="print what was made as JSON")
     add("--dry-run", action="store_true", help="check the request, say what would be made, and make nothing")
     _add_precision(made.add_argument_group("FP16 and INT8"))
@@ -83,7 +88,12 @@ def _add_precision(group: argparse._ArgumentGroup) -> None:
         metavar="DIR",
         help="images or .npy inputs: INT8 ranges for TensorRT from some, judged on others",
     )
-    add("--calibration-images", metavar="N", type=int, help="how many ranges are taken from (default 100)")
+    add(
+        "--calibration-images",
+        metavar="N",
+        type=number_of(PrecisionConfig, "calibration_images"),
+        help="how many ranges are taken from (default 100)",
+    )
     add("--calibration-method", choices=[m.value for m in CalibrationMethod], help="(default min-max)")
     add(
         "--calibration-sizes",
@@ -92,14 +102,19 @@ def _add_precision(group: argparse._ArgumentGroup) -> None:
         type=typed(ImageSize.parse),
         help="sizes of those images (default: the image size)",
     )
-    add("--calibration-seed", metavar="N", type=int, help="of the choice of images (default 0)")
+    add("--calibration-seed", metavar="N", type=number_as(SEED), help="of the choice of images (default 0)")
     add("--int8-target", choices=[t.value for t in Int8Target], help="(default trt for engines, else cpu)")
     add("--reduced-range", action="store_const", const=True, help="INT8 weights of 7 bits, for CPUs without VNNI")
     add("--half-io", action="store_const", const=True, help="input and output in float16 too")
-    add("--min-top1-agreement", metavar="SHARE", type=float, help=f"with FP32, on images ({_budgets()})")
-    add("--max-error", metavar="STD", type=float, help="largest, in standard deviations of the logits")
+    add(
+        "--min-top1-agreement",
+        metavar="SHARE",
+        type=number_of(PrecisionConfig, "min_top1_agreement"),
+        help=f"with FP32, on images ({_budgets()})",
+    )
+    add("--max-error", metavar="STD", type=number_as(FACTOR), help="largest, in standard deviations of the logits")
     add("--sensitivity", metavar="FILE", help=".csv or .json: what each part of the network costs; beside it a plot")
-    add("--require-speedup", metavar="X", type=float, help="fail unless it is X times as fast as FP32 here")
+    add("--require-speedup", metavar="X", type=number_as(FACTOR), help="fail unless it is X times as fast as FP32 here")
     add("--no-speed", dest="compare_speed", action="store_const", const=False, help="do not time it against FP32")
 
 
@@ -110,7 +125,7 @@ def _budgets() -> str:
 
 def _add_onnx(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--opset", type=int, help="ONNX operator set, 18 to 21 (default 18)")
+    add("--opset", type=number_of(OnnxConfig, "opset"), help="ONNX operator set, 18 to 21 (default 18)")
     add("--no-simplify", dest="simplify", action="store_const", const=False, help="leave onnxsim out")
 
 
@@ -119,7 +134,7 @@ def _add_sizes(group: argparse._ArgumentGroup) -> None:
     add("--min-size", metavar="HxW", type=size, help="smallest")
     add("--opt-size", metavar="HxW", type=size, help="what it is tuned for")
     add("--max-size", metavar="HxW", type=size, help="largest")
-    add("--max-batch", metavar="N", type=int, help="largest batch")
+    add("--max-batch", metavar="N", type=number_as(BATCH), help="largest batch")
     add(
         "--profile",
         dest="profiles",
@@ -139,8 +154,19 @@ def _add_build(group: argparse._ArgumentGroup) -> None:
         help="GPUs that TensorRT-RTX builds for: sm86, sm89, sm120, ... (default Ampere and later)",
     )
     add("--device", metavar="cuda:N", type=typed(_gpu), dest="gpu", help="GPU that TensorRT builds on (default cuda:0)")
-    add("--workspace", dest="workspace_mib", metavar="MIB", type=int, help="most scratch memory of a layer")
-    add("--optimization-level", metavar="0-5", type=int, help="0 builds fast, 5 makes a fast engine (default 3)")
+    add(
+        "--workspace",
+        dest="workspace_mib",
+        metavar="MIB",
+        type=number_of(EngineConfig, "workspace_mib"),
+        help="most scratch memory of a layer",
+    )
+    add(
+        "--optimization-level",
+        metavar="0-5",
+        type=number_of(EngineConfig, "optimization_level"),
+        help="0 builds fast, 5 makes a fast engine (default 3)",
+    )
     add("--timing-cache", metavar="FILE|none", help="where TensorRT keeps what it measured (default: user's cache)")
     add("--tf32", action="store_const", const=True, help="let products be rounded to TF32's 10 bits")
     add("--version-compatible", action="store_const", const=True, help="run on later versions of TensorRT too")

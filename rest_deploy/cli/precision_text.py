@@ -6,23 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rest_deploy.artifact.precision import PrecisionRecord
-from rest_deploy.errors import ArtifactError
 from rest_deploy.specs import Int8Target
 
 
 def precision_rows(plan: PrecisionRecord) -> dict[str, str]:
-    """Name -> value, empty where there is nothing to say.
-
-    Raises:
-        ArtifactError: The record's figures are no figures.
-    """
-    try:
-        return _rows(plan)
-    except (KeyError, TypeError, ValueError) as exc:
-        raise ArtifactError(f"its figures of the precision cannot be read: {exc}; export it again") from exc
-
-
-def _rows(plan: PrecisionRecord) -> dict[str, str]:
+    """Name -> value, empty where there is nothing to say."""
     kept = ", ".join(f"{part} {precision.value}" for part, precision in plan.kept.items())
     return {
         "made for": _target(plan),

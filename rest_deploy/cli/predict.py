@@ -7,13 +7,14 @@ import json
 import sys
 from pathlib import Path
 
+from rest_deploy.cli.preprocessing_flags import number_as
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_bar
 from rest_deploy.cli.verification_text import assumed, record_rows
 from rest_deploy.errors import ImageError
 from rest_deploy.predictor import Prediction, Predictor
 from rest_deploy.preprocess.dataset import images_below
-from rest_deploy.specs import Activation
+from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -22,14 +23,19 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("images", nargs="+", help="image files, or folders of them, subfolders included")
     made.add_argument(
         "--top-k",
-        type=int,
+        type=number_as(TOP_K),
         metavar="K",
         help="predictions for each image (default 5, or all where each class has a score of its own)",
     )
     made.add_argument("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
-    made.add_argument("--threads", type=int, help="CPU threads (default: one for each core that may be used)")
     made.add_argument(
-        "--max-pixels", type=int, metavar="N", help="most of the network's input (default: what memory allows)"
+        "--threads", type=number_as(THREADS), help="CPU threads (default: one for each core that may be used)"
+    )
+    made.add_argument(
+        "--max-pixels",
+        type=number_as(MAX_PIXELS),
+        metavar="N",
+        help="most of the network's input (default: what memory allows)",
     )
     made.add_argument("--json", action="store_true", help="print JSON")
     return made

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rest_deploy.errors import ConfigError, DeviceError
-from rest_deploy.specs import Alpha, ImageSize, Interpolation, PreprocessingChange, Resize
+from rest_deploy.specs import CROP_RATIO, HEADS, MEAN, STD, Alpha, ImageSize, Interpolation, PreprocessingChange, Resize
+from rest_deploy.values import number, rule_of
 
 _T = TypeVar("_T")
 
@@ -24,16 +26,37 @@ def typed(parse: Callable[[str], _T]) -> Callable[[str], _T]:
     return parsed
 
 
+def number_as(rule: Any) -> Callable[[str], Any]:
+    """A type for argparse: a number that a rule, or a type that declares one, accepts."""
+    return typed(functools.partial(number, rule=rule))
+
+
+def number_of(kind: type, field: str) -> Callable[[str], Any]:
+    """A type for argparse: a number as a field of a dataclass declares it."""
+    return number_as(rule_of(kind, field))
+
+
 def add_preprocessing_flags(group: Any) -> None:
     """Those of :class:`PreprocessingChange`, from ``--transform`` to ``--alpha``."""
     add = group.add_argument
     add("--transform", choices=[r.value for r in Resize], help="crop, warp, or native: images at their own size")
     add("--image-size", metavar="HxW", type=typed(ImageSize.parse), help="size that crop or warp gives (default 224)")
-    add("--crop-ratio", type=float, metavar="R", help="of crop: side of the cut over the resized short side (0.875)")
+    add(
+        "--crop-ratio",
+        type=number_as(CROP_RATIO),
+        metavar="R",
+        help="of crop: side of the cut over the resized short side (0.875)",
+    )
     add("--interpolation", choices=[i.value for i in Interpolation], help="filter of the resize (default bicubic)")
     add("--alpha", choices=[a.value for a in Alpha], help="lay transparency over white, or drop it as ImageFolder does")
-    add("--mean", type=float, nargs="+", metavar="M", help="of each channel, images scaled to 0-1 (default ImageNet's)")
-    add("--std", type=float, nargs="+", metavar="S", help="of each channel (default ImageNet's)")
+    add(
+        "--mean",
+        type=number_as(MEAN),
+        nargs="+",
+        metavar="M",
+        help="of each channel, images scaled to 0-1 (default ImageNet's)",
+    )
+    add("--std", type=number_as(STD), nargs="+", metavar="S", help="of each channel (default ImageNet's)")
 
 
 def add_weights_flags(group: Any) -> None:
@@ -41,7 +64,13 @@ def add_weights_flags(group: Any) -> None:
     add = group.add_argument
     add("--weights-key", metavar="KEY", help="entry of the checkpoint to take, as model_ema (default: it says which)")
     add("--key-prefix", metavar="P", help="what stands before the names of the network's weights, as backbone.")
-    add("--num-heads", metavar="N", nargs=4, type=int, help="heads of each stage, where the weights do not tell them")
+    add(
+        "--num-heads",
+        metavar="N",
+        nargs=4,
+        type=number_as(HEADS),
+        help="heads of each stage, where the weights do not tell them",
+    )
 
 
 def preprocessing_change(arguments: argparse.Namespace) -> PreprocessingChange | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rest_deploy.cli.preprocessing_flags import (
     add_preprocessing_flags,
     add_weights_flags,
+    number_as,
     preprocessing_change,
     typed,
 )
@@ -17,7 +18,7 @@ from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite
 from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_bar
 from rest_deploy.cli.verify_text import notes, rows, tables, text
 from rest_deploy.errors import ConfigError
-from rest_deploy.specs import ImageSize
+from rest_deploy.specs import BATCH, FACTOR, IMAGES, SEED, SHARE, THREADS, ImageSize
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,9 +39,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--no-synthetic", action="store_true", help="look at real images alone")
     add("--per-block", action="store_true", help="compare block by block, and name the one where a difference begins")
-    add("--threads", type=int, help="CPU threads of a call (default: one for each core that may be used)")
+    add(
+        "--threads", type=number_as(THREADS), help="CPU threads of a call (default: one for each core that may be used)"
+    )
     add("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
-    add("--seed", type=int, default=0, help="of synthetic images, and of the choice of real ones (default 0)")
+    add(
+        "--seed",
+        type=number_as(SEED),
+        default=0,
+        help="of synthetic images, and of the choice of real ones (default 0)",
+    )
     _add_images(made.add_argument_group("real images"))
     _add_limits(made.add_argument_group("what is allowed (default: by precision, docs/measuring.md)"))
     add_weights_flags(made.add_argument_group("weights of the reference (default: those it was made of)"))
@@ -53,16 +61,21 @@ def _add_images(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--data", metavar="DIR", type=Path, help="images; a subfolder for each class tells their classes")
     add("--ground-truth", metavar="FILE", type=Path, help="tells their classes: a line an image, PATH CLASS")
-    add("--max-images", metavar="N", type=int, help="how many at most, chosen by the seed (default all)")
-    add("--batch", metavar="N", type=int, help="images of a call (default 1)")
+    add("--max-images", metavar="N", type=number_as(IMAGES), help="how many at most, chosen by the seed (default all)")
+    add("--batch", metavar="N", type=number_as(BATCH), help="images of a call (default 1)")
     add_preprocessing_flags(group)
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--max-error", metavar="STD", type=float, help="largest, in standard deviations of the logits")
-    add("--min-top1-agreement", metavar="SHARE", type=float, help="with the reference, on images, as 0.99")
-    add("--max-accuracy-loss", metavar="SHARE", type=float, help="of top-1, against the reference's, as 0.005")
+    add("--max-error", metavar="STD", type=number_as(FACTOR), help="largest, in standard deviations of the logits")
+    add("--min-top1-agreement", metavar="SHARE", type=number_as(SHARE), help="with the reference, on images, as 0.99")
+    add(
+        "--max-accuracy-loss",
+        metavar="SHARE",
+        type=number_as(SHARE),
+        help="of top-1, against the reference's, as 0.005",
+    )
 
 
 def _main(arguments: argparse.Namespace) -> int:

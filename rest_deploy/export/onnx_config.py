@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from rest_deploy.errors import ConfigError
 from rest_deploy.specs import DEFAULT_OPSET, OPSETS
+from rest_deploy.values import Whole, hold
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,8 @@ class OnnxConfig:
         ConfigError: An opset out of range.
     """
 
-    opset: int = DEFAULT_OPSET
+    opset: Annotated[int, Whole(OPSETS[0], OPSETS[-1])] = DEFAULT_OPSET
     simplify: bool = True
 
     def __post_init__(self) -> None:
-        if self.opset not in OPSETS:
-            raise ConfigError(f"opset {self.opset}; accepted: {OPSETS[0]} to {OPSETS[-1]}")
+        hold(self)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from rest_deploy.errors import CheckpointError, ConfigError, one_line
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.specs import Activation, Preprocessing
+from rest_deploy.values import load_json
 
 CARD_KEY = "rest_deploy"
 _MAX_CARD = 16 << 20  # characters; labels of a thousand classes take 22 KiB
@@ -65,7 +66,7 @@ class Card:
                 f"the checkpoint's {CARD_KEY!r} entry has {len(text):,} characters; at most {_MAX_CARD:,}"
             )
         try:
-            values = json.loads(text)
+            values = load_json(text)
             labels, preprocessing = values["labels"], values["preprocessing"]
             config, activation = values.get("config"), values.get("activation")  # absent from older cards
             if labels is not None and not isinstance(labels, list):

@@ -4,43 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from reprlib import Repr
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 from rest_deploy.errors import ConfigError
+from rest_deploy.specs import FACTOR, NUM_HEADS
+from rest_deploy.values import Many, Real, Whole, hold, shown
 
 STAGES = 4
+_STAGES = Many(STAGES, STAGES)
 MAX_BLOCKS = 1000  # of a stage; rest_large has 18
-#: The most that a field may be: far beyond any network, and within what a machine counts and builds.
-_MOST: Mapping[str, int] = MappingProxyType(
-    {
-        "embed_dims": 1 << 16,
-        "depths": MAX_BLOCKS,
-        "num_heads": 1 << 12,
-        "mlp_ratios": 1 << 10,
-        "sr_ratios": 1 << 10,
-        "num_classes": 1 << 24,
-        "in_channels": 1 << 16,
-        "qk_scale": 1_000_000,
-        "norm_eps": 1_000_000,
-    }
-)
 _RARE = frozenset({"apply_transform", "qk_scale", "norm_eps"})
-
-
-class _Short(Repr):
-    """What was given, short, for a message: it may be nested, or of more digits than Python prints."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel = 2
-
-    def repr_int(self, x: int, level: int) -> str:  # level: as Repr calls it
-        return str(x) if x.bit_length() <= 128 else "a number of many digits"
-
-
-_short = _Short().repr
 
 
 @dataclass(frozen=True)
@@ -64,34 +38,25 @@ class ResTConfig:
         ConfigError: A value is out of range, or the tuples are not four long.
     """
 
-    embed_dims: tuple[int, ...] = (64, 128, 256, 512)
-    depths: tuple[int, ...] = (2, 2, 2, 2)
-    num_heads: tuple[int, ...] = (1, 2, 4, 8)
-    mlp_ratios: tuple[float, ...] = (4.0, 4.0, 4.0, 4.0)
-    sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
-    num_classes: int = 1000
-    in_channels: int = 3
+    # The most that a field may be is far beyond any network, and within what a machine counts and builds.
+    embed_dims: Annotated[tuple[Annotated[int, Whole(1, 1 << 16)], ...], _STAGES] = (64, 128, 256, 512)
+    depths: Annotated[tuple[Annotated[int, Whole(1, MAX_BLOCKS)], ...], _STAGES] = (2, 2, 2, 2)
+    num_heads: NUM_HEADS = (1, 2, 4, 8)
+    mlp_ratios: Annotated[tuple[Annotated[float, Real(0, 1 << 10, over=True)], ...], _STAGES] = (4.0, 4.0, 4.0, 4.0)
+    sr_ratios: Annotated[tuple[Annotated[int, Whole(1, 1 << 10)], ...], _STAGES] = (8, 4, 2, 1)
+    num_classes: Annotated[int, Whole(1, 1 << 24)] = 1000
+    in_channels: Annotated[int, Whole(1, 1 << 16)] = 3
     apply_transform: bool = True
-    qk_scale: float | None = None
-    norm_eps: float = 1e-5
+    qk_scale: Annotated[float, FACTOR] | None = None
+    norm_eps: Annotated[float, FACTOR] = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("embed_dims", "depths", "num_heads", "sr_ratios"):
-            self._check_tuple(name, int)
-        self._check_tuple("mlp_ratios", (int, float))
-        object.__setattr__(self, "mlp_ratios", tuple(float(ratio) for ratio in self.mlp_ratios))
+        hold(self)
         if any(ratio > 1 and ratio % 2 for ratio in self.sr_ratios):
             raise ConfigError(
                 f"sr_ratios is {self.sr_ratios!r}; each must be 1 or even: with kernel s+1 and padding s//2 an odd "
                 "reduction has no output on the smallest grids"
             )
-        for name in ("num_classes", "in_channels"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST[name]:
-                raise ConfigError(
-                    f"{name} is {_short(value)}; it must be a whole number of at least 1, at most {_MOST[name]:,}"
-                )
-        self._check_numbers()
         if self.embed_dims[0] % 2:
             raise ConfigError(f"embed_dims[0] is {self.embed_dims[0]}; it must be even: the stem works at half of it")
         for stage, (width, ratio) in enumerate(zip(self.embed_dims, self.mlp_ratios, strict=True), 1):
@@ -101,32 +66,9 @@ class ResTConfig:
             if width % heads:
                 raise ConfigError(f"stage {stage} has {width} channels, which {heads} heads do not divide")
 
-    def _check_numbers(self) -> None:
-        if not isinstance(self.apply_transform, bool):
-            raise ConfigError(f"apply_transform is {_short(self.apply_transform)}; it must be True or False")
-        for name, value in (("qk_scale", self.qk_scale), ("norm_eps", self.norm_eps)):
-            if value is None and name == "qk_scale":
-                continue
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= _MOST[name]:
-                raise ConfigError(
-                    f"{name} is {_short(value)}; it must be a finite number above 0, at most {_MOST[name]:,}"
-                )
-            object.__setattr__(self, name, float(value))
-
     def interacts(self, stage: int) -> bool:
         """Whether the heads of stage 0 to 3 interact."""
         return self.apply_transform and self.num_heads[stage] > 1
-
-    def _check_tuple(self, name: str, kind: type | tuple[type, ...]) -> None:
-        value: Any = getattr(self, name)
-        if not isinstance(value, (list, tuple)) or len(value) != STAGES:
-            raise ConfigError(f"{name} is {_short(value)}; it must hold one number for each of the {STAGES} stages")
-        numbers = all(isinstance(entry, kind) and not isinstance(entry, bool) for entry in value)
-        if not numbers or not all(entry > 0 for entry in value):
-            raise ConfigError(f"{name} is {_short(value)}; every entry must be a positive number")
-        if any(entry > _MOST[name] for entry in value):
-            raise ConfigError(f"{name} is {_short(value)}; every entry must be at most {_MOST[name]:,}")
-        object.__setattr__(self, name, tuple(value))
 
     def hidden_dim(self, stage: int) -> int:
         """Hidden channels of the MLP in stage 0 to 3, rounded down as the authors do."""
@@ -148,7 +90,7 @@ class ResTConfig:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ConfigError(
-                f"unknown model config fields {_short(unknown)}; known: {[field.name for field in fields(cls)]}"
+                f"unknown model config fields {shown(unknown)}; known: {[field.name for field in fields(cls)]}"
             )
         return cls(**values)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rest_deploy.errors import ConfigError
 from rest_deploy.models.config import ResTConfig
-from rest_deploy.specs import ImageSize
+from rest_deploy.specs import BATCH, ImageSize
+from rest_deploy.values import check
 
 _Grid = tuple[int, int]
 
@@ -28,8 +28,7 @@ def count_flops(config: ResTConfig, batch: int, size: ImageSize) -> int:
     Raises:
         ConfigError: ``batch`` is no whole number of at least 1.
     """
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-        raise ConfigError(f"batch is {batch!r}; it must be a whole number of at least 1")
+    batch = check(BATCH, batch, "batch")
     hidden = config.embed_dims[0] // 2
     grid = _grid_after((size.height, size.width), 3, 2)
     multiply_adds = _convolution(grid, config.in_channels, hidden, 3) + _convolution(grid, hidden, hidden, 3)

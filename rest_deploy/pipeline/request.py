@@ -13,7 +13,8 @@ from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.export.formats import FORMATS, PRECISION, get_format, make_configs, parse_formats
 from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.models.config import ResTConfig, get_config
-from rest_deploy.specs import Activation, Precision, Preprocessing, PreprocessingChange
+from rest_deploy.specs import NUM_HEADS, SEED, Activation, Precision, Preprocessing, PreprocessingChange
+from rest_deploy.values import check
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,6 +76,10 @@ class ExportRequest:
         object.__setattr__(self, "precision", Precision.parse(self.precision))
         if self.activation is not None:
             object.__setattr__(self, "activation", Activation.parse(self.activation))
+        for name in ("strict", "verify"):
+            check(bool, getattr(self, name), name)
+        if self.num_heads is not None:
+            object.__setattr__(self, "num_heads", check(NUM_HEADS, self.num_heads, "num_heads"))
         self._check_precision()
         self._check_output()
         if self.model is None and self.checkpoint is None:
@@ -87,8 +92,7 @@ class ExportRequest:
         if self.seed is not None:
             if self.has_weights:
                 raise ConfigError(f"seed {self.seed} is of random weights; with a checkpoint or a module leave it out")
-            if not 0 <= self.seed < 1 << 63:
-                raise ConfigError(f"seed {self.seed}; it must be from 0 to 2**63 - 1")
+            object.__setattr__(self, "seed", check(SEED, self.seed, "seed"))
         object.__setattr__(self, "configs", MappingProxyType(make_configs(self.formats, self.options)))
         self.narrowing.check(self.precision, self.makes_engine, self.verify)
         for name in self.formats:

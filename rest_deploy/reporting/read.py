@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rest_deploy.errors import ArtifactError, one_line
 from rest_deploy.reporting.contract import check_record
+from rest_deploy.values import load_json
 
 _LARGEST = 64 << 20  # bytes; 24 pictures for each of a hundred artifacts take 10 MiB
 _MAKE = "make it with rest-verify or rest-bench"
@@ -27,9 +27,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """
     text = _text(Path(path))
     try:
-        record = json.loads(text, parse_constant=_refuse)
-    except RecursionError as exc:
-        raise ArtifactError(f"{path}: is nested too deeply to be a record; {_MAKE}") from exc
+        record = load_json(text)
     except ValueError as exc:
         raise ArtifactError(f"{path}: is no JSON: {one_line(exc)}; {_MAKE}") from exc
     try:
@@ -52,7 +50,3 @@ def _text(path: Path) -> str:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise ArtifactError(f"{path}: is no JSON: byte {exc.start} is no UTF-8; {_MAKE}") from exc
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")

@@ -9,23 +9,27 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import ArtifactError, MissingPackageError
+from rest_deploy.errors import ArtifactError, ConfigError, MissingPackageError
+from rest_deploy.models.config import ResTConfig
 from rest_deploy.runtimes.base import Runtime
 
 
 @dataclass(frozen=True)
 class RuntimeRow:
-    """Module (with ``read_info``) and class of a runtime, the package it imports, and the extra that installs it."""
+    """Module (with ``read_info``) and class of a runtime, the package it imports, the extra that installs it, and the
+    formats that records of its files may tell of.
+    """
 
     module: str
     name: str
     package: str
     extra: str
+    formats: tuple[str, ...]
 
 
-_ORT = RuntimeRow("rest_deploy.runtimes.ort", "OnnxRuntime", "onnxruntime", "cpu")
-_PYTORCH = RuntimeRow("rest_deploy.runtimes.pytorch", "PyTorchRuntime", "torch", "export")
-_TRT = RuntimeRow("rest_deploy.runtimes.trt", "TensorRTRuntime", "tensorrt", "trt")
+_ORT = RuntimeRow("rest_deploy.runtimes.ort", "OnnxRuntime", "onnxruntime", "cpu", ("onnx",))
+_PYTORCH = RuntimeRow("rest_deploy.runtimes.pytorch", "PyTorchRuntime", "torch", "export", ("pytorch",))
+_TRT = RuntimeRow("rest_deploy.runtimes.trt", "TensorRTRuntime", "tensorrt", "trt", ("trt", "trt-rtx"))
 
 RUNTIMES: Mapping[str, RuntimeRow] = MappingProxyType(
     {".onnx": _ORT, ".engine": _TRT, **dict.fromkeys((".pth", ".pt", ".safetensors"), _PYTORCH)}
@@ -59,8 +63,14 @@ def open_runtime(
         MissingPackageError: The runtime's package is not installed.
         DeviceError: The device is not there.
     """
-    runtime: type[Runtime] = getattr(_module_for(path), _row_for(path).name)
-    return runtime(path, device=device, threads=threads, allow_spinning=allow_spinning)
+    kind: type[Runtime] = getattr(_module_for(path), _row_for(path).name)
+    runtime = kind(path, device=device, threads=threads, allow_spinning=allow_spinning)
+    try:
+        _check_record(runtime.info, path)
+    except ArtifactError:
+        runtime.close()
+        raise
+    return runtime
 
 
 def read_info(path: str | Path) -> ArtifactInfo:
@@ -71,7 +81,19 @@ def read_info(path: str | Path) -> ArtifactInfo:
         MissingPackageError: The package that reads it is not installed.
     """
     info: ArtifactInfo = _module_for(path).read_info(Path(path))
+    _check_record(info, path)
     return info
+
+
+def _check_record(info: ArtifactInfo, path: str | Path) -> None:
+    """What a record says by itself may be well, and not fit the file or any network."""
+    formats = _row_for(path).formats
+    if info.format not in formats:
+        raise ArtifactError(f"{path}: its record says format {info.format}; accepted: {', '.join(formats)}")
+    try:
+        ResTConfig.from_dict(info.config)
+    except ConfigError as exc:
+        raise ArtifactError(f"{path}: metadata cannot be read: config: {exc}; export it again") from exc
 
 
 def _row_for(path: str | Path) -> RuntimeRow:

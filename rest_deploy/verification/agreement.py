@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.errors import ConfigError
-from rest_deploy.specs import Precision
+from rest_deploy.specs import FACTOR, SHARE, Precision
+from rest_deploy.values import hold
 from rest_deploy.verification.figures import measure_logits
 from rest_deploy.verification.reference import Run
 
@@ -90,17 +90,11 @@ class Budget:
         ConfigError: A figure out of range.
     """
 
-    min_top1_agreement: float | None
-    max_error: float
+    min_top1_agreement: Annotated[float, SHARE] | None
+    max_error: Annotated[float, FACTOR]
 
     def __post_init__(self) -> None:
-        agreement = self.min_top1_agreement
-        if agreement is not None and not 0 <= agreement <= 1:
-            raise ConfigError(f"min_top1_agreement {agreement}; it must be from 0 to 1, as 0.99")
-        if not self.max_error > 0:
-            raise ConfigError(
-                f"max_error {self.max_error}; it must be over 0, in standard deviations of the logits, as 0.02"
-            )
+        hold(self)
 
     def failures(self, agreement: Agreement) -> list[str]:
         """What is over the budget, in words."""

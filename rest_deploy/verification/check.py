@@ -11,7 +11,8 @@ import numpy as np
 from rest_deploy.artifact.files import distinct_names
 from rest_deploy.errors import ConfigError
 from rest_deploy.machine.environment import describe_environment
-from rest_deploy.specs import ImageSize, input_size
+from rest_deploy.specs import SEED, THREADS, ImageSize, input_size
+from rest_deploy.values import check
 from rest_deploy.verification.blocks import BlockComparison, compare_blocks
 from rest_deploy.verification.cases import Case, synthetic_images
 from rest_deploy.verification.comparison import Comparison
@@ -75,8 +76,8 @@ def verify(
         ConfigError: Nothing to compare, or artifacts of different shapes.
         RestDeployError: One of them cannot be opened.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise ConfigError(f"threads is {threads!r}; it must be a whole number of at least 1")
+    threads = check(THREADS, threads, "threads") if threads is not None else None
+    seed = check(SEED, seed, "seed")
     wanted = [Path(artifacts)] if isinstance(artifacts, (str, Path)) else [Path(path) for path in artifacts]
     if not wanted:
         raise ConfigError("no artifacts were given; a comparison needs at least one")

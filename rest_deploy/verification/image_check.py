@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.preprocess.dataset import Dataset, open_dataset
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.thumbnail import thumbnail
-from rest_deploy.specs import Alpha, ImageSize, Preprocessing, PreprocessingChange
+from rest_deploy.specs import BATCH, IMAGES, Alpha, ImageSize, Preprocessing, PreprocessingChange
+from rest_deploy.values import hold
 from rest_deploy.verification.image_answers import Answers, ImageCheck
 from rest_deploy.verification.image_figures import MOST_FLIPS, ImageFigures, accuracy_of, image_figures
 from rest_deploy.verification.result import ArtifactResult, DataResult
@@ -37,14 +39,11 @@ class Images:
     folder: Path
     ground_truth: Path | None = None
     change: PreprocessingChange | None = None
-    most: int | None = None
-    batch: int = 1
+    most: Annotated[int, IMAGES] | None = None
+    batch: Annotated[int, BATCH] = 1
 
     def __post_init__(self) -> None:
-        for name in ("most", "batch"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        hold(self)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from rest_deploy.errors import ConfigError
-from rest_deploy.specs import Precision
+from rest_deploy.specs import FACTOR, SHARE, Precision
+from rest_deploy.values import hold
 from rest_deploy.verification.agreement import BUDGETS
 from rest_deploy.verification.comparison import Tolerance
 
@@ -24,19 +25,12 @@ class Limits:
         ConfigError: A figure out of range.
     """
 
-    max_error: float | None = None
-    min_top1_agreement: float | None = None
-    max_accuracy_loss: float | None = None
+    max_error: Annotated[float, FACTOR] | None = None
+    min_top1_agreement: Annotated[float, SHARE] | None = None
+    max_accuracy_loss: Annotated[float, SHARE] | None = None
 
     def __post_init__(self) -> None:
-        if self.max_error is not None and not self.max_error > 0:
-            raise ConfigError(
-                f"max_error {self.max_error}; it must be over 0, in standard deviations of the logits, as 0.02"
-            )
-        for name in ("min_top1_agreement", "max_accuracy_loss"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"{name} {value}; it must be from 0 to 1, as 0.99")
+        hold(self)
 
     def on_images(self, precision: Precision) -> tuple[Tolerance | None, float | None]:
         """What judges images: a tolerance of the largest error, or None for that of the precision, and the least

@@ -13,7 +13,8 @@ from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.runtimes.registry import is_checkpoint
-from rest_deploy.specs import Precision
+from rest_deploy.specs import NUM_HEADS, Precision
+from rest_deploy.values import hold
 from rest_deploy.verification.blocks import onnx_blocks
 from rest_deploy.verification.candidate import open_candidate, rounds_halves
 from rest_deploy.verification.cases import CASES, Case, cases_within
@@ -148,7 +149,10 @@ class WeightsChoice:
 
     weights_key: str | None = None
     key_prefix: str | None = None
-    num_heads: tuple[int, ...] | None = None
+    num_heads: NUM_HEADS | None = None
+
+    def __post_init__(self) -> None:
+        hold(self)
 
 
 @contextmanager

@@ -7,8 +7,25 @@ import pytest
 
 from rest_deploy.artifact.engine import EngineRecord
 from rest_deploy.artifact.profile import Profile
+from rest_deploy.errors import ConfigError
+from rest_deploy.values import plain, read
 
 PLAN, SOURCE = "0123456789abcdef" * 4, "f" * 64
+
+
+#: As a verification leaves them.
+FIGURES = {
+    "reference": "PyTorch float64",
+    "passed": True,
+    "seed": 0,
+    "cases": [
+        {
+            **{"batch": 1, "height": 224, "width": 224, "max_error": 1e-6, "mean_error": 1e-7, "reference_error": 2e-6},
+            **{"logit_scale": 3.0, "logit_std": 1.0, "cosine": 1.0, "kl_divergence": 0.0},
+            **{"top1_agreement": 1.0, "top5_agreement": 1.0},
+        }
+    ],
+}
 
 
 def make_record(**changes):
@@ -22,7 +39,7 @@ def make_record(**changes):
         "plan_sha256": PLAN,
         "plan_bytes": 54_035_484,
         "source_sha256": SOURCE,
-        "source_verification": {"reference": "PyTorch float64", "cases": [{"max_error": 1e-6}]},
+        "source_verification": FIGURES,
         "layers": {"stem": {"fp32": 3}, "stage1": {"fp16": 7, "fp32": 2}},
         "activation_bytes": 20_500_480,
         "options": {"tf32": True, "workspace_mib": 512},
@@ -51,55 +68,67 @@ def make_record(**changes):
 )
 def test_json_round_trip(changes):
     record = make_record(**changes)
-    assert EngineRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+    assert read(EngineRecord, json.loads(json.dumps(plain(record)))) == record
 
 
 def test_the_dict_is_plain():
-    values = make_record().to_dict()
+    values = plain(make_record())
     assert values["profiles"][1] == {"min": [1, 224, 224], "opt": [1, 224, 224], "max": [4, 224, 224]}
     assert values["targets"] == ["sm86", "sm120"]
     assert values["command"][-1] == "my weights.pth"
 
 
-@pytest.mark.parametrize("field", sorted(make_record().to_dict()))
+@pytest.mark.parametrize("field", sorted(plain(make_record())))
 def test_a_missing_field_is_named(field):
-    values = make_record().to_dict()
+    values = plain(make_record())
     del values[field]
-    with pytest.raises(KeyError, match=f"'{field}'"):
-        EngineRecord.from_dict(values)
+    with pytest.raises(ConfigError, match=f"^{field} is missing"):
+        read(EngineRecord, values)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("library", "tensorflow", "library 'tensorflow'; known: trt, trt-rtx"),
-        ("library", None, "library None"),
-        ("profiles", [], "no profiles"),
-        ("profiles", None, "NoneType"),
-        ("profiles", [[1, 2, 3]], "list indices"),
-        ("profiles", [{"min": [1, 1, 1], "opt": [1, 2, 1], "max": [1, 1, 1]}], "its height goes 1, 2, 1"),
-        ("plan_sha256", PLAN[:-1], "is no SHA-256"),
-        ("plan_sha256", PLAN.upper(), "is no SHA-256"),
-        ("plan_sha256", None, "None is no SHA-256"),
-        ("source_sha256", "g" * 64, "is no SHA-256"),
-        ("plan_bytes", None, r"int\(\)"),
-        ("plan_bytes", "many", "invalid literal"),
-        ("targets", None, "None is no list of words"),
-        ("targets", "sm86", "'sm86' is no list of words"),
-        ("targets", [86], r"\[86\] is no list of words"),
-        ("command", "--model rest_small", "is no list of words"),
-        ("layers", {"stem": {"fp32": []}}, r"int\(\)"),
-        ("layers", {"stem": {"fp32": "x"}}, "invalid literal"),
-        ("source_verification", 0.1, "not iterable"),
-        ("options", 3, "not iterable"),
-        ("activation_bytes", [], r"int\(\)"),
+        ("library", "tensorflow", "library is 'tensorflow'; accepted: trt, trt-rtx"),
+        ("library", None, "library is None"),
+        ("profiles", [], "profiles has 0 values"),
+        ("profiles", None, "profiles is None; accepted: a list"),
+        ("profiles", [[1, 2, 3]], r"profiles\[0\] is \[1, 2, 3\]; accepted: an object"),
+        ("profiles", [{"min": [1, 1, 1], "opt": [1, 2, 1], "max": [1, 1, 1]}], r"profiles\[0\] .* height goes 1, 2, 1"),
+        ("profiles", [{"min": [1, 0, 1], "opt": [1, 2, 1], "max": [1, 1, 1]}], r"profiles\[0\].min\[1\] is 0"),
+        ("plan_sha256", PLAN[:-1], "accepted: a SHA-256"),
+        ("plan_sha256", PLAN.upper(), "accepted: a SHA-256"),
+        ("plan_sha256", PLAN[:-1] + "\n", "accepted: a SHA-256"),
+        ("plan_sha256", None, "None; accepted: a SHA-256"),
+        ("source_sha256", "g" * 64, "accepted: a SHA-256"),
+        ("plan_bytes", None, "plan_bytes is None; accepted: a whole number from 0"),
+        ("plan_bytes", "4", "plan_bytes is '4'"),
+        ("plan_bytes", 4.0, "plan_bytes is 4.0"),
+        ("plan_bytes", True, "plan_bytes is True"),
+        ("plan_bytes", -1, "plan_bytes is -1"),
+        ("targets", None, "targets is None; accepted: a list"),
+        ("targets", "sm86", "targets is 'sm86'; accepted: a list"),
+        ("targets", [86], r"targets\[0\] is 86"),
+        ("targets", ["86"], r"targets\[0\] is '86'; accepted: sm86"),
+        ("command", "--model rest_small", "command is '--model rest_small'; accepted: a list"),
+        ("layers", {"stem": {"fp32": []}}, r"layers.stem.fp32 is \[\]"),
+        ("layers", {"stem": {"a b": "x"}}, r"layers.stem\['a b'\] is 'x'"),
+        ("source_verification", 0.1, "source_verification is 0.1; accepted: an object"),
+        ("source_verification", {**FIGURES, "cases": []}, "source_verification.cases has 0 values"),
+        ("options", 3, "options is 3; accepted: an object"),
+        ("options", {"a": []}, r"options.a is \[\]"),
+        ("activation_bytes", [], r"activation_bytes is \[\]"),
+        ("activation_bytes", 10**400, "activation_bytes is a number of many digits"),
+        ("version", "one", "version is 'one'; accepted: a version"),
+        ("hardware_compatibility", "all", "accepted: none, same-cc, ampere"),
         ("version_compatible", "false", "version_compatible is 'false'"),
-        ("version_compatible", 1, "version_compatible is 1"),
+        ("version_compatible", 1, "version_compatible is 1; accepted: true or false"),
+        ("unheard_of", 1, "unheard_of is unknown"),
     ],
 )
 def test_a_field_of_the_wrong_kind_is_refused(field, value, said):
-    with pytest.raises((TypeError, ValueError), match=said):
-        EngineRecord.from_dict({**make_record().to_dict(), field: value})
+    with pytest.raises(ConfigError, match=said):
+        read(EngineRecord, {**plain(make_record()), field: value})
 
 
 @pytest.mark.parametrize(

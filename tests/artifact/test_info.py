@@ -7,7 +7,8 @@ import pytest
 from rest_deploy.artifact.info import SCHEMA, ArtifactInfo, Weights
 from rest_deploy.errors import ArtifactError
 from rest_deploy.specs import Activation, ImageSize, Precision, Preprocessing, Resize, TensorSpec
-from tests.artifact.test_engine import make_record
+from rest_deploy.values import plain
+from tests.artifact.test_engine import FIGURES, PLAN, make_record
 
 
 def make_info(**changes):
@@ -16,13 +17,13 @@ def make_info(**changes):
         "precision": Precision.FP16,
         "model": "rest_small",
         "config": {"depths": [2, 2, 6, 2]},
-        "weights": Weights("weights.pth", "00ff"),
+        "weights": Weights("weights.pth", PLAN),
         "labels": ("cat", "Käse", "犬"),
         "preprocessing": Preprocessing(Resize.WARP, ImageSize(384, 416)),
         "input": TensorSpec("image", "float32", ("batch", 3, "height", "width")),
         "output": TensorSpec("logits", "float32", ("batch", 3)),
         "versions": {"torch": "2.13.0"},
-        "verification": {"max_error": 1e-6},
+        "verification": FIGURES,
         "extra": {"opset": 18},
     }
     return ArtifactInfo(**{**values, **changes})
@@ -49,9 +50,9 @@ def without_labels(**fields):
         {"preprocessing": None},
         {"preprocessing": Preprocessing(interpolation="lanczos", alpha="drop", crop_ratio=1.0)},
         {"activation": Activation.SIGMOID, "assumed": {"labels": "ImageNet's", "weights": "model_ema, beside model"}},
-        {"weights": Weights("a.pth", "00ff", key="model_ema", prefix="module.", notes=("prefix module. taken off",))},
-        {"weights": Weights(sha256="00ff")},
-        {"test_vector": {"logits": [1.0]}},
+        {"weights": Weights("a.pth", PLAN, key="model_ema", prefix="module.", notes=("prefix module. taken off",))},
+        {"weights": Weights(sha256=PLAN)},
+        {"test_vector": {"input": {"shape": [1, 3, 2, 2]}, "logits": {"values": [1.0], "tolerance": 0.1}}},
         {"format": "trt", "verification": None, "engine": make_record()},
     ],
 )
@@ -66,7 +67,7 @@ def test_json_is_compact_and_tells_where_the_weights_come_from():
         **{"source": "random", "file": None, "sha256": None, "seed": 7},
         **{"key": "", "prefix": "", "notes": []},
     }
-    assert json.loads(make_info(weights=Weights(sha256="00ff")).to_json())["weights"]["source"] == "module"
+    assert json.loads(make_info(weights=Weights(sha256=PLAN)).to_json())["weights"]["source"] == "module"
     assert json.loads(make_info().to_json())["weights"]["source"] == "checkpoint"
     assert '": ' not in text
     assert "犬" in text
@@ -74,8 +75,8 @@ def test_json_is_compact_and_tells_where_the_weights_come_from():
 
 def test_weights_are_random_exactly_with_a_seed():
     assert Weights(seed=0).random
-    assert not Weights(sha256="00ff").random
-    assert not Weights("weights.pth", "00ff").random
+    assert not Weights(sha256=PLAN).random
+    assert not Weights("weights.pth", PLAN).random
 
 
 def test_classes_and_their_names():
@@ -87,7 +88,10 @@ def test_classes_and_their_names():
 
 @pytest.mark.parametrize(
     ("schema", "step"),
-    [(0, "export"), (1, "export"), (SCHEMA + 1, "upgrade"), ("1", "upgrade"), (None, "upgrade"), ([], "upgrade")],
+    [
+        *[(0, "export"), (1, "export"), (SCHEMA + 1, "upgrade"), ("1", "upgrade"), (None, "upgrade"), ([], "upgrade")],
+        *[(float(SCHEMA), "upgrade"), (10**400, "upgrade")],
+    ],
 )
 def test_another_schema_is_refused(schema, step):
     with pytest.raises(ArtifactError, match=rf"metadata of schema .* reads {SCHEMA}; {step}"):
@@ -103,7 +107,7 @@ def test_a_missing_schema_is_refused():
 def test_a_missing_field_is_named(field):
     values = make_info().to_dict()
     del values[field]
-    with pytest.raises(ArtifactError, match=f"metadata cannot be read: KeyError: '{field}'"):
+    with pytest.raises(ArtifactError, match=f"metadata cannot be read: {field} is missing"):
         ArtifactInfo.from_dict(values)
 
 
@@ -120,14 +124,13 @@ def test_only_an_engine_has_an_engine():
 @pytest.mark.parametrize(
     ("engine", "said"),
     [
-        (None, "TypeError"),
-        ([], "TypeError"),
-        ("trt", "TypeError"),
-        ({}, "KeyError: 'source_verification'"),
-        ({**make_record().to_dict(), "layers": []}, "AttributeError"),
-        ({**make_record().to_dict(), "plan_bytes": float("inf")}, "OverflowError"),
-        ({**make_record().to_dict(), "plan_sha256": "00"}, "ValueError: '00' is no SHA-256"),
-        ({**make_record().to_dict(), "profiles": [{"min": [0, 1, 1]}]}, "ConfigError: batch 0"),
+        ([], r"engine is \[\]"),
+        ("trt", "engine is 'trt'"),
+        ({}, "engine.library is missing"),
+        ({**plain(make_record()), "layers": []}, r"engine.layers is \[\]"),
+        ({**plain(make_record()), "plan_bytes": float("inf")}, "engine.plan_bytes is inf"),
+        ({**plain(make_record()), "plan_sha256": "00"}, "engine.plan_sha256 is '00'; accepted: a SHA-256"),
+        ({**plain(make_record()), "profiles": [{"min": [0, 1, 1]}]}, r"engine.profiles\[0\].min\[0\] is 0"),
     ],
 )
 def test_an_engine_that_cannot_be_read_is_refused(engine, said):
@@ -172,7 +175,7 @@ def test_a_field_of_the_wrong_kind_is_refused(field, value):
 
 @pytest.mark.parametrize("assumed", [{"weather": "fine"}, {"labels": 3}])
 def test_only_what_may_be_assumed_is(assumed):
-    with pytest.raises(ArtifactError, match=r"assumed: .*known: weights"):
+    with pytest.raises(ArtifactError, match=r"assumed: .*known: weights|assumed.labels is 3"):
         ArtifactInfo.from_dict({**make_info().to_dict(), "assumed": assumed})
 
 

@@ -172,9 +172,6 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
         "empty folder": (verify, [artifact, *against, "--data", folder / "empty"], "images"),
         "flags of images": (verify, [artifact, *against, "--max-images", "5"], "give --data DIR"),
         "nothing to look at": (verify, [artifact, *against, "--no-synthetic"], "give --data"),
-        "size": (verify, [artifact, *against, "--sizes", "100000"], "more than the 67,108,864 pixels"),
-        "size of a run": (bench, [artifact, "--sizes", "9000x9000"], "more than the 67,108,864 pixels"),
-        "limits": (verify, [artifact, *against, "--max-error", "0"], "it must be over 0"),
         "unknown output": (verify, [artifact, *against, "-o", folder / "x.xlsx"], "accepted: .json, .csv, .md"),
         "unknown report": (bench, [artifact, "--report", folder / "x.pdf"], "accepted: .html"),
         "no output folder": (bench, [artifact, "-o", folder / "no" / "x.json"], "does not exist; make it"),
@@ -186,14 +183,13 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
         "nothing to measure": (bench, [], "give artifacts, or --model NAME with --baseline NAME"),
         "unknown baseline": (bench, [artifact, "--baseline", "jax"], "accepted: torch, torch-compile, as-written"),
         "no gpu": (verify, [artifact, *against, "--device", "cuda"], "use device cpu"),
-        "no batch": (bench, [artifact, "--batch", "0"], "must be a whole number of at least 1"),
     }
 
 
 NAMES = [
     "missing artifact", "missing reference", "missing folder", "empty folder", "flags of images", "nothing to look at",
-    "size", "size of a run", "limits", "unknown output", "unknown report", "no output folder", "no record", "no json",
-    "no report", "limit of nothing", "foreign record", "nothing to measure", "unknown baseline", "no gpu", "no batch",
+    "unknown output", "unknown report", "no output folder", "no record", "no json",
+    "no report", "limit of nothing", "foreign record", "nothing to measure", "unknown baseline", "no gpu",
 ]  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def _hostile_info(plain: ArtifactInfo) -> ArtifactInfo:
         plain,
         model=HOSTILE,
         labels=tuple(f"{HOSTILE}{letter}" for letter in _LETTERS[: plain.num_classes]),
-        weights=replace(plain.weights, file=HOSTILE, sha256=HOSTILE),
+        weights=replace(plain.weights, file=HOSTILE, notes=(HOSTILE,)),
         versions={HOSTILE: HOSTILE, **plain.versions},
         extra={**plain.extra, HOSTILE: HOSTILE},
         verification=verification,

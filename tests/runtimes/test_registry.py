@@ -21,7 +21,17 @@ FUNCTIONS = pytest.mark.parametrize("function", [open_runtime, read_info])
 
 IMAGE = TensorSpec("image", "float32", ("batch", 3, "height", "width"))
 LOGITS = TensorSpec("logits", "float32", ("batch", 3))
-INFO = ArtifactInfo("onnx", Precision.FP32, "mean", {}, Weights(seed=0), None, Preprocessing(), IMAGE, LOGITS)
+INFO = ArtifactInfo(
+    format="onnx",
+    precision=Precision.FP32,
+    model="mean",
+    config={},
+    weights=Weights(seed=0),
+    labels=None,
+    preprocessing=Preprocessing(),
+    input=IMAGE,
+    output=LOGITS,
+)
 
 
 @pytest.fixture
@@ -99,7 +109,7 @@ def test_an_onnx_file_tells_of_itself_without_onnxruntime(monkeypatch, onnx_file
 
 
 def test_a_missing_module_of_our_own_is_a_bug_and_not_a_missing_package(monkeypatch):
-    row = RuntimeRow("rest_deploy.runtimes.none", "None", "none", "cpu")
+    row = RuntimeRow("rest_deploy.runtimes.none", "None", "none", "cpu", ("none",))
     monkeypatch.setattr(registry, "RUNTIMES", {".onnx": row})
     with pytest.raises(ModuleNotFoundError, match=r"rest_deploy\.runtimes\.none") as caught:
         open_runtime("model.onnx")

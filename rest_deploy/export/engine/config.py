@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Annotated
 
 from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ConfigError
 from rest_deploy.nvidia.gpus import HOPPER, TURING, ComputeCapability
-from rest_deploy.specs import ImageSize, Precision, Preprocessing
+from rest_deploy.specs import BATCH, ImageSize, Precision, Preprocessing
+from rest_deploy.values import Whole, hold
 
 #: Sizes of an engine for which none were asked: any that the network takes, up to here.
 DEFAULT_MIN_SIZE, DEFAULT_MAX_SIZE = ImageSize(1, 1), ImageSize(640, 640)
@@ -56,37 +58,23 @@ class EngineConfig:
     min_size: ImageSize | None = None
     opt_size: ImageSize | None = None
     max_size: ImageSize | None = None
-    max_batch: int | None = None
+    max_batch: Annotated[int, BATCH] | None = None
     targets: tuple[str, ...] = ()
-    workspace_mib: int | None = None
-    optimization_level: int | None = None
+    workspace_mib: Annotated[int, Whole(1, 1 << 24)] | None = None
+    optimization_level: Annotated[int, Whole(OPTIMIZATION_LEVELS[0], OPTIMIZATION_LEVELS[-1])] | None = None
     timing_cache: str | Path | None = None
     use_timing_cache: bool = True
-    gpu: int | None = None
+    gpu: Annotated[int, Whole(0, 999)] | None = None
     tf32: bool = False
     version_compatible: bool = False
     hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE
 
     def __post_init__(self) -> None:
-        try:
-            level = HardwareCompatibility(self.hardware_compatibility)
-        except ValueError:
-            raise ConfigError(
-                f"hardware_compatibility {self.hardware_compatibility!r}; accepted: "
-                f"{', '.join(level.value for level in HardwareCompatibility)}"
-            ) from None
-        object.__setattr__(self, "hardware_compatibility", level)
-        object.__setattr__(self, "profiles", tuple(self.profiles))
+        hold(self)
         object.__setattr__(self, "targets", _targets(self.targets))
         single = (self.min_size, self.opt_size, self.max_size, self.max_batch)
         if self.profiles and any(value is not None for value in single):
             raise ConfigError("profiles were given, and a min, opt or max size or batch too; give one or the other")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise ConfigError(f"workspace of {self.workspace_mib} MiB; it must be at least 1")
-        if self.optimization_level is not None and self.optimization_level not in OPTIMIZATION_LEVELS:
-            raise ConfigError(f"optimization level {self.optimization_level}; accepted: 0 to 5")
-        if self.gpu is not None and self.gpu < 0:
-            raise ConfigError(f"gpu is {self.gpu}; it must be at least 0")
         if self.timing_cache is not None and not self.use_timing_cache:
             raise ConfigError(f"timing cache {self.timing_cache} was given, and not to use one; give one or the other")
         self.resolve_profiles(Preprocessing().size)  # so that sizes which contradict each other are refused here

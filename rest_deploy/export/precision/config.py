@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from enum import Enum
 from pathlib import Path
+from typing import Annotated
 
 from rest_deploy.errors import ConfigError
-from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
+from rest_deploy.specs import FACTOR, IMAGES, SEED, CalibrationMethod, ImageSize, Int8Target, Precision
+from rest_deploy.values import Real, hold
 
 #: What the table of sensitivities may be written as; the plot goes beside it.
 TABLE_SUFFIXES = (".csv", ".json")
-_MOST = 1e6  # of an error or a speedup; more is a slip of the pen
 
 
 @dataclass(frozen=True)
@@ -43,42 +43,26 @@ class PrecisionConfig:
     half_io: bool = False
     int8_target: Int8Target | None = None
     calibration: Path | None = None
-    calibration_images: int | None = None
+    calibration_images: Annotated[int, IMAGES] | None = None
     calibration_method: CalibrationMethod | None = None
     calibration_sizes: tuple[ImageSize, ...] = ()
-    calibration_seed: int = 0
-    min_top1_agreement: float | None = None
-    max_error: float | None = None
+    calibration_seed: Annotated[int, SEED] = 0
+    min_top1_agreement: Annotated[float, Real(0, 1, over=True)] | None = None
+    max_error: Annotated[float, FACTOR] | None = None
     sensitivity: Path | None = None
     reduced_range: bool = False
-    require_speedup: float | None = None
+    require_speedup: Annotated[float, FACTOR] | None = None
     compare_speed: bool = True
 
     def __post_init__(self) -> None:
-        for name, kind in (("int8_target", Int8Target), ("calibration_method", CalibrationMethod)):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, _member(kind, value, name))
+        hold(self)
         for name in ("calibration", "sensitivity"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
-        object.__setattr__(self, "calibration_sizes", tuple(self.calibration_sizes))
-        self._check_figures()
         if self.sensitivity is not None and self.sensitivity.suffix.lower() not in TABLE_SUFFIXES:
             raise ConfigError(f"sensitivity {self.sensitivity}: its name must end in {' or '.join(TABLE_SUFFIXES)}")
         if self.require_speedup is not None and not self.compare_speed:
             raise ConfigError("a speedup is required and the comparison of speed left out; give one of the two")
-
-    def _check_figures(self) -> None:
-        images = self.calibration_images
-        if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 1):
-            raise ConfigError(f"calibration_images {images!r}; it must be a whole number of at least 1")
-        for name, most in (("min_top1_agreement", 1.0), ("max_error", _MOST), ("require_speedup", _MOST)):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= most:
-                raise ConfigError(f"{name} {value}; it must be over 0 and at most {most:g}")
-        if not 0 <= self.calibration_seed < 1 << 63:
-            raise ConfigError(f"calibration_seed {self.calibration_seed}; it must be from 0 to 2**63 - 1")
 
     def target_for(self, makes_engine: bool) -> Int8Target:
         """What an INT8 artifact is made for."""
@@ -121,10 +105,3 @@ def _refuse(given: Sequence[str], names: Sequence[str], owner: str) -> None:
     found = [name for name in names if name in given]
     if found:
         raise ConfigError(f"{', '.join(found)}: only with {owner}; leave it out")
-
-
-def _member(kind: type[Enum], value: object, name: str) -> Enum:
-    try:
-        return kind(value)
-    except ValueError:
-        raise ConfigError(f"{name} {value!r}; accepted: {', '.join(member.value for member in kind)}") from None

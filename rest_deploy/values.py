@@ -1,0 +1,525 @@
+"""What a value may be, declared once beside its name: fields of records, arguments in Python and flags are held to it.
+
+A field says it in its type: ``batch: Annotated[int, Whole(1, 1024)]``. From there :func:`read` makes a dataclass out of
+JSON, :func:`plain` writes it, :func:`hold` checks one that was made in Python, and :func:`number` reads a flag's text.
+What reads JSON into dataclasses elsewhere (msgspec) lets unknown names be, names no place inside a mapping, takes
+whatever stands where Any is declared, and has no part in flags and arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import numbers
+import operator
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from reprlib import Repr
+from typing import Annotated, Any, NoReturn, Protocol, TypeVar
+
+from rest_deploy.errors import ConfigError, listed
+
+_T = TypeVar("_T")
+_Reader = Callable[[Any], Any]
+
+
+class _Short(Repr):
+    """What was given, for a message: on one line, whatever it holds, however long or deep it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 2, 60, 60
+
+    def repr_int(self, x: int, level: int) -> str:  # level: as Repr calls it
+        return str(x) if x.bit_length() <= 128 else "a number of many digits"
+
+
+shown = _Short().repr
+
+
+class Refused(ConfigError):
+    """A value that cannot be meant; where it stands is put before it on the way up."""
+
+    def __init__(self, words: str, *place: str | int) -> None:
+        super().__init__(words)
+        self.words, self.place = words, place
+
+    def within(self, name: str | int) -> Refused:
+        """The same, seen from one level up."""
+        return Refused(self.words, name, *self.place)
+
+    def __str__(self) -> str:
+        plain = (isinstance(part, str) and len(part) <= 60 and part.isidentifier() for part in self.place)
+        parts = (
+            f".{part}" if is_plain else f"[{shown(part)}]" for part, is_plain in zip(self.place, plain, strict=True)
+        )
+        return f"{''.join(parts).removeprefix('.')} {self.words}".lstrip()
+
+
+class Rule(Protocol):
+    """What a value must be; its text completes "accepted: "."""
+
+    def __call__(self, value: Any) -> Any:
+        """The value as it is used.
+
+        Raises:
+            Refused: It is none.
+        """
+
+
+def _refuse(value: Any, accepted: object) -> NoReturn:
+    raise Refused(f"is {shown(value)}; accepted: {accepted}")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Whole:
+    """A whole number within bounds; a bool is none, a float is none."""
+
+    low: int
+    high: int
+
+    def __call__(self, value: Any) -> int:
+        if type(value) is not int:  # as NumPy's
+            try:
+                value = None if isinstance(value, bool) else operator.index(value)
+            except TypeError:
+                _refuse(value, self)
+            if value is None:
+                _refuse(True, self)
+        if not self.low <= value <= self.high:
+            _refuse(value, self)
+        return int(value)
+
+    def __str__(self) -> str:
+        return f"a whole number from {self.low:,} to {self.high:,}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Real:
+    """A finite number within bounds, ``low`` itself not where it says ``over``; a bool is none."""
+
+    low: float = -1e300
+    high: float = 1e300
+    over: bool = False
+
+    def __call__(self, value: Any) -> float:
+        found = value if type(value) is float else math.nan
+        if type(value) is not float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+            with contextlib.suppress(OverflowError):  # more digits than a float has
+                found = float(value)
+        if not self.low <= found <= self.high or (self.over and found == self.low):
+            _refuse(value, self)
+        return found
+
+    def __str__(self) -> str:
+        return f"a number {'over' if self.over else 'from'} {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Text:
+    """Text that can be written as UTF-8, of so many characters, and of a pattern where there is one.
+
+    Args:
+        most: Characters.
+        pattern: That all of it must match.
+        words: What that is.
+    """
+
+    most: int = 10_000
+    pattern: str = ""
+    words: str = ""
+
+    def __call__(self, value: Any) -> str:
+        if not isinstance(value, str) or len(value) > self.most:
+            _refuse(value, self)
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            _refuse(value, self)  # half a character, which no file and no terminal takes
+        if self.pattern and not re.fullmatch(self.pattern, value):
+            _refuse(value, self)
+        return value
+
+    def __str__(self) -> str:
+        return self.words or f"text of at most {self.most:,} characters"
+
+
+class OneOf:
+    """One of some texts."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def __call__(self, value: Any) -> str:
+        if not isinstance(value, str) or value not in self.texts:
+            _refuse(value, self)
+        return value
+
+    def __str__(self) -> str:
+        return ", ".join(self.texts)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Many:
+    """How many values a list or an object may have."""
+
+    least: int = 0
+    most: int = 1 << 20
+
+    def check(self, value: Any) -> None:
+        """Refuse more, and fewer."""
+        if not self.least <= len(value) <= self.most:
+            raise Refused(f"has {len(value):,} values; accepted: {self.least:,} to {self.most:,}")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Is:
+    """A value that has another type in Python: a mapping that is laid out as a ``TypedDict`` says."""
+
+    kind: Any
+
+    def __call__(self, value: Any) -> Any:
+        return reader(self.kind)(value)
+
+
+class _Absent:
+    """Marks a field that may be missing from JSON, which its default then stands for; empty, it is not written."""
+
+
+ABSENT = _Absent()
+
+#: SHA-256 as 64 hexadecimal digits.
+Sha256 = Annotated[str, Text(64, "[0-9a-f]{64}", "a SHA-256: 64 digits of 0-9 and a-f")]
+#: A value of JSON without parts.
+Scalar = None | bool | int | float | str
+
+_WHOLE, _REAL, _TEXT, _KEY, _MANY = Whole(-(1 << 63), (1 << 63) - 1), Real(), Text(), Text(1000), Many()
+
+
+def read(kind: type[_T], value: Any) -> _T:
+    """Make a value of a type out of plain values, as JSON has them, each of the type and in the range that it declares.
+
+    Raises:
+        ConfigError: It is not; says where, what is there and what is accepted.
+    """
+    made: _T = reader(kind)(value)
+    return made
+
+
+def plain(value: Any) -> Any:
+    """The inverse of :func:`read`: plain values for JSON."""
+    if hasattr(type(value), "from_plain"):
+        return list(value.to_plain())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: plain(own) for name, own in _written(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(own) for name, own in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(own) for own in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+def _written(value: Any) -> typing.Iterator[tuple[str, Any]]:
+    kind: Any = type(value)
+    absent = _fields_of(kind).absent
+    for field in fields(value):
+        own = getattr(value, field.name)
+        if field.name not in absent or not (own is None or own == {}):
+            yield field.name, own
+
+
+def hold(value: Any) -> None:
+    """Hold a frozen dataclass made in Python to what its fields declare, from its ``__post_init__``.
+
+    Lists become tuples, NumPy's numbers Python's, texts members of their enum. Fields that declare nothing are let be.
+
+    Raises:
+        ConfigError: A field is not what it declares.
+    """
+    kind: Any = type(value)
+    for name, take in _fields_of(kind).held.items():
+        own = getattr(value, name)
+        try:
+            taken = take(own)
+        except Refused as exc:
+            raise exc.within(name) from None
+        if taken is not own:
+            object.__setattr__(value, name, taken)
+
+
+def check(rule: Any, value: Any, name: str) -> Any:
+    """Hold one argument to a rule, or to a type that declares one.
+
+    Raises:
+        ConfigError: It is not what it must be.
+    """
+    try:
+        return reader(rule)(value)
+    except Refused as exc:
+        raise exc.within(name) from None
+
+
+def rule_of(kind: type, name: str) -> Any:
+    """What a field of a dataclass declares."""
+    return typing.get_type_hints(kind, include_extras=True)[name]
+
+
+def number(text: str, rule: Any) -> Any:
+    """Read a number as somebody types it.
+
+    Raises:
+        ConfigError: It is none, or not what the rule accepts.
+    """
+    for kind in (int, float):
+        try:
+            given = kind(text) if len(text) <= 400 else text
+        except ValueError:
+            continue
+        return reader(rule)(given)
+    return reader(rule)(text)
+
+
+def load_json(text: str) -> Any:
+    """Parse JSON in which each name of an object stands once, and numbers are numbers.
+
+    Raises:
+        ValueError: It is none; in one line.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=distinct)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a name that stands twice, one reader takes the first and another the last.
+
+    Raises:
+        ValueError: A name stands twice.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {shown(next(n for n in names if names.count(n) > 1))} stands twice in an object")
+    return made
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def reader(kind: Any) -> _Reader:
+    """What takes a plain value as one of a type, or refuses it."""
+    return _cached_reader(kind)
+
+
+@functools.cache
+def _cached_reader(kind: Any) -> _Reader:
+    found = _reader_or_none(kind)
+    if found is None:
+        raise TypeError(f"nothing is declared of {kind}")
+    return found
+
+
+_PLAIN: Mapping[Any, _Reader] = {int: _WHOLE, float: _REAL, str: _TEXT}
+
+
+def _reader_or_none(kind: Any) -> _Reader | None:  # noqa: PLR0911
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _annotated(parts[0], [rule for rule in parts[1:] if rule is not ABSENT])
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    if kind is bool:
+        return _flag
+    if kind in (None, types.NoneType):
+        return _null
+    if callable(kind) and not isinstance(kind, type) and origin is None:
+        return kind  # a rule itself
+    if origin in (typing.Union, types.UnionType):
+        return _one_of_kinds(parts)
+    if origin is tuple or origin is list:
+        return _listed(origin, parts, _MANY)
+    if origin is not None and issubclass(origin, Mapping):
+        return _mapping(parts[1], _MANY)
+    if typing.is_typeddict(kind):
+        return _typed_dict(kind)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return functools.partial(_member, kind)
+    return _dataclass(kind) if is_dataclass(kind) else None
+
+
+def _annotated(kind: Any, rules: list[Any]) -> _Reader | None:
+    for rule in rules:
+        if isinstance(rule, Many):
+            origin, parts = typing.get_origin(kind), typing.get_args(kind)
+            return _listed(origin, parts, rule) if origin in (tuple, list) else _mapping(parts[1], rule)
+        return rule
+    return _reader_or_none(kind)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        _refuse(value, "true or false")
+    return value
+
+
+def _null(value: Any) -> None:
+    if value is not None:
+        _refuse(value, "null")
+
+
+def _member(kind: type[Enum], value: Any) -> Enum:
+    try:
+        return kind(value)
+    except (ValueError, TypeError):
+        _refuse(value, ", ".join(str(member.value) for member in kind))
+
+
+def _one_of_kinds(kinds: tuple[Any, ...]) -> _Reader | None:
+    takes = [_reader_or_none(kind) for kind in kinds if kind is not types.NoneType]
+    if any(take is None for take in takes):
+        return None
+    optional = types.NoneType in kinds
+
+    def take_one(value: Any) -> Any:
+        if value is None and optional:
+            return None
+        words = []
+        for take in takes:
+            assert take is not None
+            try:
+                return take(value)
+            except Refused as exc:
+                if len(takes) == 1:
+                    raise
+                words.append(exc.words.partition("accepted: ")[2])
+        _refuse(value, ", or ".join(filter(None, words)))
+
+    return take_one
+
+
+def _listed(origin: Any, parts: tuple[Any, ...], many: Many) -> _Reader | None:
+    any_length = origin is list or (len(parts) == 2 and parts[1] is Ellipsis)
+    takes = [_reader_or_none(part) for part in (parts[:1] if any_length else parts)]
+    if any(take is None for take in takes):
+        return None
+    if not any_length:
+        many = Many(len(takes), len(takes))
+
+    def take_all(value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            _refuse(value, "a list" if any_length else f"a list of {len(takes)}")
+        many.check(value)
+        made: list[Any] = []
+        try:
+            for take, own in zip(takes * len(value) if any_length else takes, value, strict=True):
+                made.append(take(own))  # type: ignore[misc]  # none is None
+        except Refused as exc:
+            raise exc.within(len(made)) from None
+        return origin(made)
+
+    return take_all
+
+
+def _mapping(part: Any, many: Many) -> _Reader | None:
+    take = _reader_or_none(part)
+    return None if take is None else functools.partial(_take_mapping, take, many)
+
+
+def _take_mapping(take: _Reader, many: Many, value: Any) -> dict[str, Any]:
+    _check_object(value)
+    many.check(value)
+    made = {}
+    for name, own in value.items():
+        try:
+            made[_KEY(name)] = take(own)
+        except Refused as exc:
+            raise exc.within(name if isinstance(name, str) else shown(name)) from None
+    return made
+
+
+def _check_object(value: Any) -> None:
+    if not isinstance(value, Mapping):
+        _refuse(value, "an object")
+
+
+def _take_named(takes: Mapping[str, _Reader], needed: frozenset[str], value: Any) -> dict[str, Any]:
+    """The values of an object whose names are known."""
+    _check_object(value)
+    unknown = [name if isinstance(name, str) else shown(name) for name in value if name not in takes]
+    if unknown:
+        raise Refused(f"is unknown; known here: {listed(list(takes))}; a later version may know it", unknown[0])
+    made = {}
+    for name, take in takes.items():
+        if name not in value:
+            if name in needed:
+                raise Refused("is missing", name)
+            continue
+        try:
+            made[name] = take(value[name])
+        except Refused as exc:
+            raise exc.within(name) from None
+    return made
+
+
+def _typed_dict(kind: Any) -> _Reader:
+    takes = {name: reader(own) for name, own in typing.get_type_hints(kind, include_extras=True).items()}
+    return functools.partial(_take_named, takes, frozenset(kind.__required_keys__))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Fields:
+    """What a dataclass declares: types of its fields, readers of those that say something, and which may be missing."""
+
+    hints: Mapping[str, Any]
+    held: Mapping[str, _Reader]
+    absent: frozenset[str]
+
+
+@functools.cache
+def _fields_of(kind: type) -> _Fields:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    own = {field.name: hints[field.name] for field in fields(kind)}
+    absent = frozenset(name for name, hint in own.items() if ABSENT in getattr(hint, "__metadata__", ()))
+    takes = {field.name: _reader_or_none(own[field.name]) for field in fields(kind) if field.init}
+    return _Fields(own, {name: take for name, take in takes.items() if take is not None}, absent)
+
+
+def _dataclass(kind: Any) -> _Reader:
+    """Reads an object of its fields, or where it is written otherwise (``from_plain``), what that takes.
+
+    A field with ``init=False`` follows from others and is written for who reads the JSON alone: it must agree.
+    """
+    if hasattr(kind, "from_plain"):
+        take_plain = reader(kind.PLAIN)
+        return lambda value: value if isinstance(value, kind) else _made(kind.from_plain, take_plain(value))
+    told = _fields_of(kind)
+    takes = {field.name: reader(told.hints[field.name]) for field in fields(kind)}
+    given = frozenset(field.name for field in fields(kind) if field.init)
+    needed = given - told.absent
+
+    def take(value: Any) -> Any:
+        if isinstance(value, kind):
+            return value
+        values = _take_named(takes, needed, value)
+        made = _made(lambda: kind(**{name: own for name, own in values.items() if name in given}))
+        for name, own in values.items():
+            if name not in given and own != getattr(made, name):
+                raise Refused(f"is {shown(own)}; accepted: {plain(getattr(made, name))}, as the rest says", name)
+        return made
+
+    return take
+
+
+def _made(make: Callable[..., _T], *given: Any) -> _T:
+    try:
+        return make(*given)
+    except Refused:
+        raise
+    except ConfigError as exc:  # values that are well, and contradict each other
+        raise Refused(f"cannot be meant: {exc}") from exc
