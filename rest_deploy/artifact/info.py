@@ -12,7 +12,7 @@ from typing import Any
 from rest_deploy.artifact.engine import EngineRecord
 from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ArtifactError
-from rest_deploy.specs import Activation, ImageSize, Precision, Preprocessing, TensorSpec
+from rest_deploy.specs import Activation, ImageSize, Int8Target, Precision, Preprocessing, TensorSpec
 
 SCHEMA = 2
 #: Key under which an ONNX file's metadata holds the record.
@@ -150,6 +150,12 @@ class ArtifactInfo:
     def image_size(self) -> ImageSize | None:
         """Size that pictures are brought to; None where they come at their own, or the caller makes the input."""
         return self.preprocessing.size if self.preprocessing is not None else None
+
+    @property
+    def holds_halves(self) -> bool:
+        """Whether it computes with half values, as FP16 does and INT8 for TensorRT; INT8 for CPUs has float32 beside."""
+        plan = self.precision_plan
+        return self.precision is not Precision.FP32 and (plan is None or plan.int8_target is not Int8Target.CPU)
 
     def label(self, index: int) -> str:
         """Name of a class, or ``"class 7"`` where names are not known."""

@@ -68,9 +68,11 @@ class ArrayInput:
         with np.errstate(over="ignore"):  # of float64, told of below
             values = np.array(whole if self.row is None else whole[self.row], np.float32, order="C")
         if not np.isfinite(values).all():
-            where = f", input {self.row}" if self.row is not None else ""
-            raise ConfigError(f"{self.path}{where}: values that are not finite in float32; mend it or take it out")
+            raise ConfigError(f"{self}: values that are not finite in float32; mend it or take it out")
         return values
+
+    def __str__(self) -> str:
+        return str(self.path) + (f", input {self.row}" if self.row is not None else "")
 
 
 #: What an input is made from.
