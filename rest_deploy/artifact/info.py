@@ -153,7 +153,7 @@ class ArtifactInfo:
 
     @property
     def holds_halves(self) -> bool:
-        """Whether it computes with half values, as FP16 does and INT8 for TensorRT; INT8 for CPUs has float32 beside."""
+        """Whether it computes with half values, as FP16 does and INT8 for TensorRT; INT8 for CPUs does not."""
         plan = self.precision_plan
         return self.precision is not Precision.FP32 and (plan is None or plan.int8_target is not Int8Target.CPU)
 

@@ -85,7 +85,7 @@ class Runtime(ABC):
             return self._run_foreign(batch)
         self._check(batch.dtype, batch.shape, np.dtype(np.float32))
         batch = np.asarray(batch)  # a masked array hides values that the network would see
-        if self._holds(batch):
+        if self._holds(batch) or not self._takes(len(batch), *batch.shape[2:]):  # which is refused, whatever is in it
             return self._logits(batch)
         logits = np.full((len(batch), self.info.num_classes), np.nan, np.float32)
         held = [row for row, image in enumerate(batch) if self._holds(image)]
@@ -141,7 +141,7 @@ class Runtime(ABC):
         return np.ascontiguousarray(batch, self.info.input.dtype)  # what goes in as float32 may be float16 inside
 
     def _takes(self, batch: int, height: int, width: int) -> bool:
-        """Whether it takes a batch as small as this, of a size that it takes."""
+        """Whether it takes a batch of so many images of a size."""
         return True
 
     def _check(self, dtype: np.dtype[Any], shape: tuple[int, ...], *others: np.dtype[Any]) -> None:
