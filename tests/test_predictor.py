@@ -391,6 +391,6 @@ def test_an_input_beyond_the_precision_is_told_with_its_size(
         options=options,
     )  # fmt: skip
     (picture,) = _pictures(rng, [(20, 24)])
-    with Predictor(run_export(request).path) as own:
-        with pytest.raises(ImageError, match=r"image 0 of the list: .*values up to 1e\+06.*half\.onnx.*65504"):
-            own.classify(picture)
+    words = r"image 0 of the list: .*values up to 1e\+06.*half\.onnx.*65504"
+    with Predictor(run_export(request).path) as own, pytest.raises(ImageError, match=words):
+        own.classify(picture)
