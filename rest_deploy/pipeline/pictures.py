@@ -66,19 +66,18 @@ class ImageInputs:
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         for source in self.paths:
             if isinstance(source, ArrayInput):
-                yield self._checked(source, source.load(self.channels)[None])
+                yield source.load(self.channels, self.largest)[None]
                 continue
             image = load_image(source, self.preprocessing.alpha if self.preprocessing is not None else Alpha.WHITE)
             for steps in self._steps():
                 yield self._checked(source, transform(image, steps)[None])
 
     def _checked(self, source: Source, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        most = float(np.abs(values).max())
-        if not most <= self.largest:
-            mend = "normalise it" if isinstance(source, ArrayInput) else "mend the preprocessing's mean and std"
+        """An input made from a picture."""
+        if not (most := float(np.abs(values).max())) <= self.largest:
             raise ConfigError(
-                f"{source}: its input has values up to {most:.3g}, and the file would take at most {self.largest:.6g}; "
-                f"{mend}, or export fp32"
+                f"{source}: mean and std make an input with values up to {most:.3g} of it, and the file would take at "
+                f"most {self.largest:.6g}; mend --mean and --std, or export fp32"
             )
         return values
 

@@ -167,13 +167,19 @@ def test_inputs_that_the_file_would_not_answer(tmp_path: Path) -> None:
         list(ImageInputs([_picture(tmp_path)], steep, largest=LARGEST_HALF))
 
 
-def test_an_input_too_large_to_calibrate_with_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{"precision": "int8", "int8_target": "trt"}, {"precision": "fp16"}], ids=str)
+def test_an_input_too_large_to_calibrate_with_is_named(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any work."""
+    monkeypatch.setattr("rest_deploy.models.factory.load_model", pytest.fail)
     folder, checkpoint = _arrays(tmp_path / "x"), tmp_path / "six.safetensors"
     values = np.load(folder / "inputs.npy")
     values[:, 0, 0, 0] = 1e5
     np.save(folder / "inputs.npy", values)
     model = lively(create_model(replace(TINY, in_channels=6)))
     save_checkpoint(checkpoint, model.state_dict(), Card("six", None, SIX))
-    options = {"calibration": folder, "compare_speed": False, "int8_target": "trt"}
+    options, precision = {**options, "calibration": folder}, options["precision"]
+    del options["precision"]
     with pytest.raises(ConfigError, match=r"inputs\.npy, input \d+: .*1e\+05.*65504"):
-        run_export(ExportRequest(None, tmp_path / "x.onnx", checkpoint, precision="int8", options=options))
+        run_export(ExportRequest(None, tmp_path / "x.onnx", checkpoint, precision=precision, options=options))
