@@ -172,13 +172,13 @@ def test_an_input_too_large_to_calibrate_with_is_named(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before any work."""
-    monkeypatch.setattr("rest_deploy.models.factory.load_model", pytest.fail)
     folder, checkpoint = _arrays(tmp_path / "x"), tmp_path / "six.safetensors"
     values = np.load(folder / "inputs.npy")
     values[:, 0, 0, 0] = 1e5
     np.save(folder / "inputs.npy", values)
     model = lively(create_model(replace(TINY, in_channels=6)))
     save_checkpoint(checkpoint, model.state_dict(), Card("six", None, SIX))
+    monkeypatch.setattr("rest_deploy.models.factory.load_model", pytest.fail)
     options, precision = {**options, "calibration": folder}, options["precision"]
     del options["precision"]
     with pytest.raises(ConfigError, match=r"inputs\.npy, input \d+: .*1e\+05.*65504"):
