@@ -129,7 +129,10 @@ class Predictor:
                 ``__cuda_array_interface__``), without a copy.
 
         Returns:
-            A new float32 array of shape (B, classes); for an array on a GPU one on that GPU.
+            A new float32 array of shape (B, classes); for an array on a GPU one on that GPU. An image with a value that
+            is not finite, or larger than the precision of the artifact holds (65504 in FP16 and in INT8 for TensorRT,
+            else 2**40), gets logits of NaN, and the others those of a batch without it. Arrays on a GPU are not looked
+            at: there such an image may get finite, wrong logits.
 
         Raises:
             InputError: Wrong type, dtype, rank or size.
@@ -166,7 +169,7 @@ class Predictor:
             to predictions. ``json.dumps`` takes all of them.
 
         Raises:
-            ImageError: An image cannot be read; it names the image.
+            ImageError: An image cannot be read, or its logits are not finite; it names the image.
             InputError: The network takes no pictures.
             PredictorError: It is closed, was forked, or memory is short; whatever the images are.
         """
@@ -302,8 +305,18 @@ class Predictor:
             else:
                 raise
             return
-        for (index, _), row in zip(group, logits, strict=True):
-            yield index, self._top(row, top_k)
+        for (index, pixels), row in zip(group, logits, strict=True):
+            yield index, self._top(row, top_k) if np.isfinite(row).all() else self._no_answer(index, pixels)
+
+    def _no_answer(self, index: int, pixels: NDArray[np.float32]) -> ImageError:
+        """What is wrong with an image whose logits are not finite: its input, or what the network makes of it."""
+        largest, accepted = float(np.abs(pixels).max()), self._runtime.largest_input
+        who = f"image {index} of the list: no answer, as"
+        if not largest <= accepted:
+            made = f"{who} its input has values up to {largest:.3g}; {self._runtime.path} takes at most {accepted:.6g}"
+            return ImageError(f"{made}; it was exported with a wrong mean or std")
+        computed = f"{who} its logits are not finite, and its input has values up to {largest:.3g} only"
+        return ImageError(f"{computed}: the network overflows in {self.info.precision.value}; rest-verify tells where")
 
     def _classify_all(
         self, images: Sequence[ImageSource], top_k: int | None, progress: Progress | None

@@ -171,6 +171,13 @@ MIN_STD = 1e-6  # below, an input can overflow float32
 MEAN, STD = Real(-1e30, 1e30), Real(MIN_STD, 1e30)
 CHANNELS = Many(1, 1 << 16)
 
+#: Largest absolute value of an input in float32. LayerNorm squares what the stem makes of it, and past 2**64 a square
+#: is infinite: ONNX Runtime then gives finite, wrong logits, and so may PyTorch. 2**24 are left for the stem's weights
+#: and for sums; networks that were tried began to fail between 2**62 and 2**74.
+LARGEST_INPUT = 2.0**40
+#: The same where half values are computed with: the largest of them.
+LARGEST_HALF = 65504.0
+
 #: Pixels of the largest size that images are resized to, or made of to measure with.
 MAX_INPUT_PIXELS = 1 << 26
 

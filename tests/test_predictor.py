@@ -22,8 +22,9 @@ from rest_deploy import Prediction, Predictor, Preprocessing, create_model, save
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, ImageError, InputError, PredictorError
 from rest_deploy.models.memory import network_bytes
+from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import _scores
-from rest_deploy.specs import Activation
+from rest_deploy.specs import Activation, PreprocessingChange
 from tests.conftest import DIGITS, IMAGES, TINY, lively
 
 
@@ -354,3 +355,39 @@ def test_memory_that_others_took_is_no_fault_of_the_picture(tiny_onnx: Path, mon
         monkeypatch.setattr("rest_deploy.predictor.available_bytes", lambda: 40 << 20)
         with pytest.raises(PredictorError, match=r"0\.0 GiB are free now"):
             predictor.classify(np.zeros((1500, 2000, 3), np.uint8))
+
+
+def test_an_image_without_finite_logits_is_named_and_the_others_answered(
+    tiny_onnx: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No score of NaN, and no class that stands first because nothing was more."""
+    pictures = _pictures(rng, [(20, 24)] * 3)
+    with Predictor(tiny_onnx) as own:
+        alone, run = own.classify(pictures), own._runtime._run
+
+        def overflowing(batch: np.ndarray) -> np.ndarray:
+            logits = run(batch)
+            logits[1, 3] = math.inf
+            return logits
+
+        monkeypatch.setattr(own._runtime, "_run", overflowing)
+        with pytest.raises(ImageError, match=r"image 1 of the list: .*not finite"):
+            own.classify(pictures)
+        answers = dict(own.stream(pictures))
+    assert isinstance(answers[1], ImageError)
+    assert [answers[0], answers[2]] == [alone[0], alone[2]]
+
+
+def test_an_input_beyond_the_precision_is_told_with_its_size(
+    tiny_checkpoint: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """A std as small as is accepted makes inputs that half does not hold."""
+    steps, options = PreprocessingChange(mean=(0.0,) * 3, std=(1e-6,) * 3), {"compare_speed": False}
+    request = ExportRequest(
+        None, tmp_path / "half.onnx", tiny_checkpoint, precision="fp16", preprocessing=steps, verify=False,
+        options=options,
+    )  # fmt: skip
+    (picture,) = _pictures(rng, [(20, 24)])
+    words = r"image 0 of the list: .*values up to 1e\+06.*half\.onnx.*65504"
+    with Predictor(run_export(request).path) as own, pytest.raises(ImageError, match=words):
+        own.classify(picture)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypedDict
 from rest_deploy.artifact.engine import EngineRecord, Verification
 from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ArtifactError, ConfigError, one_line
-from rest_deploy.specs import SEED, SIDE, Activation, ImageSize, Precision, Preprocessing, TensorSpec
+from rest_deploy.specs import SEED, SIDE, Activation, ImageSize, Int8Target, Precision, Preprocessing, TensorSpec
 from rest_deploy.values import ABSENT, Is, Many, OneOf, Real, Scalar, Sha256, Text, Whole, load_json, plain, read, shown
 
 SCHEMA = 2
@@ -182,6 +182,12 @@ class ArtifactInfo:
     def image_size(self) -> ImageSize | None:
         """Size that pictures are brought to; None where they come at their own, or the caller makes the input."""
         return self.preprocessing.size if self.preprocessing is not None else None
+
+    @property
+    def holds_halves(self) -> bool:
+        """Whether it computes with half values, as FP16 does and INT8 for TensorRT; INT8 for CPUs does not."""
+        plan = self.precision_plan
+        return self.precision is not Precision.FP32 and (plan is None or plan.int8_target is not Int8Target.CPU)
 
     def label(self, index: int) -> str:
         """Name of a class, or ``"class 7"`` where names are not known."""

@@ -12,7 +12,7 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.sample import ArrayInput, Source
 from rest_deploy.preprocess.transform import transform
-from rest_deploy.specs import Alpha, ImageSize, Preprocessing
+from rest_deploy.specs import LARGEST_INPUT, Alpha, ImageSize, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,18 @@ class ImageInputs:
         preprocessing: What the artifact itself would do with images; None where it leaves that to its caller.
         sizes: In place of the preprocessing's own; images that would be fed at their own size are warped to them.
         channels: Of the network; None checks no arrays for it.
+        largest: Absolute value that no input may be over, as the file would not answer it.
 
     Raises:
         ConfigError: The network takes no pictures and these are some, an array does not fit, or arrays are to be
-            resized.
+            resized; later, an input is too large.
     """
 
     paths: Sequence[Source]
     preprocessing: Preprocessing | None
     sizes: Sequence[ImageSize] = ()
     channels: int | None = None
+    largest: float = LARGEST_INPUT
 
     def __post_init__(self) -> None:
         arrays = {source.path: source for source in self.paths if isinstance(source, ArrayInput)}
@@ -64,11 +66,20 @@ class ImageInputs:
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         for source in self.paths:
             if isinstance(source, ArrayInput):
-                yield source.load(self.channels)[None]
+                yield source.load(self.channels, self.largest)[None]
                 continue
             image = load_image(source, self.preprocessing.alpha if self.preprocessing is not None else Alpha.WHITE)
             for steps in self._steps():
-                yield transform(image, steps)[None]
+                yield self._checked(source, transform(image, steps)[None])
+
+    def _checked(self, source: Source, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """An input made from a picture."""
+        if not (most := float(np.abs(values).max())) <= self.largest:
+            raise ConfigError(
+                f"{source}: mean and std make an input with values up to {most:.3g} of it, and the file would take at "
+                f"most {self.largest:.6g}; mend --mean and --std, or export fp32"
+            )
+        return values
 
     def _steps(self) -> Sequence[Preprocessing | None]:
         if self.preprocessing is None or not self.sizes:

@@ -16,6 +16,7 @@ from PIL import Image
 from rest_deploy.errors import ConfigError, ImageError, one_line
 from rest_deploy.preprocess.dataset import Dataset, images_below, name_below
 from rest_deploy.preprocess.images import load_image
+from rest_deploy.specs import LARGEST_INPUT
 
 #: Images that ranges are taken from where no number was asked for, and that answers are compared on.
 DEFAULT_IMAGES = 100
@@ -57,20 +58,32 @@ class ArrayInput:
                 f"({channels}, height, width) or (N, {channels}, height, width)"
             )
 
-    def load(self, channels: int | None = None) -> NDArray[np.float32]:
+    def load(self, channels: int | None = None, largest: float = LARGEST_INPUT) -> NDArray[np.float32]:
         """Read it.
 
+        Args:
+            channels: Of the network, where that is known.
+            largest: Absolute value that it may have at most.
+
         Raises:
-            ConfigError: The file is no such array, the input has other channels, or values that are not finite.
+            ConfigError: The file is no such array, the input has other channels, or values that are not finite or too
+                large.
         """
         self.check_channels(channels)
         whole = _open_array(self.path)
         with np.errstate(over="ignore"):  # of float64, told of below
             values = np.array(whole if self.row is None else whole[self.row], np.float32, order="C")
         if not np.isfinite(values).all():
-            where = f", input {self.row}" if self.row is not None else ""
-            raise ConfigError(f"{self.path}{where}: values that are not finite in float32; mend it or take it out")
+            raise ConfigError(f"{self}: values that are not finite in float32; mend it or take it out")
+        if (most := float(np.abs(values).max())) > largest:
+            raise ConfigError(
+                f"{self}: values up to {most:.3g}, and the file would take at most {largest:.6g}; normalise it or take "
+                "it out"
+            )
         return values
+
+    def __str__(self) -> str:
+        return str(self.path) + (f", input {self.row}" if self.row is not None else "")
 
 
 #: What an input is made from.
@@ -102,7 +115,14 @@ class Sample:
         return tuple(_name(self.folder, source) for source in sources)
 
 
-def choose_images(folder: str | Path, count: int | None, seed: int, *, calibrating: bool = True) -> Sample:
+def choose_images(
+    folder: str | Path,
+    count: int | None,
+    seed: int,
+    *,
+    calibrating: bool = True,
+    largest: float = LARGEST_INPUT,
+) -> Sample:
     """Choose images of a folder and its subfolders, or inputs from its ``.npy`` files.
 
     Copies count once, of images those too that were saved anew. Where no number is given, a hundred are taken to
@@ -114,6 +134,7 @@ def choose_images(folder: str | Path, count: int | None, seed: int, *, calibrati
         count: How many to calibrate with; None for a hundred.
         seed: Of the choice.
         calibrating: Whether ranges are taken from some; else all of them, a hundred at most, are to judge by.
+        largest: Absolute value that an input of a ``.npy`` file may have at most.
 
     Raises:
         ConfigError: There are too few, they are all alike, images and ``.npy`` files are mixed, or one of the latter
@@ -128,7 +149,7 @@ def choose_images(folder: str | Path, count: int | None, seed: int, *, calibrati
     order = np.random.default_rng(seed).permutation(len(sources))
     most = 2 * (count or DEFAULT_IMAGES) if calibrating else DEFAULT_IMAGES
     shuffled = (sources[int(i)] for i in order)
-    found = _different_arrays(shuffled, most) if dataset.are_arrays else _different_images(shuffled, most)
+    found = _different_arrays(shuffled, most, largest) if dataset.are_arrays else _different_images(shuffled, most)
     least = (count or MIN_CALIBRATION) if calibrating else 0
     kind = "inputs" if dataset.are_arrays else "images"
     if len(found) < least + MIN_JUDGED:
@@ -201,13 +222,13 @@ def _different_images(paths: Iterable[Source], most: int) -> _Looks:
     return found
 
 
-def _different_arrays(inputs: Iterable[Source], most: int) -> _Looks:
+def _different_arrays(inputs: Iterable[Source], most: int, largest: float) -> _Looks:
     """Inputs with some of their values, of those with the same content one, until there are enough."""
     found: _Looks = []
     known = set()
     for source in inputs:
         assert isinstance(source, ArrayInput)
-        values = source.load()
+        values = source.load(largest=largest)
         content = _content(values)
         if content not in known:
             known.add(content)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, InputError, PredictorError
 from rest_deploy.runtimes.gpu_times import GpuCall
+from rest_deploy.specs import LARGEST_HALF, LARGEST_INPUT
 
 
 class Runtime(ABC):
@@ -62,6 +63,11 @@ class Runtime(ABC):
     def run(self, batch: Any) -> Any:
         """Logits of a batch.
 
+        An image with a value that is not finite, or beyond ``largest_input``, has no answer: integers would make finite
+        logits of it, and take the scale of its neighbours from it. Its logits are NaN, and the others are those of a
+        batch without it. An array on a GPU is not looked at, as that would take a copy: there such an image may have
+        finite, wrong logits, above all in INT8, whose scales are fixed in an engine and cut it off.
+
         Args:
             batch: float32, or what the network itself takes, of shape (B, channels, H, W), every size at least 1,
                 already normalised; a NumPy array, or of an engine one on its GPU, of the network's own dtype.
@@ -77,8 +83,32 @@ class Runtime(ABC):
         self._check_usable()
         if not isinstance(batch, np.ndarray):
             return self._run_foreign(batch)
-        logits = self._run(self._checked(batch))
-        return logits.astype(np.float32, copy=False)
+        self._check(batch.dtype, batch.shape, np.dtype(np.float32))
+        batch = np.asarray(batch)  # a masked array hides values that the network would see
+        if self._holds(batch) or not self._takes(len(batch), *batch.shape[2:]):  # which is refused, whatever is in it
+            return self._logits(batch)
+        logits = np.full((len(batch), self.info.num_classes), np.nan, np.float32)
+        held = [row for row, image in enumerate(batch) if self._holds(image)]
+        if held:
+            run = held if self._takes(len(held), *batch.shape[2:]) else held + held[:1] * (len(batch) - len(held))
+            logits[held] = self._logits(batch[run])[: len(held)]
+        return logits
+
+    @property
+    def largest_input(self) -> float:
+        """Largest absolute value of an input that its precision holds."""
+        return LARGEST_HALF if self.info.holds_halves else LARGEST_INPUT
+
+    def _holds(self, values: NDArray[Any]) -> bool:
+        """Whether all values are finite and within ``largest_input``."""
+        if values.dtype == np.float16:  # ordering halves takes NumPy a hundred times as long as looking at their bits
+            return bool((values.view(np.uint16) & 0x7FFF).max() < 0x7C00)
+        with np.errstate(invalid="ignore"):
+            low, high = float(values.min()), float(values.max())  # NaN, where one is among them
+        return -self.largest_input <= low and high <= self.largest_input
+
+    def _logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        return self._run(self._as_input(batch)).astype(np.float32, copy=False)
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of so many calls on a GPU goes; empty where there is no GPU, or the runtime cannot tell.
@@ -105,7 +135,14 @@ class Runtime(ABC):
 
     def _checked(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         self._check(batch.dtype, batch.shape, np.dtype(np.float32))
+        return self._as_input(batch)
+
+    def _as_input(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         return np.ascontiguousarray(batch, self.info.input.dtype)  # what goes in as float32 may be float16 inside
+
+    def _takes(self, batch: int, height: int, width: int) -> bool:
+        """Whether it takes a batch of so many images of a size."""
+        return True
 
     def _check(self, dtype: np.dtype[Any], shape: tuple[int, ...], *others: np.dtype[Any]) -> None:
         """Refuse a dtype that is neither the network's nor one of others, a rank or a size that it does not take."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import read_engine, read_manifest
-from rest_deploy.artifact.profile import largest_batch
+from rest_deploy.artifact.profile import InputSize, largest_batch, narrowest
 from rest_deploy.errors import DeviceError
 from rest_deploy.nvidia.gpus import find_gpu
 from rest_deploy.nvidia.library import load_library
@@ -21,6 +21,7 @@ from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.engine_checks import check_gpu, check_version
 from rest_deploy.runtimes.engine_session import EngineSession
 from rest_deploy.runtimes.gpu_times import GpuCall
+from rest_deploy.specs import ImageSize
 
 
 class TensorRTRuntime(Runtime):
@@ -59,6 +60,9 @@ class TensorRTRuntime(Runtime):
     def max_batch(self, height: int, width: int) -> int | None:
         """Most images of a size that one call takes; None where no profile takes the size."""
         return largest_batch(self._profiles, height, width)
+
+    def _takes(self, batch: int, height: int, width: int) -> bool:
+        return narrowest(self._profiles, InputSize(batch, ImageSize(height, width))) is not None
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of so many calls goes."""

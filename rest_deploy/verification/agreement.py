@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -104,7 +105,7 @@ class Budget:
             failures.append(
                 f"top-1 agreement {agreement.top1_agreement:.2%} of {agreement.images} images is under {least:.2%}"
             )
-        if not agreement.max_error <= self.max_error:  # so that NaN fails
+        if not agreement.max_error <= min(self.max_error, sys.float_info.max):  # so that NaN and infinity fail
             failures.append(
                 f"largest error {agreement.max_error:.3g} is over {self.max_error:.3g} standard deviations of logits"
             )

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.runtimes.registry import open_runtime, read_info
-from rest_deploy.specs import Int8Target, Precision
 from rest_deploy.verification.reference import Run
 
 if TYPE_CHECKING:
@@ -54,9 +53,7 @@ def open_candidate(
 
 def rounds_halves(info: ArtifactInfo, device: str | None) -> bool:
     """Whether an artifact is computed with its half values rounded: ONNX files that hold some, on the CPU."""
-    if info.format != "onnx" or info.precision is Precision.FP32 or device not in (None, "cpu"):
-        return False
-    return info.precision_plan is None or info.precision_plan.int8_target is not Int8Target.CPU
+    return info.format == "onnx" and info.holds_halves and device in (None, "cpu")
 
 
 def reference_evaluator_of(path: str | Path) -> Run:

@@ -7,6 +7,8 @@ not to blame for what its model does too.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
@@ -72,15 +74,30 @@ TOLERANCES: Mapping[Precision, Tolerance] = MappingProxyType(
 def limit(tolerance: Tolerance, reference_error: float | None, scale: float, std: float) -> float:
     """Largest error that a tolerance allows of values of a scale and a standard deviation.
 
+    NaN, which no error is within, where one of them is not finite: what the reference cannot say is not confirmed by
+    saying it too. No limit lets an infinite error pass.
+
     Args:
         tolerance: What allows it.
         reference_error: Largest error of the yardstick on the same values; None where there is no yardstick.
         scale: Largest absolute value of the reference.
         std: Standard deviation of the reference's values.
     """
-    return max(
+    if not all(math.isfinite(value) for value in (reference_error or 0.0, scale, std)):
+        return math.nan
+    allowed = max(
         tolerance.noise_factor * (reference_error or 0.0), tolerance.floor * max(1.0, scale), tolerance.spread * std
     )
+    return min(allowed, sys.float_info.max)
+
+
+def past(error: float, allowed: float) -> str | None:
+    """What is wrong with a largest error, in words; None where it is within what is allowed."""
+    if error <= allowed:
+        return None
+    if math.isnan(allowed):
+        return f"largest error {error:.3g}: the reference's logits, or what float32 loses of them, are not finite"
+    return f"largest error {error:.3g} is over {allowed:.3g}"
 
 
 @dataclass(frozen=True)
@@ -154,11 +171,8 @@ class Comparison:
     def failures(self) -> list[str]:
         """Cases past the tolerance of the precision, in words."""
         tolerance = self.tolerance
-        return [
-            f"{c.batch}x{c.height}x{c.width}: largest error {c.max_error:.3g} is over {c.limit(tolerance):.3g}"
-            for c in self.cases
-            if not c.passes(tolerance)
-        ]
+        judged = ((c, past(c.max_error, c.limit(tolerance))) for c in self.cases)
+        return [f"{c.batch}x{c.height}x{c.width}: {words}" for c, words in judged if words is not None]
 
     @property
     def passed(self) -> bool:

@@ -45,7 +45,7 @@ class LogitFigures:
 def measure_logits(ours: NDArray[np.float64], exact: NDArray[np.float64]) -> LogitFigures:
     """Compare logits of shape (images, classes) with the reference's.
 
-    Logits that are no numbers give errors that are none, and agree with nothing.
+    Logits that are no numbers, on either side, give errors that are none, and agree with nothing.
 
     Raises:
         VerificationError: The shapes differ.
@@ -58,7 +58,7 @@ def measure_logits(ours: NDArray[np.float64], exact: NDArray[np.float64]) -> Log
         cosines = (ours * exact).sum(axis=1) / np.maximum(norms, _TINY)
         kl = kl_divergences(ours, exact)
         top, top_exact = best_classes(ours), best_classes(exact)
-        finite = np.isfinite(ours).all(axis=1)
+        finite = np.isfinite(ours).all(axis=1) & np.isfinite(exact).all(axis=1)
         shared = [len(set(a) & set(b)) / len(b) for a, b in zip(top.tolist(), top_exact.tolist(), strict=True)]
         return LogitFigures(
             images=len(ours),

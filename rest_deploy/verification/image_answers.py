@@ -125,7 +125,8 @@ class ImageCheck:
         answers.exact += list(exact)
         for precision in {subject.info.precision for subject in self._subjects}:
             lost = loss(self._reference.yardstick(precision), batch, exact)
-            answers.lost[precision] = lost if lost is None else max(lost, answers.lost.get(precision) or 0.0)
+            before = answers.lost.get(precision) or 0.0
+            answers.lost[precision] = None if lost is None else float(np.maximum(lost, before))  # NaN stays NaN
         for subject in self._subjects:
             if subject.name in answers.errors:
                 continue

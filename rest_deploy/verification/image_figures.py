@@ -108,7 +108,7 @@ def image_figures(
     best, best_exact = best_classes(ours)[:, 0], best_classes(exact)[:, 0]
     margins, errors = _margins(exact), np.abs(ours - exact).max(axis=1)
     errors = np.where(np.isfinite(errors), errors, np.inf)
-    differing = (best != best_exact) | ~np.isfinite(ours).all(axis=1)
+    differing = (best != best_exact) | ~np.isfinite(ours).all(axis=1) | ~np.isfinite(exact).all(axis=1)
 
     def difference(i: int) -> Difference:
         return Difference(names[i], classes[i], int(best_exact[i]), int(best[i]), float(margins[i]), float(errors[i]))

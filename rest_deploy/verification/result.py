@@ -8,7 +8,7 @@ from typing import Any
 
 from rest_deploy.specs import Precision
 from rest_deploy.verification.blocks import BlockComparison
-from rest_deploy.verification.comparison import TOLERANCES, Comparison, Tolerance
+from rest_deploy.verification.comparison import TOLERANCES, Comparison, Tolerance, past
 from rest_deploy.verification.image_figures import MOST_FLIPS, Accuracy, ImageFigures
 from rest_deploy.verification.limits import Limits
 
@@ -107,9 +107,9 @@ class ArtifactResult:
         failures, figures = [], images.figures
         where = f"{figures.images} images" + (f" at {images.size}" if images.size is not None else "")
         tolerance, agreement = self._on_images()
-        limit = images.limit(tolerance)
-        if not figures.max_error <= limit:
-            failures.append(f"{where}: largest error {figures.max_error:.3g} is over {limit:.3g}")
+        words = past(figures.max_error, images.limit(tolerance))
+        if words is not None:
+            failures.append(f"{where}: {words}")
         if agreement is not None and not figures.top1_agreement >= agreement:
             failures.append(f"{where}: top-1 agreement {figures.top1_agreement:.2%} is under {agreement:.2%}")
         known = self.data.reference.get(_key(images)) if self.data is not None else None

@@ -21,7 +21,7 @@ from rest_deploy.models.factory import create_model
 from rest_deploy.pipeline import ExportRequest, ExportResult, making, run_export
 from rest_deploy.pipeline.pictures import ImageInputs
 from rest_deploy.preprocess.sample import ArrayInput, choose_images
-from rest_deploy.specs import Alpha, ImageSize, Interpolation, Preprocessing, Resize
+from rest_deploy.specs import LARGEST_HALF, LARGEST_INPUT, Alpha, ImageSize, Interpolation, Preprocessing, Resize
 from rest_deploy.verification import Case, Reference
 from tests.conftest import TINY, lively
 
@@ -147,3 +147,39 @@ def test_pictures_do_not_calibrate_a_network_of_six_channels(six: Path, tmp_path
     assert not (tmp_path / "six.onnx").exists()
     with pytest.raises(ConfigError, match=r"takes 6 channels, and pictures have 1 or 3.* --data"):
         verify(six, six, data=folder, synthetic=False)
+
+
+def test_inputs_that_the_file_would_not_answer(tmp_path: Path) -> None:
+    """Ranges taken from them would be of no use, and they would spoil those of the others."""
+    values = np.zeros((3, 6, 8, 8), np.float32)
+    values[1, 2, 3, 4] = -70000
+    np.save(tmp_path / "x.npy", values)
+    inputs = [ArrayInput(tmp_path / "x.npy", row) for row in range(3)]
+    assert len(_all(ImageInputs(inputs, None))) == 3
+    with pytest.raises(ConfigError, match=r"x\.npy, input 1: .*7e\+04.*65504"):
+        list(ImageInputs(inputs, None, largest=LARGEST_HALF))
+    values[1, 2, 3, 4] = 2 * LARGEST_INPUT
+    np.save(tmp_path / "x.npy", values)
+    with pytest.raises(ConfigError, match=r"x\.npy, input 1: "):
+        list(ImageInputs(inputs, None))
+    steep = replace(PLAIN, std=(1e-6,) * 3)
+    with pytest.raises(ConfigError, match=r"x\.png: .*mean and std"):
+        list(ImageInputs([_picture(tmp_path)], steep, largest=LARGEST_HALF))
+
+
+@pytest.mark.parametrize("options", [{"precision": "int8", "int8_target": "trt"}, {"precision": "fp16"}], ids=str)
+def test_an_input_too_large_to_calibrate_with_is_named(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any work."""
+    folder, checkpoint = _arrays(tmp_path / "x"), tmp_path / "six.safetensors"
+    values = np.load(folder / "inputs.npy")
+    values[:, 0, 0, 0] = 1e5
+    np.save(folder / "inputs.npy", values)
+    model = lively(create_model(replace(TINY, in_channels=6)))
+    save_checkpoint(checkpoint, model.state_dict(), Card("six", None, SIX))
+    monkeypatch.setattr("rest_deploy.models.factory.load_model", pytest.fail)
+    options, precision = {**options, "calibration": folder}, options["precision"]
+    del options["precision"]
+    with pytest.raises(ConfigError, match=r"inputs\.npy, input \d+: .*1e\+05.*65504"):
+        run_export(ExportRequest(None, tmp_path / "x.onnx", checkpoint, precision=precision, options=options))

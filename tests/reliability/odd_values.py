@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from rest_deploy.artifact.onnx_seal import write_record
+from rest_deploy.artifact.onnx_file import sealed
 
 #: Name -> JSON text. Some are none: what a parser makes of them is its own affair.
 ODD: Mapping[str, str] = {
@@ -87,17 +87,6 @@ def with_odd(text: str, place: Place, odd: str) -> str:
     return odd.join(_around(text, place))
 
 
-class Text:
-    """Stands for a record whose JSON somebody else wrote."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def to_json(self) -> str:
-        """That text."""
-        return self._text
-
-
 def bare_graph(source: Path) -> bytes:
     """An ONNX file without its metadata."""
     model = onnx.load(source)
@@ -107,6 +96,5 @@ def bare_graph(source: Path) -> bytes:
 
 def sealed_with(graph: bytes, target: Path, text: str) -> Path:
     """A graph with any text as its record, sealed."""
-    target.write_bytes(graph)
-    write_record(target, len(graph), Text(text))  # type: ignore[arg-type]
+    target.write_bytes(sealed(graph, text))
     return target

@@ -70,3 +70,20 @@ def test_budgets_that_cannot_be_meant(agreement: float, error: float) -> None:
 
 def test_every_narrow_precision_has_a_budget() -> None:
     assert set(BUDGETS) == set(Precision) - {Precision.FP32}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nothing_agrees_with_a_reference_that_gives_no_numbers(bad: float) -> None:
+    def broken(batch: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.where(batch[:, 0, 0, :1] == 2.0, bad, _logits(batch))
+
+    for candidate in (_logits, broken):
+        with np.errstate(invalid="ignore"):
+            agreement = Pictures(broken, BATCHES).compare(candidate)
+        assert agreement.top1_agreement == pytest.approx(2 / 3)
+        assert len(Budget(0.9, np.inf).failures(agreement)) == 2
+
+
+def test_no_budget_lets_an_infinite_error_pass() -> None:
+    agreement = Pictures(_logits, BATCHES).compare(lambda batch: _logits(batch) + np.inf)
+    assert len(Budget(None, np.inf).failures(agreement)) == 1

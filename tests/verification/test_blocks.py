@@ -38,3 +38,15 @@ def test_other_blocks_or_shapes_are_refused() -> None:
         compare_blocks(CASE, {"stem": one}, {"stem": one, "head": one}, None, tolerance)
     with pytest.raises(VerificationError, match=r"block stem gives \(1, 4, 2\), the reference's \(1, 2, 4\)"):
         compare_blocks(CASE, {"stem": one}, {"stem": one.reshape(1, 2, 4)}, None, tolerance)
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_reference_that_is_no_number_confirms_no_block(precision: Precision, bad: float) -> None:
+    exact = np.random.default_rng(0).standard_normal((1, 50, 50))
+    broken = exact.copy()
+    broken[0, 3, 4] = bad
+    with np.errstate(invalid="ignore"):
+        for ours, reference, yardstick in ((exact, broken, exact), (broken, broken, broken), (broken, exact, exact)):
+            sides = ({"head": side} for side in (ours, reference, yardstick))
+            assert compare_blocks(CASE, *sides, TOLERANCES[precision]).first_past_tolerance == "head"

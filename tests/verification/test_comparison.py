@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -96,3 +98,33 @@ def test_synthetic_images_are_seeded_and_not_alike() -> None:
     assert one.shape == (4, 3, 9, 12)
     assert np.array_equal(one, synthetic_images(np.random.default_rng(0), CASE, 3))
     assert not np.allclose(one, two)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("same", [False, True])
+def test_a_reference_that_is_no_number_confirms_nothing(bad: float, precision: Precision, same: bool) -> None:
+    """An infinite logit has an infinite tolerance, and an error that is within it."""
+
+    def broken(batch: NDArray[np.float32]) -> NDArray[np.float64]:
+        logits = _exact(batch)
+        logits[2, 5] = bad
+        return logits
+
+    with np.errstate(invalid="ignore"):
+        comparison = measure(broken if same else _exact, broken, broken, channels=3, precision=precision, cases=[CASE])
+    (failure,) = comparison.failures
+    assert "not finite" in failure
+    assert comparison.cases[0].top1_agreement <= 0.75
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_yardstick_that_is_no_number_allows_nothing(bad: float) -> None:
+    (failure,) = _measure(lambda batch: _exact(batch) + 0.5, yardstick_error=bad).failures
+    assert "not finite" in failure
+
+
+def test_no_limit_lets_an_infinite_error_pass() -> None:
+    comparison = _measure(lambda batch: _exact(batch) + np.inf)
+    assert not replace(comparison, spread=np.inf).passed
+    assert replace(_measure(lambda batch: _exact(batch) + 1e9), spread=np.inf).passed

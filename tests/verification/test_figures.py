@@ -72,3 +72,14 @@ def test_of_ties_the_lower_class_counts() -> None:
 def test_another_number_of_classes() -> None:
     with pytest.raises(VerificationError, match=r"shape \(2, 6\), the reference \(2, 7\)"):
         measure_logits(EXACT[:, :6], EXACT)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nothing_agrees_with_what_is_no_number(bad: float) -> None:
+    exact = EXACT.copy()
+    exact[0, 0] = bad  # its best class, if it has one
+    with np.errstate(invalid="ignore"):
+        for ours in (EXACT, exact):
+            figures = measure_logits(ours, exact)
+            assert (figures.top1_agreement, figures.top5_agreement) == (0.5, 0.5)
+            assert not figures.max_error <= 1e9
