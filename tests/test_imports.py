@@ -22,7 +22,8 @@ LAYERS = (
     {"verification", "benchmarking", "predictor"},
     {"export", "runtimes"},
     {"models"},
-    {"artifact", "preprocess", "nvidia", "machine"},
+    {"artifact", "preprocess", "nvidia"},
+    {"machine"},
     {"specs", "timing"},
     {"errors"},
 )
