@@ -243,7 +243,7 @@ class Narrowing:
 
     def _inputs(self, sources: Sequence[Source], sizes: Sequence[ImageSize] = ()) -> ImageInputs:
         info = self._network.info
-        return ImageInputs(sources, info.preprocessing, sizes, int(info.input.shape[1]))
+        return ImageInputs(sources, info.preprocessing, sizes, int(info.input.shape[1]), info.config)
 
     def _synthetic_pictures(self) -> Pictures:
         rng, channels = np.random.default_rng(0), int(self._network.info.input.shape[1])

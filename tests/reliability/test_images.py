@@ -56,6 +56,31 @@ def test_every_image_gives_an_answer_or_a_clear_error(
     record.add("the fuzzed ones: what the process holds", count, told_growth)
 
 
+def test_pictures_that_cost_more_than_they_look(
+    tiny_onnx: Path, tmp_path: Path, worker: Worker, record: Record
+) -> None:
+    """In a network that takes pictures at their own size, with six GiB of memory and ten seconds for each."""
+    worker("picture_bombs", tmp_path)
+    told = worker("picture_bombs", tmp_path, tiny_onnx)
+    assert told["bad"] == []
+    assert [what for what, answer in told["told"].items() if answer == "answered"] == []
+    for what in (
+        "PNG of 2048x2048",
+        "PNG of 4096x4096",
+        "PNG of 9400x9400",
+        "TIFF of 1x67108865",
+        "batch of 2048x2048",
+    ):
+        assert "GiB" in told["told"][what]  # what the network would take, and nothing was decoded for it
+    assert told["grown_mib"] < 1024
+    assert len(told["measured"]) > 3  # of decoders, at four megapixels
+    for name, (took, said) in told["measured"].items():
+        assert took < 1.1 * said + (4 << 20), name
+    count = len(told["told"])
+    grown = f"one line each, at most {told['grown_mib']:.0f} MiB more; a good picture is answered after each"
+    record.add("pictures that would take gigabytes or minutes, under a limit of 6 GiB", count, grown)
+
+
 def test_the_corpus_has_every_format(tmp_path: Path) -> None:
     kinds = {sample.name.split()[0] for sample in samples()}
     assert {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "ICO", "TGA", "PCX", "DDS"} <= kinds
