@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from rest_deploy.errors import (
     one_line,
 )
 from rest_deploy.machine.cpu import describe_cpu, usable_cores
+from rest_deploy.machine.memory import USUAL
+from rest_deploy.models.memory import network_bytes
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.saturation import sums_saturate
@@ -50,6 +53,7 @@ class OnnxRuntime(Runtime):
         self._session: Any = self._open_as_it_is()
         _check_shapes(self._session, self.info, self.path)
         self._turns = _turns(threads or usable_cores())
+        self._takes = functools.lru_cache(256)(self._call_bytes)  # asked at every call
         self._names = [self.info.output.name]
         self._input = self.info.input.name
 
@@ -86,7 +90,8 @@ class OnnxRuntime(Runtime):
             session = self._session
             if session is None:  # closed by another thread, after run() looked
                 self._check_usable()
-            output: NDArray[np.float32] = session.run(self._names, {self._input: batch})[0]
+            more = (_giving_back(),) if self._takes(len(batch), *batch.shape[2:]) > USUAL else ()
+            output: NDArray[np.float32] = session.run(self._names, {self._input: batch}, *more)[0]
             return output
         except RestDeployError:
             raise
@@ -95,8 +100,26 @@ class OnnxRuntime(Runtime):
         finally:
             self._turns.put(None)
 
+    def _call_bytes(self, count: int, height: int, width: int) -> int:
+        """What a call takes; 0 on a GPU, where that cannot be told."""
+        if self._device.kind != "cpu":
+            return 0
+        return network_bytes(self.info.config, count, height, width, precision=self.info.precision)
+
     def _close(self) -> None:
         self._session = None
+
+
+def _giving_back() -> Any:
+    """Options of a run that gives its memory back: else a large image's stays, and the next finds it taken.
+
+    After an image of 1000x1000 a tiny network held 1,052 MiB, and with this 66 MiB.
+    """
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _turns(threads: int) -> queue.SimpleQueue[None]:

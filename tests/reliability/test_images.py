@@ -73,6 +73,7 @@ def test_pictures_that_cost_more_than_they_look(
     ):
         assert "GiB" in told["told"][what]  # what the network would take, and nothing was decoded for it
     assert told["grown_mib"] < 1024
+    assert told["kept_mib"] < 256  # of three good ones that took a GiB each
     assert len(told["measured"]) > 3  # of decoders, at four megapixels
     for name, (took, said) in told["measured"].items():
         assert took < 1.1 * said + (4 << 20), name
