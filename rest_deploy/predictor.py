@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,14 +17,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import ArtifactError, ImageError, InputError, PredictorError
-from rest_deploy.machine.memory import available_bytes
-from rest_deploy.models.memory import network_bytes, pixels_within
+from rest_deploy.errors import (
+    ArtifactError,
+    ImageError,
+    InputError,
+    PredictorError,
+    RestDeployError,
+)
+from rest_deploy.machine.memory import SHARE, USUAL, available_bytes, check_memory
+from rest_deploy.models.memory import pixels_within
 from rest_deploy.preprocess.dataset import images_below
 from rest_deploy.preprocess.images import ImageSource, load_image
-from rest_deploy.preprocess.transform import of_pictures, transform
+from rest_deploy.preprocess.transform import check_resize, of_pictures, transform
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation
+from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation, ImageSize
 from rest_deploy.values import check
 
 Progress = Callable[[int, int], None]
@@ -32,10 +39,6 @@ _log = logging.getLogger(__name__)
 
 #: Predictions for each image, where a softmax makes them one of another's.
 DEFAULT_TOP_K = 5
-#: Of the free memory, what a call may take: the estimate of it can be a tenth too low, and the machine does other work.
-_SHARE = 0.8
-#: Bytes that are not asked about: looking for free memory takes longer than a small call.
-_SMALL = 1 << 28
 #: Pixels of input that one call of the network takes at most, unless one image alone is more: 16 at 224x224.
 _PIXELS_A_CALL = 16 * 224 * 224
 
@@ -84,8 +87,8 @@ class Predictor:
         threads: CPU threads for one call; None takes one for each core that this process may use.
         allow_spinning: Whether ONNX Runtime's threads go on turning for a while after a call, so that the next one
             starts sooner; False where calls are rare.
-        max_pixels: Most pixels (height times width) of the network's input that a picture may make; None for as many
-            as memory allows, which is told with the number.
+        max_pixels: Most pixels (height times width) of the network's input; None for as many as memory allows. What a
+            call would take is compared with the free memory in either case, before a picture is decoded.
 
     Raises:
         ArtifactError: The file is missing, damaged, or not one of ours.
@@ -107,7 +110,8 @@ class Predictor:
         max_pixels = check(MAX_PIXELS, max_pixels, "max_pixels") if max_pixels is not None else None
         allow_spinning = check(bool, allow_spinning, "allow_spinning")
         self._options = {"threads": threads, "allow_spinning": allow_spinning, "max_pixels": max_pixels}
-        self._max_pixels, self._free_at_first = max_pixels, available_bytes()
+        self._max_pixels = max_pixels
+        self._large = threading.Lock()  # of calls that take much memory one runs at a time
         self._runtime = open_runtime(path, _device_name(device), threads, allow_spinning=allow_spinning)
 
     @property
@@ -135,9 +139,19 @@ class Predictor:
             at: there such an image may get finite, wrong logits.
 
         Raises:
-            InputError: Wrong type, dtype, rank or size.
+            InputError: Wrong type, dtype, rank or size, or more than ``max_pixels`` or the free memory allow.
+            PredictorError: It is closed, was forked, or memory is short; whatever the batch is.
         """
-        return self._runtime.run(batch)
+        shape = getattr(batch, "shape", ())
+        if len(shape) != 4 or 0 in shape or self._runtime.unusable:  # the runtime says what is wrong
+            return self._runtime.run(batch)
+        count, _, height, width = (int(side) for side in shape)
+        if self._runtime.call_bytes(count, height, width) <= USUAL:
+            self._check_input(count, height, width, "the batch", InputError)
+            return self._runtime.run(batch)
+        with self._large:  # so that what is free is not promised twice
+            self._check_input(count, height, width, "the batch", InputError)
+            return self._runtime.run(batch)
 
     @overload
     def classify(
@@ -237,51 +251,47 @@ class Predictor:
     def _input(self, source: ImageSource) -> NDArray[np.float32]:
         """float32 (channels, H, W) of an image."""
         steps = of_pictures(self.info.preprocessing)
+        name = str(source) if isinstance(source, (str, Path)) else "image"
+
+        def fits(height: int, width: int) -> None:
+            check_resize(steps, height, width, name)
+            size = steps.size or ImageSize(height, width)
+            self._check_input(1, size.height, size.width, name, ImageError)
+
         try:
-            image = load_image(source, steps.alpha)
-            height, width = (steps.size.height, steps.size.width) if steps.size else (image.height, image.width)
-            self._check_pixels(source, height, width)
-            return transform(image, steps)
+            return transform(load_image(source, steps.alpha, fits), steps)
         except MemoryError as exc:
             raise PredictorError("not enough memory to turn an image into the network's input") from exc
 
-    def _check_pixels(self, source: ImageSource, height: int, width: int) -> None:
-        """Refuse a picture whose input is over the limit, or would take more memory than there is."""
-        name, shape = str(source) if isinstance(source, (str, Path)) else "image", f"{height}x{width}"
-        if self._max_pixels is not None:
-            if height * width > self._max_pixels:
-                pixels = f"{height * width:,} pixels, over max_pixels {self._max_pixels:,}"
-                raise ImageError(f"{name}: an input of {shape} is {pixels}; scale it down first")
-            return
-        needed = self._network_bytes(height, width) if self._runs_in_memory else 0
-        if needed <= _SMALL or (free := available_bytes()) is None or needed <= _SHARE * free:
-            return
-        takes = f"{name}: an input of {shape} would take about {needed / 2**30:.1f} GiB in this network, and"
-        if self._free_at_first is not None and needed <= _SHARE * self._free_at_first:  # it would have been answered
-            raise PredictorError(f"{takes} {free / 2**30:.1f} GiB are free now: let the machine do less at a time")
-        raise ImageError(
-            f"{takes} {free / 2**30:.1f} GiB are free: at most about {self.max_pixels:,} pixels; scale it down first"
-        )
+    def _check_input(self, count: int, height: int, width: int, name: str, refusal: type[RestDeployError]) -> None:
+        """Refuse an input that is over the limit, or would take more memory than there is."""
+        shape = f"{height}x{width}" if count == 1 else f"{count}x{height}x{width}"
+        if self._max_pixels is not None and height * width > self._max_pixels:
+            pixels = f"{height * width:,} pixels, over max_pixels {self._max_pixels:,}"
+            raise refusal(f"{name}: an input of {shape} is {pixels}; scale it down first")
+        needed = self._runtime.call_bytes(count, height, width)
+        if needed > USUAL:
+            steps = self.info.preprocessing
+            size = steps.size if steps is not None else None
+            usual = self._runtime.call_bytes(1, size.height, size.width) if size is not None else 0
+            advice = f"at most about {self._fitting():,} pixels; scale it down first"
+            check_memory(needed, f"{name}: an input of {shape}", refusal, advice, usual=max(usual, USUAL))
 
     @property
     def max_pixels(self) -> int | None:
-        """Most pixels of the network's input: what was given, or what memory allows at this moment for a square.
+        """Most pixels of the network's input: what was given, and what memory allows at this moment for a square.
 
-        None where neither is known, as on a GPU.
+        None where neither is known, as on a GPU. A line of pixels takes more memory than a square, and may be refused.
         """
-        if self._max_pixels is not None or not self._runs_in_memory or (free := available_bytes()) is None:
-            return self._max_pixels
-        info = self.info
-        return pixels_within(info.config, int(_SHARE * free), precision=info.precision, format=info.format)
+        fitting = self._fitting()
+        return min((n for n in (self._max_pixels, fitting) if n is not None), default=None)
 
-    @property
-    def _runs_in_memory(self) -> bool:
-        """Whether it runs on the CPU, where what a call takes can be told before."""
-        return self._runtime.device == "cpu"
-
-    def _network_bytes(self, height: int, width: int) -> int:
+    def _fitting(self) -> int | None:
+        """Pixels of the largest square that memory allows at this moment; None where that cannot be told."""
+        if self._runtime.device != "cpu" or (free := available_bytes()) is None:
+            return None
         info = self.info
-        return network_bytes(info.config, 1, height, width, precision=info.precision, format=info.format)
+        return pixels_within(info.config, int(SHARE * free), precision=info.precision, format=info.format)
 
     def _images_a_call(self, height: int, width: int) -> int:
         """How many images of a size run together: as many as memory and the artifact allow."""

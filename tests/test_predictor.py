@@ -320,13 +320,14 @@ def test_one_picture_cannot_take_the_machine(tiny_onnx: Path, monkeypatch: pytes
     """A native network takes pictures as they are: the memory of its maps grows with the square of the pixels."""
     path = tmp_path / "phone.png"
     Image.new("RGB", (1500, 2000)).save(path)
-    monkeypatch.setattr("rest_deploy.predictor.available_bytes", lambda: 1 << 30)
+    for module in ("predictor", "machine.memory"):
+        monkeypatch.setattr(f"rest_deploy.{module}.available_bytes", lambda: 1 << 30)
     with Predictor(tiny_onnx) as predictor:
         monkeypatch.setattr(predictor._runtime, "_run", lambda batch: pytest.fail(f"ran {batch.shape}"))
         needed = network_bytes(predictor.info.config, 1, 2000, 1500) / 2**30
         assert needed > 1
         fitting = predictor.max_pixels
-        with pytest.raises(ImageError, match=rf"phone\.png: an input of 2000x1500 .*{needed:.1f} GiB .*{fitting:,}"):
+        with pytest.raises(ImageError, match=rf"phone\.png: an input of 2000x1500 .*{needed:.1f} GiB.*{fitting:,}"):
             predictor.classify(path)
         side = math.isqrt(fitting)
         assert network_bytes(predictor.info.config, 1, side, side) <= 0.8 * 2**30
@@ -351,8 +352,7 @@ def test_most_pixels_can_be_said(tiny_onnx: Path) -> None:
 
 def test_memory_that_others_took_is_no_fault_of_the_picture(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Predictor(tiny_onnx) as predictor:
-        predictor._free_at_first = 64 << 30
-        monkeypatch.setattr("rest_deploy.predictor.available_bytes", lambda: 40 << 20)
+        monkeypatch.setattr("rest_deploy.machine.memory.available_bytes", lambda: 40 << 20)
         with pytest.raises(PredictorError, match=r"0\.0 GiB are free now"):
             predictor.classify(np.zeros((1500, 2000, 3), np.uint8))
 

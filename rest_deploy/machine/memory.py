@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from rest_deploy.errors import DeviceError
+from rest_deploy.errors import DeviceError, PredictorError, RestDeployError
 from rest_deploy.machine.quota import cgroup_folders
 
 _STATUS, _MEMINFO = Path("/proc/self/status"), Path("/proc/meminfo")
@@ -17,6 +17,10 @@ _LIMITS = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 _KIB, _MIB = 2**10, 2**20
+#: Of the free memory, what one piece of work may take: an estimate can be a tenth too low, and others work as well.
+SHARE = 0.8
+#: Bytes that work on a usual image may take. Of them it is not asked whether they are free, which takes longer.
+USUAL = 1 << 28
 
 
 def total_mib() -> int | None:
@@ -37,6 +41,29 @@ def available_bytes() -> int | None:
     bounds += [_left_of_a_cgroup(folder) for folder in cgroup_folders("memory")]
     known = [bound for bound in bounds if bound is not None]
     return max(0, min(known)) if known else None
+
+
+def check_memory(needed: int, what: str, refusal: type[RestDeployError], advice: str, *, usual: int = USUAL) -> None:
+    """Refuse work that would take more memory than is free.
+
+    Args:
+        needed: Bytes that it takes.
+        what: Of whom, and what it is, as it reads before "would take".
+        refusal: The error where it alone asks for too much.
+        advice: What to do about that.
+        usual: Bytes that usual work takes. Where not even they are free it is the machine's fault, and not that of
+            what is worked on.
+
+    Raises:
+        PredictorError: Too little is free for anything.
+        RestDeployError: ``refusal``: too little is free for this.
+    """
+    if needed <= USUAL or (free := available_bytes()) is None or needed <= SHARE * free:
+        return
+    takes = f"{what} would take about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
+    if usual > SHARE * free:
+        raise PredictorError(f"{takes} now, not enough memory for any image: let the machine do less at a time")
+    raise refusal(f"{takes}: {advice}")
 
 
 def _left_of_the_machine() -> int | None:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, ImageError
 from rest_deploy.machine.cpu import describe_cpu
+from rest_deploy.machine.memory import check_memory
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.specs import Precision
 
@@ -114,6 +115,32 @@ def _maps_in_pytorch(stage: StageSize) -> int:
 @functools.cache
 def _block() -> int:
     return _WIDE_BLOCK if "avx512f" in describe_cpu() else _BLOCK
+
+
+def check_image(
+    config: ResTConfig | Mapping[str, Any],
+    height: int,
+    width: int,
+    name: str,
+    *,
+    precision: Precision = Precision.FP32,
+    format: str = "onnx",
+    widening: int = 1,
+) -> None:
+    """Refuse an image whose call would take more memory than is free.
+
+    Args:
+        config, precision, format: As of :func:`network_bytes`.
+        height, width: Of the network's input.
+        name: What a message calls the image.
+        widening: How many times the bytes of a float32 each number has.
+
+    Raises:
+        ImageError: It would.
+        PredictorError: Too little is free for any image.
+    """
+    needed = widening * network_bytes(config, 1, height, width, precision=precision, format=format)
+    check_memory(needed, f"{name}: an input of {height}x{width}", ImageError, "scale it down first")
 
 
 def pixels_within(

@@ -437,7 +437,7 @@ def _entries(file: BinaryIO, size: int) -> dict[str, zipfile.ZipInfo]:
     Raises:
         UnreadableError: The archive is cut off, or not as every reader would read it.
     """
-    _check_end(file, size)
+    count = _check_end(file, size)
     try:
         with zipfile.ZipFile(file) as archive:
             entries, directory = sorted(archive.infolist(), key=lambda e: e.header_offset), archive.start_dir
@@ -445,6 +445,8 @@ def _entries(file: BinaryIO, size: int) -> dict[str, zipfile.ZipInfo]:
         raise UnreadableError(f"damaged: its ZIP directory cannot be read ({one_line(exc)})") from exc
     if len({entry.filename.casefold() for entry in entries}) != len(entries):
         raise UnreadableError("refused: its ZIP directory has a name twice, so that two readers could read two files")
+    if len(entries) != count or any(entry.volume for entry in entries):
+        raise UnreadableError(f"damaged: its ZIP directory has {len(entries):,} entries, and its end says {count:,}")
     end, slack = 0, 0
     for entry in entries:
         if not end <= entry.header_offset <= end + slack:
@@ -453,11 +455,13 @@ def _entries(file: BinaryIO, size: int) -> dict[str, zipfile.ZipInfo]:
         end, slack = entry.header_offset + entry.compress_size, _DESCRIPTOR
         if end > directory:
             raise UnreadableError(f"damaged: its entry {entry.filename[:60]!r} reaches outside of what is stored")
+    if directory > end + slack:
+        raise UnreadableError(f"damaged: {directory - end:,} bytes before its ZIP directory belong to no entry")
     return {entry.filename: entry for entry in entries}
 
 
-def _check_end(file: BinaryIO, size: int) -> None:
-    """One end record, at the end, of a directory that is not too large."""
+def _check_end(file: BinaryIO, size: int) -> int:
+    """One end record, at the end, right behind a directory that is not too large; how many entries that has."""
     file.seek(max(0, size - (1 << 16) - 22))
     tail = file.read()
     at = tail.rfind(b"PK\x05\x06")
@@ -465,15 +469,23 @@ def _check_end(file: BinaryIO, size: int) -> None:
         raise UnreadableError(f"truncated: a ZIP archive of {size:,} bytes without its end; copy or download it again")
     if at != len(tail) - 22 or tail[-2:] != b"\0\0":
         raise UnreadableError("damaged: its ZIP archive ends before the file does, or was cut within its end")
-    short = struct.unpack("<HLL", tail[at + 10 : at + 20])  # entries, length and offset of the directory
-    _, length, _ = short
+    short = struct.unpack("<4H2L", tail[at + 4 : at + 20])
+    found, end = short, size - 22
     if tail[at - 20 : at - 16] == b"PK\x06\x07" and at >= 76:  # the same in 64 bits, which then counts
-        long = struct.unpack("<QQQ", tail[at - 44 : at - 20])
-        _, length, _ = long
-        if not all(s in (w, limit) for s, w, limit in zip(short, long, (0xFFFF, *[0xFFFFFFFF] * 2), strict=True)):
+        end -= 76
+        place = struct.unpack("<LQL", tail[at - 16 : at])  # disk, offset, disks
+        found = struct.unpack("<2L4Q", tail[at - 60 : at - 20])
+        same = all(
+            s in (w, limit) for s, w, limit in zip(short, found, (*[0xFFFF] * 4, *[0xFFFFFFFF] * 2), strict=True)
+        )
+        if not same or tail[at - 76 : at - 72] != b"PK\x06\x06" or place != (0, end, 1):
             raise UnreadableError("refused: its ZIP archive has two ends that differ, so that two readers could differ")
+    disk, first, here, entries, length, start = found
     if length > _MAX_DIRECTORY:
         raise UnreadableError(f"its ZIP directory has {length:,} bytes; at most {_MAX_DIRECTORY:,} are read")
+    if (disk, first, here) != (0, 0, entries) or start + length != end:
+        raise UnreadableError("damaged: the end of its ZIP archive does not tell where its directory is")
+    return int(entries)
 
 
 def _data_of(file: BinaryIO, entry: zipfile.ZipInfo) -> int:

@@ -244,7 +244,8 @@ class Narrowing:
     def _inputs(self, sources: Sequence[Source], sizes: Sequence[ImageSize] = ()) -> ImageInputs:
         info = self._network.info
         largest = LARGEST_INPUT if self.target is Int8Target.CPU else LARGEST_HALF
-        return ImageInputs(sources, info.preprocessing, sizes, int(info.input.shape[1]), largest)
+        channels = int(info.input.shape[1])
+        return ImageInputs(sources, info.preprocessing, sizes, channels, largest=largest, config=info.config)
 
     def _synthetic_pictures(self) -> Pictures:
         rng, channels = np.random.default_rng(0), int(self._network.info.input.shape[1])

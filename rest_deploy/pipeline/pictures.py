@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.errors import ConfigError
+from rest_deploy.models.memory import check_image
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.sample import ArrayInput, Source
-from rest_deploy.preprocess.transform import transform
+from rest_deploy.preprocess.transform import check_resize, transform
 from rest_deploy.specs import LARGEST_INPUT, Alpha, ImageSize, Preprocessing
 
 
@@ -25,6 +28,7 @@ class ImageInputs:
         sizes: In place of the preprocessing's own; images that would be fed at their own size are warped to them.
         channels: Of the network; None checks no arrays for it.
         largest: Absolute value that no input may be over, as the file would not answer it.
+        config: Of the network, to refuse an image that it has no memory for; None checks none.
 
     Raises:
         ConfigError: The network takes no pictures and these are some, an array does not fit, or arrays are to be
@@ -36,6 +40,7 @@ class ImageInputs:
     sizes: Sequence[ImageSize] = ()
     channels: int | None = None
     largest: float = LARGEST_INPUT
+    config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         arrays = {source.path: source for source in self.paths if isinstance(source, ArrayInput)}
@@ -68,7 +73,8 @@ class ImageInputs:
             if isinstance(source, ArrayInput):
                 yield source.load(self.channels, self.largest)[None]
                 continue
-            image = load_image(source, self.preprocessing.alpha if self.preprocessing is not None else Alpha.WHITE)
+            alpha = self.preprocessing.alpha if self.preprocessing is not None else Alpha.WHITE
+            image = load_image(source, alpha, functools.partial(self._check_memory, str(source)))
             for steps in self._steps():
                 yield self._checked(source, transform(image, steps)[None])
 
@@ -80,6 +86,14 @@ class ImageInputs:
                 f"most {self.largest:.6g}; mend --mean and --std, or export fp32"
             )
         return values
+
+    def _check_memory(self, name: str, height: int, width: int) -> None:
+        for steps in self._steps():
+            if steps is None or self.config is None:
+                continue
+            check_resize(steps, height, width, name)
+            size = steps.size or ImageSize(height, width)
+            check_image(self.config, size.height, size.width, name)
 
     def _steps(self) -> Sequence[Preprocessing | None]:
         if self.preprocessing is None or not self.sizes:

@@ -13,9 +13,21 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from rest_deploy.errors import ImageError, PredictorError, RestDeployError, no_file, one_line
+from rest_deploy.machine.memory import check_memory
+from rest_deploy.preprocess.image_files import (
+    FORMATS,
+    MAX_BYTES,
+    Metered,
+    check_exif,
+    check_opened,
+    check_pixels,
+    decoding_bytes,
+    open_image,
+    too_large,
+)
 from rest_deploy.specs import Alpha
 
 #: What an image is read from: a path, a Pillow image, a uint8 array, an encoded file as bytes, or a binary file object.
@@ -23,13 +35,8 @@ ImageSource: TypeAlias = (
     str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | bytes | bytearray | memoryview | IO[bytes]
 )
 
-#: A larger image is taken for a decompression bomb; the figure is Pillow's default, 1 GiB at 12 bytes a pixel.
-MAX_PIXELS = 89_478_485
-
 #: What a pixel takes while an image is turned into RGB: as decoded, with its alpha laid out, and as RGB, 4 bytes each.
 _BYTES_A_PIXEL = 12
-#: A file object is read no further: no image of at most MAX_PIXELS is longer, and a stream may have no end.
-_MAX_BYTES = _BYTES_A_PIXEL * MAX_PIXELS
 _CHUNK = 1 << 20
 
 #: What the system says when the process or the machine has run out of something, or a file system is gone.
@@ -42,7 +49,11 @@ _ACCEPTED = (
 )
 
 
-def load_image(source: ImageSource, alpha: Alpha = Alpha.WHITE) -> Image.Image:
+#: Called with (height, width) of an image, upright, before it is decoded; raises where it is not wanted.
+Fits: TypeAlias = Callable[[int, int], None]
+
+
+def load_image(source: ImageSource, alpha: Alpha = Alpha.WHITE, fits: Fits | None = None) -> Image.Image:
     """Read an image as 8-bit RGB.
 
     EXIF rotation is applied, 16-bit grey is scaled to 8, and of an animation the first frame is taken.
@@ -53,23 +64,26 @@ def load_image(source: ImageSource, alpha: Alpha = Alpha.WHITE) -> Image.Image:
             its end, and not closed.
         alpha: Whether the image is laid over white where it is transparent, or its colours are taken as they are
             stored, which is what torchvision's ImageFolder does.
+        fits: Looks at its size before anything is decoded.
 
     Raises:
-        ImageError: It is missing, damaged, empty, too large, or of a kind that has no one meaning as RGB.
+        ImageError: It is missing, damaged, empty, too large, of a format that is not read, or of a kind that has no one
+            meaning as RGB.
         PredictorError: This process cannot read images now: no memory or no file handles are left.
     """
     if isinstance(source, np.ndarray):
         name = "image array"
         with _decoding(name):
-            return _to_rgb(_from_array(source), name, alpha)
+            return _to_rgb(_from_array(source), name, alpha, fits)
     if isinstance(source, Image.Image):
         with _decoding("image", source):
-            return _to_rgb(source, "image", alpha)
+            check_opened(source, "image")
+            return _to_rgb(source, "image", alpha, fits)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(bytes(source), "image", alpha)
+        return _decode(bytes(source), "image", alpha, fits)
     if hasattr(source, "read"):
         name = _name_of(source)
-        return _decode(_read(source, name), name, alpha)
+        return _decode(_read(source, name), name, alpha, fits)
     if not isinstance(source, (str, os.PathLike)):
         raise ImageError(f"image is a {type(source).__name__}; accepted: {_ACCEPTED}")
     if not os.fspath(source):
@@ -77,7 +91,7 @@ def load_image(source: ImageSource, alpha: Alpha = Alpha.WHITE) -> Image.Image:
     path = Path(source)
     if not os.path.isfile(path):  # False, not an error, for a name that no file can have
         raise ImageError(f"{str(path)[:200]}: {no_file(path, 'image file')}")
-    return _decode(path, str(path), alpha)
+    return _decode(_content(path), str(path), alpha, fits)
 
 
 def is_image(path: Path) -> bool:
@@ -102,10 +116,11 @@ def is_image(path: Path) -> bool:
         formats = [name for name, accept in signatures.items() if accept(start)]
         if not _SIGNED.isdisjoint(formats):
             return True
-        if own is not None and own not in signatures:
+        if own in FORMATS and own not in signatures:
             formats.append(own)
         if formats:
-            Image.open(path, formats=formats).close()
+            with open(path, "rb") as file:
+                Image.open(Metered(file, path.stat().st_size, str(path)), formats=formats)  # type: ignore[arg-type]
         return bool(formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True  # to be refused by its name when it is read
@@ -114,10 +129,10 @@ def is_image(path: Path) -> bool:
         return False
 
 
-#: Formats whose suffixes are those of pictures and of nothing else. HEIF is there where a plugin has registered it.
-_PICTURES = frozenset("AVIF BMP DIB GIF HEIF JPEG JPEG2000 MPO PNG PPM TGA TIFF WEBP".split())  # noqa: SIM905
+#: Formats whose suffixes are those of pictures and of nothing else.
+_PICTURES = FORMATS - {"DDS", "ICO", "PCX", "QOI", "SGI"}
 #: Formats that nothing else begins like.
-_SIGNED = frozenset("AVIF GIF HEIF JPEG JPEG2000 PNG PSD QOI TIFF WEBP".split())  # noqa: SIM905
+_SIGNED = frozenset("AVIF GIF HEIF JPEG JPEG2000 PNG QOI TIFF WEBP".split())  # noqa: SIM905
 #: What Pillow opens and is no picture: programs, drawings, films, and data that it hands to other programs.
 _NO_PICTURES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"})
 #: Camera raw files are TIFF to Pillow, which reads the stamp-sized preview in them.
@@ -128,7 +143,7 @@ _RAW = frozenset(".3fr .arw .cr2 .dcr .dng .erf .fff .iiq .kdc .mef .mos .nef .n
 def _known() -> tuple[dict[str, str], dict[str, Callable[[bytes], bool | str]]]:
     """Suffix -> format of Pillow, and of formats that have a signature what looks for it."""
     suffixes = Image.registered_extensions()  # loads Pillow's plugins
-    signatures = {name: accept for name, (_, accept) in Image.OPEN.items() if accept and name not in _NO_PICTURES}
+    signatures = {name: accept for name, (_, accept) in Image.OPEN.items() if accept and name in FORMATS}
     return suffixes, signatures
 
 
@@ -156,17 +171,29 @@ def _read(file: Any, name: str) -> bytes:
         if not part:
             break
         content += part
-        if len(content) > _MAX_BYTES:
-            raise ImageError(f"{name}: over {_MAX_BYTES:,} bytes, more than any image that is read has")
+        if len(content) > MAX_BYTES:
+            raise ImageError(f"{name}: over {MAX_BYTES:,} bytes, more than any image that is read has")
     if not content:
         raise ImageError(f"{name}: no bytes from where it stands to its end; was it read before? seek(0) rewinds it")
     return bytes(content)
 
 
-def _decode(file: Path | bytes, name: str, alpha: Alpha) -> Image.Image:
-    opened = io.BytesIO(file) if isinstance(file, bytes) else file
-    with _decoding(name), Image.open(opened) as image, _decoding(name, image):
-        return _to_rgb(image, name, alpha)
+def _content(path: Path) -> bytes:
+    """All of a file: what is checked of it is what is decoded, whatever becomes of the file meanwhile."""
+    with _decoding(str(path)), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        check_memory(2 * min(size, MAX_BYTES), f"{path}: reading its {size:,} bytes", ImageError, "make it smaller")
+        content = file.read(min(size, MAX_BYTES) + 1)  # room for so much is taken at once
+    if len(content) > MAX_BYTES:
+        raise ImageError(f"{path}: over {MAX_BYTES:,} bytes, more than any image that is read has")
+    return content
+
+
+def _decode(content: bytes, name: str, alpha: Alpha, fits: Fits | None) -> Image.Image:
+    with _decoding(name):
+        image = open_image(content, name)
+        with image, _decoding(name, image):
+            return _to_rgb(image, name, alpha, fits, len(content))
 
 
 @contextmanager
@@ -176,9 +203,7 @@ def _decoding(name: str, image: Image.Image | None = None) -> Iterator[None]:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:  # the warning, where it is an error
         pixels = re.search(r"\d+", str(exc))  # the first figure of Pillow's message
-        raise ImageError(_too_large(name, f"{int(pixels[0]):,} pixels" if pixels else str(exc))) from exc
-    except UnidentifiedImageError as exc:
-        raise ImageError(f"{name}: not an image that Pillow can read") from exc
+        raise ImageError(too_large(name, f"{int(pixels[0]):,} pixels" if pixels else str(exc))) from exc
     except RestDeployError:
         raise
     except MemoryError as exc:
@@ -227,15 +252,23 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
 _CHANNELS = ((), (1,), (3,), (4,))
 
 
-def _to_rgb(image: Image.Image, name: str, alpha: Alpha) -> Image.Image:
-    width, height = image.size
-    if image.format == "EPS":  # a program, which Pillow would hand to Ghostscript
-        raise ImageError(f"{name}: PostScript is not read; save the image as PNG or JPEG")
-    if width * height > MAX_PIXELS:
-        raise ImageError(_too_large(name, f"{width}x{height} pixels"))
-    if width == 0 or height == 0:
-        raise ImageError(f"{name}: empty image of {width}x{height} pixels")
+def _to_rgb(image: Image.Image, name: str, alpha: Alpha, fits: Fits | None, held: int = 0) -> Image.Image:
+    """Turn an image, decoded or not, into RGB; ``held`` are the bytes of its file."""
+    check_pixels(name, *image.size)
+    seen = _upright_size(image, name)
+    if fits is not None:
+        fits(*seen)
+    check_memory(
+        decoding_bytes(image) + held,
+        f"{name}: reading an image of {image.width}x{image.height} pixels",
+        ImageError,
+        "scale it down first",
+    )
+    image.load()
+    check_exif(image, name)  # of a PNG it may come last
     image = ImageOps.exif_transpose(image)  # a copy in any case
+    if fits is not None and (image.height, image.width) != seen:
+        fits(image.height, image.width)
     if alpha is Alpha.DROP:
         image.info.pop("transparency", None)  # the colour that it names is a colour like others
     if image.mode.startswith("I"):
@@ -253,14 +286,23 @@ def _to_rgb(image: Image.Image, name: str, alpha: Alpha) -> Image.Image:
 
 def _from_sixteen_bit(image: Image.Image, name: str) -> Image.Image:
     """Pillow clips 16-bit grey when it converts; here 65535 becomes 255. Mode I holds such values in 32 bits."""
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise ImageError(f"{name}: 32-bit pixels beyond 16 bits; save the image with 8 or 16 bits a channel")
-    grey = ((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
+    grey = _EIGHT_BITS[values]
     if isinstance(image.info.get("transparency"), int):  # a PNG's one transparent value, laid over white
         grey[values == image.info["transparency"]] = 255
     return Image.fromarray(grey).convert("RGB")
 
 
-def _too_large(name: str, size: str) -> str:
-    return f"{name}: {size}, more than the {MAX_PIXELS:,} that are read; scale it down first"
+#: 16 bits to 8, rounded.
+_EIGHT_BITS = ((np.arange(0x10000, dtype=np.int64) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
+
+
+def _upright_size(image: Image.Image, name: str) -> tuple[int, int]:
+    """(height, width) as it will be turned; of a PNG whose EXIF data come last, as it is."""
+    turned = False
+    if image.format != "PNG" or "exif" in image.info:  # else Pillow would decode it to look
+        check_exif(image, name)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width)

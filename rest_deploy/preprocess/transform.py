@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rest_deploy.errors import InputError
+from rest_deploy.errors import ImageError, InputError
+from rest_deploy.preprocess.image_files import MAX_PIXELS
 from rest_deploy.specs import ImageSize, Interpolation, Preprocessing, Resize
 
 _FILTERS = {
@@ -66,6 +67,28 @@ def of_pictures(preprocessing: Preprocessing | None) -> Preprocessing:
             f"Predictor.logits with float32 (B, {channels}, H, W)"
         )
     return preprocessing
+
+
+def check_resize(preprocessing: Preprocessing, height: int, width: int, name: str) -> None:
+    """Refuse an image whose resizing would make a picture too large to be read.
+
+    Pillow resizes rows first, and then columns. Where the image is warped, a line of pixels 67 million high becomes as
+    many rows of 224 pixels before it becomes 224 rows. A crop is of what is cut out alone, where sides are unequal.
+
+    Args:
+        preprocessing: What will be done.
+        height, width: Of the image, upright.
+        name: What a message calls it.
+
+    Raises:
+        ImageError: It would.
+    """
+    size = preprocessing.size
+    if preprocessing.resize is Resize.WARP and size is not None and size.width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name}: an image of {width}x{height} pixels is {size.width}x{height} while it is resized, more than the "
+            f"{MAX_PIXELS:,} pixels that are read; scale it down first"
+        )
 
 
 def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:

@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, InputError, PredictorError
+from rest_deploy.models.memory import network_bytes
 from rest_deploy.runtimes.gpu_times import GpuCall
 from rest_deploy.specs import LARGEST_HALF, LARGEST_INPUT
+
+_SIZES_KNOWN = 256
 
 
 class Runtime(ABC):
@@ -57,6 +60,7 @@ class Runtime(ABC):
         self.device = device if device is not None else self.default_device
         self.threads = threads
         self._closed = self._forked = False
+        self._call_bytes: dict[tuple[int, int, int], int] = {}  # asked for at every call
         self._closing = threading.Lock()
         _open.add(self)
 
@@ -109,6 +113,18 @@ class Runtime(ABC):
 
     def _logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         return self._run(self._as_input(batch)).astype(np.float32, copy=False)
+
+    def call_bytes(self, count: int, height: int, width: int) -> int:
+        """Bytes of memory that a call takes; 0 on a GPU, where that cannot be told."""
+        if self.device != "cpu":
+            return 0
+        known, size = self._call_bytes, (count, height, width)
+        if size not in known:
+            info = self.info
+            if len(known) == _SIZES_KNOWN:
+                known = self._call_bytes = {}
+            known[size] = network_bytes(info.config, *size, precision=info.precision, format=info.format)
+        return known[size]
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of so many calls on a GPU goes; empty where there is no GPU, or the runtime cannot tell.

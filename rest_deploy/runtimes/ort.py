@@ -21,6 +21,7 @@ from rest_deploy.errors import (
     one_line,
 )
 from rest_deploy.machine.cpu import describe_cpu, usable_cores
+from rest_deploy.machine.memory import USUAL
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.saturation import sums_saturate
@@ -72,7 +73,8 @@ class OnnxRuntime(Runtime):
             session = self._session
             if session is None:  # closed by another thread, after run() looked
                 self._check_usable()
-            output: NDArray[np.float32] = session.run(self._names, {self._input: batch})[0]
+            more = (_giving_back(),) if self.call_bytes(len(batch), *batch.shape[2:]) > USUAL else ()
+            output: NDArray[np.float32] = session.run(self._names, {self._input: batch}, *more)[0]
             return output
         except RestDeployError:
             raise
@@ -83,6 +85,18 @@ class OnnxRuntime(Runtime):
 
     def _close(self) -> None:
         self._session = None
+
+
+def _giving_back() -> Any:
+    """Options of a run that gives its memory back: else a large image's stays, and the next finds it taken.
+
+    After an image of 1000x1000 a tiny network held 1,052 MiB, and with this 66 MiB.
+    """
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _turns(threads: int) -> queue.SimpleQueue[None]:

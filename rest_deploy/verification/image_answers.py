@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.errors import ImageError, RestDeployError, VerificationError
+from rest_deploy.models.memory import check_image
 from rest_deploy.preprocess.dataset import Dataset
 from rest_deploy.preprocess.images import load_image
-from rest_deploy.preprocess.transform import transform
+from rest_deploy.preprocess.transform import check_resize, transform
 from rest_deploy.specs import ImageSize, Precision, Preprocessing
 from rest_deploy.verification.reference import loss
 from rest_deploy.verification.subjects import OpenReference, Subject
@@ -113,10 +115,22 @@ class ImageCheck:
         for number, path in enumerate(self._data.images):
             report(number / len(self._data.images))
             try:
-                image = load_image(path, self._steps.alpha)
+                image = load_image(path, self._steps.alpha, functools.partial(self._check, steps, str(path)))
                 yield number, [transform(image, own) for own in steps]
             except ImageError as exc:
                 self.skipped.append((self._data.name(path), str(exc)))
+
+    def _check(self, steps: Sequence[Preprocessing], name: str, height: int, width: int) -> None:
+        """Refuse an image that a network, or the reference, has no memory for; on a GPU that cannot be told."""
+        reference = self._reference.subject
+        for own in steps:
+            check_resize(own, height, width, name)
+            size = own.size or ImageSize(height, width)
+            for subject in (reference, *self._subjects):
+                info, wide = subject.info, 2 if subject is reference and subject.info.format == "pytorch" else 1
+                if subject.device == "cpu" and info.engine is None:
+                    own_size = (info.config, size.height, size.width, name)
+                    check_image(*own_size, precision=info.precision, format=info.format, widening=wide)
 
     def _run(self, answers: Answers, group: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
         batch = np.stack([pixels for _, pixels in group])

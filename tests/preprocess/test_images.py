@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, features
 
 from rest_deploy.errors import ImageError, PredictorError
-from rest_deploy.preprocess import images
+from rest_deploy.preprocess import image_files, images
 from rest_deploy.preprocess.images import is_image, load_image
 from rest_deploy.specs import Alpha
 
@@ -428,9 +428,9 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
 def test_the_limit_itself_is_still_read(tmp_path, monkeypatch):
     path = tmp_path / "image.png"
     photo(24, 20).save(path)
-    monkeypatch.setattr(images, "MAX_PIXELS", 480)
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 480)
     assert load_image(path).size == (24, 20)
-    monkeypatch.setattr(images, "MAX_PIXELS", 479)
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 479)
     for source in (path, photo(24, 20)):
         with pytest.raises(ImageError, match="24x20 pixels, more than the 479 that are read"):
             load_image(source)
@@ -653,7 +653,7 @@ def test_a_file_opened_as_text_is_named(tmp_path):
 
 
 def test_a_stream_without_an_end_is_not_read_for_ever(monkeypatch):
-    monkeypatch.setattr(images, "_MAX_BYTES", 3 << 20)
+    monkeypatch.setattr(images, "MAX_BYTES", 3 << 20)
     with open("/dev/zero", "rb") as zeros, pytest.raises(ImageError, match="/dev/zero: over 3,145,728 bytes"):
         load_image(zeros)
 

@@ -23,6 +23,7 @@ from rest_deploy.errors import CheckpointError
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import load_checkpoint
 from rest_deploy.models.factory import load_model
+from tests.reliability.conftest import Amount, Worker
 from tests.reliability.record import Record
 
 
@@ -516,3 +517,29 @@ def test_parts_of_one_storage_that_overlap_are_not_copied_without_end(tmp_path: 
     tied = {f"stage1.{n}.x": values[5:90_000] for n in range(50)}
     torch.save({"stem.conv1.weight": torch.ones(1), **tied}, path)
     assert torch.equal(load_checkpoint(path).state_dict["stage1.49.x"], values[5:90_000])
+
+
+def test_calls_of_all_that_pytorch_allows_and_archives_of_two_readings(
+    tiny_model: torch.nn.Module, tmp_path: Path, worker: Worker, amount: Amount, record: Record
+) -> None:
+    """With a gigabyte of memory, ten seconds a file: refused in one line, or inert beside weights that are read."""
+    good, legacy = tmp_path / "good.pth", tmp_path / "legacy.pth"
+    torch.save(dict(tiny_model.state_dict()), good)
+    _legacy(legacy, dict(tiny_model.state_dict()))
+    told = worker("hostile_checkpoints", tmp_path, good, legacy, amount(17, 1))
+    assert told["bad"] == []
+    assert told["names"] > 100  # of the allow-list of the PyTorch that is installed
+    found = told["found"]
+    assert found.keys() == {
+        *("good: read", "alone: refused", "in place of a weight: refused", "beside weights: read"),
+        *("in a wrapper: read", "archive: refused"),
+    }
+    assert told["grown_mib"] < 256
+    calls = sum(count for outcome, count in found.items() if not outcome.startswith(("good", "archive")))
+    assert calls > 2 * told["names"]
+    record.add(
+        f"one of {told['names']} names that PyTorch lets be called, with 2^40; six ways, two containers, four places",
+        calls,
+        f"alone or as a weight refused in one line, beside weights inert; at most {told['grown_mib']:.0f} MiB",
+    )
+    record.add("archives that two readers read differently", found["archive: refused"], "refused in one line")

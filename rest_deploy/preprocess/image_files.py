@@ -1,0 +1,422 @@
+"""An image file before it is decoded: opened, and judged by what its header says that decoding will cost.
+
+A file of a hundred bytes can announce 67 million rows, name one part of itself a million times, or have a picture
+refined a thousand times. Pillow's decoders follow it. Here what they would do is told first, from the file's structure,
+and bounded: by pixels, by bytes, and by the number of steps; never by a clock.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from rest_deploy.errors import ImageError
+
+#: A larger image is taken for a decompression bomb; the figure is Pillow's default, 1 GiB at 12 bytes a pixel.
+MAX_PIXELS = 89_478_485
+#: A file or a stream is read no further: no image of at most MAX_PIXELS is longer, and a stream may have no end.
+MAX_BYTES = 12 * MAX_PIXELS
+
+#: Formats of Pillow that are read. What decoding one takes can be told from its structure, and was compared with what
+#: it takes (tests/reliability/test_picture_bombs.py). Others hold pictures of other sizes than they say, run programs,
+#: or decode while they are opened. HEIF is there where a plugin has registered it.
+FORMATS = frozenset("AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI TGA TIFF WEBP".split())  # noqa: SIM905
+
+#: Bytes of a file whose decoder takes 0.1 us and more a byte; at 89 million pixels of noise a minute.
+_MAX_CODED_BYTES = {"AVIF": 64 << 20, "HEIF": 64 << 20, "JPEG2000": 32 << 20}
+#: Pixels of what Pillow decodes in Python, 1 us a pixel: QOI, uncompressed DDS, BMP in runs, 16-bit PPM and SGI.
+_MAX_PYTHON_PIXELS = 1 << 21
+#: Pixels of a TIFF of JPEG strips, of which libtiff lets each have a hundred scans.
+_MAX_TIFF_JPEG_PIXELS = MAX_PIXELS // 4
+#: Passes over MAX_PIXELS that a JPEG may ask for, 0.1 s each; a progressive one of a camera has about ten.
+_MAX_SCANS = 20
+_MAX_MARKERS = 100_000
+#: Strips or tiles of a TIFF; for each Pillow makes objects of a kilobyte.
+_MAX_STRIPS = 1 << 17
+#: Pixels of a TIFF's tile, which is decoded whole, however small the image is.
+_MAX_TILE = 1 << 22
+#: Bytes that the entries of an EXIF directory may name: each is copied, though all may name the same.
+_MAX_EXIF = 16 << 20
+
+
+def open_image(content: bytes, name: str) -> Image.Image:
+    """Open an image file whose decoding is bounded.
+
+    Args:
+        content: All of it.
+        name: What a message calls it.
+
+    Raises:
+        ImageError: It is of a format that is not read, or would cost more than a picture of its size does.
+        UnidentifiedImageError, DecompressionBombError, OSError, ...: Pillow's own, of a damaged one.
+    """
+    for start, check in _CHECKS:
+        if content.startswith(start):
+            check(content, name)
+    file = Metered(io.BytesIO(content), len(content), name)
+    try:
+        image = Image.open(file, formats=readable())  # type: ignore[arg-type]
+    except UnidentifiedImageError as exc:
+        raise ImageError(f"{name}: {_not_read(content)}") from exc
+    file.header = False
+    if _is_slow(image):
+        file.reads_allowed += 4 * _MAX_PYTHON_PIXELS  # of a byte each
+    width, height = image.size
+    check_pixels(name, width, height)
+    _check_decoder(image, name)
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(content, width * height, name)
+    most = _MAX_CODED_BYTES.get(image.format or "", MAX_BYTES)
+    if len(content) > most:
+        raise ImageError(
+            f"{name}: {len(content):,} bytes of {image.format}; at most {most:,} are read; save it smaller"
+        )
+    return image
+
+
+def check_pixels(name: str, width: int, height: int) -> None:
+    """Refuse a size that is none, or is a bomb's.
+
+    Raises:
+        ImageError: It is.
+    """
+    if width * height > MAX_PIXELS:
+        raise ImageError(too_large(name, f"{width}x{height} pixels"))
+    if width == 0 or height == 0:
+        raise ImageError(f"{name}: empty image of {width}x{height} pixels")
+
+
+def too_large(name: str, size: str) -> str:
+    """What is said of an image with too many pixels."""
+    return f"{name}: {size}, more than the {MAX_PIXELS:,} that are read; scale it down first"
+
+
+def check_opened(image: Image.Image, name: str) -> None:
+    """Refuse an image that a caller opened with Pillow and did not decode, where decoding it would not be bounded.
+
+    Raises:
+        ImageError: It is of another format than those that are read, or too large for its decoder.
+    """
+    if image.format is None or getattr(image, "_im", None) is not None:
+        return
+    if image.format not in FORMATS:
+        raise ImageError(
+            f"{name}: {image.format} is not decoded here; save it as PNG or JPEG, or where you trust it, call its "
+            "load() first"
+        )
+    _check_decoder(image, name)
+
+
+def decoding_bytes(image: Image.Image) -> int:
+    """Memory that turning an image into RGB takes at most: it as decoded, turned upright, laid over white, as RGB.
+
+    Pillow keeps four bytes a pixel, or less, and a pointer a row.
+    """
+    width, height = image.size
+    copies = 3
+    if image.has_transparency_data or image.mode.startswith(("I", "F")):
+        copies += 3
+    if image.format in ("WEBP", "AVIF", "HEIF", "JPEG2000"):  # the decoder's own planes, and its answer as bytes
+        copies += 2
+    return copies * height * (8 + 4 * width)
+
+
+def check_exif(image: Image.Image, name: str) -> None:
+    """Refuse EXIF data that unfold when they are read, which Pillow does to tell how the image is turned.
+
+    Raises:
+        ImageError: They do.
+    """
+    exif = image.info.get("exif") or b""
+    raw = image.info.get("Raw profile type exif", "")
+    if isinstance(exif, bytes):
+        exif = exif.removeprefix(b"Exif\0\0")
+        named = sum(entry.nbytes for entry in _directory(exif))
+        if named > _MAX_EXIF:
+            raise ImageError(f"{name}: its EXIF data of {len(exif):,} bytes name {named:,}: damaged")
+    if len(raw) > _MAX_EXIF >> 6:
+        raise ImageError(f"{name}: EXIF data of {len(raw):,} characters of text: damaged")
+
+
+def readable() -> tuple[str, ...]:
+    """The formats that are read and that this Pillow has."""
+    Image.init()
+    return tuple(sorted(FORMATS & set(Image.OPEN)))
+
+
+def _not_read(content: bytes) -> str:
+    """Why a file is not opened, in words."""
+    start = content[:16]
+    for kind, (_, accept) in Image.OPEN.items():
+        if kind not in FORMATS and accept and accept(start):
+            return f"{kind} is not read; save the image as PNG or JPEG"
+    return "not an image that Pillow can read, or none of " + ", ".join(sorted(FORMATS))
+
+
+def _check_decoder(image: Image.Image, name: str) -> None:
+    """What is decoded in Python is slow, and plain PPM slower: its comments are cut out one by one."""
+    pixels = image.width * image.height
+    if "ppm_plain" in _codecs(image):
+        raise ImageError(f"{name}: a {image.format} in plain text is not read; save it in binary, or as PNG")
+    if _is_slow(image) and pixels > _MAX_PYTHON_PIXELS:
+        raise ImageError(
+            f"{name}: {pixels:,} pixels of {image.format} of a kind that is slow to decode; at most "
+            f"{_MAX_PYTHON_PIXELS:,} are read; save it as PNG"
+        )
+    compression = image.info.get("compression")
+    if image.format == "TIFF" and compression in ("jpeg", "tiff_jpeg") and pixels > _MAX_TIFF_JPEG_PIXELS:
+        raise ImageError(
+            f"{name}: {pixels:,} pixels of JPEG in a TIFF; at most {_MAX_TIFF_JPEG_PIXELS:,} are read; save it as JPEG"
+        )
+
+
+def _codecs(image: Image.Image) -> set[str]:
+    return {tile[0] for tile in getattr(image, "tile", ())}
+
+
+def _is_slow(image: Image.Image) -> bool:
+    """Whether its decoder is written in Python."""
+    return not _codecs(image).isdisjoint(Image.DECODERS)
+
+
+class Metered:
+    """A file of which Pillow's parsers, loops in Python, may ask no more than a picture's header has them ask.
+
+    Some of them append each part to those before it, so that what counts while the header is read is what has been
+    read so far, at each read again. A header that is read twice over is damaged. While pixels are read, it is the
+    number of reads, which is small: Pillow's own are of 64 KiB, a PNG's of one chunk.
+    """
+
+    _MAX_WORK = 1 << 34  # bytes appended: three seconds
+    _MAX_READS = 100_000
+    _LEAST = 1 << 10  # bytes of a read, where there are more
+    _SLACK = 1 << 20
+
+    def __init__(self, file: Any, size: int, name: str) -> None:
+        self.header, self.reads_allowed = True, self._MAX_READS + size // self._LEAST
+        self._file, self._size, self._name = file, size, name
+        self._reads = self._seen = self._work = 0
+
+    def read(self, count: int = -1, /) -> bytes:
+        data: bytes = self._file.read(count)
+        self._reads += 1
+        if self.header:
+            self._seen += len(data)
+            self._work += self._seen
+            if self._work > self._MAX_WORK or self._seen > 2 * self._size + self._SLACK:
+                raise ImageError(f"{self._name}: a header of over {self._reads:,} parts: damaged")
+        if self._reads > self.reads_allowed:
+            raise ImageError(f"{self._name}: over {self._reads:,} parts in {self._size:,} bytes: damaged")
+        return data
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        position: int = self._file.seek(offset, whence)
+        return position
+
+    def tell(self) -> int:
+        position: int = self._file.tell()
+        return position
+
+    def close(self) -> None:
+        self._file.close()
+
+
+# JPEG: how often the picture is gone over
+
+#: A marker, without those inside of coded pixels: a stuffed zero, restarts. Two bytes, so that a search is linear.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_TEM, _SOI, _EOI, _SOS = 0x01, 0xD8, 0xD9, 0xDA
+
+
+def _check_scans(content: bytes, pixels: int, name: str) -> None:
+    at = scans = markers = 0
+    while (found := _MARKER.search(content, at)) and found[0][1] != _EOI:
+        at, markers = found.end(), markers + 1
+        if markers > _MAX_MARKERS:
+            raise ImageError(f"{name}: a JPEG of over {_MAX_MARKERS:,} segments: damaged")
+        if found[0][1] in (_TEM, _SOI):
+            continue
+        scans += found[0][1] == _SOS
+        at += int.from_bytes(content[at : at + 2], "big")
+    if scans * pixels > _MAX_SCANS * MAX_PIXELS:
+        raise ImageError(
+            f"{name}: a JPEG of {scans:,} scans of {pixels:,} pixels, more than any camera makes; save it as PNG"
+        )
+
+
+# TIFF, and EXIF data, which are one without pixels
+
+
+class _Entry(NamedTuple):
+    """An entry of a directory: its tag, the numbers and bytes that it has, and the first number, if it is here."""
+
+    tag: int
+    numbers: int
+    nbytes: int
+    value: int
+
+
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TILE_SIDES, _PARTS = (322, 323), (273, 279, 324, 325)
+
+
+def _directory(content: bytes) -> Iterator[_Entry]:
+    """The first directory; nothing where there is none, or its start is cut off, which Pillow then says."""
+    order = "<" if content[:2] == b"II" else ">"
+    big = content[2:4] == (b"+\0" if order == "<" else b"\0+")
+    first, count, entry, inline = (8, "Q", "HHQ8s", 8) if big else (4, "H", "HHL4s", 4)
+    try:
+        (at,) = struct.unpack_from(order + ("Q" if big else "L"), content, first)
+        (entries,) = struct.unpack_from(order + count, content, at)
+        at += struct.calcsize("=" + count)
+        for number in range(entries):
+            tag, kind, numbers, value = struct.unpack_from(order + entry, content, at + number * (4 + 2 * inline))
+            code = {1: "B", 3: "H", 16: "Q"}.get(kind, "L" if inline == 4 or kind == 4 else "Q")
+            yield _Entry(tag, numbers, numbers * _SIZES.get(kind, 1), struct.unpack_from(order + code, value)[0])
+    except (struct.error, OverflowError):
+        return
+
+
+def _check_tiff(content: bytes, name: str) -> None:
+    if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0"):  # Pillow reads others, libtiff does not
+        return
+    sides = dict.fromkeys(_TILE_SIDES, 1)
+    pixels, named = 1, 0
+    for entry in _directory(content):
+        named += entry.nbytes
+        if entry.tag in sides:
+            sides[entry.tag] = max(sides[entry.tag], entry.value)
+        elif entry.tag in _PARTS and entry.numbers > _MAX_STRIPS:
+            raise ImageError(
+                f"{name}: a TIFF in {entry.numbers:,} parts; at most {_MAX_STRIPS:,} are read; save it as PNG"
+            )
+        elif entry.tag in (256, 257):
+            pixels *= max(1, entry.value)
+    if sides[322] * sides[323] > max(_MAX_TILE, 4 * pixels):
+        raise ImageError(
+            f"{name}: a TIFF in tiles of {sides[322]}x{sides[323]} pixels, larger than itself; save it as PNG"
+        )
+    if named > 2 * len(content):
+        raise ImageError(f"{name}: its directory names {named:,} bytes of {len(content):,}: damaged or truncated")
+
+
+# JPEG 2000: in blocks of 4x4 pixels, of 64 as usual, a file of five kilobytes takes gigabytes
+
+_MAX_TILES, _MAX_LAYERS, _MAX_LEVELS, _MAX_COMPONENTS = 4096, 100, 32, 4
+_LEAST_BLOCK, _LEAST_PRECINCT = 4, 5  # powers of two: 16, and 32 pixels a side
+
+
+def _check_jpeg2000(content: bytes, name: str) -> None:
+    """Refuse what asks for more than pixels: tiny blocks, tiles, precincts; thousands of layers (ISO 15444-1, annex A).
+
+    Raises:
+        ImageError: It does, or it is not laid out as a decoder would go through it.
+    """
+    try:
+        _check_codestream(content, _codestream(content), name)
+    except (struct.error, IndexError) as exc:
+        raise ImageError(f"{name}: damaged or truncated: its JPEG 2000 headers end before they are whole") from exc
+
+
+def _codestream(content: bytes) -> int:
+    """Where the codestream is, inside of the boxes of a JP2 file or bare."""
+    at = 0
+    while not content.startswith(b"\xff\x4f", at):
+        length, kind = struct.unpack_from(">L4s", content, at)
+        size = 8
+        if length == 1:
+            size, (length,) = 16, struct.unpack_from(">Q", content, at + 8)
+        at += size if kind == b"jp2c" else length
+        if length < size and kind != b"jp2c":
+            raise IndexError("a box without a length")
+    return at
+
+
+def _check_codestream(content: bytes, at: int, name: str) -> None:
+    def refuse(what: str) -> None:
+        raise ImageError(f"{name}: a JPEG 2000 file of {what}, more than any camera makes; save it as PNG")
+
+    at += 2
+    part, parts = None, 0  # where a part of a tile begins
+    while content[at : at + 2] != b"\xff\xd9" and at < len(content):
+        marker, length = struct.unpack_from(">HH", content, at)
+        body = at + 4
+        if marker == 0xFF93:  # pixels, up to the next part
+            at, part, parts = _next_part(content, part, at), None, parts + 1
+            if parts > 100 * _MAX_TILES:
+                refuse(f"{parts:,} parts")
+            continue
+        if not 0xFF4F <= marker <= 0xFF93 or length < 2:
+            raise IndexError(f"marker {marker:#x}")
+        if marker == 0xFF90:
+            part = at
+        elif marker == 0xFF51:
+            right, bottom, _, _, width, height, left, top, components = struct.unpack_from(">8LH", content, body + 2)
+            tiles = -(-(right - left) // max(1, width)) * -(-(bottom - top) // max(1, height))
+            if tiles > _MAX_TILES or components > _MAX_COMPONENTS:
+                refuse(f"{tiles:,} tiles, {components:,} channels")
+        elif marker in (0xFF52, 0xFF53):
+            if told := _bombastic(content, body, marker == 0xFF52):
+                refuse(told)
+        elif marker == 0xFF5F:
+            refuse("several orders")
+        at += 2 + length
+
+
+def _next_part(content: bytes, part: int | None, at: int) -> int:
+    """Where the part of a tile ends that began at ``part``, and has its pixels behind ``at``."""
+    if part is None:
+        raise IndexError("pixels of no tile")
+    (length,) = struct.unpack_from(">L", content, part + 6)
+    if length == 0:
+        return len(content)
+    if length < at + 2 - part:
+        raise IndexError("a part of a tile that ends before it begins")
+    return part + int(length)
+
+
+def _bombastic(content: bytes, body: int, of_all: bool) -> str:
+    """What is too much in how channels are coded: all of them (COD), or one (COC)."""
+    style, layers, at = content[body], int.from_bytes(content[body + 2 : body + 4], "big"), body + 5
+    if not of_all:
+        style, layers, at = content[body + 1], 1, body + 2
+    levels, wide, high = content[at : at + 3]
+    precincts = content[at + 5 : at + 6 + levels] if style & 1 else b""
+    sides = [side & 15 for side in precincts] + [side >> 4 for side in precincts]
+    few = layers <= _MAX_LAYERS and levels <= _MAX_LEVELS
+    if few and min(wide, high) + 2 >= _LEAST_BLOCK and min(sides, default=15) >= _LEAST_PRECINCT:
+        return ""
+    return f"blocks of 2^{wide + 2} by 2^{high + 2} pixels in {layers:,} layers and {levels} levels"
+
+
+# ICO: Pillow decodes its picture, of whatever size that is, while it opens the file
+
+_MAX_ICON = 1024  # pixels a side; its own directory can say 256
+
+
+def _check_icon(content: bytes, name: str) -> None:
+    (count,) = struct.unpack_from("<H", content, 4) if len(content) >= 6 else (0,)
+    for number in range(count):
+        entry = content[6 + 16 * number : 22 + 16 * number]
+        if len(entry) < 16:
+            return  # Pillow says so
+        start = int.from_bytes(entry[12:], "little")
+        head = content[start : start + 24]
+        order, at = ("big", 16) if head.startswith(b"\x89PNG") else ("little", 4)
+        sides = [int.from_bytes(head[i : i + 4], order) for i in (at, at + 4)]  # type: ignore[arg-type]
+        if int.from_bytes(head[:4], "little") == 12:  # OS/2's header has them in 16 bits
+            sides = [int.from_bytes(head[i : i + 2], "little") for i in (4, 6)]
+        if max(sides) > 2 * _MAX_ICON:  # of a bitmap, height counts its mask
+            raise ImageError(f"{name}: an icon with a picture of {sides[0]}x{sides[1]} pixels; save it as PNG")
+
+
+#: First bytes -> what is looked at before Pillow opens such a file.
+_CHECKS = (
+    (b"II", _check_tiff), (b"MM", _check_tiff), (b"\0\0\1\0", _check_icon), (b"\xff\x4f\xff\x51", _check_jpeg2000),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", _check_jpeg2000),
+)  # fmt: skip
