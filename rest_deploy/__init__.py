@@ -62,6 +62,7 @@ def _reports(version: str) -> bool:
 
 
 if _VARIABLE not in os.environ:
+    os.environ[_VARIABLE] = "1"  # before the warning, which may be an error
     _loaded = sys.modules.get("onnxruntime")
     if _loaded is not None and _reports(getattr(_loaded, "__version__", "")):
         warnings.warn(
@@ -69,7 +70,6 @@ if _VARIABLE not in os.environ:
             RuntimeWarning,
             stacklevel=2,
         )
-    os.environ[_VARIABLE] = "1"
 
 # `export` is a function of this package and a subpackage of it. Python binds a subpackage's name when it first imports
 # it; done here and undone, so that the name stays free for the function whatever is imported later.

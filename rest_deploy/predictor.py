@@ -142,10 +142,10 @@ class Predictor:
             InputError: Wrong type, dtype, rank or size, or more than ``max_pixels`` or the free memory allow.
             PredictorError: It is closed, was forked, or memory is short; whatever the batch is.
         """
-        shape = getattr(batch, "shape", ())
-        if len(shape) != 4 or 0 in shape or self._runtime.unusable:  # the runtime says what is wrong
+        if not isinstance(batch, np.ndarray):  # on a GPU, of whose memory this says nothing
             return self._runtime.run(batch)
-        count, _, height, width = (int(side) for side in shape)
+        self._runtime.check(batch)
+        count, _, height, width = batch.shape
         if self._runtime.call_bytes(count, height, width) <= USUAL:
             self._check_input(count, height, width, "the batch", InputError)
             return self._runtime.run(batch)
@@ -274,8 +274,11 @@ class Predictor:
             steps = self.info.preprocessing
             size = steps.size if steps is not None else None
             usual = self._runtime.call_bytes(1, size.height, size.width) if size is not None else 0
-            advice = f"at most about {self._fitting():,} pixels; scale it down first"
-            check_memory(needed, f"{name}: an input of {shape}", refusal, advice, usual=max(usual, USUAL))
+            check_memory(needed, f"{name}: an input of {shape}", refusal, self._advice, usual=max(usual, USUAL))
+
+    def _advice(self) -> str:
+        most = self._fitting()
+        return (f"at most about {most:,} pixels; " if most is not None else "") + "scale it down first"
 
     @property
     def max_pixels(self) -> int | None:

@@ -36,6 +36,9 @@ class _Short(Repr):
         super().__init__()
         self.maxlevel, self.maxstring, self.maxother = 2, 60, 60
 
+    def repr_instance(self, x: Any, level: int) -> str:
+        return " ".join(super().repr_instance(x, level).split())
+
     def repr_int(self, x: int, level: int) -> str:  # level: as Repr calls it
         return str(x) if x.bit_length() <= 128 else "a number of many digits"
 
@@ -85,13 +88,13 @@ class Whole:
     high: int
 
     def __call__(self, value: Any) -> int:
+        if isinstance(value, bool):
+            _refuse(value, self)
         if type(value) is not int:  # as NumPy's
             try:
-                value = None if isinstance(value, bool) else operator.index(value)
+                value = operator.index(value)
             except TypeError:
                 _refuse(value, self)
-            if value is None:
-                _refuse(True, self)
         if not self.low <= value <= self.high:
             _refuse(value, self)
         return int(value)
@@ -235,7 +238,8 @@ def _written(value: Any) -> typing.Iterator[tuple[str, Any]]:
 def hold(value: Any) -> None:
     """Hold a frozen dataclass made in Python to what its fields declare, from its ``__post_init__``.
 
-    Lists become tuples, NumPy's numbers Python's, texts members of their enum. Fields that declare nothing are let be.
+    Lists and arrays become tuples, NumPy's numbers Python's, texts members of their enum. Fields that declare nothing
+    are let be.
 
     Raises:
         ConfigError: A field is not what it declares.
@@ -244,7 +248,7 @@ def hold(value: Any) -> None:
     for name, take in _fields_of(kind).held.items():
         own = getattr(value, name)
         try:
-            taken = take(own)
+            taken = take(own.tolist() if hasattr(own, "tolist") else own)
         except Refused as exc:
             raise exc.within(name) from None
         if taken is not own:
@@ -301,10 +305,11 @@ def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: A name stands twice.
     """
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {shown(next(n for n in names if names.count(n) > 1))} stands twice in an object")
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise ValueError(f"the name {shown(name)} stands twice in an object")
+        made[name] = value
     return made
 
 
@@ -354,12 +359,14 @@ def _reader_or_none(kind: Any) -> _Reader | None:  # noqa: PLR0911
 
 
 def _annotated(kind: Any, rules: list[Any]) -> _Reader | None:
-    for rule in rules:
-        if isinstance(rule, Many):
-            origin, parts = typing.get_origin(kind), typing.get_args(kind)
-            return _listed(origin, parts, rule) if origin in (tuple, list) else _mapping(parts[1], rule)
-        return rule
-    return _reader_or_none(kind)
+    if not rules:
+        return _reader_or_none(kind)
+    (rule,) = rules
+    if isinstance(rule, Many):
+        origin, parts = typing.get_origin(kind), typing.get_args(kind)
+        return _listed(origin, parts, rule) if origin in (tuple, list) else _mapping(parts[1], rule)
+    taken: _Reader = rule
+    return taken
 
 
 def _flag(value: Any) -> bool:
@@ -413,7 +420,7 @@ def _listed(origin: Any, parts: tuple[Any, ...], many: Many) -> _Reader | None:
 
     def take_all(value: Any) -> Any:
         if not isinstance(value, (list, tuple)):
-            _refuse(value, "a list" if any_length else f"a list of {len(takes)}")
+            _refuse(value, "a list or tuple" if any_length else f"a list or tuple of {len(takes)}")
         many.check(value)
         made: list[Any] = []
         try:

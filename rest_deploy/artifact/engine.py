@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypedDict
 
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.specs import BATCH, SEED, SIDE
-from rest_deploy.values import Is, Many, OneOf, Real, Scalar, Sha256, Text, Whole
+from rest_deploy.values import Is, Many, OneOf, Real, Scalar, Sha256, Text, Whole, hold
 
 _BYTES, _LAYERS = Whole(0, 1 << 50), Whole(0, 1 << 30)
 _FIGURE, _SHARE = Real(0), Real(0, 1)
@@ -87,6 +87,9 @@ class EngineRecord:
     version_compatible: bool = False
     hardware_compatibility: Annotated[str, OneOf("none", "same-cc", "ampere+")] = "none"
     not_run: str | None = None
+
+    def __post_init__(self) -> None:
+        hold(self)
 
     def rebuild(self, output: str | Path, *, library: str | None = None, target: str | None = None) -> str:
         """The rest-export line that makes it again, or words where there can be none.

@@ -12,8 +12,33 @@ from typing import Annotated, Any, TypedDict
 from rest_deploy.artifact.engine import EngineRecord, Verification
 from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ArtifactError, ConfigError, one_line
-from rest_deploy.specs import SEED, SIDE, Activation, ImageSize, Int8Target, Precision, Preprocessing, TensorSpec
-from rest_deploy.values import ABSENT, Is, Many, OneOf, Real, Scalar, Sha256, Text, Whole, load_json, plain, read, shown
+from rest_deploy.specs import (
+    SEED,
+    SIDE,
+    Activation,
+    ImageSize,
+    Int8Target,
+    Precision,
+    Preprocessing,
+    TensorSpec,
+    holds_halves,
+)
+from rest_deploy.values import (
+    ABSENT,
+    Is,
+    Many,
+    OneOf,
+    Real,
+    Scalar,
+    Sha256,
+    Text,
+    Whole,
+    hold,
+    load_json,
+    plain,
+    read,
+    shown,
+)
 
 SCHEMA = 2
 #: Key under which an ONNX file's metadata holds the record.
@@ -94,6 +119,7 @@ class Weights:
     notes: Annotated[tuple[str, ...], Many(0, 10_000)] = ()
 
     def __post_init__(self) -> None:
+        hold(self)
         given = "module" if self.file is None else "checkpoint"
         object.__setattr__(self, "source", "random" if self.random else given)
 
@@ -157,6 +183,7 @@ class ArtifactInfo:
     test_vector: Annotated[Annotated[Mapping[str, Any], Is(TestVector)] | None, ABSENT] = None
 
     def __post_init__(self) -> None:
+        hold(self)
         for spec, rank in ((self.input, 4), (self.output, 2)):
             size = spec.shape[1] if len(spec.shape) == rank else None
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
@@ -185,9 +212,13 @@ class ArtifactInfo:
 
     @property
     def holds_halves(self) -> bool:
-        """Whether it computes with half values, as FP16 does and INT8 for TensorRT; INT8 for CPUs does not."""
-        plan = self.precision_plan
-        return self.precision is not Precision.FP32 and (plan is None or plan.int8_target is not Int8Target.CPU)
+        """Whether it computes with half values (:func:`~rest_deploy.specs.holds_halves`)."""
+        return holds_halves(self.precision, self.int8_target)
+
+    @property
+    def int8_target(self) -> Int8Target | None:
+        """What it is made for, where it is INT8."""
+        return self.precision_plan.int8_target if self.precision_plan is not None else None
 
     def label(self, index: int) -> str:
         """Name of a class, or ``"class 7"`` where names are not known."""

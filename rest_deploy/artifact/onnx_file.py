@@ -18,7 +18,7 @@ from typing import Any
 
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.onnx_graph import Refused, read_model, refuse_hostile
-from rest_deploy.errors import ArtifactError, no_file
+from rest_deploy.errors import ArtifactError, PredictorError, no_file
 
 SEAL_KEY = "rest_deploy_sha256"
 _MAX_BYTES = (1 << 31) - 1  # of a protobuf message
@@ -105,12 +105,12 @@ class OnnxFile:
         except ArtifactError as exc:
             thread.join()
             if broken:
-                raise broken[0] from exc
+                raise broken.pop() from exc  # kept here, its frames would keep each other, and with them the file
             raise
         finally:
             thread.join()
         if broken:
-            raise broken[0]
+            raise broken.pop()
 
 
 def read_checked(path: str | Path) -> OnnxFile:
@@ -189,13 +189,15 @@ def _read(path: Path) -> bytes:
                 raise ArtifactError(
                     f"{path}: {status.st_size:,} bytes; an ONNX file has at most {_MAX_BYTES:,}; export it again"
                 )
-            content = file.read(_MAX_BYTES)
+            content = file.read(status.st_size + 1)  # no more is asked for than there is: Python has it ready at once
     except IsADirectoryError as exc:
         raise ArtifactError(f"{path}: {no_file(path)}") from exc
     except FileNotFoundError as exc:
         raise ArtifactError(f"{path}: {no_file(path)}; make it: rest-export --output {path} ...") from exc
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except MemoryError as exc:
+        raise PredictorError(f"{path}: not enough memory to read its {status.st_size:,} bytes") from exc
     except ValueError as exc:  # a name with a null in it
         raise ArtifactError(f"{str(path)!r}: cannot be read: {exc}") from exc
     if not content:

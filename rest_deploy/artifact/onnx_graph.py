@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
+from rest_deploy.specs import OPSETS
+
 #: The operators of the deploy form. None of them takes a size, but for Reshape, whose sizes the exporter looks at.
 OPERATORS = frozenset(
     "Add Cast Constant Conv Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul Reciprocal ReduceMean Relu "  # noqa: SIM905
@@ -180,7 +182,7 @@ class _Reader:
             Refused: It is not written canonically, or has more than the fields.
             UnicodeDecodeError: A text is none.
         """
-        content, number = self._content, self._number
+        content, number = self._content, self._number  # all in one loop: a file of ours has 15,000 fields
         found, last, count = dict[str, Any](), 0, 0
         while at < end:
             tag, at = (content[at], at + 1) if content[at] < 0x80 else number(at, end)
@@ -219,8 +221,6 @@ class _Reader:
 
     def _delimited(self, start: int, end: int, kind: _Kind | _Fields) -> Any:
         """The value of a field whose content these bytes are."""
-        if kind is _TEXT:
-            return self._content[start:end].decode()
         if kind is _BYTES:
             return start, end
         if kind is _FLOAT:
@@ -263,9 +263,12 @@ def refuse_hostile(content: bytes, model: Mapping[str, Any]) -> None:
     Raises:
         Refused: They are not.
     """
-    for opset in model.get("opset_import", ()):
+    opsets = model.get("opset_import", [])
+    for opset in opsets:
         if opset.get("domain", "") not in _DOMAINS:
             raise Refused(f"operators of {_shown(opset['domain'])}")
+    if len(opsets) != 1 or opsets[0].get("version") not in OPSETS:
+        raise Refused(f"the versions {[opset.get('version') for opset in opsets]} of ONNX's operators")
     if "graph" not in model:
         raise Refused("no graph")
     begin, end = model["graph"]
@@ -298,7 +301,7 @@ def _refuse_order(nodes: Iterable[Mapping[str, Any]], inputs: list[str], weights
         if not known.isdisjoint(given) or len(set(given)) != len(given):
             raise Refused("two values of one name")
         known.update(given)
-        if constants.issuperset(filter(None, taken)):
+        if node["op_type"] == "Shape" or constants.issuperset(filter(None, taken)):  # of a shape the shape is constant
             if node["op_type"] in _WIDENING:  # two vectors of a few bytes make a matrix of terabytes
                 raise Refused(f"{_shown(node['op_type'])} of constants alone")
             constants.update(given)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, TypedDict
 
 from rest_deploy.specs import FACTOR, SEED, SHARE, CalibrationMethod, Int8Target, Precision
-from rest_deploy.values import Is, Real, Sha256, Text, Whole
+from rest_deploy.values import Is, Real, Sha256, Text, Whole, hold
 
 _FIGURE, _COUNT, _NAME = Real(0), Whole(0, 1 << 40), Text(4096)
 
@@ -53,6 +53,9 @@ class CalibrationRecord:
     seed: Annotated[int, SEED]
     sizes: tuple[Annotated[str, Text(100)], ...]
 
+    def __post_init__(self) -> None:
+        hold(self)
+
 
 @dataclass(frozen=True)
 class PrecisionRecord:
@@ -84,6 +87,9 @@ class PrecisionRecord:
     judged_images: tuple[Annotated[str, _NAME], ...] = ()
     steps: tuple[str, ...] = ()
     speed: Annotated[Mapping[str, Any], Is(SpeedFigures)] | None = None
+
+    def __post_init__(self) -> None:
+        hold(self)
 
     @property
     def spread(self) -> float | None:

@@ -38,9 +38,8 @@ def start(name: str) -> int:
     _open_closed_streams()
     _guard()
     _leave_a_deleted_folder()
-    interruptible = (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )  # not where we were started with nohup
+    # not where we were started with nohup
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     try:
         if interruptible:
             signal.signal(signal.SIGINT, _end)
@@ -178,6 +177,9 @@ def _guard() -> None:
 
 
 def _replace(name: str, raw: Any, encoding: str, *, line_buffering: bool) -> None:
+    if (before := getattr(sys, name)) is not None:
+        with contextlib.suppress(OSError, ValueError):
+            before.flush()  # of whoever printed before us
     file = io.BufferedWriter(_Sink(raw, f"<{name}>"))
     # labels and paths that the terminal cannot show
     setattr(sys, name, io.TextIOWrapper(file, encoding, errors="backslashreplace", line_buffering=line_buffering))

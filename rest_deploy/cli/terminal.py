@@ -80,12 +80,8 @@ def exit_code(work: Callable[[], int]) -> int:
         if logging.getLogger("rest_deploy").isEnabledFor(logging.INFO):
             logging.getLogger(__name__).exception("where it happened:")
         told = str(exc)
-    except (
-        OSError,
-        MemoryError,
-        UnicodeError,
-        ImportError,
-    ) as exc:  # of the machine, not of the request: a disk, a limit
+    except (OSError, MemoryError, UnicodeError, ImportError) as exc:
+        # of the machine, not of the request: a disk, a limit
         told = f"{type(exc).__name__}: {exc}"
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

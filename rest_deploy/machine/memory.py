@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rest_deploy.errors import DeviceError, PredictorError, RestDeployError
@@ -43,14 +44,16 @@ def available_bytes() -> int | None:
     return max(0, min(known)) if known else None
 
 
-def check_memory(needed: int, what: str, refusal: type[RestDeployError], advice: str, *, usual: int = USUAL) -> None:
+def check_memory(
+    needed: int, what: str, refusal: type[RestDeployError], advice: str | Callable[[], str], *, usual: int = USUAL
+) -> None:
     """Refuse work that would take more memory than is free.
 
     Args:
         needed: Bytes that it takes.
         what: Of whom, and what it is, as it reads before "would take".
         refusal: The error where it alone asks for too much.
-        advice: What to do about that.
+        advice: What to do about that; what is called says it only where it has come to that.
         usual: Bytes that usual work takes. Where not even they are free it is the machine's fault, and not that of
             what is worked on.
 
@@ -63,7 +66,7 @@ def check_memory(needed: int, what: str, refusal: type[RestDeployError], advice:
     takes = f"{what} would take about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
     if usual > SHARE * free:
         raise PredictorError(f"{takes} now, not enough memory for any image: let the machine do less at a time")
-    raise refusal(f"{takes}: {advice}")
+    raise refusal(f"{takes}: {advice if isinstance(advice, str) else advice()}")
 
 
 def _left_of_the_machine() -> int | None:

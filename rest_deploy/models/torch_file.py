@@ -28,6 +28,7 @@ from torch import Tensor
 from rest_deploy.artifact.identity import sha256_of_rest
 from rest_deploy.errors import listed, one_line
 from rest_deploy.models.pickled import MAX_ARGUMENTS, Inert, UnreadableError, read_pickle
+from rest_deploy.values import distinct
 
 _MAX_PICKLE = 256 << 20  # bytes of an archive's pickle
 _MAX_DIRECTORY = 16 << 20  # bytes of an archive's directory; an entry takes about 70
@@ -583,7 +584,7 @@ def _open_safetensors(opened: WeightFile, file: BinaryIO, size: int) -> None:
     if length > _MAX_HEADER or 8 + length > size:
         raise UnreadableError(f"damaged or truncated: a safetensors header of {length:,} bytes in a file of {size:,}")
     try:
-        header = json.loads(file.read(length), object_pairs_hook=_distinct)
+        header = json.loads(file.read(length), object_pairs_hook=distinct)
         metadata = header.pop("__metadata__", {})
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its metadata is not all text")
@@ -600,13 +601,6 @@ def _open_safetensors(opened: WeightFile, file: BinaryIO, size: int) -> None:
     opened.content = {name: stored for name, (stored, _) in tensors.items()}
     opened.metadata = metadata
     opened.place_storages({n: _Place(start + 8 + length, s.storage.nbytes) for n, (s, start) in tensors.items()})
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a name is there twice")
-    return values
 
 
 def _safe_tensor(name: str, values: Mapping[str, Any]) -> tuple[StoredTensor, int]:

@@ -19,7 +19,7 @@ from rest_deploy.export.formats import get_format
 from rest_deploy.pipeline.pictures import ImageInputs
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.preprocess.sample import Sample, choose_images
-from rest_deploy.specs import LARGEST_HALF, LARGEST_INPUT, Int8Target, Precision, Preprocessing
+from rest_deploy.specs import Int8Target, Precision, Preprocessing, largest_input
 
 if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
@@ -65,7 +65,7 @@ def prepare(request: ExportRequest) -> tuple[LoadedModel, tuple[Job, ...]]:
         integers = request.precision is Precision.INT8
         calibrating = integers and config.target_for(request.makes_engine) is Int8Target.TRT
         count, seed = config.calibration_images, config.calibration_seed
-        largest = LARGEST_INPUT if integers and not calibrating else LARGEST_HALF
+        largest = largest_input(request.precision, config.target_for(request.makes_engine) if integers else None)
         sample = choose_images(config.calibration, count, seed, calibrating=calibrating, largest=largest)
     loaded = load_model(
         request.model,

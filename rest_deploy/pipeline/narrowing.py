@@ -20,7 +20,7 @@ from rest_deploy.pipeline.sensitivity_table import write_sensitivities
 from rest_deploy.pipeline.speed import Speed
 from rest_deploy.preprocess.sample import Sample, Source
 from rest_deploy.runtimes.saturation import sums_saturate
-from rest_deploy.specs import LARGEST_HALF, LARGEST_INPUT, CalibrationMethod, ImageSize, Int8Target, Precision
+from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision, largest_input
 from rest_deploy.verification import TOLERANCES, Case, Reference, candidate_of, synthetic_images
 from rest_deploy.verification.agreement import BUDGETS, Budget, Pictures
 
@@ -243,7 +243,7 @@ class Narrowing:
 
     def _inputs(self, sources: Sequence[Source], sizes: Sequence[ImageSize] = ()) -> ImageInputs:
         info = self._network.info
-        largest = LARGEST_INPUT if self.target is Int8Target.CPU else LARGEST_HALF
+        largest = largest_input(self._precision, self.target)
         channels = int(info.input.shape[1])
         return ImageInputs(sources, info.preprocessing, sizes, channels, largest=largest, config=info.config)
 

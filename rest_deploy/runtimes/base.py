@@ -18,7 +18,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, InputError, PredictorError
 from rest_deploy.models.memory import network_bytes
 from rest_deploy.runtimes.gpu_times import GpuCall
-from rest_deploy.specs import LARGEST_HALF, LARGEST_INPUT
+from rest_deploy.specs import largest_input
 
 _SIZES_KNOWN = 256
 
@@ -84,10 +84,10 @@ class Runtime(ABC):
             InputError: Wrong type, dtype, rank or size.
             PredictorError: The runtime is closed, or failed.
         """
-        self._check_usable()
         if not isinstance(batch, np.ndarray):
+            self._check_usable()
             return self._run_foreign(batch)
-        self._check(batch.dtype, batch.shape, np.dtype(np.float32))
+        self.check(batch)
         batch = np.asarray(batch)  # a masked array hides values that the network would see
         if self._holds(batch) or not self._takes(len(batch), *batch.shape[2:]):  # which is refused, whatever is in it
             return self._logits(batch)
@@ -101,7 +101,7 @@ class Runtime(ABC):
     @property
     def largest_input(self) -> float:
         """Largest absolute value of an input that its precision holds."""
-        return LARGEST_HALF if self.info.holds_halves else LARGEST_INPUT
+        return largest_input(self.info.precision, self.info.int8_target)
 
     def _holds(self, values: NDArray[Any]) -> bool:
         """Whether all values are finite and within ``largest_input``."""
@@ -113,6 +113,16 @@ class Runtime(ABC):
 
     def _logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         return self._run(self._as_input(batch)).astype(np.float32, copy=False)
+
+    def check(self, batch: NDArray[Any]) -> None:
+        """Refuse a batch that :meth:`run` would.
+
+        Raises:
+            InputError: Wrong dtype, rank or size.
+            PredictorError: The runtime is closed.
+        """
+        self._check_usable()
+        self._check(batch.dtype, batch.shape, np.dtype(np.float32))
 
     def call_bytes(self, count: int, height: int, width: int) -> int:
         """Bytes of memory that a call takes; 0 on a GPU, where that cannot be told."""

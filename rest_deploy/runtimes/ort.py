@@ -52,7 +52,7 @@ class OnnxRuntime(Runtime):
 
     def _opened(self, file: OnnxFile) -> Any:
         self.info = file.info
-        int8_target = self.info.precision_plan.int8_target if self.info.precision_plan is not None else None
+        int8_target = self.info.int8_target
         with file.checking_seal():
             file.check_graph()
             import_onnxruntime(self._device)
@@ -113,7 +113,7 @@ def _turns(threads: int) -> queue.SimpleQueue[None]:
 def _check_shapes(session: Any, info: ArtifactInfo, path: Path) -> None:
     """The record and the graph behind it must tell of the same network."""
     for found, said in ((session.get_inputs(), info.input), (session.get_outputs(), info.output)):
-        if len(found) != 1 or found[0].name != said.name or found[0].shape[1:2] != list(said.shape[1:2]):
+        if len(found) != 1 or found[0].name != said.name or found[0].shape != list(said.shape):
             raise ArtifactError(f"{path}: its record tells of another network than its graph; export it again")
 
 
@@ -196,6 +196,7 @@ def open_session(
     except Exception as exc:  # ONNX Runtime's errors share no public base class
         raise ArtifactError(f"{path}: ONNX Runtime {ort.__version__} cannot load it: {one_line(exc)}") from exc
     session.disable_fallback()
+    session._model_bytes = None  # which it keeps to begin anew on another provider: as much memory again as the file
     if device.kind == "cuda":
         _check_started(session, device)
         if strict:

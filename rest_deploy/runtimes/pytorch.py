@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -157,7 +158,8 @@ def _weights(loaded: LoadedModel, labelled: bool) -> Weights:
         told = tuple(note for note in told if not note.startswith("class names"))
     if of is None:
         return Weights(sha256=loaded.sha256, seed=loaded.seed, notes=told)
-    return Weights(of.path.name, of.sha256, key=of.weights_key, prefix=of.key_prefix, notes=told)
+    name = os.fsencode(of.path.name).decode("utf-8", "backslashreplace")  # not every name of a file is text
+    return Weights(name, of.sha256, key=of.weights_key, prefix=of.key_prefix, notes=told)
 
 
 def _steps(

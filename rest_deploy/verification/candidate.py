@@ -48,7 +48,7 @@ def open_candidate(
         yield candidate_of(onnx.load_model_from_string(file.content), threads), file.info
         return
     with open_runtime(path, device, threads) as runtime:
-        yield runtime.run, info
+        yield runtime.run, runtime.info
 
 
 def rounds_halves(info: ArtifactInfo, device: str | None) -> bool:
