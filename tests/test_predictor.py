@@ -391,3 +391,22 @@ def test_an_input_beyond_the_precision_is_told_with_its_size(
     words = r"image 0 of the list: .*values up to 1e\+06.*half\.onnx.*65504"
     with Predictor(run_export(request).path) as own, pytest.raises(ImageError, match=words):
         own.classify(picture)
+
+
+def test_what_is_wrong_with_a_batch_is_told_before_what_it_would_take(tiny_onnx: Path) -> None:
+    with Predictor(tiny_onnx) as predictor:
+        for value, channels in ((np.uint8(0), 3), (np.float32(0), 7)):
+            odd = np.broadcast_to(value, (1, channels, 9000, 9000))
+            with pytest.raises(InputError, match=rf"input of dtype {odd.dtype} and shape .*; needed: float32"):
+                predictor.logits(odd)
+
+
+def test_where_the_system_does_not_tell_what_is_free_large_batches_run(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("predictor", "machine.memory"):
+        monkeypatch.setattr(f"rest_deploy.{module}.available_bytes", lambda: None)
+    with Predictor(tiny_onnx) as predictor:
+        assert predictor.max_pixels is None
+        monkeypatch.setattr(predictor._runtime, "_run", lambda batch: np.zeros((len(batch), 7), np.float32))
+        assert predictor.logits(np.zeros((1, 3, 1500, 1500), np.float32)).shape == (1, 7)

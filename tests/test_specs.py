@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from rest_deploy.errors import ConfigError
@@ -138,8 +139,10 @@ def test_plain_values_are_taken() -> None:
     steps = Preprocessing("warp", 96, interpolation="bilinear", alpha="drop")
     assert (steps.resize, steps.size) == (Resize.WARP, ImageSize(96, 96))
     assert (steps.interpolation, steps.alpha) == (Interpolation.BILINEAR, Alpha.DROP)
-    with pytest.raises(ConfigError, match=r"^size is 2\.5; accepted: a list of 2"):
+    with pytest.raises(ConfigError, match=r"^size is 2\.5; accepted: a list or tuple of 2"):
         Preprocessing("warp", 2.5)
+    arrays = Preprocessing("warp", np.array([96, 96]), mean=np.full(3, 0.5, np.float32), std=np.ones(3))
+    assert arrays == Preprocessing("warp", np.int64(96), mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
 
 
 def test_a_card_from_before_interpolation_and_alpha_had_a_name_is_read():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rest_deploy.artifact.info import SCHEMA, ArtifactInfo, Weights
-from rest_deploy.errors import ArtifactError
+from rest_deploy.errors import ArtifactError, ConfigError
 from rest_deploy.specs import Activation, ImageSize, Precision, Preprocessing, Resize, TensorSpec
 from rest_deploy.values import plain
 from tests.artifact.test_engine import FIGURES, PLAN, make_record
@@ -140,8 +140,16 @@ def test_an_engine_that_cannot_be_read_is_refused(engine, said):
 
 @pytest.mark.parametrize("labels", [(), ("cat", "dog"), ("cat", "dog", "cow", "owl")])
 def test_labels_must_be_as_many_as_classes(labels):
-    with pytest.raises(ArtifactError, match=f"{len(labels)} labels are named for 3 classes"):
-        ArtifactInfo.from_dict(make_info(labels=labels).to_dict())
+    values = {**make_info().to_dict(), "labels": list(labels)}
+    with pytest.raises(ArtifactError, match=f"{len(labels)} labels are named for 3 classes|labels has 0 values"):
+        ArtifactInfo.from_dict(values)
+
+
+def test_what_could_not_be_read_again_is_not_made():
+    with pytest.raises(ConfigError, match=r"^labels\[1\] is 'xx.*accepted: text of at most 10,000 characters"):
+        make_info(labels=("a", "x" * 11_000, "c"))
+    with pytest.raises(ConfigError, match=r"^file is "):
+        Weights("bad\udcff.pth", "0" * 64)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import struct
@@ -11,10 +12,11 @@ from pathlib import Path
 import onnx
 import pytest
 
+from rest_deploy.artifact import onnx_file
 from rest_deploy.artifact.info import METADATA_KEY
 from rest_deploy.artifact.onnx_file import SEAL_KEY, OnnxFile, read_checked, sealed, write_record
 from rest_deploy.artifact.onnx_graph import Refused, read_model
-from rest_deploy.errors import ArtifactError
+from rest_deploy.errors import ArtifactError, PredictorError
 
 
 @pytest.fixture
@@ -56,10 +58,11 @@ def test_the_onnx_package_reads_it_and_the_graph_stays_as_it_was(model_file: Pat
     assert model.SerializeToString() == content
 
 
-@pytest.mark.parametrize("label", ["tiny", "short", "Käse 犬", "long" * 1000, "x" * 127, "x" * 16_384])
+@pytest.mark.parametrize("label", ["tiny", "short", "Käse 犬", "long" * 1000, "x" * 127, "x" * 9000])
 def test_a_record_replaces_the_one_before(model_file: Path, graph: bytes, label: str) -> None:
     for _ in range(2):
-        info = replace(OnnxFile(model_file).info, model=label)
+        info = OnnxFile(model_file).info
+        info = replace(info, weights=replace(info.weights, notes=(label,)))
         write_record(model_file, info)
         assert read_checked(model_file).info == info
         assert model_file.read_bytes() == sealed(graph, info.to_json())
@@ -155,6 +158,29 @@ def test_an_empty_file_a_missing_one_a_folder_a_pipe_and_a_device(tmp_path: Path
     ]:
         with pytest.raises(ArtifactError, match=reason):
             OnnxFile(path)
+
+
+def test_no_more_memory_is_asked_for_than_the_file_has(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Reader(io.FileIO):
+        def read(self, size: int = -1, /) -> bytes:
+            asked.append(size)
+            return super().read(size) or b""
+
+    monkeypatch.setattr(onnx_file, "open", lambda number, mode: Reader(number), raising=False)
+    OnnxFile(model_file)
+    assert asked == [model_file.stat().st_size + 1]
+
+
+def test_too_little_memory_is_no_fault_of_the_file(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reader(io.FileIO):
+        def read(self, size: int = -1, /) -> bytes:
+            raise MemoryError
+
+    monkeypatch.setattr(onnx_file, "open", lambda number, mode: Reader(number), raising=False)
+    with pytest.raises(PredictorError, match=r"model\.onnx: not enough memory to read its [\d,]+ bytes"):
+        OnnxFile(model_file)
 
 
 def test_a_file_beyond_two_gib_is_refused_before_it_is_read(tmp_path: Path) -> None:

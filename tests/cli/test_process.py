@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -83,3 +84,12 @@ def test_streams_of_a_caller_are_left_alone(tiny_onnx: Path, monkeypatch: pytest
     assert info.main([str(tiny_onnx)]) == 0
     assert sys.stdout is mine
     assert "tiny" in mine.getvalue()
+
+
+def test_what_its_caller_printed_before_comes_before(tiny_onnx: Path, tmp_path: Path) -> None:
+    code = "import sys; from rest_deploy.cli.info import main; print('first'); main([sys.argv[1]]); print('last')"
+    with (tmp_path / "told.txt").open("w") as told:
+        subprocess.run([sys.executable, "-c", code, str(tiny_onnx)], stdout=told, check=True)
+    lines = (tmp_path / "told.txt").read_text(encoding="utf-8").splitlines()
+    assert (lines[0], lines[-1]) == ("first", "last")
+    assert len(lines) > 5

@@ -232,7 +232,7 @@ def test_a_new_row_shows_up_by_itself(monkeypatch: MonkeyPatch) -> None:
         FORMATS["onnx"], suffix=".tflite", precisions=FORMATS["onnx"].precisions[:1], packages={"tflite": "edge"}
     )
     monkeypatch.setattr(artifacts, "FORMATS", MappingProxyType({**FORMATS, "tflite": row}))
-    runtime = RuntimeRow("rest_deploy.runtimes.tflite", "TFLiteRuntime", "tflite", "edge")
+    runtime = RuntimeRow("rest_deploy.runtimes.tflite", "TFLiteRuntime", "tflite", "edge", ("tflite",))
     monkeypatch.setattr(registry, "RUNTIMES", MappingProxyType({**RUNTIMES, ".tflite": runtime}))
     machine = Machine(monkeypatch, onnxruntime=cpu_only(), tflite="2.0")
     fake_module(monkeypatch, "tflite")

@@ -157,7 +157,7 @@ def test_the_name_is_taken_from_the_model(
         ({"precision": "int8", "options": {"half_io": True}}, "half_io: only with --int8-target trt"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
         ({"output": "model.engine"}, "files of format onnx end in .onnx"),
-        ({"options": {"opset": 11}}, "accepted: 18 to 21"),
+        ({"options": {"opset": 11}}, "accepted: a whole number from 18 to 21"),
     ],
 )
 def test_a_request_that_cannot_be_meant(arguments: dict[str, Any], message: str) -> None:

@@ -87,7 +87,8 @@ def run(
     """
     shell = f'{"rmdir ../here; " * deleted}exec "$@" {streams.redirections}'
     words = ["sh", "-c", shell, "sh", sys.executable, "-c", START.format(before=before, name=name), *map(str, argv)]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    # an empty entry would be the current folder, without which Python itself does not start
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(
         words, capture_output=True, check=False, cwd=folder, env={**os.environ, **threads, **environment}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 import struct
@@ -142,6 +143,29 @@ def _outer_product(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("MatMul", ["column/wide", "row/wide"], ["matrix"]))
 
 
+def _product_behind_shapes(model: onnx.ModelProto) -> None:
+    """The shape of a shape is a constant, which ONNX Runtime folds into what it is multiplied by."""
+    shapes = [("image", "shape"), ("shape", "rank")]
+    model.graph.node.extend(helper.make_node("Shape", [one], [other]) for one, other in shapes)
+    model.graph.node.append(helper.make_node("Cast", ["rank"], ["four"], to=TensorProto.FLOAT))
+    for name, shape in (("tall", (20_000, 1)), ("wide", (1, 20_000))):
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    model.graph.node.append(helper.make_node("Mul", ["tall", "four"], ["scaled"]))
+    model.graph.node.append(helper.make_node("MatMul", ["scaled", "wide"], ["square"]))
+
+
+def _two_opsets(model: onnx.ModelProto) -> None:
+    model.opset_import.append(helper.make_opsetid("", 11))
+
+
+def _no_opset(model: onnx.ModelProto) -> None:
+    del model.opset_import[:]
+
+
+def _another_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 7
+
+
 def _many_inputs(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Add", [model.graph.input[0].name] * 1000, ["out"]))
 
@@ -171,6 +195,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a padding of 100,000 pixels": (_convolution("pads", [100_000] * 4), r"pads of 1e\+05"),
     "a negative padding": (_convolution("pads", [-1] * 4), "pads of "),
     "a product of constants": (_outer_product, "'MatMul' of constants alone"),
+    "a product behind shapes": (_product_behind_shapes, "'Mul' of constants alone"),
+    "two versions of the operators": (_two_opsets, r"the versions \[18, 11\] of ONNX's operators"),
+    "no version of the operators": (_no_opset, r"the versions \[\] of ONNX's operators"),
+    "an old version of the operators": (_another_opset, r"the versions \[7\] of ONNX's operators"),
     "a node of a thousand inputs": (_many_inputs, "more than 16 times input"),
     "dilations of a trillion": (_convolution("dilations", [1 << 40, 1]), r"dilations of 1.1e\+12"),
     "no groups": (_convolution("group", 0), "group of 0"),
@@ -210,7 +238,8 @@ def test_a_graph_of_too_much_is_refused(
 ) -> None:
     (node,) = take_apart(onnx.GraphProto(node=[piece]))
     graph = put_together([node]) * count
-    content = b"\x08\x08" + b"\x3a" + varint(len(graph)) + graph
+    opset = b"\x42\x04\x0a\x00\x10\x12"
+    content = b"\x08\x08" + b"\x3a" + varint(len(graph)) + graph + opset
     with pytest.raises(ArtifactError, match=why):
         Predictor(with_graph(tiny_onnx, tmp_path / "many.onnx", content))
 
@@ -275,6 +304,36 @@ def test_the_runtime_gets_the_bytes_that_were_checked(
     with Predictor(path) as predictor:
         np.testing.assert_array_equal(predictor.logits(batch), wanted)
     assert path.read_bytes() == b"something else"
+
+
+def _static_height(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 9
+
+
+def test_a_graph_of_another_shape_than_its_record(tiny_onnx: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="its record tells of another network than its graph"):
+        Predictor(forged(tiny_onnx, tmp_path / "static.onnx", _static_height))
+
+
+def test_a_damaged_file_is_let_go_of_at_once(tiny_onnx: Path, tmp_path: Path) -> None:
+    """Whoever tries again and again what is damaged does not gather it."""
+    content = bytearray(tiny_onnx.read_bytes())
+    content[len(content) // 2] ^= 1
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(content)
+    gc.disable()
+    try:
+        with pytest.raises(ArtifactError):
+            Predictor(path)
+        held = [one for one in gc.get_objects() if type(one) is OnnxFile]
+    finally:
+        gc.enable()
+    assert held == []
+
+
+def test_an_open_file_is_not_held_twice(tiny_onnx: Path) -> None:
+    with Predictor(tiny_onnx) as predictor:
+        assert predictor._runtime._session._model_bytes is None  # type: ignore[attr-defined]
 
 
 def _differences(read: Mapping[str, Any], message: Any, content: bytes) -> list[str]:

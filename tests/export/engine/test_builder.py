@@ -237,7 +237,7 @@ def test_progress_is_told(machine: Machine, tiny_onnx: Path) -> None:
         read_info(tiny_onnx),
         site,
         NO_CACHE,
-        lambda share, phase: told.append((share, phase)),
+        report=lambda share, phase: told.append((share, phase)),
     )
     shares = [share for share, _ in told]
     assert shares == sorted(shares)
