@@ -104,7 +104,7 @@ def test_what_is_read_is_written_again() -> None:
         ({"kind": []}, r"^kind is \[\]"),
         ({"colour": "green"}, r"^colour is 'green'; accepted: red, blue"),
         ({"colour": {}}, r"^colour is \{\}"),
-        ({"inner": {}}, r"^inner is \{\}; accepted: a list"),
+        ({"inner": {}}, r"^inner is \{\}; accepted: a list or tuple"),
         ({"inner": [{"rows": []}]}, r"^inner\[0\]\.size is missing|^inner\[0\]\.rows has 0 values; accepted: 1 to 3"),
         ({"inner": [{"rows": [2], "size": None}]}, r"^inner\[0\]\.rows\[0\] is 2; accepted: a number from -1 to 1"),
         ({"inner": [{"rows": [True], "size": None}]}, r"^inner\[0\]\.rows\[0\] is True"),

@@ -156,7 +156,7 @@ def test_the_dict_holds_batch_height_and_width():
     [
         ({"min": [1, 32]}, "^min has 2 values; accepted: 3"),
         ({"min": [1, 32, 32, 32]}, "^min has 4 values"),
-        ({"opt": 224}, "^opt is 224; accepted: a list of 3"),
+        ({"opt": 224}, "^opt is 224; accepted: a list or tuple of 3"),
         ({"opt": None}, "^opt is None"),
         ({"max": [8, 640, 1.5]}, r"^max\[2\] is 1.5; accepted: a whole number"),
         ({"max": [8, 640, 100]}, "width goes 64, 288, 100"),

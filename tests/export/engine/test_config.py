@@ -91,7 +91,7 @@ def test_profiles_that_were_given_stand_as_they_are() -> None:
         ({"profiles": (RANGE,), "opt_size": size("1")}, "profiles were given"),
         ({"profiles": (RANGE,), "max_size": size("1")}, "profiles were given"),
         ({"profiles": (RANGE,), "max_batch": 8}, "profiles were given"),
-        ({"targets": "sm86"}, "targets is 'sm86'; accepted: a list"),
+        ({"targets": "sm86"}, "targets is 'sm86'; accepted: a list or tuple"),
         ({"targets": [86]}, r"targets\[0\] is 86; accepted: text"),
         ({"targets": ("ampere",)}, "compute capability 'ampere'; accepted: sm86"),
         ({"targets": ("sm86", "8.6")}, r"targets sm86, 8\.6: one is there twice"),
