@@ -40,7 +40,7 @@ _MAX_MARKERS = 100_000
 _MAX_STRIPS = 1 << 17
 #: Pixels of a TIFF's tile, which is decoded whole, however small the image is.
 _MAX_TILE = 1 << 22
-#: Bytes that the entries of an EXIF directory may name: each is copied, though all may name the same.
+#: Bytes that are copied for the entries of an EXIF directory: for each its own, though all may name the same.
 _MAX_EXIF = 16 << 20
 
 
@@ -135,7 +135,8 @@ def check_exif(image: Image.Image, name: str) -> None:
     exif = image.info.get("exif") or b""
     raw = image.info.get("Raw profile type exif", "")
     if isinstance(exif, bytes):
-        exif = exif.removeprefix(b"Exif\0\0")
+        while exif.startswith(b"Exif\0\0"):  # Pillow takes off more than one too
+            exif = exif[6:]
         named = sum(entry.nbytes for entry in _directory(exif))
         if named > _MAX_EXIF:
             raise ImageError(f"{name}: its EXIF data of {len(exif):,} bytes name {named:,}: damaged")
@@ -253,7 +254,10 @@ def _check_scans(content: bytes, pixels: int, name: str) -> None:
 
 
 class _Entry(NamedTuple):
-    """An entry of a directory: its tag, the numbers and bytes that it has, and the first number, if it is here."""
+    """An entry of a directory: its tag, how many numbers it announces, bytes of them in the file, the first number.
+
+    Where numbers are cut off Pillow takes what there is, warns, and leaves the entry out: ordinary pictures have such.
+    """
 
     tag: int
     numbers: int
@@ -262,12 +266,12 @@ class _Entry(NamedTuple):
 
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_TILE_SIDES, _PARTS = (322, 323), (273, 279, 324, 325)
+_SIDES, _TILE_SIDES, _PARTS = (256, 257), (322, 323), (273, 279, 324, 325)
 
 
 def _directory(content: bytes) -> Iterator[_Entry]:
     """The first directory; nothing where there is none, or its start is cut off, which Pillow then says."""
-    order = "<" if content[:2] == b"II" else ">"
+    order, byteorder = ("<", "little") if content[:2] == b"II" else (">", "big")
     big = content[2:4] == (b"+\0" if order == "<" else b"\0+")
     first, count, entry, inline = (8, "Q", "HHQ8s", 8) if big else (4, "H", "HHL4s", 4)
     try:
@@ -276,17 +280,22 @@ def _directory(content: bytes) -> Iterator[_Entry]:
         at += struct.calcsize("=" + count)
         for number in range(entries):
             tag, kind, numbers, value = struct.unpack_from(order + entry, content, at + number * (4 + 2 * inline))
-            code = {1: "B", 3: "H", 16: "Q"}.get(kind, "L" if inline == 4 or kind == 4 else "Q")
-            yield _Entry(tag, numbers, numbers * _SIZES.get(kind, 1), struct.unpack_from(order + code, value)[0])
-    except (struct.error, OverflowError):
+            size = _SIZES.get(kind, 1)
+            nbytes = numbers * size
+            if nbytes > inline:  # they stand elsewhere
+                offset = int.from_bytes(value, byteorder)
+                nbytes = min(nbytes, max(0, len(content) - offset))
+                value = content[offset : offset + size]
+            yield _Entry(tag, numbers, nbytes, int.from_bytes(value[:size], byteorder))
+    except struct.error:
         return
 
 
 def _check_tiff(content: bytes, name: str) -> None:
     if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0"):  # Pillow reads others, libtiff does not
         return
-    sides = dict.fromkeys(_TILE_SIDES, 1)
-    pixels, named = 1, 0
+    sides, own = dict.fromkeys(_TILE_SIDES, 1), dict.fromkeys(_SIDES, MAX_PIXELS)  # of several the worst
+    named = 0
     for entry in _directory(content):
         named += entry.nbytes
         if entry.tag in sides:
@@ -295,14 +304,14 @@ def _check_tiff(content: bytes, name: str) -> None:
             raise ImageError(
                 f"{name}: a TIFF in {entry.numbers:,} parts; at most {_MAX_STRIPS:,} are read; save it as PNG"
             )
-        elif entry.tag in (256, 257):
-            pixels *= max(1, entry.value)
-    if sides[322] * sides[323] > max(_MAX_TILE, 4 * pixels):
+        elif entry.tag in own:
+            own[entry.tag] = min(own[entry.tag], entry.value)
+    if sides[322] * sides[323] > max(_MAX_TILE, 4 * own[256] * own[257]):
         raise ImageError(
             f"{name}: a TIFF in tiles of {sides[322]}x{sides[323]} pixels, larger than itself; save it as PNG"
         )
     if named > 2 * len(content):
-        raise ImageError(f"{name}: its directory names {named:,} bytes of {len(content):,}: damaged or truncated")
+        raise ImageError(f"{name}: its directory names {named:,} bytes of {len(content):,}: damaged")
 
 
 # JPEG 2000: in blocks of 4x4 pixels, of 64 as usual, a file of five kilobytes takes gigabytes

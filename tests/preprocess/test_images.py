@@ -20,6 +20,7 @@ from rest_deploy.errors import ImageError, PredictorError
 from rest_deploy.preprocess import image_files, images
 from rest_deploy.preprocess.images import is_image, load_image
 from rest_deploy.specs import Alpha
+from tests.reliability.picture_bombs import tiff
 
 BLACK, GREY, WHITE = (0, 0, 0), (128, 128, 128), (255, 255, 255)
 RED, GREEN, BLUE, PINK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 127, 127)
@@ -347,6 +348,64 @@ def test_damaged_exif_gives_an_image_or_is_refused(tmp_path, kind):
             damaged[generator.randrange(8, len(whole))] = generator.randrange(256)
         path.write_bytes(encoded(photo(8, 6), kind, exif=bytes(damaged)))
         image_or_image_error(path)
+
+
+# Tags that announce more than the file holds; Pillow warns, and leaves them out
+
+
+def exif_of(*entries):
+    """EXIF data: (tag, kind, count, value or offset) each."""
+    return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + b"".join(struct.pack("<HHII", *e) for e in entries)
+
+
+CUT_OFF = (0x927C, 7, 18_481_152, 30)  # a camera's own notes, as an ImageNet picture announces them
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_tag_of_exif_data_that_is_cut_off_is_read_past(kind):
+    exif = exif_of((ORIENTATION, 3, 1, 6), CUT_OFF)
+    assert len(exif) < 38
+    content = encoded(photo(), kind, exif=b"Exif\0\0" + exif)
+    assert load_image(content).size == (20, 24)
+
+
+def tiff_of(tags):
+    data = zlib.compress(bytes(64))
+    return tiff(8, 8, {273: (512,), 278: (8,), 279: (len(data),)} | tags, data)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
+def test_a_tag_of_a_tiff_that_is_cut_off_is_read_past():
+    content = tiff_of({65000: (1, 2)}).replace(
+        struct.pack("<HHI", 65000, 4, 2), struct.pack("<HHI", 65000, 4, 1_250_000)
+    )
+    assert load_image(content).size == (8, 8)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
+@pytest.mark.parametrize("prefixes", [0, 1, 2])
+def test_exif_data_whose_tags_all_name_the_same_bytes_are_refused(prefixes):
+    entries = exif_of(*((tag, 7, 30_000, 8) for tag in range(4000)))
+    content = encoded(photo(), "PNG", exif=b"Exif\0\0" * prefixes + entries)
+    with pytest.raises(ImageError, match="EXIF data .* name 120,000,000"):
+        load_image(content)
+
+
+def test_a_tiffs_tile_is_found_behind_and_in_a_tag_of_64_bits():
+    tile = {324: (512,), 325: (20,)}
+    for tags in ({100: (1, 2)} | {322: (8192,)}, {322: (8192, 0)}):
+        content = tiff_of(tile | {323: (8192,)} | tags)
+        for tag in (100, 322):  # two numbers of 32 bits, as one of 64
+            content = content.replace(struct.pack("<HHI", tag, 4, 2), struct.pack("<HHI", tag, 16, 1))
+        with pytest.raises(ImageError, match="tiles of 8192x8192 pixels"):
+            load_image(content)
+
+
+def test_a_tiff_that_says_its_width_twice_is_no_larger_for_that():
+    content = tiff_of({256: (8,), 100: (1 << 20,), 322: (8192,), 323: (8192,), 324: (512,), 325: (20,)})
+    with pytest.raises(ImageError, match="tiles of 8192x8192 pixels"):
+        load_image(content.replace(struct.pack("<HH", 100, 4), struct.pack("<HH", 256, 4)))
 
 
 def test_an_unknown_pixel_format_is_refused(tmp_path):

@@ -104,6 +104,8 @@ def hostile() -> Iterator[Sample]:
     entries = b"".join(struct.pack("<HHII", tag, 7, 400_000, 8) for tag in range(30_000))
     unfolding = b"II*\0\x08\0\0\0" + struct.pack("<H", 30_000) + entries + bytes(100_000)
     yield Sample("PNG of EXIF data that unfold to 12 GB", _png_with(b"eXIf", unfolding, 1))
+    doubly = _png_with(b"eXIf", b"Exif\0\0" * 2 + unfolding, 1)
+    yield Sample("PNG of EXIF data that unfold to 12 GB, said twice to be such", doubly)
     webp = _encoded(Image.new("RGB", (8, 8)), "WEBP", lossless=True, exif=unfolding)
     yield Sample("WebP of EXIF data that unfold to 12 GB", webp)
     yield Sample("WebP of a canvas of 16 million a side", _canvas(webp, (1 << 24) - 1))
