@@ -11,7 +11,7 @@ import io
 import re
 import struct
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -271,7 +271,8 @@ _SIDES, _TILE_SIDES, _PARTS = (256, 257), (322, 323), (273, 279, 324, 325)
 
 def _directory(content: bytes) -> Iterator[_Entry]:
     """The first directory; nothing where there is none, or its start is cut off, which Pillow then says."""
-    order, byteorder = ("<", "little") if content[:2] == b"II" else (">", "big")
+    order = "<" if content[:2] == b"II" else ">"
+    byteorder: Literal["little", "big"] = "little" if order == "<" else "big"
     big = content[2:4] == (b"+\0" if order == "<" else b"\0+")
     first, count, entry, inline = (8, "Q", "HHQ8s", 8) if big else (4, "H", "HHL4s", 4)
     try:
@@ -406,26 +407,50 @@ def _bombastic(content: bytes, body: int, of_all: bool) -> str:
 # ICO: Pillow decodes its picture, of whatever size that is, while it opens the file
 
 _MAX_ICON = 1024  # pixels a side; its own directory can say 256
+_MAX_ICONS, _MAX_ICON_CHUNKS = 256, 64
 
 
-def _check_icon(content: bytes, name: str) -> None:
-    (count,) = struct.unpack_from("<H", content, 4) if len(content) >= 6 else (0,)
+def check_icon(file: IO[bytes], name: str) -> None:
+    """Refuse an icon with a large picture. The file is read no further than it takes to tell.
+
+    Raises:
+        ImageError: It has one, or so many pictures or parts of one that no icon has.
+    """
+    file.seek(4)
+    count = int.from_bytes(file.read(2), "little")
+    if count > _MAX_ICONS:
+        raise ImageError(f"{name}: an icon of {count:,} pictures; at most {_MAX_ICONS} are read; save it as PNG")
     for number in range(count):
-        entry = content[6 + 16 * number : 22 + 16 * number]
-        if len(entry) < 16:
-            return  # Pillow says so
-        start = int.from_bytes(entry[12:], "little")
-        head = content[start : start + 24]
-        order, at = ("big", 16) if head.startswith(b"\x89PNG") else ("little", 4)
-        sides = [int.from_bytes(head[i : i + 4], order) for i in (at, at + 4)]  # type: ignore[arg-type]
+        file.seek(6 + 16 * number)
+        start = int.from_bytes(file.read(16)[12:], "little")
+        file.seek(start)
+        head = file.read(16)
+        sides = [int.from_bytes(head[i : i + 4], "little") for i in (4, 8)]
         if int.from_bytes(head[:4], "little") == 12:  # OS/2's header has them in 16 bits
             sides = [int.from_bytes(head[i : i + 2], "little") for i in (4, 6)]
+        if head.startswith(b"\x89PNG"):
+            sides = _png_sides(file, start + 8, name)
         if max(sides) > 2 * _MAX_ICON:  # of a bitmap, height counts its mask
             raise ImageError(f"{name}: an icon with a picture of {sides[0]}x{sides[1]} pixels; save it as PNG")
 
 
+def _png_sides(file: IO[bytes], at: int, name: str) -> list[int]:
+    """The largest width and height of a PNG's headers up to its pixels: Pillow takes the last, wherever it stands."""
+    sides = [0, 0]
+    for _ in range(_MAX_ICON_CHUNKS):
+        file.seek(at)
+        part = file.read(16)
+        if len(part) < 16 or part[4:8] in (b"IDAT", b"fdAT", b"IEND"):
+            return sides
+        if part[4:8] == b"IHDR":
+            sides = [max(side, own) for side, own in zip(sides, struct.unpack(">II", part[8:]), strict=True)]
+        at += 12 + int.from_bytes(part[:4], "big")
+    raise ImageError(f"{name}: an icon of over {_MAX_ICON_CHUNKS} parts before its pixels; save it as PNG")
+
+
 #: First bytes -> what is looked at before Pillow opens such a file.
 _CHECKS = (
-    (b"II", _check_tiff), (b"MM", _check_tiff), (b"\0\0\1\0", _check_icon), (b"\xff\x4f\xff\x51", _check_jpeg2000),
+    (b"II", _check_tiff), (b"MM", _check_tiff), (b"\xff\x4f\xff\x51", _check_jpeg2000),
     (b"\0\0\0\x0cjP  \r\n\x87\n", _check_jpeg2000),
+    (b"\0\0\1\0", lambda content, name: check_icon(io.BytesIO(content), name)),
 )  # fmt: skip

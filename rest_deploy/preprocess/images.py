@@ -22,6 +22,7 @@ from rest_deploy.preprocess.image_files import (
     MAX_BYTES,
     Metered,
     check_exif,
+    check_icon,
     check_opened,
     check_pixels,
     decoding_bytes,
@@ -97,8 +98,9 @@ def load_image(source: ImageSource, alpha: Alpha = Alpha.WHITE, fits: Fits | Non
 def is_image(path: Path) -> bool:
     """Whether a file of a folder is taken for an image: by its suffix where that says so, else by what it holds.
 
-    The suffixes of pictures count by themselves, and so do signatures of four bytes and more, so that a damaged picture
-    is told as one. Where the first bytes might be an image's, Pillow must be able to read its header.
+    The suffixes of pictures count by themselves, and so do signatures of four bytes and more, and other suffixes where
+    the first bytes agree, so that a damaged picture is told as one. Where the first bytes alone might be an image's,
+    Pillow must be able to read its header. No picture is decoded.
 
     Raises:
         PredictorError: No memory or no file handles are left.
@@ -114,12 +116,14 @@ def is_image(path: Path) -> bool:
         with open(path, "rb") as file:
             start = file.read(16)  # as many as Pillow's signatures have
         formats = [name for name, accept in signatures.items() if accept(start)]
-        if not _SIGNED.isdisjoint(formats):
+        if not _SIGNED.isdisjoint(formats) or own in formats:
             return True
         if own in FORMATS and own not in signatures:
             formats.append(own)
         if formats:
             with open(path, "rb") as file:
+                if "ICO" in formats:  # Pillow decodes it as it opens it
+                    check_icon(file, str(path))
                 Image.open(Metered(file, path.stat().st_size, str(path)), formats=formats)  # type: ignore[arg-type]
         return bool(formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -3,6 +3,7 @@
 import builtins
 import errno
 import io
+import itertools
 import os
 import random
 import resource
@@ -14,13 +15,13 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import IcoImagePlugin, Image, features
 
 from rest_deploy.errors import ImageError, PredictorError
 from rest_deploy.preprocess import image_files, images
 from rest_deploy.preprocess.images import is_image, load_image
 from rest_deploy.specs import Alpha
-from tests.reliability.picture_bombs import tiff
+from tests.reliability.picture_bombs import icons, tiff
 
 BLACK, GREY, WHITE = (0, 0, 0), (128, 128, 128), (255, 255, 255)
 RED, GREEN, BLUE, PINK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 127, 127)
@@ -388,7 +389,7 @@ def test_a_tag_of_a_tiff_that_is_cut_off_is_read_past():
 def test_exif_data_whose_tags_all_name_the_same_bytes_are_refused(prefixes):
     entries = exif_of(*((tag, 7, 30_000, 8) for tag in range(4000)))
     content = encoded(photo(), "PNG", exif=b"Exif\0\0" * prefixes + entries)
-    with pytest.raises(ImageError, match="EXIF data .* name 120,000,000"):
+    with pytest.raises(ImageError, match=r"EXIF data .* name 120,000,000"):
         load_image(content)
 
 
@@ -848,7 +849,28 @@ def test_a_bomb_without_a_suffix_is_an_image_to_be_refused(tmp_path):
         load_image(path)
 
 
-@pytest.mark.parametrize("start", [b"", b"{", b"P6\n", b"#define ", b"BM", b"GIF89a"])
+def test_an_icon_is_not_decoded_to_be_found(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(IcoImagePlugin.IcoFile, "getimage", lambda *args: opened.append(args))
+    for bomb, (name, found) in itertools.product(icons(), {"x.ico": True, "x": False, "x.dat": False}.items()):
+        (tmp_path / name).write_bytes(bomb.content)
+        assert is_image(tmp_path / name) is found
+        with pytest.raises(ImageError, match=rf"{name}: an icon "):
+            load_image(tmp_path / name)
+    assert opened == []
+
+
+@pytest.mark.parametrize("sizes", [[(16, 16)], [(16, 16), (256, 256)]])
+@pytest.mark.parametrize("inside", ["png", "bmp"])
+def test_an_icon_is_found_by_its_content(tmp_path, sizes, inside):
+    photo(256, 256).save(tmp_path / "x", "ICO", sizes=sizes, bitmap_format=inside)
+    assert is_image(tmp_path / "x")
+    assert load_image(tmp_path / "x").size == sizes[-1]
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"{", b"P6\n", b"#define ", b"BM", b"GIF89a", b"\0\0\1\0\1\0", b"\0\0\1\0\xff\0"]
+)
 def test_of_a_file_of_another_kind_the_first_bytes_alone_are_read(tmp_path, start):
     """Of a terabyte; to read it whole would take all memory and be told as such."""
     path = tmp_path / "large.dat"

@@ -124,11 +124,27 @@ def hostile() -> Iterator[Sample]:
     at = layers.index(b"\xff\x52")
     layers[at + 6 : at + 8] = b"\xff\xff"
     yield Sample("JPEG 2000 of 65,535 layers", bytes(layers))
+    yield from icons()
+
+
+def icons() -> Iterator[Sample]:
+    """Whose pictures Pillow decodes while it opens them."""
     inside = blank(9000, 9000).content
-    yield Sample(
-        "ICO with a picture of 81 megapixels",
-        b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inside), 22) + inside,
-    )
+    text = struct.pack(">I4sIIBI", 9, b"tEXt", 8, 8, 0, zlib.crc32(b"tEXt" + struct.pack(">IIB", 8, 8, 0)))
+    small = png(8, 8, b"")[8:33]
+    parts = struct.pack(">I4sI", 0, b"prVt", zlib.crc32(b"prVt")) * 100
+    for what, more in {
+        "": b"",
+        ", behind a text": text,
+        ", behind a small one": small,
+        ", of 100 parts": parts,
+    }.items():
+        yield Sample(f"ICO with a picture of 81 megapixels{what}", _icon(inside[:8] + more + inside[8:]))
+    yield Sample("ICO of 65,535 pictures", b"\0\0\1\0\xff\xff" + _icon(inside)[6:22] * 65_535)
+
+
+def _icon(inside: bytes) -> bytes:
+    return b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
 
 
 def _canvas(webp: bytes, side: int) -> bytes:
