@@ -69,13 +69,7 @@ def open_image(content: bytes, name: str) -> Image.Image:
     width, height = image.size
     check_pixels(name, width, height)
     _check_decoder(image, name)
-    if image.format in ("JPEG", "MPO"):
-        _check_scans(content, width * height, name)
-    most = _MAX_CODED_BYTES.get(image.format or "", MAX_BYTES)
-    if len(content) > most:
-        raise ImageError(
-            f"{name}: {len(content):,} bytes of {image.format}; at most {most:,} are read; save it smaller"
-        )
+    _check_coded(image, content, name)
     return image
 
 
@@ -96,20 +90,35 @@ def too_large(name: str, size: str) -> str:
     return f"{name}: {size}, more than the {MAX_PIXELS:,} that are read; scale it down first"
 
 
-def check_opened(image: Image.Image, name: str) -> None:
+def is_decoded(image: Image.Image) -> bool:
+    """Whether an image has its pixels: one that was made has, one that a caller opened once its frame was loaded."""
+    return image.format is None or (getattr(image, "_im", None) is not None and not getattr(image, "tile", ()))
+
+
+def check_opened(image: Image.Image, content: bytes, name: str) -> None:
     """Refuse an image that a caller opened with Pillow and did not decode, where decoding it would not be bounded.
 
+    What its header took is the caller's own, and metadata behind its pixels are not counted.
+
+    Args:
+        image: As it was opened; it may stand at another frame than the first.
+        content: All of its file; empty where Pillow does not hold that any more, as it does of all that is checked.
+        name: What a message calls it.
+
     Raises:
-        ImageError: It is of another format than those that are read, or too large for its decoder.
+        ImageError: It is of another format than those that are read, or would cost more than a picture of its size.
     """
-    if image.format is None or getattr(image, "_im", None) is not None:
-        return
     if image.format not in FORMATS:
         raise ImageError(
             f"{name}: {image.format} is not decoded here; save it as PNG or JPEG, or where you trust it, call its "
             "load() first"
         )
     _check_decoder(image, name)
+    if image.format == "TIFF":
+        _check_tiff(content, name, image.tell())
+    elif image.format == "JPEG2000":
+        _check_jpeg2000(content, name)
+    _check_coded(image, content, name)
 
 
 def decoding_bytes(image: Image.Image) -> int:
@@ -176,6 +185,18 @@ def _check_decoder(image: Image.Image, name: str) -> None:
         )
 
 
+def _check_coded(image: Image.Image, content: bytes, name: str) -> None:
+    if image.format in ("JPEG", "MPO"):
+        tiles = getattr(image, "tile", ())
+        start = tiles[0].offset if tiles else 0  # of an MPO's second frame it is not 0
+        _check_scans(content, start, image.width * image.height, name)
+    most = _MAX_CODED_BYTES.get(image.format or "", MAX_BYTES)
+    if len(content) > most:
+        raise ImageError(
+            f"{name}: {len(content):,} bytes of {image.format}; at most {most:,} are read; save it smaller"
+        )
+
+
 def _codecs(image: Image.Image) -> set[str]:
     return {tile[0] for tile in getattr(image, "tile", ())}
 
@@ -232,10 +253,13 @@ class Metered:
 #: A marker, without those inside of coded pixels: a stuffed zero, restarts. Two bytes, so that a search is linear.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TEM, _SOI, _EOI, _SOS = 0x01, 0xD8, 0xD9, 0xDA
+#: Start of a frame, which has its size: C0 to CF without tables, an extension and conditions of arithmetic coding.
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
-def _check_scans(content: bytes, pixels: int, name: str) -> None:
-    at = scans = markers = 0
+def _check_scans(content: bytes, at: int, pixels: int, name: str) -> None:
+    """Of a JPEG that begins at ``at``; its own size counts, of which a caller's ``draft()`` leaves fewer pixels."""
+    scans = markers = 0
     while (found := _MARKER.search(content, at)) and found[0][1] != _EOI:
         at, markers = found.end(), markers + 1
         if markers > _MAX_MARKERS:
@@ -243,6 +267,9 @@ def _check_scans(content: bytes, pixels: int, name: str) -> None:
         if found[0][1] in (_TEM, _SOI):
             continue
         scans += found[0][1] == _SOS
+        if found[0][1] in _SOF:
+            sides = (content[at + 3 : at + 5], content[at + 5 : at + 7])
+            pixels = max(pixels, int.from_bytes(sides[0], "big") * int.from_bytes(sides[1], "big"))
         at += int.from_bytes(content[at : at + 2], "big")
     if scans * pixels > _MAX_SCANS * MAX_PIXELS:
         raise ImageError(
@@ -269,15 +296,19 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _SIDES, _TILE_SIDES, _PARTS = (256, 257), (322, 323), (273, 279, 324, 325)
 
 
-def _directory(content: bytes) -> Iterator[_Entry]:
-    """The first directory; nothing where there is none, or its start is cut off, which Pillow then says."""
+def _directory(content: bytes, page: int = 0) -> Iterator[_Entry]:
+    """A page's directory; nothing where there is none, or its start is cut off, which Pillow then says."""
     order = "<" if content[:2] == b"II" else ">"
     byteorder: Literal["little", "big"] = "little" if order == "<" else "big"
     big = content[2:4] == (b"+\0" if order == "<" else b"\0+")
     first, count, entry, inline = (8, "Q", "HHQ8s", 8) if big else (4, "H", "HHL4s", 4)
+    pointer = order + ("Q" if big else "L")
     try:
-        (at,) = struct.unpack_from(order + ("Q" if big else "L"), content, first)
+        (at,) = struct.unpack_from(pointer, content, first)
         (entries,) = struct.unpack_from(order + count, content, at)
+        for _ in range(page):
+            (at,) = struct.unpack_from(pointer, content, at + struct.calcsize("=" + count) + entries * (4 + 2 * inline))
+            (entries,) = struct.unpack_from(order + count, content, at)
         at += struct.calcsize("=" + count)
         for number in range(entries):
             tag, kind, numbers, value = struct.unpack_from(order + entry, content, at + number * (4 + 2 * inline))
@@ -292,12 +323,12 @@ def _directory(content: bytes) -> Iterator[_Entry]:
         return
 
 
-def _check_tiff(content: bytes, name: str) -> None:
+def _check_tiff(content: bytes, name: str, page: int = 0) -> None:
     if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0"):  # Pillow reads others, libtiff does not
         return
     sides, own = dict.fromkeys(_TILE_SIDES, 1), dict.fromkeys(_SIDES, MAX_PIXELS)  # of several the worst
     named = 0
-    for entry in _directory(content):
+    for entry in _directory(content, page):
         named += entry.nbytes
         if entry.tag in sides:
             sides[entry.tag] = max(sides[entry.tag], entry.value)

@@ -26,6 +26,7 @@ from rest_deploy.preprocess.image_files import (
     check_opened,
     check_pixels,
     decoding_bytes,
+    is_decoded,
     open_image,
     too_large,
 )
@@ -78,7 +79,8 @@ def load_image(source: ImageSource, alpha: Alpha = Alpha.WHITE, fits: Fits | Non
             return _to_rgb(_from_array(source), name, alpha, fits)
     if isinstance(source, Image.Image):
         with _decoding("image", source):
-            check_opened(source, "image")
+            if not is_decoded(source):
+                check_opened(source, _behind(source), "image")
             return _to_rgb(source, "image", alpha, fits)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(bytes(source), "image", alpha, fits)
@@ -191,6 +193,21 @@ def _content(path: Path) -> bytes:
     if len(content) > MAX_BYTES:
         raise ImageError(f"{path}: over {MAX_BYTES:,} bytes, more than any image that is read has")
     return content
+
+
+def _behind(image: Image.Image) -> bytes:
+    """The file of an image that was opened and not decoded, which Pillow goes on reading from where it stood."""
+    file = getattr(image, "fp", None)
+    if file is None:  # it is closed, or its decoder has read all of it
+        return b""
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    check_memory(2 * min(size, MAX_BYTES), f"image: reading its {size:,} bytes", ImageError, "make it smaller")
+    try:
+        file.seek(0)
+        return _read(file, "image")
+    finally:
+        file.seek(position)
 
 
 def _decode(content: bytes, name: str, alpha: Alpha, fits: Fits | None) -> Image.Image:

@@ -351,6 +351,87 @@ def test_damaged_exif_gives_an_image_or_is_refused(tmp_path, kind):
         image_or_image_error(path)
 
 
+# Opened by the caller with Pillow, and not decoded
+
+FRAMES = [photo(seed=seed) for seed in range(3)]
+LAZY = SAMPLES | {
+    "jpeg2000": encoded(photo(), "JPEG2000"),
+    "ico": encoded(photo(32, 32), "ICO"),
+    "tga": encoded(photo(), "TGA"),
+    "progressive": encoded(photo(), "JPEG", progressive=True),
+    "tiff in tiles of JPEG": encoded(photo(), "TIFF", compression="jpeg"),
+    **{
+        f"{kind} of three": encoded(FRAMES[0], kind, save_all=True, append_images=FRAMES[1:])
+        for kind in ("TIFF", "MPO", "PNG", "GIF", "WEBP")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", LAZY)
+@pytest.mark.parametrize("opened", ["path", "file", "bytes"])
+def test_an_image_that_was_opened_and_not_decoded_is_read_as_its_file(tmp_path, kind, opened):
+    path = tmp_path / "image"
+    path.write_bytes(LAZY[kind])
+    wanted = load_image(path).tobytes()
+    with open(path, "rb", 0) as file:
+        source = {"path": path, "file": file, "bytes": io.BytesIO(LAZY[kind])}[opened]
+        with Image.open(source) as image:
+            for _ in range(2):
+                assert load_image(image).tobytes() == wanted
+        with Image.open(path) as image:
+            image.load()
+            assert load_image(image).tobytes() == wanted
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "MPO", "PNG", "GIF", "WEBP"])
+def test_every_frame_that_a_caller_goes_to_is_read(kind):
+    with (
+        Image.open(io.BytesIO(LAZY[f"{kind} of three"])) as image,
+        Image.open(io.BytesIO(LAZY[f"{kind} of three"])) as own,
+    ):
+        for frame in (1, 2, 0):
+            image.seek(frame)
+            own.seek(frame)
+            assert load_image(image).tobytes() == own.convert("RGB").tobytes()
+
+
+def scans(image, count):
+    content = encoded(image, "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + last * count + content[-2:]
+
+
+def test_what_a_file_costs_is_looked_at_of_an_image_that_was_opened(monkeypatch):
+    """By its content: scans of a JPEG, also of a later frame and of a draft; tiles of a TIFF's page; JPEG 2000."""
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 1 << 16)
+    large = Image.new("L", (256, 256))
+    jpeg = scans(large, 20)
+    offset = LAZY["MPO of three"].index(b"\xff\xd9\xff\xd8") + 2
+    later = LAZY["MPO of three"][:offset] + scans(photo(), 3000)
+    tile = {322: (8192,), 323: (8192,), 324: (512,), 325: (20,)}
+    first = tiff_of({})
+    page = tiff_of(tile)
+    moved = len(first)
+    entries = struct.unpack_from("<H", first, 8)[0]
+    two = bytearray(first + page[8:512])
+    struct.pack_into("<I", two, 10 + 12 * entries, moved)
+    blocks = encoded(large.convert("RGB"), "JPEG2000", codeblock_size=(4, 4))
+    for content, frame, draft, words in (
+        (jpeg, 0, None, "JPEG of .* scans of 65,536 pixels"),
+        (jpeg, 0, (32, 32), "JPEG of .* scans of 65,536 pixels"),
+        (later, 1, None, "JPEG of .* scans of 480 pixels"),
+        (page, 0, None, "tiles of 8192x8192"),
+        (bytes(two), 1, None, "tiles of 8192x8192"),
+        (blocks, 0, None, "JPEG 2000 file of blocks"),
+    ):
+        with Image.open(io.BytesIO(content)) as image:
+            image.seek(frame)
+            image.draft("L", draft)
+            with pytest.raises(ImageError, match=words):
+                load_image(image)
+            assert not image_files.is_decoded(image)
+
+
 # Tags that announce more than the file holds; Pillow warns, and leaves them out
 
 

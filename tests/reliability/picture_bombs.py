@@ -239,6 +239,8 @@ def main(folder: Path, artifact: Path) -> None:
     square = (folder / "large" / "PNG of 2048x2048").read_bytes()
     attempt("PNG of 2048x2048 as bytes", square, "image")
     attempt("PNG of 2048x2048 in Pillow", Image.open(io.BytesIO(square)), "image")
+    hostile = (folder / "hostile" / "JPEG of 200 scans").read_bytes()
+    attempt("JPEG of 200 scans in Pillow", Image.open(io.BytesIO(hostile)), "image")
     attempt("array of 2048x2048", np.zeros((2048, 2048, 3), np.uint8), "image")
     attempt("array of 1x400000", np.zeros((1, 400_000, 3), np.uint8), "image")
     attempt("batch of 2048x2048", np.zeros((1, 3, 2048, 2048), np.float32), "the batch")
