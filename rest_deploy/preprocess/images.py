@@ -6,8 +6,9 @@ import errno
 import io
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from rest_deploy.errors import ImageError, PredictorError, RestDeployError, no_file, one_line
-from rest_deploy.machine.memory import check_memory
+from rest_deploy.machine.memory import USUAL, check_memory
 from rest_deploy.preprocess.image_files import (
     FORMATS,
     MAX_BYTES,
@@ -279,12 +280,27 @@ def _to_rgb(image: Image.Image, name: str, alpha: Alpha, fits: Fits | None, held
     seen = _upright_size(image, name)
     if fits is not None:
         fits(*seen)
-    check_memory(
-        decoding_bytes(image) + held,
-        f"{name}: reading an image of {image.width}x{image.height} pixels",
-        ImageError,
-        "scale it down first",
-    )
+    needed = decoding_bytes(image) + held
+    with _large if needed > USUAL else nullcontext():
+        what = f"{name}: reading an image of {image.width}x{image.height} pixels"
+        check_memory(needed, what, ImageError, "scale it down first")
+        return _decoded(image, name, alpha, fits, seen)
+
+
+#: Held while a large image is decoded, so that threads are not promised the same free memory.
+_large = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _large  # noqa: PLW0603
+    _large = threading.Lock()  # a thread that held it is not in the child
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _decoded(image: Image.Image, name: str, alpha: Alpha, fits: Fits | None, seen: tuple[int, int]) -> Image.Image:
     image.load()
     check_exif(image, name)  # of a PNG it may come last
     image = ImageOps.exif_transpose(image)  # a copy in any case

@@ -838,6 +838,43 @@ def test_an_image_that_asks_for_more_than_its_pixels_need_is_a_bad_image(monkeyp
         load_image(SAMPLES["png"])
 
 
+def test_free_memory_is_not_promised_twice_to_large_images(monkeypatch):
+    """From the look at what is free to the last copy one thread has it; usual images do not wait."""
+    held = []
+    for module, name in ((images, "check_memory"), (images.ImageOps, "exif_transpose"), (Image.Image, "convert")):
+        own = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, own=own: held.append(images._large.locked()) or own(*a))
+    load_image(SAMPLES["palette"])
+    usual, held[:] = list(held), []
+    monkeypatch.setattr(images, "USUAL", 1)
+    load_image(SAMPLES["palette"])
+    assert len(usual) == len(held) >= 3
+    assert not any(usual)
+    assert all(held)
+    with pytest.raises(ImageError):
+        load_image(SAMPLES["png"][:-50])
+    assert not images._large.locked()
+
+
+_FORKED = """
+import os, sys
+from rest_deploy.preprocess import images
+images.USUAL = 1
+images._large.acquire()
+child = os.fork()
+if child == 0:
+    images.load_image(sys.argv[1])
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_does_not_wait_for_a_thread_of_its_parent(tmp_path):
+    photo().save(tmp_path / "image.png")
+    command = [sys.executable, "-c", _FORKED, str(tmp_path / "image.png")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout == "7\n"
+
+
 def test_too_many_open_files_are_no_fault_of_the_image(tmp_path):
     photo().save(tmp_path / "image.png")
     (tmp_path / "other.dat").write_bytes(SAMPLES["png"])
