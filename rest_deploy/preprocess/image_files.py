@@ -23,7 +23,7 @@ MAX_PIXELS = 89_478_485
 MAX_BYTES = 12 * MAX_PIXELS
 
 #: Formats of Pillow that are read. What decoding one takes can be told from its structure, and was compared with what
-#: it takes (tests/reliability/test_picture_bombs.py). Others hold pictures of other sizes than they say, run programs,
+#: it takes (tests/reliability/picture_bombs.py). Others hold pictures of other sizes than they say, run programs,
 #: or decode while they are opened. HEIF is there where a plugin has registered it.
 FORMATS = frozenset("AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI TGA TIFF WEBP".split())  # noqa: SIM905
 
@@ -209,11 +209,15 @@ def _is_slow(image: Image.Image) -> bool:
 class Metered:
     """A file of which Pillow's parsers, loops in Python, may ask no more than a picture's header has them ask.
 
-    Some of them append each part to those before it, so that what counts while the header is read is what has been
-    read so far, at each read again. A header that is read twice over is damaged. While pixels are read, it is the
-    number of reads, which is small: Pillow's own are of 64 KiB, a PNG's of one chunk.
+    Some of them append each part to those before it, or unfold it, so that what counts while the header is read is what
+    has been read so far, at each read again. Of a JPEG it is known what does so: its EXIF data are appended, and tables
+    and frames make objects; other metadata may be larger than its pixels, as depth maps are. A header that is read
+    twice over is damaged. While pixels are read, it is the number of reads, which is small: Pillow's own are of 64 KiB,
+    a PNG's of one chunk.
     """
 
+    _MAX_TABLES = 4 << 20  # bytes of a JPEG's segments that are no metadata
+    _METADATA = frozenset({*range(0xE0, 0xF0), 0xFE})
     _MAX_WORK = 1 << 34  # bytes appended: three seconds
     _MAX_READS = 100_000
     _LEAST = 1 << 10  # bytes of a read, where there are more
@@ -222,15 +226,29 @@ class Metered:
     def __init__(self, file: Any, size: int, name: str) -> None:
         self.header, self.reads_allowed = True, self._MAX_READS + size // self._LEAST
         self._file, self._size, self._name = file, size, name
-        self._reads = self._seen = self._work = 0
+        self._reads = self._seen = self._appended = self._work = 0
+        self._tables, self._marker = 0, 0
+        self._jpeg = False
 
     def read(self, count: int = -1, /) -> bytes:
         data: bytes = self._file.read(count)
         self._reads += 1
         if self.header:
+            if self._reads == 1:
+                self._jpeg = data.startswith(b"\xff\xd8\xff")
+            elif not self._jpeg or data.startswith(b"Exif\0\0"):
+                self._appended += len(data)
+                self._work += self._appended
+            if len(data) == 1:  # of a JPEG, the last before the length and the content of a segment is its marker
+                self._marker = data[0]
+            elif self._jpeg and self._marker not in self._METADATA:
+                self._tables += len(data)
             self._seen += len(data)
-            self._work += self._seen
-            if self._work > self._MAX_WORK or self._seen > 2 * self._size + self._SLACK:
+            if (
+                self._tables > self._MAX_TABLES
+                or self._work > self._MAX_WORK
+                or self._seen > 2 * self._size + self._SLACK
+            ):
                 raise ImageError(f"{self._name}: a header of over {self._reads:,} parts: damaged")
         if self._reads > self.reads_allowed:
             raise ImageError(f"{self._name}: over {self._reads:,} parts in {self._size:,} bytes: damaged")

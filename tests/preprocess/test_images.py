@@ -432,6 +432,32 @@ def test_what_a_file_costs_is_looked_at_of_an_image_that_was_opened(monkeypatch)
             assert not image_files.is_decoded(image)
 
 
+def segments(marker, part, count):
+    return (struct.pack(">HH", marker, 2 + len(part)) + part) * count
+
+
+@pytest.mark.parametrize("start", [b"http://ns.adobe.com/xmp/extension/\0", b"FLIR\0", b"JP\0"])
+def test_metadata_of_a_jpeg_may_be_larger_than_its_pixels(start):
+    """120 MB, in 2,000 segments: depth maps and the like are kept so."""
+    part = start.ljust(60_000, b"x")
+    for marker in (0xFFE1, 0xFFE2, 0xFFEB, 0xFFFE):
+        content = SAMPLES["jpeg"][:2] + segments(marker, part, 2000) + SAMPLES["jpeg"][2:]
+        assert load_image(content).tobytes() == load_image(SAMPLES["jpeg"]).tobytes()
+
+
+def test_what_is_appended_part_by_part_is_not():
+    """EXIF data of a JPEG, and tables, of which each makes objects; comments of a GIF."""
+    exif = b"Exif\0\0" + b"II*\0\x08\0\0\0\0\0"
+    gif = encoded(photo(), "GIF", comment=b"x").replace(b"!\xfe\1x\0", b"!\xfe" + b"\1x" * 90_000 + b"\0")
+    for content in (
+        SAMPLES["jpeg"][:2] + segments(0xFFE1, exif, 90_000) + SAMPLES["jpeg"][2:],
+        SAMPLES["jpeg"][:2] + segments(0xFFDB, bytes(65 * 1000), 100) + SAMPLES["jpeg"][2:],
+        gif,
+    ):
+        with pytest.raises(ImageError, match="parts"):
+            load_image(content)
+
+
 # Tags that announce more than the file holds; Pillow warns, and leaves them out
 
 

@@ -85,6 +85,9 @@ def hostile() -> Iterator[Sample]:
     exif = b"Exif\0\0II*\0\x08\0\0\0\0\0"
     segment = b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif
     yield Sample("JPEG of 300,000 EXIF segments", jpeg[:2] + segment * 300_000 + jpeg[2:])
+    for what, kind, part in (("tables", 0xDB, bytes(65)), ("frames", 0xC0, jpeg[jpeg.index(b"\xff\xc0") + 4 :][:15])):
+        table = struct.pack(">BBH", 0xFF, kind, 2 + 65_520) + (part * 5000)[:65_520]
+        yield Sample(f"JPEG of 100 MB of {what}", jpeg[:2] + table * 1600 + jpeg[2:])
     yield Sample("JPEG of 2,000,000 comments", jpeg[:2] + b"\xff\xfe\0\2" * 2_000_000 + jpeg[2:])
     yield Sample("JPEG of 10 MB of filling", jpeg[:2] + b"\xff" * 10_000_000 + jpeg[2:])
     scans = _encoded(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
