@@ -122,7 +122,7 @@ def check_opened(image: Image.Image, content: bytes, name: str) -> None:
 
 
 def decoding_bytes(image: Image.Image) -> int:
-    """Memory that turning an image into RGB takes at most: it as decoded, turned upright, laid over white, as RGB.
+    """Memory that turning an image into RGB takes at most: it as decoded, turned upright, as RGB; laid over white.
 
     Pillow keeps four bytes a pixel, or less, and a pointer a row.
     """
@@ -234,25 +234,25 @@ class Metered:
         data: bytes = self._file.read(count)
         self._reads += 1
         if self.header:
-            if self._reads == 1:
-                self._jpeg = data.startswith(b"\xff\xd8\xff")
-            elif not self._jpeg or data.startswith(b"Exif\0\0"):
-                self._appended += len(data)
-                self._work += self._appended
-            if len(data) == 1:  # of a JPEG, the last before the length and the content of a segment is its marker
-                self._marker = data[0]
-            elif self._jpeg and self._marker not in self._METADATA:
-                self._tables += len(data)
-            self._seen += len(data)
-            if (
-                self._tables > self._MAX_TABLES
-                or self._work > self._MAX_WORK
-                or self._seen > 2 * self._size + self._SLACK
-            ):
-                raise ImageError(f"{self._name}: a header of over {self._reads:,} parts: damaged")
+            self._count(data)
         if self._reads > self.reads_allowed:
             raise ImageError(f"{self._name}: over {self._reads:,} parts in {self._size:,} bytes: damaged")
         return data
+
+    def _count(self, data: bytes) -> None:
+        if self._reads == 1:
+            self._jpeg = data.startswith(b"\xff\xd8\xff")
+        elif not self._jpeg or data.startswith(b"Exif\0\0"):
+            self._appended += len(data)
+            self._work += self._appended
+        if len(data) == 1:  # of a JPEG, the last before the length and the content of a segment is its marker
+            self._marker = data[0]
+        elif self._jpeg and self._marker not in self._METADATA:
+            self._tables += len(data)
+        self._seen += len(data)
+        most = ((self._tables, self._MAX_TABLES), (self._work, self._MAX_WORK))
+        if self._seen > 2 * self._size + self._SLACK or any(count > limit for count, limit in most):
+            raise ImageError(f"{self._name}: a header of over {self._reads:,} parts: damaged")
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         position: int = self._file.seek(offset, whence)

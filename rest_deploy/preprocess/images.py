@@ -38,8 +38,6 @@ ImageSource: TypeAlias = (
     str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | bytes | bytearray | memoryview | IO[bytes]
 )
 
-#: What a pixel takes while an image is turned into RGB: as decoded, with its alpha laid out, and as RGB, 4 bytes each.
-_BYTES_A_PIXEL = 12
 _CHUNK = 1 << 20
 
 #: What the system says when the process or the machine has run out of something, or a file system is gone.
@@ -229,19 +227,21 @@ def _decoding(name: str, image: Image.Image | None = None) -> Iterator[None]:
     except RestDeployError:
         raise
     except MemoryError as exc:
-        raise _out_of_memory(name, image.size if image is not None else (0, 0)) from exc
+        raise _out_of_memory(name, image) from exc
     except Exception as exc:  # OSError, SyntaxError, struct.error, ... : as varied as the damage
         _refuse_exhausted(name, exc)
         raise ImageError(f"{name}: damaged or unsupported image ({one_line(exc)})") from exc
 
 
-def _out_of_memory(name: str, size: tuple[int, int]) -> RestDeployError:
+def _out_of_memory(name: str, image: Image.Image | None) -> RestDeployError:
     """Whose fault it is that memory ran out: the machine's, unless what such an image needs can be had.
 
     A damaged or hostile file makes Pillow ask for any amount, and must not pass for a machine that is at its end: a
     server would take itself out of service, and the other images of a list would go without an answer.
     """
-    needed = _BYTES_A_PIXEL * size[0] * size[1] + _CHUNK
+    size, needed = (0, 0), _CHUNK
+    if image is not None:
+        size, needed = image.size, needed + decoding_bytes(image)
     try:
         np.empty(needed, np.uint8)
     except MemoryError:
