@@ -69,8 +69,8 @@ def of_pictures(preprocessing: Preprocessing | None) -> Preprocessing:
     return preprocessing
 
 
-def check_resize(preprocessing: Preprocessing, height: int, width: int, name: str) -> None:
-    """Refuse an image whose resizing would make a picture too large to be read.
+def input_size(preprocessing: Preprocessing, height: int, width: int, name: str) -> ImageSize:
+    """The size of the network's input that an image becomes, before anything is done to it.
 
     Pillow resizes rows first, and then columns. Where the image is warped, a line of pixels 67 million high becomes as
     many rows of 224 pixels before it becomes 224 rows. A crop is of what is cut out alone, where sides are unequal.
@@ -81,7 +81,7 @@ def check_resize(preprocessing: Preprocessing, height: int, width: int, name: st
         name: What a message calls it.
 
     Raises:
-        ImageError: It would.
+        ImageError: While it is resized it would be larger than what is read.
     """
     size = preprocessing.size
     if preprocessing.resize is Resize.WARP and size is not None and size.width * height > MAX_PIXELS:
@@ -89,6 +89,7 @@ def check_resize(preprocessing: Preprocessing, height: int, width: int, name: st
             f"{name}: an image of {width}x{height} pixels is {size.width}x{height} while it is resized, more than the "
             f"{MAX_PIXELS:,} pixels that are read; scale it down first"
         )
+    return size or ImageSize(height, width)
 
 
 def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
