@@ -28,7 +28,7 @@ from rest_deploy.machine.memory import SHARE, USUAL, available_bytes, check_memo
 from rest_deploy.models.memory import pixels_within
 from rest_deploy.preprocess.dataset import images_below
 from rest_deploy.preprocess.images import ImageSource, load_image
-from rest_deploy.preprocess.transform import input_size, of_pictures, transform
+from rest_deploy.preprocess.transform import fed_size, of_pictures, transform
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation
 from rest_deploy.values import check
@@ -254,7 +254,7 @@ class Predictor:
         name = str(source) if isinstance(source, (str, Path)) else "image"
 
         def fits(height: int, width: int) -> None:
-            size = input_size(steps, height, width, name)
+            size = fed_size(steps, height, width, name)
             self._check_input(1, size.height, size.width, name, ImageError)
 
         try:

@@ -14,7 +14,7 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.models.memory import check_image
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.sample import ArrayInput, Source
-from rest_deploy.preprocess.transform import input_size, transform
+from rest_deploy.preprocess.transform import fed_size, transform
 from rest_deploy.specs import LARGEST_INPUT, Alpha, ImageSize, Preprocessing
 
 
@@ -91,7 +91,7 @@ class ImageInputs:
         for steps in self._steps():
             if steps is None or self.config is None:
                 continue
-            size = input_size(steps, height, width, name)
+            size = fed_size(steps, height, width, name)
             check_image(self.config, size.height, size.width, name)
 
     def _steps(self) -> Sequence[Preprocessing | None]:

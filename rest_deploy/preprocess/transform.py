@@ -69,7 +69,7 @@ def of_pictures(preprocessing: Preprocessing | None) -> Preprocessing:
     return preprocessing
 
 
-def input_size(preprocessing: Preprocessing, height: int, width: int, name: str) -> ImageSize:
+def fed_size(preprocessing: Preprocessing, height: int, width: int, name: str) -> ImageSize:
     """The size of the network's input that an image becomes, before anything is done to it.
 
     Pillow resizes rows first, and then columns. Where the image is warped, a line of pixels 67 million high becomes as

@@ -14,7 +14,7 @@ from rest_deploy.errors import ImageError, RestDeployError, VerificationError
 from rest_deploy.models.memory import check_image
 from rest_deploy.preprocess.dataset import Dataset
 from rest_deploy.preprocess.images import load_image
-from rest_deploy.preprocess.transform import input_size, transform
+from rest_deploy.preprocess.transform import fed_size, transform
 from rest_deploy.specs import ImageSize, Precision, Preprocessing
 from rest_deploy.verification.reference import loss
 from rest_deploy.verification.subjects import OpenReference, Subject
@@ -124,7 +124,7 @@ class ImageCheck:
         """Refuse an image that a network, or the reference, has no memory for; on a GPU that cannot be told."""
         reference = self._reference.subject
         for own in steps:
-            size = input_size(own, height, width, name)
+            size = fed_size(own, height, width, name)
             for subject in (reference, *self._subjects):
                 info, wide = subject.info, 2 if subject is reference and subject.info.format == "pytorch" else 1
                 if subject.device == "cpu" and info.engine is None:
