@@ -6,7 +6,7 @@ from PIL import Image
 
 from rest_deploy.errors import ImageError, InputError
 from rest_deploy.preprocess import transform as module
-from rest_deploy.preprocess.transform import input_size, transform
+from rest_deploy.preprocess.transform import fed_size, transform
 from rest_deploy.specs import IMAGENET_MEAN, IMAGENET_STD, ImageSize, Interpolation, Preprocessing, Resize
 
 GREY = {"mean": (0.1307,), "std": (0.3081,)}
@@ -265,12 +265,12 @@ def test_a_long_image_is_cut_in_its_middle():
 )
 def test_the_size_of_the_input_is_told_before_it_is_made(steps):
     steps = Preprocessing(*steps)
-    size = input_size(steps, 60, 70, "x.png")
+    size = fed_size(steps, 60, 70, "x.png")
     assert transform(Image.new("RGB", (70, 60)), steps).shape == (3, size.height, size.width)
 
 
 def test_a_line_of_pixels_that_would_be_widened_first_is_refused():
     line = (67_108_865, 1, "x.png")
     with pytest.raises(ImageError, match=r"x\.png: .* is 224x67108865 while it is resized"):
-        input_size(Preprocessing(Resize.WARP, ImageSize(224, 224)), *line)
-    assert input_size(Preprocessing(Resize.CROP, ImageSize(224, 224)), *line) == ImageSize(224, 224)
+        fed_size(Preprocessing(Resize.WARP, ImageSize(224, 224)), *line)
+    assert fed_size(Preprocessing(Resize.CROP, ImageSize(224, 224)), *line) == ImageSize(224, 224)
