@@ -20,6 +20,7 @@ from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
 from rest_deploy.specs import OPSETS
+from rest_deploy.values import shown
 
 #: The operators of the deploy form. None of them takes a size, but for Reshape, whose sizes the exporter looks at.
 OPERATORS = frozenset(
@@ -266,7 +267,7 @@ def refuse_hostile(content: bytes, model: Mapping[str, Any]) -> None:
     opsets = model.get("opset_import", [])
     for opset in opsets:
         if opset.get("domain", "") not in _DOMAINS:
-            raise Refused(f"operators of {_shown(opset['domain'])}")
+            raise Refused(f"operators of {shown(opset['domain'])}")
     if len(opsets) != 1 or opsets[0].get("version") not in OPSETS:
         raise Refused(f"the versions {[opset.get('version') for opset in opsets]} of ONNX's operators")
     if "graph" not in model:
@@ -303,14 +304,14 @@ def _refuse_order(nodes: Iterable[Mapping[str, Any]], inputs: list[str], weights
         known.update(given)
         if node["op_type"] == "Shape" or constants.issuperset(filter(None, taken)):  # of a shape the shape is constant
             if node["op_type"] in _WIDENING:  # two vectors of a few bytes make a matrix of terabytes
-                raise Refused(f"{_shown(node['op_type'])} of constants alone")
+                raise Refused(f"{shown(node['op_type'])} of constants alone")
             constants.update(given)
 
 
 def _refuse_node(node: Mapping[str, Any]) -> None:
     operator = node.get("op_type", "")
     if operator not in OPERATORS and operator not in INT8_OPERATORS:
-        raise Refused(f"the operator {_shown(operator)}")
+        raise Refused(f"the operator {shown(operator)}")
     if node.get("domain", "") not in _DOMAINS:
         raise Refused("operators of another domain")
     names = set()
@@ -324,7 +325,7 @@ def _refuse_attribute(attribute: Mapping[str, Any]) -> str:
     """The name of an attribute that may be."""
     name, kind = attribute.get("name", ""), _VALUE_OF.get(attribute.get("type", 0))
     if not attribute.keys() <= {"name", "type", kind} or kind is None:  # which of two a runtime would take, it knows
-        raise Refused(f"a value of another type than it says in {_shown(name)}")
+        raise Refused(f"a value of another type than it says in {shown(name)}")
     if kind == "t":
         _refuse_tensor(attribute.get("t", {}))
     elif name in _LIMITS:
@@ -346,7 +347,3 @@ def _refuse_tensor(tensor: Mapping[str, Any]) -> None:
 
 def _name(value: Mapping[str, Any]) -> str:
     return str(value.get("name", ""))
-
-
-def _shown(name: str) -> str:
-    return repr(name[:40])
