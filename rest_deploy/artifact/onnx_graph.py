@@ -15,6 +15,7 @@ Names and numbers of fields are those of onnx/onnx.proto (github.com/onnx/onnx).
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
@@ -170,7 +171,7 @@ class _Reader:
         content: The file.
     """
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes | mmap.mmap) -> None:
         self._content = content
         self._left = _MAX_FIELDS
 
@@ -245,7 +246,7 @@ class _Reader:
         raise Refused("a number of more than 64 bits")
 
 
-def read_model(content: bytes) -> dict[str, Any]:
+def read_model(content: bytes | mmap.mmap) -> dict[str, Any]:
     """The fields of the model of a file; its graph is (begin, end) in the file, unread.
 
     Raises:
@@ -254,7 +255,7 @@ def read_model(content: bytes) -> dict[str, Any]:
     return _Reader(content).message(0, len(content), _MODEL)
 
 
-def refuse_hostile(content: bytes, model: Mapping[str, Any]) -> None:
+def refuse_hostile(content: bytes | mmap.mmap, model: Mapping[str, Any]) -> None:
     """Make sure that a model and its graph are ones that rest-export could have written.
 
     Args:

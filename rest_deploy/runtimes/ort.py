@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +46,19 @@ class OnnxRuntime(Runtime):
         super().__init__(path, device, threads, allow_spinning)
         self._allow_spinning = allow_spinning
         self._device = Device.parse(self.device)
-        self._session: Any = self._opened(OnnxFile(path))
+        self._session: Any = self._opened()
         _check_shapes(self._session, self.info, self.path)
         self._turns = _turns(threads or usable_cores())
         self._names = [self.info.output.name]
         self._input = self.info.input.name
 
-    def _opened(self, file: OnnxFile) -> Any:
+    def _opened(self) -> Any:
+        loading = threading.Thread(target=_load_beside, name="rest_deploy-onnxruntime")  # while the file is read
+        loading.start()
+        try:
+            file = OnnxFile(self.path)
+        finally:
+            loading.join()
         self.info = file.info
         int8_target = self.info.int8_target
         with file.checking_seal():
@@ -59,7 +67,7 @@ class OnnxRuntime(Runtime):
             if int8_target is Int8Target.CPU:
                 _check_integers(self.info, self._device, self.path)
             return open_session(
-                file.content,
+                file.model,
                 self.path,
                 self._device,
                 self.threads,
@@ -85,6 +93,11 @@ class OnnxRuntime(Runtime):
 
     def _close(self) -> None:
         self._session = None
+
+
+def _load_beside() -> None:
+    with suppress(Exception):  # what is wrong with it is said where it is needed
+        import onnxruntime  # noqa: F401
 
 
 def _giving_back() -> Any:
@@ -148,7 +161,7 @@ def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:
 
 
 def open_session(
-    model: bytes,
+    model: bytes | str,
     path: Path,
     device: Device,
     threads: int | None,
@@ -160,7 +173,7 @@ def open_session(
     """An ``onnxruntime.InferenceSession`` on the device that was asked for.
 
     Args:
-        model: Any ONNX file, its weights in it.
+        model: Any ONNX file, its weights in it: its bytes, or the path of a copy that nobody writes to.
         path: Where it lies, for errors.
         device: Where.
         threads: CPU threads of a call; None takes one for each usable core.

@@ -139,7 +139,7 @@ def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
     from rest_deploy.export.precision.rounding import with_explicit_rounding
     from rest_deploy.models.blocks import block_name
 
-    model = onnx.load_model_from_string(read_checked(path).content)
+    model = onnx.load_model_from_string(bytes(read_checked(path).content))
     values = _block_outputs(model)
     if len(values) < 2:
         raise VerificationError(f"{path}: its nodes are not named by their blocks; export it again")

@@ -45,7 +45,7 @@ def open_candidate(
         import onnx
 
         file = read_checked(path)
-        yield candidate_of(onnx.load_model_from_string(file.content), threads), file.info
+        yield candidate_of(onnx.load_model_from_string(bytes(file.content)), threads), file.info
         return
     with open_runtime(path, device, threads) as runtime:
         yield runtime.run, runtime.info
@@ -62,7 +62,7 @@ def reference_evaluator_of(path: str | Path) -> Run:
     from onnx.reference import ReferenceEvaluator
 
     file = read_checked(path)
-    model = onnx.load_model_from_string(file.content)
+    model = onnx.load_model_from_string(bytes(file.content))
     entry = model.opset_import[0]
     entry.version = max(entry.version, _EVALUATOR_OPSET)
     evaluator: Any = ReferenceEvaluator(model)

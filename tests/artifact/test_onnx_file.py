@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import mmap
 import os
 import random
 import struct
@@ -45,7 +47,7 @@ def entry(key: str, value: str) -> bytes:
 
 def test_a_file_of_ours_is_read(model_file: Path) -> None:
     file = read_checked(model_file)
-    assert file.content == model_file.read_bytes()
+    assert file.content[:] == model_file.read_bytes()
     assert (file.path, file.info.model) == (model_file, "tiny")
 
 
@@ -160,7 +162,24 @@ def test_an_empty_file_a_missing_one_a_folder_a_pipe_and_a_device(tmp_path: Path
             OnnxFile(path)
 
 
-def test_no_more_memory_is_asked_for_than_the_file_has(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["sendfile", "nothing", "a limit"])
+def without(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the system lacks for a copy in memory; then the file is read as everywhere."""
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.EFBIG, "File too large")
+
+    if request.param == "nothing":
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    elif request.param == "sendfile":
+        monkeypatch.setattr(os, "sendfile", refuse)
+    else:
+        monkeypatch.setattr(mmap, "mmap", refuse)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("without")
+def test_without_files_in_memory_it_is_the_bytes(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     class Reader(io.FileIO):
@@ -168,19 +187,34 @@ def test_no_more_memory_is_asked_for_than_the_file_has(model_file: Path, monkeyp
             asked.append(size)
             return super().read(size) or b""
 
+    opened = set(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(onnx_file, "open", lambda number, mode: Reader(number), raising=False)
-    OnnxFile(model_file)
-    assert asked == [model_file.stat().st_size + 1]
+    file = read_checked(model_file)
+    assert file.model == file.content == model_file.read_bytes()
+    assert asked == [model_file.stat().st_size + 1]  # Python has that much ready at once, whatever the file holds
+    assert set(os.listdir("/proc/self/fd")) == opened
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
+def test_a_copy_in_memory_is_of_its_own_and_goes_with_the_file(model_file: Path) -> None:
+    opened, whole = set(os.listdir("/proc/self/fd")), model_file.read_bytes()
+    file = read_checked(model_file)
+    model_file.write_bytes(b"something else, in place")
+    assert Path(str(file.model)).read_bytes() == file.content[:] == whole
+    assert len(os.listdir("/proc/self/fd")) > len(opened)
+    del file
+    assert set(os.listdir("/proc/self/fd")) == opened
 
 
 def test_too_little_memory_is_no_fault_of_the_file(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Reader(io.FileIO):
-        def read(self, size: int = -1, /) -> bytes:
-            raise MemoryError
+    def refuse(*_: object, **__: object) -> int:
+        raise MemoryError
 
-    monkeypatch.setattr(onnx_file, "open", lambda number, mode: Reader(number), raising=False)
+    opened = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "memfd_create", refuse)
     with pytest.raises(PredictorError, match=r"model\.onnx: not enough memory to read its [\d,]+ bytes"):
         OnnxFile(model_file)
+    assert set(os.listdir("/proc/self/fd")) == opened
 
 
 def test_a_file_beyond_two_gib_is_refused_before_it_is_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import shutil
 import struct
@@ -332,8 +333,10 @@ def test_a_damaged_file_is_let_go_of_at_once(tiny_onnx: Path, tmp_path: Path) ->
 
 
 def test_an_open_file_is_not_held_twice(tiny_onnx: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
     with Predictor(tiny_onnx) as predictor:
         assert predictor._runtime._session._model_bytes is None  # type: ignore[attr-defined]
+        assert set(os.listdir("/proc/self/fd")) == before
 
 
 def _differences(read: Mapping[str, Any], message: Any, content: bytes) -> list[str]:

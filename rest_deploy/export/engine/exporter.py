@@ -49,7 +49,7 @@ def export(
         ExportError: It could not be built, or was not built in the precision of ``info``.
         OSError: The plan cannot be written.
     """
-    onnx = read_checked(source).content
+    onnx = bytes(read_checked(source).content)
     built = build(onnx, source, info, site, config, report=report)
     kept = () if info.precision is Precision.FP32 else fp32_nodes(onnx)
     prove(built.layers, info.precision, kept)
