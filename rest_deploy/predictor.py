@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import (
@@ -26,12 +25,14 @@ from rest_deploy.errors import (
 )
 from rest_deploy.machine.memory import SHARE, USUAL, available_bytes, check_memory
 from rest_deploy.models.memory import pixels_within
-from rest_deploy.preprocess.dataset import images_below
-from rest_deploy.preprocess.images import ImageSource, load_image
-from rest_deploy.preprocess.transform import fed_size, of_pictures, transform
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation
 from rest_deploy.values import check
+
+if TYPE_CHECKING:  # Pillow is imported with the first image: a service that feeds batches starts without it
+    from PIL import Image
+
+    from rest_deploy.preprocess.images import ImageSource
 
 Progress = Callable[[int, int], None]
 
@@ -190,6 +191,8 @@ class Predictor:
         if isinstance(image, (list, tuple)):
             return self._classify_all(image, top_k, progress)
         if isinstance(image, (str, Path)) and os.path.isdir(image):
+            from rest_deploy.preprocess.dataset import images_below
+
             found = images_below(image)
             if found.left_out:
                 _log.warning("%s: %s", image, found.left_out_note)
@@ -250,6 +253,9 @@ class Predictor:
 
     def _input(self, source: ImageSource) -> NDArray[np.float32]:
         """float32 (channels, H, W) of an image."""
+        from rest_deploy.preprocess.images import load_image
+        from rest_deploy.preprocess.transform import fed_size, of_pictures, transform
+
         steps = of_pictures(self.info.preprocessing)
         name = str(source) if isinstance(source, (str, Path)) else "image"
 

@@ -120,5 +120,12 @@ def test_predicting_loads_nothing_heavy(tiny_onnx: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_batch_needs_no_pillow_and_a_usual_picture_only_pillows_usual_formats(tiny_onnx: Path) -> None:
+    code = "import sys, numpy; from rest_deploy import Predictor; p = Predictor(sys.argv[1]); "
+    code += "p.logits(numpy.zeros((1, 3, 32, 32), 'float32')); print('PIL' in sys.modules); "
+    code += "p.classify(sys.argv[2]); print('PIL.TiffImagePlugin' in sys.modules)"
+    assert _python(code, str(tiny_onnx), str(IMAGES / "chelsea.png")).stdout.split() == ["False", "False"]
+
+
 def test_importing_the_package_loads_not_even_numpy() -> None:
     assert _python("import sys, rest_deploy; print('numpy' in sys.modules)").stdout.strip() == "False"

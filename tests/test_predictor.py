@@ -290,7 +290,7 @@ def test_faults_of_the_machine_are_not_the_pictures(
         with pytest.raises(PredictorError, match="not enough memory"):
             list(predictor.stream(images))
     with monkeypatch.context() as patch:
-        patch.setattr("rest_deploy.predictor.transform", _lacks_memory)
+        patch.setattr("rest_deploy.preprocess.transform.transform", _lacks_memory)
         with pytest.raises(PredictorError, match="not enough memory"):
             list(predictor.stream(images))
     predictor._runtime._forked = True

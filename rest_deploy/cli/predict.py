@@ -13,7 +13,6 @@ from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progres
 from rest_deploy.cli.verification_text import assumed, record_rows
 from rest_deploy.errors import ImageError
 from rest_deploy.predictor import Prediction, Predictor
-from rest_deploy.preprocess.dataset import images_below
 from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation
 
 
@@ -79,6 +78,8 @@ def _score(score: float, activation: Activation) -> str:
 def _expand(path: Path) -> tuple[Path, ...]:
     if not path.is_dir():
         return (path,)
+    from rest_deploy.preprocess.dataset import images_below
+
     found = images_below(path)
     if found.left_out:
         print(f"warning: {clean(str(path))}: {clean(found.left_out_note)}", file=sys.stderr)

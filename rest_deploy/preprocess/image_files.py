@@ -11,6 +11,7 @@ import io
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO, Any, Literal, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
@@ -60,7 +61,7 @@ def open_image(content: bytes, name: str) -> Image.Image:
             check(content, name)
     file = Metered(io.BytesIO(content), len(content), name)
     try:
-        image = Image.open(file, formats=readable())  # type: ignore[arg-type]
+        image = _opened(file)
     except UnidentifiedImageError as exc:
         raise ImageError(f"{name}: {_not_read(content)}") from exc
     file.header = False
@@ -153,10 +154,12 @@ def check_exif(image: Image.Image, name: str) -> None:
         raise ImageError(f"{name}: EXIF data of {len(raw):,} characters of text: damaged")
 
 
-def readable() -> tuple[str, ...]:
-    """The formats that are read and that this Pillow has."""
+def _opened(file: Any) -> Image.Image:
+    """A file of a format that is read; what most are comes first, as Pillow takes 60 ms to load the others."""
+    with suppress(UnidentifiedImageError):
+        return Image.open(file, formats=("JPEG", "PNG"))
     Image.init()
-    return tuple(sorted(FORMATS & set(Image.OPEN)))
+    return Image.open(file, formats=sorted(FORMATS & set(Image.OPEN)))
 
 
 def _not_read(content: bytes) -> str:

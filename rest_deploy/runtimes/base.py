@@ -9,7 +9,7 @@ import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, InputError, PredictorError
 from rest_deploy.models.memory import network_bytes
-from rest_deploy.runtimes.gpu_times import GpuCall
 from rest_deploy.specs import largest_input
+
+if TYPE_CHECKING:
+    from rest_deploy.runtimes.gpu_times import GpuCall
 
 _SIZES_KNOWN = 256
 
