@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rest_deploy.machine.environment import describe_environment
+from rest_deploy.environment import describe_environment
 
 _PACKAGES = ("torch", "onnx", "onnxsim", "onnxruntime")
 

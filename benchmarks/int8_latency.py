@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.environment import environment
-from rest_deploy.machine.cpu import describe_cpu
+from rest_deploy.machine import describe_cpu
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.runtimes.saturation import sums_saturate

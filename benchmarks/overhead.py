@@ -14,7 +14,7 @@ import onnxruntime
 
 import rest_deploy
 from benchmarks.environment import environment
-from rest_deploy.machine.cpu import usable_cores
+from rest_deploy.machine import usable_cores
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import Predictor
 from rest_deploy.timing import Timing, time_paired

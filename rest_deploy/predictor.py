@@ -23,7 +23,7 @@ from rest_deploy.errors import (
     PredictorError,
     RestDeployError,
 )
-from rest_deploy.machine.memory import SHARE, USUAL, available_bytes, check_memory
+from rest_deploy.machine import SHARE, USUAL, available_bytes, check_memory
 from rest_deploy.models.memory import pixels_within
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation

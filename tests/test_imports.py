@@ -22,7 +22,7 @@ LAYERS = (
     {"verification", "benchmarking", "predictor"},
     {"export", "runtimes"},
     {"models"},
-    {"artifact", "preprocess", "nvidia"},
+    {"artifact", "preprocess", "nvidia", "environment"},
     {"machine"},
     {"specs", "timing"},
     {"values"},
@@ -115,7 +115,7 @@ def test_what_needs_torch_says_so_without_it() -> None:
 
 def test_predicting_loads_nothing_heavy(tiny_onnx: Path) -> None:
     code = "import sys; from rest_deploy.cli.predict import main; main(sys.argv[1:]); "
-    code += "print([m for m in ('torch', 'onnx', 'onnxscript', 'onnxsim', 'scipy') if m in sys.modules])"
+    code += "print([m for m in ('torch', 'onnx', 'onnxscript', 'onnxsim', 'scipy', 'psutil', 'pynvml') if m in sys.modules])"
     done = _python(code, str(tiny_onnx), str(IMAGES / "rocket.jpg"))
     assert done.stdout.splitlines()[-1] == "[]"
 

@@ -320,7 +320,7 @@ def test_one_picture_cannot_take_the_machine(tiny_onnx: Path, monkeypatch: pytes
     """A native network takes pictures as they are: the memory of its maps grows with the square of the pixels."""
     path = tmp_path / "phone.png"
     Image.new("RGB", (1500, 2000)).save(path)
-    for module in ("predictor", "machine.memory"):
+    for module in ("predictor", "machine"):
         monkeypatch.setattr(f"rest_deploy.{module}.available_bytes", lambda: 1 << 30)
     with Predictor(tiny_onnx) as predictor:
         monkeypatch.setattr(predictor._runtime, "_run", lambda batch: pytest.fail(f"ran {batch.shape}"))
@@ -352,7 +352,7 @@ def test_most_pixels_can_be_said(tiny_onnx: Path) -> None:
 
 def test_memory_that_others_took_is_no_fault_of_the_picture(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Predictor(tiny_onnx) as predictor:
-        monkeypatch.setattr("rest_deploy.machine.memory.available_bytes", lambda: 40 << 20)
+        monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 40 << 20)
         with pytest.raises(PredictorError, match=r"0\.0 GiB are free now"):
             predictor.classify(np.zeros((1500, 2000, 3), np.uint8))
 
@@ -404,7 +404,7 @@ def test_what_is_wrong_with_a_batch_is_told_before_what_it_would_take(tiny_onnx:
 def test_where_the_system_does_not_tell_what_is_free_large_batches_run(
     tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("predictor", "machine.memory"):
+    for module in ("predictor", "machine"):
         monkeypatch.setattr(f"rest_deploy.{module}.available_bytes", lambda: None)
     with Predictor(tiny_onnx) as predictor:
         assert predictor.max_pixels is None

@@ -15,8 +15,8 @@ import numpy as np
 
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.benchmarking.contenders import Contender
+from rest_deploy.environment import peak_mib
 from rest_deploy.errors import RestDeployError, one_line
-from rest_deploy.machine.memory import peak_mib
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rest_deploy.machine.load import Load
+from rest_deploy.environment import Load
 
 #: Shares past which a run is called noisy. Quiet runs on a shared machine of two cores stay under them
 #: (docs/benchmarks.md, "Noise").

@@ -16,7 +16,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.benchmarking.sessions import ArtifactSession, Session
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.models.config import get_config
-from rest_deploy.nvidia.library import LIBRARIES
+from rest_deploy.nvidia import LIBRARIES
 from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.registry import read_info
 

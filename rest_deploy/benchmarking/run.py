@@ -22,9 +22,9 @@ from rest_deploy.benchmarking.measure import Effort
 from rest_deploy.benchmarking.results import BenchmarkReport
 from rest_deploy.benchmarking.statistics import CONFIDENCE, CONFIDENCES
 from rest_deploy.benchmarking.turns import Plan, Progress, Turns
+from rest_deploy.environment import CpuTimes, describe_environment
 from rest_deploy.errors import ConfigError, MissingPackageError
-from rest_deploy.machine.cpu import usable_cores
-from rest_deploy.machine.environment import describe_environment
+from rest_deploy.machine import usable_cores
 from rest_deploy.specs import SEED, THREADS, ImageSize, input_size
 from rest_deploy.values import check
 
@@ -80,8 +80,9 @@ def benchmark(
         ConfigError: Nothing to measure, or something that cannot be meant.
         ArtifactError: An artifact cannot be read.
         CheckpointError: The checkpoint cannot be read, or does not fit the network.
-        MissingPackageError: Baselines need torch, which is not installed.
+        MissingPackageError: psutil is not installed, or torch, which baselines need.
     """
+    CpuTimes.now()  # psutil is missing now, before anything is measured, or not at all
     threads = _checked_threads(threads)
     seed = check(SEED, seed, "seed")
     confidence = check(CONFIDENCES, confidence, "confidence")

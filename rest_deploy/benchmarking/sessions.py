@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.machine.packages import installed_version
+from rest_deploy.environment import installed_version
 from rest_deploy.runtimes.gpu_times import GpuCall
 from rest_deploy.runtimes.registry import open_runtime
 

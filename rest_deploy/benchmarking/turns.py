@@ -19,8 +19,8 @@ from rest_deploy.benchmarking.measure import Call, CaseTimes, Effort, time_case,
 from rest_deploy.benchmarking.results import BenchmarkReport, CaseResult, Result
 from rest_deploy.benchmarking.sessions import Session
 from rest_deploy.benchmarking.statistics import Ratio, paired_ratio
+from rest_deploy.environment import CpuTimes, between
 from rest_deploy.errors import RestDeployError, one_line
-from rest_deploy.machine.load import CpuTimes, between
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.models.flops import count_flops
 from rest_deploy.runtimes.gpu_times import gpu_medians

@@ -112,7 +112,7 @@ def _main(arguments: argparse.Namespace) -> int:
 def _old(arguments: argparse.Namespace) -> dict[str, Any] | None:
     """The earlier run, found comparable before anything is measured."""
     from rest_deploy.benchmarking.regression import check_comparable
-    from rest_deploy.machine.environment import describe_environment
+    from rest_deploy.environment import describe_environment
     from rest_deploy.reporting import read_record
 
     if arguments.compare is None:

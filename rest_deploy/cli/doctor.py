@@ -9,8 +9,7 @@ import sys
 from rest_deploy.cli.doctor_text import report_text
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_bar
-from rest_deploy.doctor import examine
-from rest_deploy.doctor.demands import Demand
+from rest_deploy.doctor import Demand, examine
 from rest_deploy.errors import ConfigError
 
 

@@ -65,13 +65,14 @@ def _devices(report: Report) -> list[str]:
     drivers = dict.fromkeys(str(gpu["driver"]) for gpu in report.environment["gpus"] if gpu["driver"])
     cuda = [f"CUDA {report.gpus.driver_cuda}"] if report.gpus.driver_cuda else []
     note = report.environment["gpus_note"]
-    rows = [("NVIDIA driver", ", ".join([*drivers, *cuda]) or f"not found ({note})")]
+    unknown = "not found" if report.gpus.absent else "not known"
+    rows = [("NVIDIA driver", ", ".join([*drivers, *cuda]) or f"{unknown} ({note})")]
     for gpu in report.gpus.found:
         rows.append((f"cuda:{gpu.index}", f"{gpu}, {gpu.memory_bytes >> 20} MiB"))
     if not report.gpus.found:
-        rows += [
-            ("by nvidia-smi", f"{gpu['name']} ({gpu['compute_capability']})") for gpu in report.environment["gpus"]
-        ]
+        rows += [("by NVML", f"{gpu['name']} ({gpu['compute_capability']})") for gpu in report.environment["gpus"]]
+    if drivers and note:
+        rows.append(("not known", note))
     if report.gpus.problem:
         rows.append(("GPU", report.gpus.problem))
     rows += [(provider.name, _provider(provider)) for provider in report.providers]

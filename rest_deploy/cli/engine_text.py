@@ -9,7 +9,7 @@ from pathlib import Path
 from rest_deploy.artifact.engine import EngineRecord
 from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.cli.terminal import clean
-from rest_deploy.nvidia.library import LIBRARIES
+from rest_deploy.nvidia import LIBRARIES
 
 _MIB = 2**20
 

@@ -13,7 +13,7 @@ from rest_deploy.cli.tables import Table
 from rest_deploy.cli.terminal import clean
 from rest_deploy.cli.verification_text import assumed, figures, record_rows
 from rest_deploy.export.engine.memory import estimate_activation_bytes
-from rest_deploy.machine.cpu import describe_cpu
+from rest_deploy.machine import describe_cpu
 from rest_deploy.pipeline import ExportRequest, ExportResult, Job
 from rest_deploy.specs import Int8Target, Precision
 

@@ -1,28 +1,162 @@
-"""What can be exported and run here: a row for each kind of artifact that the registries have."""
+"""What can be made and run here of each kind of artifact that the registries have, and the whole examination."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rest_deploy.doctor.attempts import attempt
-from rest_deploy.doctor.needs import not_installed
-from rest_deploy.doctor.packages import ONNXRUNTIME
-from rest_deploy.doctor.records import CPU, EXPORT, Ability, Artifact, State
-from rest_deploy.doctor.running import Findings, Kind, library_problem, never, run_abilities
+from rest_deploy.doctor.checks import (
+    CUDA_PYTHON,
+    ONNXRUNTIME,
+    attempt,
+    check_integers,
+    check_package,
+    check_provider,
+    find_gpus,
+    modules_to_check,
+    not_installed,
+    repair,
+)
+from rest_deploy.doctor.records import (
+    ABILITIES,
+    CPU,
+    CUDA,
+    EXPORT,
+    Ability,
+    Artifact,
+    Gpus,
+    Integers,
+    Package,
+    Possible,
+    Provider,
+    Report,
+    State,
+)
+from rest_deploy.environment import describe_environment
+from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError, RestDeployError, install
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.site import choose_site
-from rest_deploy.export.formats import FORMATS, Format
-from rest_deploy.nvidia.library import LIBRARIES
+from rest_deploy.export.formats import FORMATS
+from rest_deploy.nvidia import LIBRARIES, Gpu, TensorRTLog, is_installed, load_library
 from rest_deploy.specs import Precision
 
 if TYPE_CHECKING:
     from rest_deploy.runtimes.registry import RuntimeRow
 
-
+_T = TypeVar("_T")
 #: The library that builds engines on machines without a GPU.
 _WITHOUT_GPU = "trt-rtx"
+_REDUCED = "8-bit sums saturate on this CPU: of INT8 files it runs those with --reduced-range, as are made on it"
+
+
+def examine(command: str | None = None, progress: Callable[[float, str], None] | None = None) -> Report:
+    """Look at everything. Nothing that is broken raises; it is a line of the report.
+
+    Args:
+        command: The command line that asks, for the record.
+        progress: Called with the share that is done, 0 to 1, and what is looked at.
+    """
+    modules = modules_to_check(attempt(_registry_modules).value or ())
+    total, done = len(modules) + 5, 0
+
+    def look(what: str, function: Callable[..., _T], *arguments: object) -> _T:
+        nonlocal done
+        if progress is not None:
+            progress(done / total, what)
+        done += 1
+        return function(*arguments)
+
+    environment = look("machine", describe_environment, command)
+    # ONNX Runtime before torch, whose CUDA libraries would let its provider load where it does not without torch
+    providers = {device: look(f"ONNX Runtime on {device}", check_provider, device) for device in (CPU, CUDA)}
+    integers = look("8-bit integers", check_integers)
+    packages = {module: look(module, check_package, module) for module in modules}
+    findings = Findings(packages, providers, find_gpus(), integers)
+    artifacts = look("artifacts", attempt, check_artifacts, findings)
+    return Report(
+        environment=environment,
+        executable=sys.executable,
+        packages=tuple(packages.values()),
+        providers=tuple(providers.values()),
+        gpus=findings.gpus,
+        integers=integers,
+        artifacts=artifacts.value or (),
+        artifacts_problem=artifacts.problem,
+    )
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What ``--require`` asks for: a kind of artifact that must be of use here."""
+
+    key: str
+    #: One of ABILITIES. None: run it on the CPU, or where that can never be, on the GPU; without a GPU, build it.
+    ability: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Demand:
+        """Read ``"onnx"``, ``"onnx:cuda"`` or ``"trt-rtx:export"``.
+
+        Raises:
+            ConfigError: There is no such kind of artifact, or no such ability.
+        """
+        key, colon, ability = text.partition(":")
+        known = attempt(artifact_keys)
+        if known.value is not None and key not in known.value:
+            raise ConfigError(f"unknown artifact {key!r}; accepted: {', '.join(known.value)}")
+        if colon and ability not in ABILITIES:
+            raise ConfigError(f"{text!r}; accepted after {key}: {', '.join(f':{name}' for name in ABILITIES)}")
+        return cls(key, ability or None)
+
+    def __str__(self) -> str:
+        return f"{self.key}:{self.ability}" if self.ability else self.key
+
+    def unmet(self, report: Report) -> str:
+        """What is missing, as one line; empty where nothing is."""
+        artifact = next((artifact for artifact in report.artifacts if artifact.key == self.key), None)
+        if artifact is None:
+            return f"{self}: nothing can be told of artifacts here: {report.artifacts_problem}"
+        name = self.ability or CPU
+        if self.ability is None and artifact.abilities[CPU].possible is Possible.NEVER:
+            name = CUDA if report.has_gpu else EXPORT
+        ability = artifact.abilities[name]
+        if ability.possible is Possible.YES:
+            return ""
+        verb = {EXPORT: "made", CPU: "run on cpu", CUDA: "run on cuda"}[name]
+        return f"{self}: it cannot be {verb} here: {'; and '.join(ability.steps)}"
+
+
+# Kinds of artifact.
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of the machine: packages by module, providers by device."""
+
+    packages: Mapping[str, Package]
+    providers: Mapping[str, Provider]
+    gpus: Gpus
+    integers: Integers
+
+    @property
+    def no_gpu(self) -> str:
+        """Why there is no GPU, where that is certain; empty where there may be one."""
+        return self.gpus.problem if self.gpus.absent else ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of artifact."""
+
+    key: str
+    title: str
+    format: str | None  # None: it is not exported
+    precision: Precision | None  # None: any
+    runtime: RuntimeRow
 
 
 def artifact_keys() -> tuple[str, ...]:
@@ -31,10 +165,15 @@ def artifact_keys() -> tuple[str, ...]:
     Raises:
         ImportError: NumPy, without which nothing runs, does not load.
     """
-    return tuple(key for key, _, _ in _kinds())
+    return tuple(kind.key for kind in _kinds())
 
 
-def modules_needed() -> tuple[str, ...]:
+def check_artifacts(findings: Findings) -> tuple[Artifact, ...]:
+    """Each kind of artifact, and what can be done with it here."""
+    return tuple(_check(kind, findings) for kind in _kinds())
+
+
+def _registry_modules() -> tuple[str, ...]:
     """Modules of the packages that the registries name."""
     from rest_deploy.runtimes.registry import RUNTIMES
 
@@ -42,70 +181,182 @@ def modules_needed() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(row.package for row in RUNTIMES.values()), *exporting]))
 
 
-def check_artifacts(findings: Findings) -> tuple[Artifact, ...]:
-    """Each kind of artifact, and what can be done with it here."""
-    return tuple(_check(key, title, kind, findings) for key, title, kind in _kinds())
-
-
-def _kinds() -> Iterator[tuple[str, str, Kind]]:
-    """Key, title and kind: formats, those that are not built from another one in each precision, then the rest."""
+def _kinds() -> Iterator[Kind]:
+    """Formats, those that are not built from another one in each precision; then what is only run."""
     from rest_deploy.runtimes.registry import RUNTIMES
 
     for name, row in FORMATS.items():
         runtime = RUNTIMES[row.suffix]
         if row.source is not None:
             maker = LIBRARIES[name].title if name in LIBRARIES else name
-            yield name, f"{row.suffix} by {maker}", Kind(name, None, runtime)
+            yield Kind(name, f"{row.suffix} by {maker}", name, None, runtime)
             continue
         for precision in row.precisions:
             key = name if precision is Precision.FP32 else f"{name}-{precision.value}"
             use = " for CPUs" if precision is Precision.INT8 else ""
-            yield key, f"{row.suffix} in {precision.value}{use}", Kind(name, precision, runtime)
+            yield Kind(key, f"{row.suffix} in {precision.value}{use}", name, precision, runtime)
     exported = {row.suffix for row in FORMATS.values()}
     others: dict[RuntimeRow, list[str]] = {}
     for suffix, runtime in RUNTIMES.items():
         if suffix not in exported:
             others.setdefault(runtime, []).append(suffix)
     for runtime, suffixes in others.items():
-        yield runtime.module.rpartition(".")[2], f"checkpoint {' '.join(suffixes)}", Kind(None, None, runtime)
+        yield Kind(runtime.module.rpartition(".")[2], f"checkpoint {' '.join(suffixes)}", None, None, runtime)
 
 
-def _check(key: str, title: str, kind: Kind, findings: Findings) -> Artifact:
-    running = run_abilities(kind, findings)
+def _check(kind: Kind, findings: Findings) -> Artifact:
+    running = _RUNTIMES.get(kind.runtime.package, _run_any)(kind, findings)
     if kind.format is None:
-        made = never("it is what artifacts are exported from")
+        made = Ability.never("it is what artifacts are exported from")
     else:
-        made = _exporting(kind.format, findings)
+        made = _export(kind.format, findings)
         if kind.precision is Precision.INT8:
             made = replace(made, note=running[CPU].note)
-    return Artifact(key, title, {EXPORT: made, **running})
+    return Artifact(kind.key, kind.title, {EXPORT: made, **running})
 
 
-def _exporting(name: str, findings: Findings) -> Ability:
+# Whether it can be exported.
+
+
+def _export(name: str, findings: Findings) -> Ability:
     row = FORMATS[name]
-    steps, note = _package_steps(row, findings), ""
-    if row.source is not None:
-        reasons, note = _site(name, findings)
-        steps += reasons
-    return Ability.unless(*steps, note=note)
-
-
-def _package_steps(row: Format, findings: Findings) -> list[str]:
-    """What is wrong with the packages that a format needs; one pip line for all that are missing."""
     packages = {module: findings.packages[module] for module in row.packages}
     missing = [module for module, package in packages.items() if package.state is State.MISSING]
+    # one pip line for all that are missing
     steps = [not_installed([packages[module].name for module in missing], [row.packages[module] for module in missing])]
     steps += [package.note for package in packages.values() if package.state in {State.OLD, State.BROKEN}]
     if ONNXRUNTIME in packages and packages[ONNXRUNTIME].state is State.WORKS:
         steps.append(findings.providers[CPU].problem)  # what is exported is run there
-    return steps
+    if row.source is None:
+        return Ability.unless(*steps)
+    reasons, note = _build(name, findings)
+    return Ability.unless(*steps, *reasons, note=note)
 
 
-def _site(name: str, findings: Findings) -> tuple[list[str], str]:
+def _build(name: str, findings: Findings) -> tuple[list[str], str]:
     """Why a library builds no engine here, and what builds one in its place."""
     site = attempt(choose_site, name, EngineConfig(), Precision.FP32)
-    problem = library_problem(name, findings) if name in LIBRARIES else ""
+    problem = _library_problem(name, findings) if name in LIBRARIES else ""
     steps = [findings.no_gpu if name != _WITHOUT_GPU else "", problem] if problem else [site.problem]
     if site.value is None or site.value.library.name == name:
         return steps, ""
     return steps if problem else [site.value.why], f"--format {name} builds with {site.value.library} here"
+
+
+# Whether it can be run, by device.
+
+
+def _run_onnx(kind: Kind, findings: Findings) -> dict[str, Ability]:
+    package = findings.packages[ONNXRUNTIME]
+    old = package.note if package.state is State.OLD else ""
+    on_cpu, on_gpu = (findings.providers[device].problem for device in (CPU, CUDA))
+    if package.conflict or package.state is State.BROKEN:  # other steps would leave it as it is, or empty
+        on_cpu, on_gpu = on_cpu and package.note, on_gpu and package.note
+    if kind.precision is not Precision.INT8:
+        return {CPU: Ability.unless(old, on_cpu), CUDA: Ability.unless(findings.no_gpu, old, on_gpu)}
+    note = _REDUCED if findings.integers.saturate else ""
+    why = "INT8 files for CPUs run on CPUs; for a GPU export with --fp16, or build an engine with --int8"
+    return {CPU: Ability.unless(old, on_cpu or findings.integers.problem, note=note), CUDA: Ability.never(why)}
+
+
+def _run_engine(kind: Kind, findings: Findings) -> dict[str, Ability]:
+    name = kind.format or kind.runtime.package
+    missing = _library_problem(name, findings, also=CUDA_PYTHON)
+    cuda = findings.packages[CUDA_PYTHON]  # one that is not installed is told of with the library
+    unusable = cuda.note if cuda.state is not State.WORKS or findings.gpus.found else findings.gpus.problem
+    note = ""
+    if not missing and findings.gpus.found:
+        missing, note = _start_engine(name, findings.gpus.found[0])
+    never = Ability.never("an engine runs on an NVIDIA GPU; on the CPU use an .onnx file")
+    return {CPU: never, CUDA: Ability.unless(unusable, missing, note=note)}
+
+
+def _library_problem(name: str, findings: Findings, also: str | None = None) -> str:
+    """What is wrong with a TensorRT, or with a further module that is needed, and the step that repairs it."""
+    row = LIBRARIES[name]
+    needed = [] if is_installed(name) else [row.package]
+    if also is not None and findings.packages[also].state is State.MISSING:
+        needed.append(findings.packages[also].name)
+    if needed:
+        return not_installed(needed, [row.extra])
+    problem = attempt(load_library, name, "run engines").problem
+    if problem:
+        return repair(problem, row.package, row.extra)
+    found = [findings.packages[module] for module in row.modules if module in findings.packages]
+    return next((package.note for package in found if package.state is State.OLD), "")
+
+
+def _start_engine(name: str, gpu: Gpu) -> tuple[str, str]:
+    """Start TensorRT's runtime on a GPU that it has engines for: what is wrong, and what else to know."""
+    refused = {precision: _refusal(name, gpu, precision) for precision in (Precision.FP32, Precision.FP16)}
+    if refused[Precision.FP16]:
+        other = "" if is_installed("trt") else f"; {install('trt')}"
+        return f"{gpu}: {refused[Precision.FP16]}{other}", ""
+    note = f"not in fp32: {refused[Precision.FP32]}" if refused[Precision.FP32] else ""
+    return attempt(_start_runtime, name).problem, note
+
+
+def _refusal(name: str, gpu: Gpu, precision: Precision) -> str:
+    """Why there are no engines of TensorRT-RTX for a GPU; TensorRT cannot be asked."""
+    if name != _WITHOUT_GPU:
+        return ""
+    return attempt(choose_site, name, EngineConfig(targets=(str(gpu.compute_capability),)), precision).problem
+
+
+def _start_runtime(name: str) -> None:
+    library = load_library(name, "run engines")
+    log = TensorRTLog(library)
+    runtime = log.attempt("start its runtime", RestDeployError, library.api.Runtime, log.logger)
+    del runtime  # before its log
+
+
+def _run_pytorch(kind: Kind, findings: Findings) -> dict[str, Ability]:
+    def add() -> None:
+        """A torch that sees the GPU may have no kernels for it."""
+        import torch
+
+        from rest_deploy.runtimes.devices import Device
+
+        _load_runtime(kind).check_cuda(Device("cuda"))
+        if float(torch.ones(2, device="cuda").sum()) != 2:
+            raise DeviceError("PyTorch adds wrongly on the GPU")
+
+    on_cpu = _loading_problem(kind, findings)
+    on_gpu = on_cpu or attempt(add).problem.removeprefix("device cuda:0: ")
+    return {CPU: Ability.unless(on_cpu), CUDA: Ability.unless(findings.no_gpu, on_gpu)}
+
+
+def _run_any(kind: Kind, findings: Findings) -> dict[str, Ability]:
+    """A runtime that is new here: whether it loads."""
+    unknown = Ability(Possible.UNKNOWN, ("rest-doctor has no check of it",))
+    return {CPU: Ability.unless(_loading_problem(kind, findings)), CUDA: unknown}
+
+
+def _loading_problem(kind: Kind, findings: Findings) -> str:
+    package = findings.packages[kind.runtime.package]
+    if package.state is State.MISSING:
+        return not_installed([package.name], [kind.runtime.extra])
+    if package.state is not State.WORKS:
+        return package.note
+    return attempt(_load_runtime, kind).problem
+
+
+def _load_runtime(kind: Kind) -> Any:
+    """The runtime's module, and with it all that it imports.
+
+    Raises:
+        MissingPackageError: Something that it needs is not installed.
+    """
+    row = kind.runtime
+    try:
+        return importlib.import_module(row.module)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.split(".")[0] == "rest_deploy":
+            raise
+        raise MissingPackageError(exc.name.partition(".")[0], "open such files", row.extra) from exc
+
+
+#: Package of a runtime -> whether what it opens can be run.
+_RUNTIMES: Mapping[str, Callable[[Kind, Findings], dict[str, Ability]]] = MappingProxyType(
+    {ONNXRUNTIME: _run_onnx, "tensorrt": _run_engine, "torch": _run_pytorch}
+)

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from rest_deploy.nvidia.gpus import Gpu
+from rest_deploy.nvidia import Gpu
 
 _MIB = 2**20
 
 
 class State(str, Enum):
-    """How it stands with a package."""
+    """The state of a package."""
 
     WORKS = "works"
     OLD = "too old"
@@ -32,60 +32,38 @@ class Possible(str, Enum):
 
 @dataclass(frozen=True)
 class Package:
-    """A package.
+    """A package, as importing it showed."""
 
-    Args:
-        name: Distribution that is installed, several where they bring the same module; else that would bring it.
-        module: What is imported.
-        version: None where it is not installed, or does not say.
-        state: As importing it showed.
-        note: What is wrong and the step that rights it; may be there for one that works.
-        conflict: Whether distributions are installed that overwrite each other's files.
-    """
-
-    name: str
-    module: str
-    version: str | None
+    name: str  # distribution that is installed, several where they bring the same module; else that would bring it
+    module: str  # what is imported
+    version: str | None  # None where it is not installed, or does not say
     state: State
-    note: str = ""
-    conflict: bool = False
+    note: str = ""  # what is wrong and the step that repairs it; one that works may have a note too
+    conflict: bool = False  # whether distributions are installed that overwrite each other's files
 
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider of ONNX Runtime.
+    """An execution provider of ONNX Runtime."""
 
-    Args:
-        name: As ONNX Runtime calls it.
-        device: As rest_deploy calls it.
-        problem: Why a network does not run on it, and the step that is missing; empty where one does.
-    """
-
-    name: str
-    device: str
-    problem: str = ""
+    name: str  # ONNX Runtime's
+    device: str  # rest_deploy's
+    problem: str = ""  # why a network does not run on it, and the step that is missing; empty where one does
 
 
 @dataclass(frozen=True)
 class Gpus:
-    """The NVIDIA GPUs.
-
-    Args:
-        found: By CUDA.
-        problem: Why CUDA finds none.
-        absent: Whether it is known that there is none, or no driver.
-        driver_cuda: CUDA of the driver, as ``"13.0"``; None where there is no driver, or it cannot be asked.
-    """
+    """The NVIDIA GPUs, as CUDA finds them."""
 
     found: tuple[Gpu, ...] = ()
-    problem: str = ""
-    absent: bool = False
-    driver_cuda: str | None = None
+    problem: str = ""  # why CUDA finds none, or cannot say what one is
+    absent: bool = False  # whether it is certain that there is no GPU, or no driver
+    driver_cuda: str | None = None  # CUDA of the driver, as "13.0"; None without a driver, or where it cannot be asked
 
 
 @dataclass(frozen=True)
 class Integers:
-    """Whether sums of 8-bit products saturate on this CPU; None where it could not be tried, and why."""
+    """Whether sums of 8-bit products saturate on this CPU; None where that could not be tried, and why."""
 
     saturate: bool | None = None
     problem: str = ""
@@ -93,16 +71,10 @@ class Integers:
 
 @dataclass(frozen=True)
 class Ability:
-    """Whether something can be done with a kind of artifact.
-
-    Args:
-        possible: The answer.
-        steps: What is missing, each with how to get it; or why it never can be.
-        note: To be known beside.
-    """
+    """Whether something can be done with a kind of artifact."""
 
     possible: Possible
-    steps: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()  # what is missing, each with how to get it; or why it never can be done
     note: str = ""
 
     @classmethod
@@ -111,49 +83,41 @@ class Ability:
         steps = tuple(dict.fromkeys(filter(None, missing)))
         return cls(Possible.NO if steps else Possible.YES, steps, note)
 
+    @classmethod
+    def never(cls, why: str) -> Ability:
+        """What no machine can do."""
+        return cls(Possible.NEVER, (why,))
 
-#: What is asked of each kind of artifact: to make it, to run it on the CPU, to run it on the first GPU.
+
+#: What can be done with an artifact: make it, run it on the CPU, run it on the first GPU.
 EXPORT, CPU, CUDA = ABILITIES = ("export", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A kind of artifact.
+    """A kind of artifact."""
 
-    Args:
-        key: What ``--require`` calls it.
-        title: For people.
-        abilities: By :data:`ABILITIES`.
-    """
-
-    key: str
-    title: str
-    abilities: Mapping[str, Ability]
+    key: str  # its name for --require
+    title: str  # its name for people
+    abilities: Mapping[str, Ability]  # by ABILITIES
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found.
+    """All that was found."""
 
-    Args:
-        environment: As :func:`rest_deploy.machine.environment.describe_environment` gives it.
-        executable: The Python that looked.
-        packages, providers, gpus, integers, artifacts: What was found.
-        artifacts_problem: Why there are no artifacts to tell of: not even the registries load.
-    """
-
-    environment: Mapping[str, Any]
-    executable: str
+    environment: Mapping[str, Any]  # rest_deploy.environment.describe_environment's
+    executable: str  # the Python that looked
     packages: tuple[Package, ...]
     providers: tuple[Provider, ...]
     gpus: Gpus
     integers: Integers
     artifacts: tuple[Artifact, ...]
-    artifacts_problem: str = ""
+    artifacts_problem: str = ""  # why there are no artifacts: not even the registries load
 
     @property
     def has_gpu(self) -> bool:
-        """Whether CUDA or nvidia-smi finds a GPU."""
+        """Whether CUDA or NVML finds a GPU."""
         return bool(self.gpus.found or self.environment["gpus"])
 
     def to_dict(self) -> dict[str, Any]:

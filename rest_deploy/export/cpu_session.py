@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from rest_deploy.errors import ExportError, one_line
-from rest_deploy.machine.cpu import usable_cores
+from rest_deploy.machine import usable_cores
 
 
 class CpuSession:
@@ -21,7 +21,7 @@ class CpuSession:
     Args:
         model: The graph.
         outputs: Names of values in it to be given in place of its own outputs.
-        threads: CPU threads of a call; None for :func:`~rest_deploy.machine.cpu.usable_cores`.
+        threads: CPU threads of a call; None for :func:`~rest_deploy.machine.usable_cores`.
 
     Raises:
         ExportError: ONNX Runtime does not load it.

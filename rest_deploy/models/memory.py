@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rest_deploy.errors import ConfigError, ImageError
-from rest_deploy.machine.cpu import describe_cpu
-from rest_deploy.machine.memory import check_memory
+from rest_deploy.machine import check_memory, describe_cpu
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.specs import Precision
 

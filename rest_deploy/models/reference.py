@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rest_deploy.machine.cpu import usable_cores
+from rest_deploy.machine import usable_cores
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.rest import ResT
 from rest_deploy.specs import Precision
@@ -29,7 +29,7 @@ class torch_threads(contextlib.ContextDecorator):
     So what is put back is what was there before the first of all runs that overlap.
 
     Args:
-        count: How many; None takes PyTorch's own number, at most :func:`~rest_deploy.machine.cpu.usable_cores`.
+        count: How many; None takes PyTorch's own number, at most :func:`~rest_deploy.machine.usable_cores`.
     """
 
     #: Whether this process was forked: OpenMP would wait for threads that stayed in its parent; with one it needs none.

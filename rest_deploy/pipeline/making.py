@@ -21,7 +21,7 @@ from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import DeviceError, MissingPackageError
 from rest_deploy.export.engine.site import BuildSite
 from rest_deploy.export.formats import get_format
-from rest_deploy.nvidia.gpus import find_gpu
+from rest_deploy.nvidia import find_gpu
 from rest_deploy.pipeline.command import as_arguments
 from rest_deploy.pipeline.jobs import Job, in_fp32, prepare, source_job
 from rest_deploy.pipeline.narrowed_file import NarrowedFile

@@ -14,7 +14,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import DeviceError, MissingPackageError, VerificationError
 from rest_deploy.export.precision.config import PrecisionConfig
-from rest_deploy.nvidia.gpus import find_gpu
+from rest_deploy.nvidia import find_gpu
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import ImageSize, Int8Target, Precision
 from rest_deploy.timing import time_paired

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from rest_deploy.errors import ImageError, PredictorError, RestDeployError, no_file, one_line
-from rest_deploy.machine.memory import USUAL, check_memory
+from rest_deploy.machine import USUAL, check_memory
 from rest_deploy.preprocess.image_files import (
     FORMATS,
     MAX_BYTES,

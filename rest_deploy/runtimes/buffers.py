@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.errors import DeviceError
-from rest_deploy.nvidia.cuda import OUT_OF_MEMORY, Cuda, CudaError
+from rest_deploy.nvidia import OUT_OF_MEMORY, Cuda, CudaError
 
 _HOST_ALLOC_DEFAULT = 0  # cudaHostAllocDefault
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rest_deploy.nvidia.cuda import Cuda
+from rest_deploy.nvidia import Cuda
 
 
 class CallGraph:

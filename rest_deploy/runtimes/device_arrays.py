@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.errors import InputError
-from rest_deploy.nvidia.cuda import Cuda
+from rest_deploy.nvidia import Cuda
 from rest_deploy.runtimes.dlpack import CUDA, DTYPES, DTYPES_ACCEPTED, make_capsule, open_capsule
 
 

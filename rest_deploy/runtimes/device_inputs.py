@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rest_deploy.errors import InputError, one_line
-from rest_deploy.nvidia.cuda import Cuda
+from rest_deploy.nvidia import Cuda
 from rest_deploy.runtimes.dlpack import (
     CUDA,
     CUDA_MANAGED,

@@ -13,9 +13,7 @@ from rest_deploy.artifact.engine import EngineRecord
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ArtifactError, DeviceError, install
-from rest_deploy.nvidia.gpus import AMPERE, HOPPER, TURING, Gpu
-from rest_deploy.nvidia.library import LIBRARIES, Library
-from rest_deploy.nvidia.log import TensorRTLog
+from rest_deploy.nvidia import AMPERE, HOPPER, LIBRARIES, TURING, Gpu, Library, TensorRTLog
 from rest_deploy.specs import Precision
 
 #: DataType of TensorRT -> dtype of a record.

@@ -10,8 +10,7 @@ from typing import Any
 from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.manifest import EngineFile
 from rest_deploy.errors import ArtifactError, ExportError, PredictorError
-from rest_deploy.nvidia.library import Library
-from rest_deploy.nvidia.log import TensorRTLog
+from rest_deploy.nvidia import Library, TensorRTLog
 from rest_deploy.runtimes.engine_checks import check_tensors, check_validity
 
 _log = logging.getLogger(__name__)

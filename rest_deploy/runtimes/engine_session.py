@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.manifest import EngineFile
 from rest_deploy.artifact.profile import InputSize, narrowest, nearest
 from rest_deploy.errors import DeviceError, InputError, PredictorError, RestDeployError, one_line
-from rest_deploy.nvidia.cuda import Cuda, CudaError
-from rest_deploy.nvidia.library import Library
-from rest_deploy.nvidia.log import TensorRTLog, frames_let_go
+from rest_deploy.nvidia import Cuda, CudaError, Library, TensorRTLog, frames_let_go
 from rest_deploy.runtimes.buffers import Buffer
 from rest_deploy.runtimes.call_graph import CallGraph
 from rest_deploy.runtimes.device_arrays import DeviceArray

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from rest_deploy.nvidia.cuda import Cuda
+from rest_deploy.nvidia import Cuda
 
 
 @dataclass(frozen=True)

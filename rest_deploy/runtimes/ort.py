@@ -22,8 +22,7 @@ from rest_deploy.errors import (
     install,
     one_line,
 )
-from rest_deploy.machine.cpu import describe_cpu, usable_cores
-from rest_deploy.machine.memory import USUAL
+from rest_deploy.machine import USUAL, describe_cpu, usable_cores
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.saturation import sums_saturate

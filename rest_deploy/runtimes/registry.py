@@ -53,7 +53,7 @@ def open_runtime(
     Args:
         path: The artifact.
         device: Where it runs; None for the runtime's default.
-        threads: CPU threads for one call; None for :func:`~rest_deploy.machine.cpu.usable_cores`.
+        threads: CPU threads for one call; None for :func:`~rest_deploy.machine.usable_cores`.
         allow_spinning: False makes calls a little slower and, where they are rare, far cheaper: ONNX Runtime's threads
             then sleep between two calls.
 

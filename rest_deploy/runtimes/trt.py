@@ -14,8 +14,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import read_engine, read_manifest
 from rest_deploy.artifact.profile import InputSize, largest_batch, narrowest
 from rest_deploy.errors import DeviceError
-from rest_deploy.nvidia.gpus import find_gpu
-from rest_deploy.nvidia.library import load_library
+from rest_deploy.nvidia import find_gpu, load_library
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.engine_checks import check_gpu, check_version

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from rest_deploy.artifact.files import distinct_names
+from rest_deploy.environment import describe_environment
 from rest_deploy.errors import ConfigError
-from rest_deploy.machine.environment import describe_environment
 from rest_deploy.specs import SEED, THREADS, ImageSize, input_size
 from rest_deploy.values import check
 from rest_deploy.verification.blocks import BlockComparison, compare_blocks

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from rest_deploy.benchmarking.conditions import Conditions, per_round
-from rest_deploy.machine.load import Load
+from rest_deploy.environment import Load
 
-QUIET = Load(own=0.9, others=0.01, stolen=0.0, involuntary_switches=3, throttled=0)
+QUIET = Load(others=0.01, stolen=0.0, throttled=0)
 STEADY = (0.010,) * 30
 
 
@@ -22,9 +20,9 @@ def test_a_quiet_run_has_no_flags() -> None:
 @pytest.mark.parametrize(
     ("load", "pulse", "words"),
     [
-        (replace(QUIET, others=0.2), STEADY, "noisy: other processes used 20%"),
-        (replace(QUIET, stolen=0.05), STEADY, "noisy: the hypervisor took 5%"),
-        (replace(QUIET, throttled=4), STEADY, "throttled: the CPU says that it got too hot 4 times"),
+        (QUIET._replace(others=0.2), STEADY, "noisy: other processes used 20%"),
+        (QUIET._replace(stolen=0.05), STEADY, "noisy: the hypervisor took 5%"),
+        (QUIET._replace(throttled=4), STEADY, "throttled: the CPU says that it got too hot 4 times"),
         (QUIET, (0.010, 0.013) * 15, "noisy: a fixed matrix product took"),
         (QUIET, (0.010,) * 20 + (0.0112,) * 10, "throttled or loaded: the machine was 12% slower at the end"),
     ],
@@ -35,7 +33,7 @@ def test_each_flag(load: Load, pulse: tuple[float, ...], words: str) -> None:
 
 
 def test_what_the_system_does_not_tell_is_no_flag() -> None:
-    unknown = Load(own=None, others=None, stolen=None, involuntary_switches=None, throttled=None)
+    unknown = Load(others=None, stolen=None, throttled=None)
     assert Conditions(unknown, ()).flags == []
     assert Conditions(unknown, (0.01,)).to_dict()["probe_spread"] is None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,13 +84,32 @@ def test_gpus(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
     assert "  onnx       .onnx in fp32                     yes     yes         yes\n" in done.out
 
 
-def test_gpus_that_only_nvidia_smi_finds(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
+def test_gpus_that_only_nvml_finds(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
     machine = Machine(monkeypatch, cuda=FakeCuda.old_driver(), onnxruntime=FakeOnnxRuntime())
     machine.environment["gpus"] = [{"name": "Tesla T4", "driver": "535.1", "compute_capability": "7.5"}]
     out = Outcome(doctor, [], capsys).out
     assert "  NVIDIA driver          535.1, CUDA 12.2\n" in out
-    assert "  by nvidia-smi          Tesla T4 (7.5)\n" in out
+    assert "  by NVML                Tesla T4 (7.5)\n" in out
     assert "  GPU                    the NVIDIA driver is of CUDA 12.2, cuda-bindings of CUDA" in out
+
+
+def test_what_nvml_failed_at_stands_beside_the_gpus(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
+    machine = Machine(monkeypatch, onnxruntime=FakeOnnxRuntime())
+    machine.environment["gpus"] = [{"name": "Tesla T4", "driver": "535.1", "compute_capability": "7.5"}]
+    machine.environment["gpus_note"] = "NVML: GPU 0, power_w: Insufficient Permissions"
+    out = Outcome(doctor, [], capsys).out
+    assert "  not known              NVML: GPU 0, power_w: Insufficient Permissions\n" in out
+
+
+@pytest.mark.parametrize(("cuda", "words"), [(FakeCuda.no_driver(), "not found"), (FakeCuda(), "not known")])
+def test_a_driver_is_not_found_only_where_that_is_certain(
+    monkeypatch: MonkeyPatch, capsys: Capture, cuda: FakeCuda, words: str
+) -> None:
+    machine = Machine(monkeypatch, cuda=cuda, onnxruntime=FakeOnnxRuntime())
+    if words == "not known":
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    machine.environment["gpus_note"] = "nvidia-ml-py is needed"
+    assert f"  NVIDIA driver          {words} (nvidia-ml-py is needed)\n" in Outcome(doctor, [], capsys).out
 
 
 def test_json_tells_the_same_as_the_text(monkeypatch: MonkeyPatch, capsys: Capture, tmp_path: Path) -> None:
@@ -185,7 +203,10 @@ def test_progress_is_told_only_where_a_person_watches(monkeypatch: MonkeyPatch, 
     json.loads(done.out)
 
 
-HIDDEN = ("torch", "onnx", "onnxscript", "onnxsim", "safetensors", "onnxruntime", "openvino", "tensorrt_rtx_bindings")
+HIDDEN = (
+    *("torch", "onnx", "onnxscript", "onnxsim", "safetensors", "onnxruntime", "openvino", "tensorrt_rtx_bindings"),
+    *("psutil", "pynvml", "nvidia-ml-py"),
+)
 NOT_INSTALLED = f"""
 import importlib.metadata, sys
 hidden = {HIDDEN!r}
@@ -202,12 +223,10 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_where_neither_torch_nor_onnx_nor_onnxruntime_is_installed(flags: list[str], tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": str(tmp_path)}  # no nvidia-smi
+def test_where_nothing_but_what_is_always_needed_is_installed(flags: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", NOT_INSTALLED, "--require", "onnx", *flags],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
+        [sys.executable, "-c", NOT_INSTALLED, "--require", "onnx", *flags], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert done.stderr == (
         "error: onnx: it cannot be run on cpu here: onnxruntime is needed to run .onnx files; install it: "
@@ -218,6 +237,9 @@ def test_where_neither_torch_nor_onnx_nor_onnxruntime_is_installed(flags: list[s
         (step,) = rows["onnx"]["export"]["steps"]
         assert step.endswith(f'are not installed; pip install -e "{ROOT}[export,cpu]"')
         assert rows["onnx"]["cpu"]["possible"] == "no"
+        states = {row["name"]: row["state"] for row in json.loads(done.stdout)["packages"]}
+        assert states["psutil"] == states["nvidia-ml-py"] == "not installed"
+        assert f'pip install -e "{ROOT}[bench]"' in json.loads(done.stdout)["environment"]["gpus_note"]
     else:
         assert f'pip install -e "{ROOT}[export,cpu]"' in done.stdout
 

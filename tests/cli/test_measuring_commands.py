@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from rest_deploy.cli import bench, verify
 from rest_deploy.cli.record_files import finite, to_json
 from rest_deploy.cli.tables import Table
+from rest_deploy.errors import install
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
@@ -209,6 +211,20 @@ def test_bad_input_is_one_clear_line(
     assert line.startswith("error: ")
     assert words in line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_rest_bench_asks_for_psutil_before_it_measures_and_rest_verify_does_not(
+    tiny_onnx: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("psutil", "pynvml"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("rest_deploy.benchmarking.run.Turns", lambda *_: pytest.fail("it measured"))
+    done = Outcome(bench, [str(tiny_onnx), *QUICK], capsys)
+    assert (done.code, done.out) == (1, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: psutil is needed to ")
+    assert line.endswith(install("bench"))
+    assert Outcome(verify, [str(tiny_onnx), "--reference", str(tiny_checkpoint)], capsys).code == 0
 
 
 @pytest.mark.parametrize(

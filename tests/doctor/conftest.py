@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from rest_deploy.doctor import needs
+from rest_deploy.doctor import checks
 from tests.doctor.machines import forget_sums
 
 
 @pytest.fixture(autouse=True)
 def _asked_anew() -> Iterator[None]:
-    needs.requirements.cache_clear()
+    checks.requirements.cache_clear()
     yield from forget_sums()

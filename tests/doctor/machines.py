@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rest_deploy.doctor import Report, examine, needs, packages
+from rest_deploy.doctor import Report, checks, examine
 from rest_deploy.doctor.records import ABILITIES
-from rest_deploy.nvidia.library import LIBRARIES
+from rest_deploy.nvidia import LIBRARIES
 from rest_deploy.runtimes import saturation
 from tests.standins.cuda import FakeCuda, FakeDevice
 from tests.standins.tensorrt import FakeTensorRT
@@ -37,16 +37,16 @@ REQUIREMENTS = (
     ("onnxscript", "0.5.3", "export"), ("onnxsim", "0.7", "export"), ("safetensors", "0.4.3", "export"),
     ("onnxruntime", "1.18", "cpu"), ("onnxruntime-gpu", "1.18", "gpu"), ("tensorrt", "10.0.1", "trt"),
     ("cuda-bindings", "12.6", "trt"), ("tensorrt-rtx-cu13-libs", "1.7", "trt-rtx"),
-    ("tensorrt-rtx-cu13-bindings", "1.7", "trt-rtx"), ("cuda-bindings", "13", "trt-rtx"),
+    ("tensorrt-rtx-cu13-bindings", "1.7", "trt-rtx"), ("cuda-bindings", "13", "trt-rtx"), ("psutil", "6", "bench"),
+    ("nvidia-ml-py", "12.560.30", "bench"),
 )  # fmt: skip
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> dict[str, str]:
     """Let these distributions (``_`` for ``-``) be the installed ones; the dict may be changed afterwards."""
     known = {name.replace("_", "-"): version for name, version in versions.items()}
-    for module in (packages, needs):
-        monkeypatch.setattr(module, "installed_version", known.get)
-    monkeypatch.setattr(needs, "requirements", lambda: REQUIREMENTS)
+    monkeypatch.setattr(checks, "installed_version", known.get)
+    monkeypatch.setattr(checks, "requirements", lambda: REQUIREMENTS)
     return known
 
 
@@ -157,11 +157,11 @@ def torch_with_gpu(monkeypatch: pytest.MonkeyPatch, ones: Callable[..., Any] | N
     monkeypatch.setattr(torch, "ones", ones or (lambda count, device: plain(count)))
 
 
-#: What describe_environment gives on a machine without nvidia-smi.
+#: What describe_environment gives on a machine without NVIDIA's driver.
 ENVIRONMENT = {
     "created": "2026-11-24T07:10:03+00:00", "command": None, "os": "Linux-6.1", "python": "3.11.7",
     "cpu": "Some CPU (avx2)", "logical_cpus": 4, "physical_cores": 2, "affinity": [0, 1, 2, 3], "cpu_quota": 1.5,
-    "memory_mib": 24000, "clocks_mhz": [], "governor": None, "gpus": [], "gpus_note": "nvidia-smi is not on the PATH",
+    "memory_mib": 24000, "clocks_mhz": [], "governor": None, "gpus": [], "gpus_note": "NVML does not start: no library",
     "packages": {"rest-deploy": "0.1.0"}, "variables": {"OMP_NUM_THREADS": "2"},
 }  # fmt: skip
 
@@ -185,7 +185,7 @@ class Machine:
         versions = EXPORTING | {"cuda-bindings": "13.5.0"} | {n.replace("_", "-"): v for n, v in others.items()}
         self.versions = install(monkeypatch, **{name: v for name, v in versions.items() if v is not None})
         self.environment = dict(ENVIRONMENT)
-        monkeypatch.setattr("rest_deploy.doctor.examination.describe_environment", lambda _: self.environment)
+        monkeypatch.setattr("rest_deploy.doctor.artifacts.describe_environment", lambda _: self.environment)
         self.cuda = (cuda or FakeCuda((RTX_4090,))).install(monkeypatch)
         for file in files:
             fake = FakeTensorRT(file, self.cuda)

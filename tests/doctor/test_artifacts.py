@@ -250,7 +250,7 @@ def test_without_numpy_nothing_is_told_of_artifacts(monkeypatch: MonkeyPatch) ->
         raise ImportError("numpy.core.multiarray failed to import")
 
     machine = Machine(monkeypatch, onnxruntime=cpu_only())
-    monkeypatch.setattr("rest_deploy.doctor.examination.check_artifacts", lambda _: fail())
+    monkeypatch.setattr("rest_deploy.doctor.artifacts.check_artifacts", lambda _: fail())
     report = machine.look()
     assert report.artifacts == ()
     assert report.artifacts_problem == "ImportError: numpy.core.multiarray failed to import"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from rest_deploy.doctor.demands import Demand
+from rest_deploy.doctor import Demand
 from rest_deploy.errors import ConfigError
 from tests.doctor.machines import CPU_EP, CUDA_EP, RTX, TRT, FakeOnnxRuntime, Machine
 from tests.standins.cuda import FakeCuda, FakeDevice
@@ -86,7 +86,7 @@ def test_what_is_missing(monkeypatch: pytest.MonkeyPatch, machine: str, text: st
     assert bool(unmet) == bool(words)
 
 
-def test_a_gpu_that_only_nvidia_smi_finds_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_only_nvml_finds_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with a driver that is too old: an engine that was built is no engine that runs."""
     machine = Machine(monkeypatch, RTX, cuda=FakeCuda.old_driver(), onnxruntime=FakeOnnxRuntime((CUDA_EP, CPU_EP)))
     report = machine.look()

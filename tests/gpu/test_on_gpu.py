@@ -12,8 +12,7 @@ from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import DeviceError, MissingPackageError
 from rest_deploy.models.reference import reference_runs
 from rest_deploy.models.rest import ResT
-from rest_deploy.nvidia.gpus import Gpu, find_gpu
-from rest_deploy.nvidia.library import is_installed
+from rest_deploy.nvidia import Gpu, find_gpu, is_installed
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.device_arrays import DeviceArray
 from rest_deploy.runtimes.registry import open_runtime

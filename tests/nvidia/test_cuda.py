@@ -7,7 +7,7 @@ import pytest
 from cuda.bindings.runtime import cudaError_t
 
 from rest_deploy.errors import DeviceError, MissingPackageError
-from rest_deploy.nvidia.cuda import NO_DRIVER, NO_GPU, OUT_OF_MEMORY, Cuda, CudaError
+from rest_deploy.nvidia import NO_DRIVER, NO_GPU, OUT_OF_MEMORY, Cuda, CudaError
 from tests.standins.cuda import FakeCuda, FakeDevice
 
 

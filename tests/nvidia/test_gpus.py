@@ -6,7 +6,7 @@ import pytest
 from cuda.bindings.runtime import cudaError_t
 
 from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
-from rest_deploy.nvidia.gpus import AMPERE, HOPPER, TURING, ComputeCapability, Gpu, NoGpuError, find_gpu
+from rest_deploy.nvidia import AMPERE, HOPPER, TURING, ComputeCapability, Gpu, NoGpuError, find_gpu
 from tests.standins.cuda import FakeCuda, FakeDevice
 
 RTX_4090 = FakeDevice("NVIDIA GeForce RTX 4090", (8, 9), 24 << 30)

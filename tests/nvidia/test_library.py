@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from rest_deploy.errors import DeviceError, MissingPackageError
-from rest_deploy.nvidia.library import LIBRARIES, Library, is_installed, load_library
+from rest_deploy.nvidia import LIBRARIES, Library, is_installed, load_library
 
 NAMES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from rest_deploy.errors import ArtifactError, ExportError
-from rest_deploy.nvidia.library import Library, is_installed, load_library
-from rest_deploy.nvidia.log import TensorRTLog
+from rest_deploy.nvidia import Library, TensorRTLog, is_installed, load_library
 
 Severity = Enum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
 
@@ -197,7 +196,7 @@ def test_require_takes_the_whole_log_unless_told(log):
 def test_what_is_no_failure_goes_on_to_logging(log, caplog, severity, level):
     with caplog.at_level(logging.DEBUG, "rest_deploy"):
         tell(log, "100% done", severity=severity)
-    assert caplog.record_tuples == [("rest_deploy.nvidia.log", level, "TensorRT 10.9.0.34: 100% done")]
+    assert caplog.record_tuples == [("rest_deploy.nvidia", level, "TensorRT 10.9.0.34: 100% done")]
 
 
 @pytest.mark.parametrize("severity", [Severity.ERROR, Severity.INTERNAL_ERROR])

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import _weights_only_unpickler
 
+from rest_deploy.environment import peak_mib
 from rest_deploy.errors import CheckpointError
-from rest_deploy.machine.memory import peak_mib
 from rest_deploy.models.checkpoint import load_checkpoint
 
 _ROOM = 1 << 30  # of address space, beyond what is loaded

@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image, features
 
 from rest_deploy import Predictor
+from rest_deploy.environment import peak_mib
 from rest_deploy.errors import ImageError, InputError
-from rest_deploy.machine.memory import peak_mib
 from rest_deploy.preprocess.image_files import decoding_bytes
 from rest_deploy.preprocess.images import load_image
 from tests.reliability.corpus import Sample, picture, png

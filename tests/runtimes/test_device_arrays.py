@@ -18,7 +18,7 @@ import torch
 from cuda.bindings.runtime import cudaError_t, cudaMemoryType
 
 from rest_deploy.errors import InputError, RestDeployError
-from rest_deploy.nvidia.cuda import Cuda, CudaError
+from rest_deploy.nvidia import Cuda, CudaError
 from rest_deploy.runtimes import device_arrays, dlpack
 from rest_deploy.runtimes.device_arrays import DeviceArray
 from rest_deploy.runtimes.device_inputs import DeviceInput, device_input

@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 import torch
 
+from rest_deploy import machine
 from rest_deploy.benchmarking import machine_rate
 from rest_deploy.benchmarking.contenders import Contender
 from rest_deploy.benchmarking.run import _checked_threads
@@ -26,7 +27,6 @@ from rest_deploy.export.passes.check_graph import Expected
 from rest_deploy.export.passes.simplify import simplify
 from rest_deploy.export.precision.calibration import calibrate
 from rest_deploy.export.trace import trace
-from rest_deploy.machine import cpu, quota
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.reference import reference_runs, torch_threads
 from rest_deploy.models.rest import ResT
@@ -56,9 +56,9 @@ def one_core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tm
     for name, text in files[request.param].items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(quota, "_CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(quota, "_MOUNT", tmp_path / "fs")
-    monkeypatch.setattr(cpu, "physical_cores", lambda: CORES)
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_CGROUP_MOUNT", tmp_path / "fs")
+    monkeypatch.setattr(machine, "physical_cores", lambda: CORES)
     before = torch.get_num_threads()
     torch.set_num_threads(OWN)
     yield
@@ -173,8 +173,8 @@ def test_pytorch_has_the_threads_of_the_quota(how: str, one_core: None, seen: Se
 def test_without_a_quota_sessions_have_the_physical_cores(
     monkeypatch: pytest.MonkeyPatch, seen: Seen, given: SimpleNamespace
 ) -> None:
-    monkeypatch.setattr(cpu, "physical_cores", lambda: CORES)
-    monkeypatch.setattr(cpu, "cpu_quota", lambda: None)
+    monkeypatch.setattr(machine, "physical_cores", lambda: CORES)
+    monkeypatch.setattr(machine, "cpu_quota", lambda: None)
     _run(given.onnx)
     assert seen["onnxruntime"] == {CORES}
 

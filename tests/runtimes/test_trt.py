@@ -14,7 +14,7 @@ from cuda.bindings import runtime as real
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import DeviceError, InputError, RestDeployError
 from rest_deploy.export.engine.config import EngineConfig
-from rest_deploy.nvidia.cuda import Cuda
+from rest_deploy.nvidia import Cuda
 from rest_deploy.predictor import Predictor
 from rest_deploy.runtimes.device_arrays import DeviceArray
 from rest_deploy.runtimes.trt import TensorRTRuntime

@@ -23,8 +23,7 @@ from rest_deploy.export.engine.layers import Layer, read_layers
 from rest_deploy.export.engine.progress import BuildProgress, Progress, progress_monitor
 from rest_deploy.export.engine.site import BuildSite
 from rest_deploy.export.engine.timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
-from rest_deploy.nvidia.cuda import Cuda
-from rest_deploy.nvidia.log import TensorRTLog, frames_let_go, readable
+from rest_deploy.nvidia import Cuda, TensorRTLog, frames_let_go, readable
 
 #: HardwareCompatibilityLevel of TensorRT.
 _LEVELS = {HardwareCompatibility.SAME_CC: "SAME_COMPUTE_CAPABILITY", HardwareCompatibility.AMPERE_PLUS: "AMPERE_PLUS"}

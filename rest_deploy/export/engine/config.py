@@ -10,7 +10,7 @@ from typing import Annotated
 
 from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ConfigError
-from rest_deploy.nvidia.gpus import HOPPER, TURING, ComputeCapability
+from rest_deploy.nvidia import HOPPER, TURING, ComputeCapability
 from rest_deploy.specs import BATCH, ImageSize, Precision, Preprocessing
 from rest_deploy.values import Whole, hold
 

@@ -6,8 +6,17 @@ from dataclasses import dataclass, replace
 
 from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError, install
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility, check_targets
-from rest_deploy.nvidia.gpus import AMPERE, TURING, ComputeCapability, Gpu, NoGpuError, find_gpu
-from rest_deploy.nvidia.library import Library, is_installed, load_library
+from rest_deploy.nvidia import (
+    AMPERE,
+    TURING,
+    ComputeCapability,
+    Gpu,
+    Library,
+    NoGpuError,
+    find_gpu,
+    is_installed,
+    load_library,
+)
 from rest_deploy.specs import Precision
 
 _PURPOSE = "build engines"

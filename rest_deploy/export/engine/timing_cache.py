@@ -12,7 +12,7 @@ from rest_deploy.artifact.files import replacing
 from rest_deploy.errors import ExportError
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.site import BuildSite
-from rest_deploy.nvidia.log import TensorRTLog
+from rest_deploy.nvidia import TensorRTLog
 
 _log = logging.getLogger(__name__)
 

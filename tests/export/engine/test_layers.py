@@ -7,8 +7,7 @@ import onnx.parser
 import pytest
 
 from rest_deploy.export.engine.layers import NUMBERS, Layer, histogram, read_layers
-from rest_deploy.nvidia.library import is_installed, load_library
-from rest_deploy.nvidia.log import TensorRTLog
+from rest_deploy.nvidia import TensorRTLog, is_installed, load_library
 from tests.conftest import ROOT
 
 DATA = ROOT / "tests" / "data"

@@ -12,8 +12,7 @@ import pytest
 from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility
 from rest_deploy.export.engine.site import choose_site
-from rest_deploy.nvidia.gpus import ComputeCapability, Gpu
-from rest_deploy.nvidia.library import is_installed
+from rest_deploy.nvidia import ComputeCapability, Gpu, is_installed
 from rest_deploy.specs import Precision
 from tests.standins.cuda import FakeCuda, FakeDevice
 from tests.standins.tensorrt import FakeTensorRT

@@ -17,9 +17,7 @@ from rest_deploy.errors import ExportError
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.site import BuildSite
 from rest_deploy.export.engine.timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
-from rest_deploy.nvidia.gpus import ComputeCapability, Gpu
-from rest_deploy.nvidia.library import Library
-from rest_deploy.nvidia.log import TensorRTLog
+from rest_deploy.nvidia import ComputeCapability, Gpu, Library, TensorRTLog
 from tests.standins.bench import make_logger
 from tests.standins.cuda import FakeCuda, FakeDevice
 from tests.standins.tensorrt import FakeTensorRT

@@ -1,1 +1,0 @@
-"""What a measurement is made on: CPU, memory, GPUs, packages, and what else was going on meanwhile."""

@@ -1,0 +1,392 @@
+"""What building and running engines both need of NVIDIA: CUDA's runtime and its GPUs, TensorRT and its log."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import re
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError, RestDeployError, one_line
+
+_log = logging.getLogger(__name__)
+
+# CUDA's runtime, by cuda-python.
+
+_SUCCESS = 0
+#: cudaError_t, CUDA Runtime API, section "Data types used by CUDA Runtime".
+NO_DRIVER, NO_GPU, OUT_OF_MEMORY = 35, 100, 2
+
+
+class CudaError(DeviceError):
+    """A call of the CUDA runtime failed; ``code`` is its ``cudaError_t``."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Cuda:
+    """The CUDA runtime.
+
+    Raises:
+        MissingPackageError: cuda-python is not installed.
+        DeviceError: It is installed and does not load.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self.api: Any = importlib.import_module("cuda.bindings.runtime")
+        except ModuleNotFoundError as exc:
+            raise MissingPackageError("cuda-bindings", "use an NVIDIA GPU", "trt") from exc
+        except (ImportError, RuntimeError) as exc:
+            raise DeviceError(f"cuda-bindings is installed but does not load: {one_line(exc)}") from exc
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """Call a function of the CUDA runtime by its C name; give what it gives beside its error code.
+
+        Raises:
+            CudaError: It failed; the message holds CUDA's own words.
+        """
+        code, *values = getattr(self.api, function)(*arguments)
+        if int(code) != _SUCCESS:
+            _, said = self.api.cudaGetErrorString(code)
+            words = said.decode() if isinstance(said, bytes) else str(said)
+            raise CudaError(f"{function} failed: {words} ({code.name})", int(code))
+        if not values:
+            return None
+        return values[0] if len(values) == 1 else tuple(values)
+
+    @contextmanager
+    def on_device(self, index: int) -> Iterator[None]:
+        """Make a GPU the current one of this thread for the time of a block; CUDA keeps one for each thread."""
+        before = self.call("cudaGetDevice")
+        if before != index:
+            self.call("cudaSetDevice", index)
+        try:
+            yield
+        finally:
+            if before != index:
+                self.call("cudaSetDevice", before)
+
+
+# GPUs.
+
+
+@dataclass(frozen=True, order=True)
+class ComputeCapability:
+    """Generation of a GPU as CUDA counts them, such as 8.9; written ``sm89``."""
+
+    major: int
+    minor: int
+
+    @classmethod
+    def parse(cls, text: str) -> ComputeCapability:
+        """Read ``"sm89"`` (or ``"SM89"``, ``"8.9"``); the last digit is the minor number.
+
+        Raises:
+            ConfigError: Anything else.
+        """
+        match = re.fullmatch(r"(?:sm_?)?(\d{1,2}?)\.?(\d)", text.strip().lower())
+        if not match:
+            raise ConfigError(f"compute capability {text!r}; accepted: sm86, sm89, sm120, ...")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"sm{self.major}{self.minor}"
+
+
+AMPERE = ComputeCapability(8, 0)
+TURING = ComputeCapability(7, 5)
+HOPPER = ComputeCapability(9, 0)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU of this machine."""
+
+    index: int  # CUDA's
+    name: str  # the driver's
+    compute_capability: ComputeCapability
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.compute_capability})"
+
+
+class NoGpuError(DeviceError):
+    """There is no GPU at all, or no driver that shows one."""
+
+
+def find_gpu(index: int) -> Gpu:
+    """The GPU of a number.
+
+    Raises:
+        MissingPackageError: cuda-python is not installed.
+        NoGpuError: There is no driver, it is too old, or it finds no GPU.
+        DeviceError: There are GPUs, and not this one.
+    """
+    cuda = Cuda()
+    try:
+        count = cuda.call("cudaGetDeviceCount")
+    except CudaError as exc:
+        raise NoGpuError(f"device cuda:{index}: {_why_none(cuda, exc)}") from exc
+    if not 0 <= index < count:
+        raise DeviceError(f"device cuda:{index}: there are {count} GPUs here; accepted: cuda:0 to cuda:{count - 1}")
+    properties = cuda.call("cudaGetDeviceProperties", index)
+    name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
+    capability = ComputeCapability(int(properties.major), int(properties.minor))
+    return Gpu(index, name, capability, int(properties.totalGlobalMem))
+
+
+def _why_none(cuda: Cuda, error: CudaError) -> str:
+    driver = cuda.call("cudaDriverGetVersion")
+    if driver == 0:
+        return "there is no NVIDIA driver here; install one, or use device cpu with an .onnx file"
+    if error.code == NO_DRIVER:
+        runtime = cuda.call("cudaRuntimeGetVersion")
+        return (
+            f"the NVIDIA driver is of CUDA {_version(driver)}, cuda-bindings of CUDA {_version(runtime)}; update the "
+            f"driver, or pip install 'cuda-bindings<{min(driver // 1000 + 1, runtime // 1000)}'"
+        )
+    if error.code == NO_GPU:
+        return "the NVIDIA driver finds no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES"
+    return str(error)
+
+
+def _version(number: int) -> str:
+    """CUDA writes 12.6 as 12060."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+# TensorRT: itself, or TensorRT for RTX, which builds engines without a GPU.
+
+
+@dataclass(frozen=True)
+class LibraryRow:
+    """A TensorRT that can be installed."""
+
+    title: str
+    modules: tuple[str, ...]  # import names, the first that is there is taken
+    package: str  # distribution that brings it
+    extra: str  # of rest-deploy
+    others: tuple[str, ...] = ()  # distributions that must be of the same version
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """Distributions that must be of an engine's version to run it."""
+        return (self.package, *self.others)
+
+
+#: By the name of the format that it makes.
+LIBRARIES: Mapping[str, LibraryRow] = MappingProxyType(
+    {
+        "trt": LibraryRow("TensorRT", ("tensorrt",), "tensorrt", "trt"),
+        "trt-rtx": LibraryRow(
+            "TensorRT-RTX",
+            ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+            "tensorrt-rtx-cu13-bindings",
+            "trt-rtx",
+            ("tensorrt-rtx-cu13-libs",),
+        ),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Library:
+    """An imported TensorRT."""
+
+    name: str  # a key of LIBRARIES
+    api: Any  # the module
+    version: str
+
+    @property
+    def is_rtx(self) -> bool:
+        """TensorRT for RTX: targets are named, kernels are made where the engine runs."""
+        return self.name == "trt-rtx"
+
+    def __str__(self) -> str:
+        return f"{LIBRARIES[self.name].title} {self.version}"
+
+
+def is_installed(name: str) -> bool:
+    """Whether a library of :data:`LIBRARIES` can be found, without importing it."""
+    return any(_found(module) for module in LIBRARIES[name].modules)
+
+
+def _found(module: str) -> bool:
+    """Whether a module is there; a mere folder of that name on the path is none."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and (spec.origin is not None or spec.submodule_search_locations is None)
+
+
+def load_library(name: str, purpose: str) -> Library:
+    """Import a library of :data:`LIBRARIES`.
+
+    Args:
+        name: Its key.
+        purpose: What it is for, as it reads after "is needed to".
+
+    Raises:
+        MissingPackageError: It is not installed.
+        DeviceError: It is installed and does not load.
+    """
+    row = LIBRARIES[name]
+    for module in row.modules:
+        if not _found(module):
+            continue
+        try:
+            api = importlib.import_module(module)
+        except (ImportError, OSError, RuntimeError) as exc:  # its shared libraries
+            raise DeviceError(f"{row.package} is installed but does not load: {one_line(exc)}") from exc
+        return Library(name, api, str(api.__version__))
+    raise MissingPackageError(row.package, purpose, row.extra)
+
+
+# What TensorRT tells only its logger, kept, so that a failure can be raised with its reason: its calls report failure
+# by None, False or -1.
+
+_FAILURES = frozenset({"ERROR", "INTERNAL_ERROR"})
+_LEVELS = {"WARNING": logging.WARNING, "INFO": logging.INFO, "VERBOSE": logging.DEBUG}
+
+#: Said of every object that is let go of on a machine without a GPU; never the reason of a failure.
+_SPURIOUS = re.compile(r"^.*catchCudaError.*cudaError (?:35|100)\b.*$", re.MULTILINE)
+#: Warned of where a second object lives in the process with a logger of its own, which is heard all the same.
+_ANOTHER_LOGGER = re.compile(r"^The logger passed into create\w+ differs")
+#: Lines by which the ONNX parser frames a message that the parser's own errors say better.
+_FRAME = re.compile(r"^ModelImporter\.cpp:\d+: (?:---|While parsing)")
+
+
+def readable(message: str) -> str:
+    """A message as one line, without the CUDA noise of a machine without a GPU."""
+    return " ".join(_SPURIOUS.sub("", message).split())
+
+
+class _Record(NamedTuple):
+    number: int
+    severity: str
+    message: str
+
+
+class TensorRTLog:
+    """Messages of one TensorRT object and of those it makes, in order.
+
+    Args:
+        library: Whose logger is made; ``logger`` is what TensorRT takes.
+        keep: Latest messages to keep; None for all.
+    """
+
+    def __init__(self, library: Library, keep: int | None = None) -> None:
+        self.library = library
+        self._records: deque[_Record] = deque(maxlen=keep)
+        self._count = 0
+        self._lock = threading.Lock()
+        self.logger = _logger_class(library.api)(self._take)
+
+    def _take(self, severity: str, message: str) -> None:
+        with self._lock:  # TensorRT logs from several threads
+            self._records.append(_Record(self._count, severity, message))
+            self._count += 1
+        if severity not in _FAILURES:
+            _log.log(_LEVELS.get(severity, logging.DEBUG), "%s: %s", self.library, message)
+
+    def mark(self) -> int:
+        """A place in the log, from which :meth:`reasons` can be asked."""
+        with self._lock:
+            return self._count
+
+    def _since(self, start: int) -> list[_Record]:
+        with self._lock:
+            return [record for record in self._records if record.number >= start]
+
+    def messages(self, start: int = 0) -> list[str]:
+        """All messages from a place on, of every severity."""
+        return [record.message for record in self._since(start)]
+
+    def reasons(self, start: int = 0) -> str:
+        """The errors from a place on, as one line; without the CUDA noise of a machine without a GPU."""
+        failures = [record.message for record in self._since(start) if record.severity in _FAILURES]
+        told = [readable(message) for message in failures if not _FRAME.search(message)]
+        return "; ".join(dict.fromkeys(filter(None, told))) or f"{self.library} gave no reason"
+
+    def warnings(self) -> tuple[str, ...]:
+        """Its warnings, each once."""
+        told = [" ".join(record.message.split()) for record in self._since(0) if record.severity == "WARNING"]
+        return tuple(dict.fromkeys(line for line in told if not _ANOTHER_LOGGER.search(line)))
+
+    def attempt(self, what: str, error: type[RestDeployError], function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of TensorRT and give what it gives, unless that is None, False or -1, or it raises.
+
+        Its bindings raise TypeError for a constructor that gave a null pointer, RuntimeError for some failures.
+
+        Args:
+            what: What is tried, as it reads after "could not".
+            error: What to raise.
+            function, arguments: The call.
+
+        Raises:
+            RestDeployError: Of the class ``error``, with the reasons out of the log.
+        """
+        start = self.mark()
+        try:
+            value = function(*arguments)
+        except (TypeError, RuntimeError) as exc:
+            raise error(f"{self.library} could not {what}: {self.reasons(start)} ({one_line(exc)})") from exc
+        return self.require(value, what, error, start)
+
+    def require(self, value: Any, what: str, error: type[RestDeployError], start: int = 0) -> Any:
+        """Give back what a call gave, unless it is None, False or -1.
+
+        Args:
+            value: What was given.
+            what: What was tried, as it reads after "could not".
+            error: What to raise.
+            start: Place in the log before the call.
+
+        Raises:
+            RestDeployError: Of the class ``error``, with the reasons out of the log.
+        """
+        if value is None or value is False or (type(value) is int and value == -1):
+            raise error(f"{self.library} could not {what}: {self.reasons(start)}")
+        return value
+
+
+@contextmanager
+def frames_let_go() -> Iterator[None]:
+    """Where the block fails, let its ended frames go of TensorRT's objects at once.
+
+    The exception would keep them, and where it is part of a cycle, as any that is kept in a variable, until Python's
+    collector comes by. That may be while TensorRT logs, holding a lock that the end of one of its objects takes too:
+    the process then stands still for good (seen with TensorRT-RTX 1.7.1).
+    """
+    try:
+        yield
+    except BaseException as exc:
+        failed: BaseException | None = exc
+        while failed is not None:
+            traceback.clear_frames(failed.__traceback__)
+            failed = failed.__cause__ or failed.__context__
+        raise
+
+
+def _logger_class(trt: Any) -> Any:
+    base: Any = trt.ILogger
+
+    class Logger(base):  # known only when the library is
+        def __init__(self, take: Any) -> None:
+            base.__init__(self)
+            self._take = take
+
+        def log(self, severity: Any, message: str) -> None:
+            self._take(severity.name, message)
+
+    return Logger

@@ -1,1 +1,0 @@
-"""What building and running engines both need of NVIDIA's libraries: which is installed, which GPU, what it logs."""
