@@ -116,7 +116,7 @@ class BenchmarkReport:
     """A run.
 
     Args:
-        environment: What it was made on (``machine/environment.py``).
+        environment: What it was made on (``environment.py``).
         settings: How it was measured.
         contenders: What was measured.
         machine: The machine's rate of matrix products; None where it was not measured.

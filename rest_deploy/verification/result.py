@@ -168,7 +168,7 @@ class Verification:
     """A run.
 
     Args:
-        environment: What it was made on (``machine/environment.py``).
+        environment: What it was made on (``environment.py``).
         reference: What artifacts were measured against, as plain values.
         artifacts: What was found of each.
         data: Of the images; None where there were none.
