@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import queue
@@ -210,8 +211,6 @@ def _ask_nvml() -> tuple[list[dict[str, Any]], str | None]:
     def attempt(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except nvml.NVMLError_NotSupported:
-            return None  # this GPU has no such value
         except nvml.NVMLError as exc:
             failures.append(f"{what}: {one_line(exc)}")
             return None
@@ -231,20 +230,22 @@ def _ask_nvml() -> tuple[list[dict[str, Any]], str | None]:
                 }
                 gpus.append({"name": values.pop("name"), "driver": driver, **values})
     finally:
-        attempt("end", nvml.nvmlShutdown)
+        attempt("shutdown", nvml.nvmlShutdown)
     return gpus, "; ".join(f"NVML: {failure}" for failure in failures) or (None if gpus else "NVML finds no GPU")
 
 
 def _read(nvml: Any, handle: Any, row: _Value) -> Any:
     """A value by the first function that both nvidia-ml-py and the driver know."""
     arguments = [getattr(nvml, name) for name in row.arguments]
-    functions = [getattr(nvml, name) for name in row.functions if hasattr(nvml, name)]
-    for function in functions[:-1]:
-        try:
-            return row.convert(function(handle, *arguments))
-        except nvml.NVMLError_FunctionNotFound:
-            continue
-    return row.convert(functions[-1](handle, *arguments))
+    *newer, oldest = row.functions
+    try:
+        for name in newer:
+            if hasattr(nvml, name):
+                with contextlib.suppress(nvml.NVMLError_FunctionNotFound):
+                    return row.convert(getattr(nvml, name)(handle, *arguments))
+        return row.convert(getattr(nvml, oldest)(handle, *arguments))
+    except nvml.NVMLError_NotSupported:
+        return None  # this GPU has no such value
 
 
 # What else went on.

@@ -318,10 +318,11 @@ def test_an_older_nvidia_ml_py_lacks_newer_functions(monkeypatch: MonkeyPatch) -
         (FakeNvml(errors={"nvmlInit": pynvml.NVMLError_LibRmVersionMismatch()}), "NVML does not start: RM has"),
         (FakeNvml(errors={"nvmlDeviceGetCount": pynvml.NVMLError_Unknown()}), "NVML: number of GPUs: Unknown Error"),
         (FakeNvml([pynvml.NVMLError_NoPermission()]), "NVML: GPU 0: Insufficient Permissions"),
+        (FakeNvml([pynvml.NVMLError_NotSupported()]), "NVML: GPU 0: Not Supported"),
         (FakeNvml([]), "NVML finds no GPU"),
         (FakeNvml(errors={"nvmlInit": ValueError("of\n ctypes")}), "nvidia-ml-py fails: ValueError: of ctypes"),
     ],
-    ids=["no library", "no driver", "no rights", "two versions", "no count", "no handle", "no GPU", "broken"],
+    ids=["no library", "no driver", "no rights", "two versions", "no count", "no handle", "odd", "none", "broken"],
 )  # fmt: skip
 def test_why_there_are_no_gpus(monkeypatch: MonkeyPatch, fake: FakeNvml, note: str) -> None:
     fake.install(monkeypatch)
@@ -337,9 +338,9 @@ def test_a_gpu_that_is_lost_does_not_hide_the_others(monkeypatch: MonkeyPatch) -
     assert query_gpus() == ([RECORD], "NVML: GPU 0: GPU is lost")
 
 
-def test_an_end_that_fails_is_told_beside_the_gpus(monkeypatch: MonkeyPatch) -> None:
+def test_a_shutdown_that_fails_is_told_beside_the_gpus(monkeypatch: MonkeyPatch) -> None:
     FakeNvml(errors={"nvmlShutdown": pynvml.NVMLError_Unknown()}).install(monkeypatch)
-    assert query_gpus() == ([RECORD], "NVML: end: Unknown Error")
+    assert query_gpus() == ([RECORD], "NVML: shutdown: Unknown Error")
 
 
 @pytest.fixture
