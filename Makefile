@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak oldest lint bench bench-full figures clean
+.PHONY: demo test test-all soak oldest pythons lint bench bench-full figures clean
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -13,7 +13,12 @@ $(VENV)/.made: pyproject.toml constraints.txt
 demo: $(VENV)/.made
 	$(BIN)/python -m examples.demo
 
+# The first lane: all but what is marked slow.
 test: $(VENV)/.made
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# Both lanes.
+test-all: $(VENV)/.made
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # All that docs/reliability.md promises, in under twenty minutes on two cores; the table is soak_output/reliability.md.

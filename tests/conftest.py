@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from rest_deploy.models.factory import create_model
 from rest_deploy.models.rest import ResT
 from rest_deploy.pipeline import ExportRequest, ExportResult, run_export
 from rest_deploy.specs import Preprocessing, Resize
+from tests.once import Once
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "examples" / "images"
@@ -31,6 +32,8 @@ TINY = ResTConfig(
     embed_dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), sr_ratios=(4, 2, 2, 1), num_classes=7
 )
 
+ONCE = pytest.StashKey[Once]()
+
 # One thread for each worker of pytest-xdist: OpenMP's threads wait for each other, long where others take the cores.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
@@ -38,6 +41,28 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--soak``: what tests/reliability tries is tried in full, for twenty minutes."""
     parser.addoption("--soak", action="store_true", help="try all that make soak promises, not a part of it")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Once]:
+    """Traces and answers of networks that were seen before, in this process or in another worker."""
+    folder = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        once = Once((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "once")
+        once.install(monkeypatch)
+        request.config.stash[ONCE] = once
+        yield once
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that is marked ``anew`` computes for itself."""
+    once = item.config.stash[ONCE]
+    once.active = item.get_closest_marker("anew") is None
+    try:
+        return (yield)
+    finally:
+        once.active = True
 
 
 def lively(model: ResT, seed: int = 0) -> ResT:

@@ -27,7 +27,7 @@ def golden_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_export(request).path
 
 
-@pytest.mark.parametrize("weights", ["default init", "golden"])
+@pytest.mark.parametrize("weights", ["default init", pytest.param("golden", marks=pytest.mark.slow)])
 def test_one_file_at_random_batches_and_sizes(
     weights: str, lite_onnx: Path, golden_onnx: Path, rng: np.random.Generator
 ) -> None:
@@ -43,7 +43,7 @@ def test_one_file_at_random_batches_and_sizes(
             assert np.abs(runtime.run(batch) - reference).max() <= allowed, shape
 
 
-@pytest.mark.parametrize("size", [(224, 224), (225, 230)])
+@pytest.mark.parametrize("size", [(224, 224), pytest.param((225, 230), marks=pytest.mark.slow)])
 def test_default_init_is_five_times_as_exact_as_pytorch(
     size: tuple[int, int], lite_onnx: Path, rng: np.random.Generator
 ) -> None:

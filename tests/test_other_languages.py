@@ -100,6 +100,7 @@ def test_there_is_no_vector_of_what_was_not_verified(tmp_path: Path) -> None:
     assert "test_vector" not in _record(result.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps",
     [
@@ -200,6 +201,7 @@ def test_the_python_program_agrees_with_the_predictor(
     _same_answers(file_of(case), given, done.stdout)
 
 
+@pytest.mark.slow
 def test_the_python_program_takes_the_shared_exports(lite_onnx: Path, tiny_onnx: Path) -> None:
     for file in (lite_onnx, tiny_onnx):
         given = [IMAGES / "rocket.jpg"]
@@ -208,6 +210,7 @@ def test_the_python_program_takes_the_shared_exports(lite_onnx: Path, tiny_onnx:
         _same_answers(file, given, done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -230,6 +233,7 @@ def test_a_record_that_says_another_transform_is_found(
     assert "does not come out" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 6])
 def test_other_weights_are_found(file_of: Callable[[str], Path], tmp_path: Path, place: int) -> None:
     record = _record(file_of("crop"))
@@ -264,6 +268,7 @@ def test_a_fault_in_the_program_is_found(
 # -- JavaScript
 
 
+@pytest.mark.slow
 def test_javascript_resizes_exactly_as_pillow(tmp_path: Path, rng: np.random.Generator) -> None:
     cases, sources, wanted = [], [], []
     for index in range(200):
@@ -286,6 +291,7 @@ def test_javascript_resizes_exactly_as_pillow(tmp_path: Path, rng: np.random.Gen
     assert out == b"".join(array.tobytes() for array in wanted)
 
 
+@pytest.mark.slow
 def test_javascript_makes_the_input(tmp_path: Path, rng: np.random.Generator) -> None:
     cases, sources, wanted = [], [], []
     for steps in (
@@ -307,6 +313,7 @@ def test_javascript_makes_the_input(tmp_path: Path, rng: np.random.Generator) ->
     np.testing.assert_allclose(out, np.concatenate([array.ravel() for array in wanted]), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case != "fp16"])
 def test_the_node_program_agrees_with_the_predictor(
     file_of: Callable[[str], Path], tmp_path: Path, pictures: list[Path], case: str
@@ -318,6 +325,7 @@ def test_the_node_program_agrees_with_the_predictor(
     _same_answers(file_of(case), given, done.stdout)
 
 
+@pytest.mark.slow
 def test_the_node_program_finds_faults(file_of: Callable[[str], Path], tmp_path: Path) -> None:
     program = _node_program(tmp_path)
     record = _record(file_of("crop"))

@@ -26,6 +26,8 @@ from rest_deploy.verification.candidate import reference_evaluator_of
 from tests.conftest import DIGITS, IMAGES
 from tests.golden import golden_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_commands import Outcome
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"<!-- tour -->\n```console\n\$ (.+?)\n```", README)
@@ -36,9 +40,23 @@ def _run(argv: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_the_tour_runs_as_written(clone: Path) -> None:
+def _command(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a line of the tour; what starts PyTorch in this process, where it has been started."""
+    program, *argv = line.split()
+    if program in ("rest-predict", "rest-info", "python"):
+        return _run([program, *argv], folder)
+    assert (Path(sys.executable).parent / program).is_file()
+    done = Outcome(importlib.import_module(f"rest_deploy.cli.{program.removeprefix('rest-')}"), argv, capsys)
+    assert done.code == 0, done.err
+    return done.out
+
+
+def test_the_tour_runs_as_written(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert len(COMMANDS) == 9
-    outputs = [_run(command.split(), clone) for command in COMMANDS]
+    monkeypatch.chdir(clone)
+    outputs = [_command(line, clone, capsys) for line in COMMANDS]
     shown = re.findall(r"```text\n(.+?)```", README, re.DOTALL)
     labels = [re.findall(r"% +(\S+)|(\S+png)", text) for text in (outputs[1], shown[1])]
     assert labels[0] == labels[1]  # images and classes; scores may differ in a last digit on another processor

@@ -43,6 +43,7 @@ def real(tiny_onnx: Path, tiny_checkpoint: Path) -> BenchmarkReport:
     )
 
 
+@pytest.mark.slow
 def test_everything_is_measured_in_every_case(real: BenchmarkReport) -> None:
     assert [str(case.case) for case in real.cases] == ["1x24x32", "2x24x32", "1x16x16", "2x16x16"]
     names = ["tiny.onnx", "tiny.onnx (2)", "tiny.safetensors", "torch", "as-written"]
@@ -55,6 +56,7 @@ def test_everything_is_measured_in_every_case(real: BenchmarkReport) -> None:
     assert not real.interrupted
 
 
+@pytest.mark.slow
 def test_what_is_derived_from_the_raw_times(real: BenchmarkReport) -> None:
     record = json.loads(json.dumps(real.to_dict(), allow_nan=False))
     case = record["cases"][1]
@@ -73,6 +75,7 @@ def test_what_is_derived_from_the_raw_times(real: BenchmarkReport) -> None:
     assert case["conditions"]["probe_ms"] > 0
 
 
+@pytest.mark.slow
 def test_a_first_start_is_measured_in_a_process_of_its_own(real: BenchmarkReport) -> None:
     for contender in real.contenders:
         cold = real.cold[contender.name]
@@ -85,6 +88,7 @@ def test_a_first_start_is_measured_in_a_process_of_its_own(real: BenchmarkReport
     assert real.cold["torch"].peak_mib["1x16x16"] > real.cold["tiny.onnx"].peak_mib["1x16x16"]  # it has torch in it
 
 
+@pytest.mark.slow
 def test_a_record_tells_what_was_measured(real: BenchmarkReport, tiny_onnx: Path) -> None:
     record = real.to_dict()
     first, *_, torch_baseline, _ = record["contenders"]
@@ -242,6 +246,7 @@ def test_what_cannot_be_opened_is_told(tiny_onnx: Path, monkeypatch: pytest.Monk
     assert made.to_dict()["contenders"][1]["error"] == "damaged in two lines"
 
 
+@pytest.mark.slow
 def test_baselines_without_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network is made by name. Through torch.compile a network of two blocks takes a minute, so it is not."""
     compiled = []
@@ -263,6 +268,7 @@ def test_baselines_without_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.cases[0].results[1].ratio.to == "torch"
 
 
+@pytest.mark.slow
 def test_networks_are_compared_among_themselves(tiny_onnx: Path, lite_onnx: Path) -> None:
     made = benchmark(
         [tiny_onnx, lite_onnx, tiny_onnx],

@@ -114,6 +114,7 @@ def test_gelu_is_written_as_runtimes_know_it(tiny_model: ResT, tmp_path: Path, o
     assert fused["BiasGelu"] == sum(TINY.depths)
 
 
+@pytest.mark.anew
 def test_the_same_model_gives_the_same_bytes(tiny_model: ResT, tmp_path: Path) -> None:
     paths = [tmp_path / "one.onnx", tmp_path / "two.onnx"]
     for path in paths:

@@ -33,7 +33,7 @@ def test_is_the_same_function_with_lively_weights(tiny_model: ResT, size: tuple[
     torch.testing.assert_close(to_deploy(model)(image), model(image), rtol=0, atol=EXACT)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [SIZES[1], *(pytest.param(s, marks=pytest.mark.slow) for s in SIZES[::2])])
 def test_is_the_same_function_with_golden_weights(size: tuple[int, int, int]) -> None:
     model, image = golden_model("rest_lite"), _image(*size)
     torch.testing.assert_close(to_deploy(model)(image), model(image), rtol=0, atol=EXACT)
@@ -63,7 +63,7 @@ def test_is_the_same_function_for_any_config_and_size(config: ResTConfig, batch:
     torch.testing.assert_close(to_deploy(model)(image), model(image), rtol=0, atol=EXACT)
 
 
-@pytest.mark.parametrize("size", [(1, 224, 224), (1, 225, 230)])
+@pytest.mark.parametrize("size", [(1, 224, 224), pytest.param((1, 225, 230), marks=pytest.mark.slow)])
 def test_is_more_exact_than_the_original_in_float32(size: tuple[int, int, int]) -> None:
     """With default init the original loses about 1e-4 in its InstanceNorm over nearly equal numbers."""
     model, image = create_model("rest_lite", seed=3), _image(*size)

@@ -16,7 +16,9 @@ LOGITS_TOLERANCE, MAP_TOLERANCE = 1e-9, 1e-8
 PARAMETERS = {"rest_lite": 10_508_300, "rest_small": 13_679_708, "rest_base": 30_327_052, "rest_large": 51_676_156}
 
 
-@pytest.mark.parametrize("case", golden_cases())
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if "x2" in case else case for case in golden_cases()]
+)
 def test_agrees_with_the_authors_numbers(case: str) -> None:
     name, size = case.split("/")
     shape = tuple(map(int, size.split("x")))

@@ -95,7 +95,9 @@ def test_the_rebuild_line_asks_for_the_same(real: dict[str, ExportResult], tiny_
     )
 
 
-@pytest.mark.parametrize("file", API_FILES)
+@pytest.mark.parametrize(
+    "file", [API_FILES[0], API_FILES[-1], *(pytest.param(file, marks=pytest.mark.slow) for file in API_FILES[1:-1])]
+)
 def test_where_a_gpu_is_the_engine_itself_is_verified(
     file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Path, tiny_onnx: Path
 ) -> None:

@@ -49,6 +49,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[str, 
     }
 
 
+@pytest.mark.slow
 def test_the_build_log_proves_the_precision(real: dict[str, ExportResult]) -> None:
     for name, narrow in (("fp16", "fp16"), ("fp16 io", "fp16"), ("int8", "int8")):
         info = read_manifest(real[name].path)
@@ -61,6 +62,7 @@ def test_the_build_log_proves_the_precision(real: dict[str, ExportResult]) -> No
     assert sum(counts.get("fp16", 0) for counts in int8.layers.values()) > 20  # what is not INT8 is half
 
 
+@pytest.mark.slow
 def test_the_manifest_says_how_it_was_narrowed(real: dict[str, ExportResult]) -> None:
     plan = read_manifest(real["int8"].path).precision_plan
     assert plan is not None
@@ -73,6 +75,7 @@ def test_the_manifest_says_how_it_was_narrowed(real: dict[str, ExportResult]) ->
     assert (half.input.dtype, half.output.dtype) == ("float16", "float16")
 
 
+@pytest.mark.slow
 def test_the_line_that_rebuilds_says_the_same(real: dict[str, ExportResult], pictures: Path) -> None:
     import shlex
 
@@ -93,6 +96,7 @@ def test_not_timed_without_a_gpu(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_speed_of_the_onnx_file_is_not_told_of_the_engine(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,12 +124,14 @@ def test_int8_for_tensorrt_records_its_calibration(calibrated: ExportResult, pic
     assert plan.agreement["top1_agreement"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_bytes(calibrated: ExportResult, pictures: Path, tmp_path: Path) -> None:
     options = {"int8_target": "trt", "calibration": pictures, "calibration_method": "entropy"}
     again = _export(tmp_path / "digits.onnx", "int8", **options)
     assert again.path.read_bytes() == calibrated.path.read_bytes()
 
 
+@pytest.mark.slow
 def test_several_sizes_widen_the_ranges(pictures: Path, tmp_path: Path) -> None:
     scales = {}
     for sizes in ((ImageSize(48, 48),), (ImageSize(48, 48), ImageSize(96, 80))):
@@ -178,6 +180,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "plan_for", plan_for)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("faulty")
 def test_the_search_finds_the_region_that_must_not_be_half(tmp_path: Path) -> None:
     table = tmp_path / "table.json"
@@ -193,6 +196,7 @@ def test_the_search_finds_the_region_that_must_not_be_half(tmp_path: Path) -> No
     assert made.comparison.passed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("faulty")
 def test_the_gate_catches_it_where_nothing_may_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rest_deploy.pipeline.narrowing import Narrowing
@@ -207,6 +211,7 @@ def test_the_gate_catches_it_where_nothing_may_be_kept(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_budget_is_held_by_keeping_the_worst_parts(pictures: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     plain = _export(tmp_path / "plain.onnx", "int8", int8_target="trt", calibration=pictures)
@@ -234,6 +239,7 @@ def test_a_budget_is_held_by_keeping_the_worst_parts(pictures: Path, tmp_path: P
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_budget_that_cannot_be_held_leaves_nothing(tmp_path: Path, precision: str) -> None:
     with pytest.raises(
@@ -301,7 +307,10 @@ def test_int8_for_the_cpu_does_not_run_on_a_gpu(integers: ExportResult) -> None:
         Predictor(integers.path, device="cuda")
 
 
-@pytest.mark.parametrize(("precision", "wanted"), [("fp16", "not faster than FP32"), ("int8", "not faster than FP32")])
+@pytest.mark.parametrize(
+    ("precision", "wanted"),
+    [("fp16", "not faster than FP32"), pytest.param("int8", "not faster than FP32", marks=pytest.mark.slow)],
+)
 def test_what_is_not_faster_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, wanted: str
 ) -> None:
@@ -315,6 +324,7 @@ def test_what_is_not_faster_says_so(
     assert not (tmp_path / "y.onnx").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_gpu_that_does_not_start_costs_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
@@ -347,6 +357,7 @@ def test_a_speedup_is_required_of_what_cannot_be_timed(pictures: Path, tmp_path:
         _export(tmp_path / "x.onnx", "int8", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simplify", [True, False])
 def test_without_onnxsim_too(tmp_path: Path, pictures: Path, *, simplify: bool) -> None:
     options = {"int8_target": "trt", "calibration": pictures, "simplify": simplify}

@@ -33,7 +33,7 @@ PACKAGE = ROOT / "rest_deploy"
 ENDED = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM, "SIGINT": 128 + signal.SIGINT}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["file", pytest.param("engine", marks=pytest.mark.slow)])
 def test_death_at_every_line_leaves_the_old_or_the_new_one(
     case: str, worker: Worker, amount: Amount, record: Record
 ) -> None:
@@ -58,6 +58,7 @@ def test_death_at_every_line_leaves_the_old_or_the_new_one(
     )
 
 
+@pytest.mark.slow
 def test_death_inside_of_a_write_and_those_who_hold_the_old_file(
     tmp_path: Path, worker: Worker, amount: Amount, record: Record
 ) -> None:
@@ -119,10 +120,11 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_exports_killed_at_random_moments(
     two_checkpoints: Path, tmp_path: Path, worker: Worker, amount: Amount, record: Record
 ) -> None:
-    count = amount(6, 51)
+    count = amount(3, 51)
     for file in two_checkpoints.iterdir():
         shutil.copy(file, tmp_path)
     told = worker("killed_exports", tmp_path, count, *ENDED, OMP_NUM_THREADS="1")
@@ -248,6 +250,7 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_two_exports_race_for_one_name(
     two_checkpoints: Path, tmp_path: Path, worker: Worker, amount: Amount, record: Record
 ) -> None:
@@ -264,6 +267,7 @@ def test_two_exports_race_for_one_name(
     )
 
 
+@pytest.mark.slow
 def test_engines_race_for_one_name(tmp_path: Path, worker: Worker, amount: Amount, record: Record) -> None:
     writes = amount(100, 2000)
     told = worker("racing", "engines", tmp_path, writes)

@@ -23,6 +23,7 @@ from tests.reliability.record import Record
 _GROWTH = 16 << 20
 
 
+@pytest.mark.slow
 def test_every_image_gives_an_answer_or_a_clear_error(
     tiny_onnx: Path, tmp_path: Path, worker: Worker, amount: Amount, record: Record
 ) -> None:
@@ -58,6 +59,7 @@ def test_every_image_gives_an_answer_or_a_clear_error(
     record.add("the fuzzed ones: what the process holds", count, told_growth)
 
 
+@pytest.mark.slow
 def test_pictures_that_cost_more_than_they_look(
     tiny_onnx: Path, tmp_path: Path, worker: Worker, record: Record
 ) -> None:

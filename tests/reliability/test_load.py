@@ -17,6 +17,7 @@ from tests.reliability.record import Record
 _FLAT = 0.02  # of memory: what it may grow by after the warm-up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "checkpoint"])
 def test_64_threads_get_the_answers_of_one(  # noqa: PLR0917
     kind: str, tiny_onnx: Path, tiny_checkpoint: Path, worker: Worker, amount: Amount, record: Record
@@ -34,6 +35,7 @@ def test_64_threads_get_the_answers_of_one(  # noqa: PLR0917
     )
 
 
+@pytest.mark.slow
 def test_opening_and_closing_leaves_nothing(tiny_onnx: Path, worker: Worker, amount: Amount, record: Record) -> None:
     times = amount(40, 200)
     told = worker("busy", "open", tiny_onnx, times)
@@ -47,7 +49,7 @@ def test_opening_and_closing_leaves_nothing(tiny_onnx: Path, worker: Worker, amo
     )
 
 
-@pytest.mark.parametrize("kind", ["onnx", "checkpoint"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("checkpoint", marks=pytest.mark.slow)])
 def test_a_fork_after_loading(
     kind: str, tiny_onnx: Path, tiny_checkpoint: Path, worker: Worker, record: Record
 ) -> None:

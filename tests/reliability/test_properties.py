@@ -24,6 +24,8 @@ from rest_deploy.specs import TensorSpec
 from tests.conftest import lively
 from tests.reliability.record import Record
 
+pytestmark = pytest.mark.slow
+
 #: Of float64: the two forms compute the same in another order. Logits are of the order of 1, sums of up to a thousand
 #: values; rounding grows with the depth. Measured: below 1e-12.
 _FLOAT64 = 1e-9

@@ -65,7 +65,11 @@ CASES = (
 )
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [CASES[0], *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[1:])],
+    ids=lambda case: case.name,
+)
 def test_closed_and_full_streams(  # noqa: PLR0917
     case: Case,
     tiny_onnx: Path,
@@ -157,6 +161,7 @@ os.fsync = noisy
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "not guarded"])
 def test_nothing_prints_into_a_file(guarded: bool, tiny_onnx: Path, tmp_path: Path, record: Record) -> None:
     argv = [tiny_onnx, "--reference", tiny_onnx, "--sizes", "16", "-o", tmp_path / "v.csv"]
@@ -215,8 +220,8 @@ sys.addaudithook(count)
     ("name", "normal", "moments"),
     [
         ("info", (1, 2, 60, 170), range(1, 200, 5)),
-        ("predict", (700,), range(1, 1200, 100)),
-        ("export", (100, 1500), range(1, 3000, 250)),
+        pytest.param("predict", (700,), range(1, 1200, 100), marks=pytest.mark.slow),
+        pytest.param("export", (100, 1500), range(1, 3000, 250), marks=pytest.mark.slow),
     ],
 )
 def test_ctrl_c_while_modules_load(  # noqa: PLR0917
@@ -275,6 +280,7 @@ def test_ctrl_c_twice(tiny_onnx: Path) -> None:
     assert (ended.code, ended.out, set(ended.err.splitlines())) == (INTERRUPTED, "", {"interrupted"})
 
 
+@pytest.mark.slow
 def test_ctrl_c_that_is_ignored_stays_so(tiny_onnx: Path) -> None:
     """As of what was started by nohup, or in the background of a script."""
     before = "import signal; signal.signal(2, signal.SIG_IGN)" + AT_IMPORT.format(number=10)
@@ -284,6 +290,7 @@ def test_ctrl_c_that_is_ignored_stays_so(tiny_onnx: Path) -> None:
 SCRIPTS = "ä日😀"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
 def test_encodings_of_stdout(encoding: str, tiny_onnx: Path, tmp_path: Path, amount: Amount, record: Record) -> None:
     known = read_info(tiny_onnx)
@@ -310,7 +317,13 @@ def test_encodings_of_stdout(encoding: str, tiny_onnx: Path, tmp_path: Path, amo
         )
 
 
-@pytest.mark.parametrize("name", ["info", "predict", "verify", "export", "bench", "doctor"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "info",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("predict", "verify", "export", "bench", "doctor")),
+    ],
+)
 def test_a_deleted_folder(  # noqa: PLR0917
     name: str, tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, amount: Amount, record: Record
 ) -> None:

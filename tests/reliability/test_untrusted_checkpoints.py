@@ -281,7 +281,9 @@ SPENDS = {
 
 
 @pytest.mark.parametrize("form", [_archived, _before_1_6])
-@pytest.mark.parametrize("name", SPENDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if len(SPENDS[name]) > 200_000 else name for name in SPENDS]
+)
 def test_what_would_take_forever_or_all_memory(name: str, form: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     path.write_bytes(form(SPENDS[name]))
@@ -519,6 +521,7 @@ def test_parts_of_one_storage_that_overlap_are_not_copied_without_end(tmp_path: 
     assert torch.equal(load_checkpoint(path).state_dict["stage1.49.x"], values[5:90_000])
 
 
+@pytest.mark.slow
 def test_calls_of_all_that_pytorch_allows_and_archives_of_two_readings(
     tiny_model: torch.nn.Module, tmp_path: Path, worker: Worker, amount: Amount, record: Record
 ) -> None:

@@ -109,6 +109,7 @@ def _chosen(text: str, count: int) -> Iterator[Case]:
         yield from random.Random(14).sample(some, min(share, len(some)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_odd_records_through_all_commands(  # noqa: PLR0917
     tiny_onnx: Path,
@@ -256,7 +257,9 @@ def _numbers(action: argparse.Action) -> set[type]:
     return kinds
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [name if name == "predict" else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
+)
 def test_every_flag_with_odd_text(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], record: Record
 ) -> None:

@@ -32,6 +32,8 @@ _CROWDED = """[...document.querySelectorAll('svg.plot')].flatMap(plot => {
   return [...out.map(([text]) => text + ' leaves its plot'), ...met];
 })"""
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

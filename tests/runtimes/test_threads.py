@@ -42,6 +42,8 @@ from tests.conftest import ROOT, TINY
 PACKAGE = ROOT / "rest_deploy"
 IMAGE = np.zeros((1, 3, 24, 20), np.float32)
 #: Cores of the machine that these tests pretend to be on, and threads that PyTorch has there at first.
+pytestmark = pytest.mark.anew
+
 CORES, OWN = 4, 3
 
 

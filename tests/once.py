@@ -1,0 +1,98 @@
+"""What many tests compute alike, computed once: a network's trace, and its answers in PyTorch.
+
+Both are kept by the network's content in the temporary folder of the run, for all workers of pytest-xdist. What follows
+the trace (what is checked, simplified, narrowed, proved) runs in every test. A test of the trace or of the answers
+themselves is marked ``anew``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import io
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from rest_deploy.export import onnx_exporter
+from rest_deploy.models import reference
+
+
+class Once:
+    """Keeps results as files.
+
+    Args:
+        folder: Where; other processes may share it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.active = True
+        folder.mkdir(exist_ok=True)
+
+    def get(self, key: str, make: Callable[[], bytes]) -> bytes:
+        """What ``make`` gave the first time that any process asked for the key."""
+        if not self.active:
+            return make()
+        kept = self.folder / key
+        with (self.folder / f"{key}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.is_file():
+                made = make()
+                written = self.folder / f"{key}.part"
+                written.write_bytes(made)
+                written.rename(kept)
+        return kept.read_bytes()
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Put it in front of the trace, the reference, and the list of installed packages."""
+        trace, run_in = onnx_exporter._to_onnx, reference._run_in
+
+        def traced(deploy: Any, *asked: Any) -> onnx.ModelProto:
+            key = f"{key_of(deploy, *asked)}.onnx"
+            return onnx.load_from_string(self.get(key, lambda: trace(deploy, *asked).SerializeToString()))
+
+        def answering(model: nn.Module, dtype: torch.dtype, threads: int | None) -> reference.Run:
+            run = run_in(model, dtype, threads)
+            network = key_of(model, dtype)
+
+            def answer(batch: Any) -> Any:
+                key = (
+                    f"{hashlib.sha256(network.encode() + repr(batch.shape).encode() + batch.tobytes()).hexdigest()}.npy"
+                )
+                return np.load(io.BytesIO(self.get(key, lambda: _saved(run(batch)))))
+
+            return answer
+
+        monkeypatch.setattr(
+            importlib.metadata, "packages_distributions", cache(importlib.metadata.packages_distributions)
+        )
+        monkeypatch.setattr(onnx_exporter, "_to_onnx", traced)
+        monkeypatch.setattr(reference, "_run_in", answering)
+
+
+def key_of(model: nn.Module, *asked: Any) -> str:
+    """Digest of a network: its modules, their settings and code, its tensors; and of what is asked of it."""
+    digest = hashlib.sha256(repr(asked).encode())
+    for name, module in model.named_modules():
+        plain = sorted((key, repr(value)) for key, value in vars(module).items() if not key.startswith("_"))
+        code = getattr(type(module).forward, "__code__", None)
+        digest.update(repr((name, type(module).__qualname__, plain, code and (code.co_code, code.co_names))).encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(repr((name, tensor.dtype, tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _saved(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
