@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all soak oldest pythons lint bench bench-full figures clean
+.PHONY: demo test test-all faults soak oldest pythons lint bench bench-full figures clean
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,10 @@ test: $(VENV)/.made
 test-all: $(VENV)/.made
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# Plants faults in a copy, one at a time; each must be found by its test of the first lane (CONTRIBUTING has the list).
+faults: $(VENV)/.made
+	$(BIN)/python -m tests.planted_faults
+
 # All that docs/reliability.md promises, in under twenty minutes on two cores; the table is soak_output/reliability.md.
 soak: $(VENV)/.made
 	$(BIN)/python -m pytest tests/reliability --soak
@@ -36,6 +40,27 @@ oldest:
 	$(OLDEST)/bin/python -m pytest -n 2 -p no:cacheprovider $(OLDEST_TESTS) \
 		--deselect tests/export/test_passes.py::test_reductions_that_onnxsim_merges_are_not_kept \
 		--deselect "tests/preprocess/test_images.py::test_every_mode_in_files[1.tif-YCbCr]"
+
+# What deploying takes, on other Pythons, where they are installed; PyTorch's builds without CUDA are at hand for one version
+# alone. Their answers must be those of the environment of the tests. Left out is what Pillow 12.3.0, the last for Python
+# 3.10, cannot read back.
+PYTHONS := 3.10 3.13
+PYTHONS_TESTS := tests/artifact tests/preprocess tests/runtimes/test_ort.py tests/test_specs.py tests/test_values.py tests/test_errors.py
+pythons: $(VENV)/.made
+	$(BIN)/rest-export --checkpoint examples/digits/rest_digits.safetensors --output $(VENV)/digits.onnx
+	$(BIN)/rest-predict $(VENV)/digits.onnx examples/digits/images > $(VENV)/digits.txt
+	@set -e; for version in $(PYTHONS); do \
+		for python in python$$version $(HOME)/.pyenv/versions/$$version.*/bin/python none; do \
+			"$$python" --version >/dev/null 2>&1 && break; done; \
+		if [ "$$python" = none ]; then echo "Python $$version is not installed here: nothing was tested with it"; continue; fi; \
+		env=$(VENV)-$$version; \
+		"$$python" -m venv $$env; \
+		$$env/bin/python -m pip install --quiet --editable ".[cpu]" "pytest>=8" "pytest-xdist>=3.6" "hypothesis>=6.100" "onnx>=1.21"; \
+		$$env/bin/python -m pytest -n 2 -q -p no:cacheprovider $(PYTHONS_TESTS) \
+			--deselect "tests/preprocess/test_images.py::test_every_mode_in_files[1.tif-YCbCr]"; \
+		$$env/bin/rest-predict $(VENV)/digits.onnx examples/digits/images | diff $(VENV)/digits.txt -; \
+		echo "Python $$version answers as $(VENV) does"; \
+	done
 
 lint: $(VENV)/.made
 	$(BIN)/python -m ruff check .
@@ -67,4 +92,4 @@ figures: $(VENV)/.made
 	$(BIN)/python -m benchmarks.precision
 
 clean:
-	rm -rf $(VENV) $(OLDEST) demo_output bench_output soak_output
+	rm -rf $(VENV) $(VENV)-* demo_output bench_output soak_output

@@ -76,7 +76,7 @@ class ImageSize:
     height: Annotated[int, SIDE]
     width: Annotated[int, SIDE]
 
-    PLAIN: ClassVar = tuple[Annotated[int, SIDE], Annotated[int, SIDE]]
+    PLAIN: ClassVar[Any] = tuple[Annotated[int, SIDE], Annotated[int, SIDE]]
 
     def __post_init__(self) -> None:
         hold(self)

@@ -88,7 +88,7 @@ class Whole:
     high: int
 
     def __call__(self, value: Any) -> int:
-        if isinstance(value, bool):
+        if type(value).__name__ in ("bool", "bool_"):  # Python's, NumPy 2's; NumPy 1's, which counts as an index
             _refuse(value, self)
         if type(value) is not int:  # as NumPy's
             try:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 
 from rest_deploy import errors
 from rest_deploy.cli import terminal
-from rest_deploy.models.card import Card
-from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.config import ResTConfig
-from rest_deploy.models.factory import create_model
-from rest_deploy.models.rest import ResT
-from rest_deploy.pipeline import ExportRequest, ExportResult, run_export
 from rest_deploy.specs import Preprocessing, Resize
-from tests.once import Once
+
+if TYPE_CHECKING:
+    from rest_deploy.models.rest import ResT
+    from rest_deploy.pipeline import ExportResult
+    from tests.once import Once
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "examples" / "images"
@@ -32,10 +32,9 @@ TINY = ResTConfig(
     embed_dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), sr_ratios=(4, 2, 2, 1), num_classes=7
 )
 
-ONCE = pytest.StashKey[Once]()
-
-# One thread for each worker of pytest-xdist: OpenMP's threads wait for each other, long where others take the cores.
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+ONCE = pytest.StashKey["Once | None"]()
+#: `make pythons` runs the tests of what deploys, which need no networks; fixtures that make one skip there.
+TORCH = importlib.util.find_spec("torch") is not None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,13 +43,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Once]:
+def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Once | None]:
     """Traces and answers of networks that were seen before, in this process or in another worker."""
+    request.config.stash[ONCE] = None
+    if not TORCH:
+        yield None
+        return
+    import torch
+
+    from tests.once import Once
+
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    torch.set_num_threads(1 if worker else 2)  # OpenMP's threads wait for each other, long where others take the cores
     folder = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as monkeypatch:
-        once = Once((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "once")
+        request.config.stash[ONCE] = once = Once((folder.parent if worker else folder) / "once")
         once.install(monkeypatch)
-        request.config.stash[ONCE] = once
         yield once
 
 
@@ -58,6 +66,8 @@ def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """A test that is marked ``anew`` computes for itself."""
     once = item.config.stash[ONCE]
+    if once is None:
+        return (yield)
     once.active = item.get_closest_marker("anew") is None
     try:
         return (yield)
@@ -67,6 +77,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 def lively(model: ResT, seed: int = 0) -> ResT:
     """Give a model weights that no layer leaves near zero: statistics and biases of BatchNorm too."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     for key, value in model.state_dict().items():
         if value.is_floating_point():
@@ -81,12 +93,18 @@ def lively(model: ResT, seed: int = 0) -> ResT:
 @pytest.fixture(scope="session")
 def tiny_model() -> ResT:
     """A tiny ResT in float32 with lively weights."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from rest_deploy.models.factory import create_model
+
     return lively(create_model(TINY))
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_model: ResT) -> Path:
     """Its self-describing checkpoint: native size, own labels."""
+    from rest_deploy.models.card import Card
+    from rest_deploy.models.checkpoint import save_checkpoint
+
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
     native = Preprocessing(resize=Resize.NATIVE, size=None)
     save_checkpoint(path, tiny_model.state_dict(), Card("tiny", tuple("abcdefg"), native))
@@ -96,6 +114,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_model: ResT) 
 @pytest.fixture(scope="session")
 def tiny_export(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> ExportResult:
     """Its verified ONNX file, and what was told of it."""
+    from rest_deploy.pipeline import ExportRequest, run_export
+
     output = tmp_path_factory.mktemp("tiny_onnx") / "tiny.onnx"
     return run_export(ExportRequest(None, output, checkpoint=tiny_checkpoint))
 
@@ -109,6 +129,9 @@ def tiny_onnx(tiny_export: ExportResult) -> Path:
 @pytest.fixture(scope="session")
 def lite_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """rest_lite with random weights, as ``rest-export --model rest_lite`` makes it."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from rest_deploy.pipeline import ExportRequest, run_export
+
     return run_export(ExportRequest("rest_lite", tmp_path_factory.mktemp("lite") / "rest_lite.onnx")).path
 
 

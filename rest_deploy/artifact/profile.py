@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import BATCH, SIDE, ImageSize
@@ -18,7 +18,7 @@ class InputSize:
     batch: Annotated[int, BATCH]
     size: ImageSize
 
-    PLAIN: ClassVar = tuple[Annotated[int, BATCH], Annotated[int, SIDE], Annotated[int, SIDE]]
+    PLAIN: ClassVar[Any] = tuple[Annotated[int, BATCH], Annotated[int, SIDE], Annotated[int, SIDE]]
 
     def __post_init__(self) -> None:
         hold(self)

@@ -70,7 +70,7 @@ def _one_line(command: Any, argv: Sequence[object], capsys: pytest.CaptureFixtur
     return int(told.code)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["narrowed", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_every_leaf_of_a_record_is_read_or_refused(tiny_onnx: Path, kind: str, amount: Amount, record: Record) -> None:
     text, accepted = _record(tiny_onnx, kind), 0
     cases = _cases(text)
@@ -147,6 +147,7 @@ def test_odd_records_through_all_commands(  # noqa: PLR0917
         record.count(WHAT, WELL, f"{kind} files through the commands")
 
 
+@pytest.mark.slow
 def test_every_leaf_of_a_manifest(  # noqa: PLR0917
     tiny_onnx: Path,
     picture: Path,
