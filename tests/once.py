@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import io
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -77,6 +78,12 @@ class Once:
         )
         monkeypatch.setattr(onnx_exporter, "_to_onnx", traced)
         monkeypatch.setattr(reference, "_run_in", answering)
+
+
+def shared_by_children() -> None:
+    """Do so in this process and those that it forks, in the folder that TESTS_ONCE names, if any."""
+    if "TESTS_ONCE" in os.environ:
+        Once(Path(os.environ["TESTS_ONCE"])).install(pytest.MonkeyPatch())
 
 
 def key_of(model: nn.Module, *asked: Any) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import pickle
 import re
 import shlex
 import struct
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -28,7 +26,6 @@ from rest_deploy.models.factory import load_model
 from rest_deploy.models.rest import ResT
 from tests.checkpoints.files import State
 from tests.checkpoints.test_read import logits
-from tests.conftest import ROOT
 
 Weights = dict[str, Any]
 
@@ -91,7 +88,9 @@ def _packed(weights: State, path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CONVERTED)
-def test_the_line_that_is_shown_converts_the_file(name: str, tmp_path: Path, tiny_model: ResT) -> None:
+def test_the_line_that_is_shown_converts_the_file(
+    name: str, tmp_path: Path, tiny_model: ResT, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write, fact = CONVERTED[name]
     path = tmp_path / 'it\'s a "file".pth'
     write({n: v.clone() for n, v in tiny_model.state_dict().items()}, path)
@@ -102,8 +101,11 @@ def test_the_line_that_is_shown_converts_the_file(name: str, tmp_path: Path, tin
     if name == "complex numbers":
         return  # there is no such ResT; the line drops the imaginary parts with a warning
     arguments = shlex.split(line[1])
-    known = {**os.environ, "PYTHONPATH": str(ROOT)}  # where the class of tensors is
-    subprocess.run([sys.executable, "-W", "ignore", *arguments], cwd=tmp_path, check=True, env=known)
+    option, code, *files = arguments
+    assert option == "-c"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["-c", *files])
+    exec(code, {"__name__": "__main__"})
     assert torch.equal(logits(load_model(None, tmp_path / "weights.pth").model), logits(tiny_model))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from tests.once import Once
 from tests.reliability.record import Record
 
 Amount = Callable[[int, int], int]
@@ -36,10 +37,12 @@ def record(request: pytest.FixtureRequest) -> Iterator[Record]:
 
 
 @pytest.fixture(scope="session")
-def worker() -> Worker:
-    """Run a module of these tests in a process of its own; what it prints as JSON."""
+def worker(request: pytest.FixtureRequest, once: Once) -> Worker:
+    """Run a module of these tests in a process of its own; what it prints as JSON. In the soak it traces for itself."""
+    shared = {} if request.config.getoption("--soak") else {"TESTS_ONCE": str(once.folder)}
 
     def run(module: str, *arguments: object, **environment: str) -> Any:
+        environment = {**shared, **environment}
         words = [sys.executable, "-W", "ignore", "-m", f"tests.reliability.{module}", *map(str, arguments)]
         done = subprocess.run(
             words, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False

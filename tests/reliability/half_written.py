@@ -268,9 +268,16 @@ def main(folder: Path, most: int, faults: list[str], names: list[str]) -> None:
         for version in range(2):
             _tiny(version)
     if "an ONNX file" in names:  # loaded here, once, and not in every child
-        for module in ("onnxsim", "torch._dynamo", "torch.onnx._internal.exporter._core", "rest_deploy.export.trace"):
+        for module in (
+            "onnxsim",
+            "torch._dynamo",
+            "torch.onnx._internal.exporter._core",
+            "rest_deploy.export.trace",
+            "tests.once",
+        ):
             importlib.import_module(module)
         sys.modules["rest_deploy.export.trace"]._load_bisector()
+        sys.modules["tests.once"].shared_by_children()
     told = {}
     for text in faults:
         fault, _, first = text.partition("=")

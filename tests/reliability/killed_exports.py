@@ -3,7 +3,8 @@
 python -m tests.reliability.killed_exports FOLDER COUNT SIGNAL...
 
 An export runs in a child of this process, which has everything loaded, so that the moments are those of the export and
-not of imports. Prints one line of JSON.
+not of imports. But in the soak its network is traced once, so that the moments are those of what follows.
+Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from rest_deploy.artifact.files import check_writable
 from rest_deploy.artifact.workspace import remove_abandoned
 from rest_deploy.cli import export as command
 from rest_deploy.errors import RestDeployError
+from tests.once import shared_by_children
 
 BATCH = np.random.default_rng(0).standard_normal((2, 3, 33, 47)).astype(np.float32)
 
@@ -66,6 +68,7 @@ def run_killed(arguments: list[str], moment: float | None, death: signal.Signals
 
 def main(folder: Path, count: int, deaths: list[signal.Signals]) -> None:
     """Kill so many exports over an artifact that is there, and as many where none is."""
+    shared_by_children()
     generator = random.Random(0)
     made, scratch = folder / "made", folder / "scratch"
     for place in (made, scratch):

@@ -74,8 +74,10 @@ def race_engines(folder: Path, writes: int) -> dict[str, Any]:
 
 def race_exports(folder: Path, rounds: int) -> dict[str, Any]:
     """Two export to one name, one reads it until they are done."""
+    from tests.once import shared_by_children
     from tests.reliability.killed_exports import BATCH, run_killed
 
+    shared_by_children()
     made, scratch = folder / "made", folder / "scratch"
     for place in (made, scratch):
         place.mkdir()

@@ -124,7 +124,7 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_exports_killed_at_random_moments(
     two_checkpoints: Path, tmp_path: Path, worker: Worker, amount: Amount, record: Record
 ) -> None:
-    count = amount(3, 51)
+    count = amount(6, 51)
     for file in two_checkpoints.iterdir():
         shutil.copy(file, tmp_path)
     told = worker("killed_exports", tmp_path, count, *ENDED, OMP_NUM_THREADS="1")
