@@ -91,8 +91,9 @@ def key_of(model: nn.Module, *asked: Any) -> str:
     digest = hashlib.sha256(repr(asked).encode())
     for name, module in model.named_modules():
         plain = sorted((key, repr(value)) for key, value in vars(module).items() if not key.startswith("_"))
-        code = getattr(type(module).forward, "__code__", None)
-        digest.update(repr((name, type(module).__qualname__, plain, code and (code.co_code, code.co_names))).encode())
+        code = type(module).forward.__code__
+        values = [value for value in code.co_consts if isinstance(value, (int, float, str, tuple))]
+        digest.update(repr((name, type(module).__qualname__, plain, code.co_code, code.co_names, values)).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(repr((name, tensor.dtype, tensor.shape)).encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -156,7 +156,7 @@ def test_an_empty_file_a_missing_one_a_folder_a_pipe_and_a_device(tmp_path: Path
         (tmp_path, "a folder, not a file"),
         (pipe, "a pipe or a device, not a file"),
         (tmp_path / "zero.onnx", "a pipe or a device, not a file"),
-        (tmp_path / "nul\0.onnx", "cannot be read: embedded null byte"),
+        (tmp_path / "nul\0.onnx", "cannot be read: .*embedded null"),
     ]:
         with pytest.raises(ArtifactError, match=reason):
             OnnxFile(path)
