@@ -28,7 +28,7 @@ LOGITS = TensorSpec("logits", "float32", ("batch", TINY.num_classes))
 NEWEST_IR = 10
 
 
-@pytest.mark.parametrize("opset", [18, 19, 20, 21])
+@pytest.mark.parametrize("opset", [18, 21, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (19, 20))])
 def test_every_opset_gives_the_same_function(
     tiny_model: ResT, tmp_path: Path, opset: int, rng: np.random.Generator
 ) -> None:

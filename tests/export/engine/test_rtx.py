@@ -48,8 +48,8 @@ def digits_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("digits", ("sm86",), ONE),
         ("digits", ("sm86", "sm89", "sm120"), TWO),
-        ("rest_lite", ("sm89",), TWO),
-        ("rest_lite", (), ONE),
+        pytest.param("rest_lite", ("sm89",), TWO, marks=pytest.mark.slow),
+        pytest.param("rest_lite", (), ONE, marks=pytest.mark.slow),
     ],
 )
 def test_engines_in_fp32(
