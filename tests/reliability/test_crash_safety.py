@@ -129,7 +129,8 @@ def test_exports_killed_at_random_moments(
         shutil.copy(file, tmp_path)
     told = worker("killed_exports", tmp_path, count, *ENDED, OMP_NUM_THREADS="1")
     assert told["bad"] == []
-    assert told["codes"].get("0", 0) < count // 2  # those are done before; a signal may also become another error
+    done = told["codes"].get("0", 0)  # before their signal; a signal may also become another error
+    assert done < amount(count, count // 2)
     found = {"a": "the old one", "b": "the new one", "nothing": "nothing where nothing was"}
     outcome = ", ".join(f"{number} {found[name]}" for name, number in sorted(told["found"].items()))
     what = f"an export of {told['seconds']:.1f} s; SIGKILL, SIGTERM or SIGINT (a third each) at a random moment"
