@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +12,14 @@ from typing import Any
 from rest_deploy.artifact.files import distinct_names
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.benchmarking.sessions import ArtifactSession, Session
+from rest_deploy.benchmarking.sessions import (
+    ArtifactSession,
+    CompiledSession,
+    EagerSession,
+    OpenVinoSession,
+    PlainOnnxSession,
+    Session,
+)
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.models.config import get_config
 from rest_deploy.nvidia import LIBRARIES
@@ -26,41 +32,32 @@ class BaselineRow:
     """A baseline.
 
     Args:
-        module, name: Where its session is; made with a file, a device and a number of threads.
+        session: Makes it ready to run, from a file, a device and a number of threads.
         file: What it opens: the weights, or the network exported plainly.
         title: What it is, in words.
         package, extra: What it needs, and the extra of rest-deploy that brings it.
     """
 
-    module: str
-    name: str
+    session: Callable[[Path, str | None, int], Session]
     file: str
     title: str
     package: str
     extra: str
 
 
-_HOME = "rest_deploy.benchmarking.baselines"
 WEIGHTS, PLAIN_ONNX = "weights.safetensors", "as_written.onnx"
 
 #: What a network can be measured against without any file of it.
 BASELINES: Mapping[str, BaselineRow] = MappingProxyType(
     {
-        "torch": BaselineRow(
-            f"{_HOME}.pytorch", "EagerSession", WEIGHTS, "PyTorch, as its authors wrote it", "torch", "export"
-        ),
-        "torch-compile": BaselineRow(
-            f"{_HOME}.pytorch", "CompiledSession", WEIGHTS, "the same through torch.compile", "torch", "export"
-        ),
+        "torch": BaselineRow(EagerSession, WEIGHTS, "PyTorch, as its authors wrote it", "torch", "export"),
+        "torch-compile": BaselineRow(CompiledSession, WEIGHTS, "the same through torch.compile", "torch", "export"),
         "as-written": BaselineRow(
-            f"{_HOME}.plain_onnx", "PlainOnnxSession", PLAIN_ONNX, "exported plainly, in ONNX Runtime", "onnxruntime",
-            "cpu",
+            PlainOnnxSession, PLAIN_ONNX, "exported plainly, in ONNX Runtime", "onnxruntime", "cpu"
         ),
-        "openvino": BaselineRow(
-            f"{_HOME}.openvino", "OpenVinoSession", PLAIN_ONNX, "exported plainly, in OpenVINO", "openvino", "openvino"
-        ),
+        "openvino": BaselineRow(OpenVinoSession, PLAIN_ONNX, "exported plainly, in OpenVINO", "openvino", "openvino"),
     }
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -112,13 +109,10 @@ class Contender:
             return ArtifactSession(Path(self.file), self.device, self.threads)
         row = BASELINES[self.baseline]
         try:
-            session: type[Session] = getattr(importlib.import_module(row.module), row.name)
+            return row.session(Path(self.file), self.device, self.threads)
         except ModuleNotFoundError as exc:
-            if exc.name is not None and exc.name.split(".")[0] == "rest_deploy":
-                raise
             missing = exc.name or row.package
             raise MissingPackageError(missing, f"measure the baseline {self.baseline}", row.extra) from exc
-        return session(Path(self.file), self.device, self.threads)  # type: ignore[call-arg]  # of each row's class
 
     def to_json(self) -> str:
         """For another process; the inverse of :meth:`from_json`."""

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
-from rest_deploy.timing import Burst, take_turns
+from rest_deploy.errors import RestDeployError, one_line
+from rest_deploy.timing import Burst, take_turns, until_idle
 from rest_deploy.values import Real, Whole, hold
 
 Call = Callable[[], object]
@@ -22,7 +24,7 @@ _STABLE, _ROW, _WARM_SECONDS = 0.05, 5, 3.0
 #: what they settle from takes milliseconds.
 _SETTLE_SECONDS, _BURST_SECONDS, _SLOW_SECONDS = 0.02, 0.05, 0.25
 _WEEK = 7 * 86400.0  # seconds
-_PULSE, _PULSE_BURST = "\0pulse", Burst(2, 10)  # no contender can have this name
+_PROBE_BURST = Burst(2, 10)
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,15 @@ class CaseTimes:
     Args:
         warmups: Name -> calls before the rounds, the very first included.
         rounds: Name -> calls of each round.
-        pulse: Calls of the fixed product in each round.
+        probe: Median of the fixed product's calls in each round.
+        errors: Name -> why a contender has no times.
         interrupted: Whether it was ended by Ctrl-C; a round that was not finished is left out.
     """
 
     warmups: dict[str, list[float]] = field(default_factory=dict)
     rounds: dict[str, list[list[float]]] = field(default_factory=dict)
-    pulse: list[list[float]] = field(default_factory=list)
+    probe: list[float] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
     def calls(self, name: str) -> list[float]:
@@ -96,44 +100,98 @@ def burst_of(warmup: list[float]) -> Burst:
     return Burst(settle, math.ceil(_BURST_SECONDS / typical))
 
 
+def warm_up_all(contenders: Mapping[str, Call], report: Callable[[str], None]) -> CaseTimes:
+    """Warm every contender up; those that fail are among the errors.
+
+    Args:
+        contenders: Name -> what to call.
+        report: Called with the name of each.
+    """
+    times = CaseTimes()
+    for name, run in contenders.items():
+        report(name)
+        until_idle()
+        try:
+            times.warmups[name] = warm_up(run)
+        except (RestDeployError, MemoryError) as exc:
+            times.errors[name] = _words(exc)
+    return times
+
+
 def time_case(
     contenders: Mapping[str, Call],
-    warmups: Mapping[str, list[float]],
+    times: CaseTimes,
     effort: Effort,
     *,
-    pulse: Call | None = None,
+    probe: Call | None = None,
     report: Callable[[int], None] | None = None,
-) -> CaseTimes:
-    """Time contenders that are warm.
+) -> None:
+    """Time contenders in turns; where one fails, all over again without it.
 
     Args:
         contenders: Name -> what to time.
-        warmups: Name -> seconds of its warm-up.
+        times: Of their warm-up, which says who is warm; the rounds are added to it.
         effort: How long.
-        pulse: A short fixed product, timed in every round to see the machine's own speed change.
+        probe: A short fixed product, timed after every round to see the machine's own speed change.
         report: Called with the number of rounds that are done.
     """
-    times = CaseTimes(dict(warmups), {name: [] for name in contenders})
-    bursts = {name: burst_of(warmups[name]) for name in contenders}
-    turns = dict(contenders) if pulse is None else {**contenders, _PULSE: pulse}
+    warm = {name: partial(_named, name, contenders[name]) for name in times.warmups}
+    while warm:
+        times.rounds, times.probe = {name: [] for name in warm}, []
+        try:
+            with _no_garbage_collection():
+                return _time_rounds(warm, times, effort, probe, report or (lambda done: None))
+        except _ContenderError as exc:
+            times.errors[exc.name] = str(exc)
+            del warm[exc.name], times.rounds[exc.name]
+        except KeyboardInterrupt:
+            times.interrupted = True
+            whole = min(len(rounds) for rounds in times.rounds.values())
+            times.rounds = {name: rounds[:whole] for name, rounds in times.rounds.items()}
+            times.probe = times.probe[:whole]
+            return None
+    return None
+
+
+def _time_rounds(
+    contenders: Mapping[str, Call],
+    times: CaseTimes,
+    effort: Effort,
+    probe: Call | None,
+    report: Callable[[int], None],
+) -> None:
+    bursts = {name: burst_of(times.warmups[name]) for name in contenders}
     start = time.perf_counter()
+    for done, turn in enumerate(take_turns(contenders, bursts), 1):
+        for name, calls in turn.items():
+            times.rounds[name].append(calls)
+        if probe is not None:
+            until_idle()
+            calls = [_timed(probe) for _ in range(_PROBE_BURST.settle + _PROBE_BURST.timed)]
+            times.probe.append(statistics.median(calls[_PROBE_BURST.settle :]))
+        report(done)
+        if effort.enough(done, min(sum(times.calls(name)) for name in contenders), time.perf_counter() - start):
+            return
+
+
+class _ContenderError(Exception):
+    """A contender failed in a call; ``name`` says which."""
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        super().__init__(_words(error))
+        self.name = name
+
+
+def _named(name: str, run: Call) -> object:
+    """Call a contender; what goes wrong has its name."""
     try:
-        with _no_garbage_collection():
-            for done, turn in enumerate(take_turns(turns, {**bursts, _PULSE: _PULSE_BURST}), 1):
-                times.pulse.append(turn.pop(_PULSE, []))
-                for name, calls in turn.items():
-                    times.rounds[name].append(calls)
-                least = min(sum(times.calls(name)) for name in contenders)
-                if report is not None:
-                    report(done)
-                if effort.enough(done, least, time.perf_counter() - start):
-                    break
-    except KeyboardInterrupt:
-        times.interrupted = True
-        whole = min((len(rounds) for rounds in times.rounds.values()), default=0)
-        times.rounds = {name: rounds[:whole] for name, rounds in times.rounds.items()}
-        times.pulse = times.pulse[:whole]
-    return times
+        return run()
+    except (RestDeployError, MemoryError) as exc:
+        raise _ContenderError(name, exc) from exc
+
+
+def _words(error: BaseException) -> str:
+    return one_line(error) or type(error).__name__
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from typing import Any
 
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.benchmarking.cold import Cold
-from rest_deploy.benchmarking.conditions import Conditions
+from rest_deploy.benchmarking.conditions import Conditions, MachineRate
 from rest_deploy.benchmarking.contenders import Contender
-from rest_deploy.benchmarking.machine_rate import MachineRate
 from rest_deploy.benchmarking.regression import Regressions
 from rest_deploy.benchmarking.statistics import Ratio, percentile
 

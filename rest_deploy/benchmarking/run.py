@@ -1,35 +1,54 @@
-"""``benchmark``: artifacts and baselines against each other, in turns, at every size and batch."""
+"""``benchmark``: artifacts and baselines against each other, in turns, at every size and batch.
+
+The report is whole at every moment: Ctrl-C keeps what was measured before it.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.artifact.workspace import workspace
+from rest_deploy.benchmarking.cold import measure_cold
+from rest_deploy.benchmarking.conditions import Conditions, measure_rate, probe
 from rest_deploy.benchmarking.contenders import (
+    PLAIN_ONNX,
+    WEIGHTS,
     Contender,
     artifact_contenders,
     baseline_contender,
     check_baselines,
     model_contender,
 )
-from rest_deploy.benchmarking.measure import Effort
-from rest_deploy.benchmarking.results import BenchmarkReport
-from rest_deploy.benchmarking.statistics import CONFIDENCE, CONFIDENCES
-from rest_deploy.benchmarking.turns import Plan, Progress, Turns
-from rest_deploy.environment import CpuTimes, describe_environment
-from rest_deploy.errors import ConfigError, MissingPackageError
+from rest_deploy.benchmarking.measure import Call, CaseTimes, Effort, time_case, warm_up_all
+from rest_deploy.benchmarking.results import BenchmarkReport, CaseResult, Result
+from rest_deploy.benchmarking.sessions import Session
+from rest_deploy.benchmarking.statistics import CONFIDENCE, CONFIDENCES, Ratio, paired_ratio
+from rest_deploy.environment import CpuTimes, Load, between, describe_environment
+from rest_deploy.errors import ConfigError, MissingPackageError, RestDeployError, one_line
 from rest_deploy.machine import usable_cores
+from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.flops import count_flops
+from rest_deploy.runtimes.gpu_times import gpu_medians
 from rest_deploy.specs import SEED, THREADS, ImageSize, input_size
 from rest_deploy.values import check
 
+#: Called with the share of the run that is done, 0 to 1, and what it is at.
+Progress = Callable[[float, str], None]
+
 DEFAULT_SIZE = (224, 224)
 _COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+_GPU_CALLS = 20
+_COLD_SHARE = 0.2  # of the progress
 
 
 def benchmark(
@@ -94,6 +113,7 @@ def benchmark(
     found = artifact_contenders([artifacts] if isinstance(artifacts, (str, Path)) else artifacts, device, threads)
     networks = _networks([*found, *(model_contender(name, device, threads) for name in models)])
     with _workshop() as folder:
+        cases = _cases(sizes, batches)
         contenders = tuple(_with_baselines(found, networks, names, folder))
         _check_named(relative_to, contenders)
         made = BenchmarkReport(
@@ -108,13 +128,12 @@ def benchmark(
             },
             contenders=contenders,
         )
-        plan = Plan(_cases(sizes, batches), effort, confidence, threads, relative_to, seed)
+        say = report or (lambda share, phase: None)
         try:
             made.errors |= _write_baseline_files(made.contenders, folder, checkpoint, seed)
-            turns = Turns(made, plan, report)
             if cold:
-                turns.start_cold()
-            turns.measure()
+                _start_cold(made, cases, say)
+            _measure(made, cases, effort, say)
         except KeyboardInterrupt:
             made.interrupted = True
     return made
@@ -179,7 +198,7 @@ def _write_baseline_files(
     if not baselines:
         return {}
     try:
-        from rest_deploy.benchmarking.baselines.files import write_files
+        import torch  # noqa: F401
     except ModuleNotFoundError as exc:
         raise MissingPackageError(exc.name or "torch", "make the files of baselines", "export") from exc
     weights = Path(checkpoint) if checkpoint is not None else None
@@ -190,6 +209,149 @@ def _write_baseline_files(
         why = write_files(own, place, weights, seed)
         errors |= {one.name: why[Path(one.file).name] for one in own if Path(one.file).name in why}
     return errors
+
+
+def write_files(baselines: Sequence[Contender], folder: Path, checkpoint: Path | None, seed: int) -> dict[str, str]:
+    """Write what the baselines of one network open.
+
+    Returns:
+        Name of each file that PyTorch could not export -> why.
+
+    Raises:
+        CheckpointError: The checkpoint does not fit the network.
+    """
+    from rest_deploy.export.as_written import export_as_written
+    from rest_deploy.models.checkpoint import save_checkpoint
+    from rest_deploy.models.factory import load_model
+
+    first = baselines[0]
+    model = load_model(ResTConfig.from_dict(first.config), checkpoint, seed=seed if checkpoint is None else None).model
+    needed = {Path(one.file).name for one in baselines}
+    if WEIGHTS in needed:
+        save_checkpoint(folder / WEIGHTS, model, name=first.network)
+    if PLAIN_ONNX in needed:
+        try:
+            export_as_written(model, folder / PLAIN_ONNX, first.channels)
+        except Exception as exc:  # torch.onnx raises its own types and whatever its translations raise
+            return {PLAIN_ONNX: f"PyTorch could not export it: {one_line(exc)}"}
+    return {}
+
+
+def _start_cold(made: BenchmarkReport, cases: Sequence[InputSize], say: Progress) -> None:
+    """Start each contender in a process of its own."""
+    able = [contender for contender in made.contenders if contender.name not in made.errors]
+    for number, contender in enumerate(able):
+        say(_COLD_SHARE * number / len(able), f"first start of {contender.name}")
+        made.cold[contender.name] = measure_cold(contender, cases)
+
+
+def _measure(made: BenchmarkReport, cases: Sequence[InputSize], effort: Effort, say: Progress) -> None:
+    """Open all, and measure every case."""
+    with ExitStack() as stack:
+        sessions: dict[str, Session] = {}
+        for contender in made.contenders:
+            if contender.name in made.errors:
+                continue
+            try:
+                session = stack.enter_context(contender.open())
+            except (RestDeployError, MemoryError) as exc:
+                made.errors[contender.name] = one_line(exc)
+                continue
+            made.descriptions[contender.name] = session.description
+            sessions[contender.name] = session
+        made.machine = measure_rate(made.settings["threads"])
+        product = probe()
+        for number, case in enumerate(cases):
+            share = _COLD_SHARE + (1 - _COLD_SHARE) * number / len(cases)
+            images = _images(made, case)
+            calls = {name: partial(session.run, images[name]) for name, session in sessions.items()}
+            times, load = _time(made, case, calls, effort, product=product, say=partial(say, share))
+            conditions = Conditions(load, tuple(times.probe))
+            results = [_result(made, contender, case, times) for contender in made.contenders]
+            made.cases.append(CaseResult(case, tuple(results), conditions))
+            if times.interrupted:
+                made.interrupted = True
+                return
+            results = [_with_gpu(made, result, case, sessions, images) for result in results]
+            made.cases[-1] = CaseResult(case, tuple(results), conditions)
+
+
+def _images(made: BenchmarkReport, case: InputSize) -> dict[str, NDArray[np.float32]]:
+    """Contender -> its batch; those of one shape share one."""
+    shapes = {contender.name: case.shape(contender.channels) for contender in made.contenders}
+    rng = np.random.default_rng(made.settings["seed"])
+    batches = {shape: rng.standard_normal(shape).astype(np.float32) for shape in dict.fromkeys(shapes.values())}
+    return {name: batches[shape] for name, shape in shapes.items()}
+
+
+def _time(
+    made: BenchmarkReport,
+    case: InputSize,
+    calls: Mapping[str, Call],
+    effort: Effort,
+    *,
+    product: Call,
+    say: Callable[[str], None],
+) -> tuple[CaseTimes, Load]:
+    """Raw seconds of a case, and what else went on meanwhile."""
+    killed = {  # in a process of its own; in this one it would be the end of all of them
+        name: f"{cold.error}, at its first start"
+        for name, cold in made.cold.items()
+        if cold.killed and str(case) not in cold.peak_mib
+    }
+    calls = {name: run for name, run in calls.items() if name not in killed}
+    times = warm_up_all(calls, lambda name: say(f"{case}: warming up {name}"))
+    before = CpuTimes.now()
+    time_case(calls, times, effort, probe=product, report=lambda done: say(f"{case}: {done} rounds"))
+    times.errors |= {**made.errors, **killed}
+    return times, between(before, CpuTimes.now())
+
+
+def _result(made: BenchmarkReport, contender: Contender, case: InputSize, times: CaseTimes) -> Result:
+    error, rounds = times.errors.get(contender.name), times.rounds.get(contender.name, [])
+    if error is not None or not rounds:
+        return Result(contender.name, case.batch, error or "interrupted before its first round was done")
+    result = Result(
+        contender=contender.name,
+        batch=case.batch,
+        warmup=tuple(times.warmups[contender.name]),
+        rounds=tuple(tuple(calls) for calls in rounds),
+        flop=count_flops(ResTConfig.from_dict(contender.config), case.batch, case.size),
+        ratio=_ratio(made, contender, times),
+    )
+    if made.machine is None or result.gflops is None or contender.where != "cpu":
+        return result
+    return replace(result, share=result.gflops / made.machine.gflops)
+
+
+def _ratio(made: BenchmarkReport, contender: Contender, times: CaseTimes) -> Ratio | None:
+    """To the first of its network and device that ran, or to the one that was asked for."""
+    wanted = made.settings["relative_to"]
+    for other in made.contenders:
+        alike = (other.network, other.where) == (contender.network, contender.where)
+        if (alike if wanted is None else other.name == wanted) and times.rounds.get(other.name):
+            if other.name == contender.name:
+                return None
+            rounds = times.rounds[contender.name], times.rounds[other.name]
+            return paired_ratio(*rounds, other.name, made.settings["confidence"])
+    return None
+
+
+def _with_gpu(
+    made: BenchmarkReport,
+    result: Result,
+    case: InputSize,
+    sessions: Mapping[str, Session],
+    images: Mapping[str, NDArray[np.float32]],
+) -> Result:
+    if result.error is not None:
+        return result
+    try:
+        calls = sessions[result.contender].gpu_calls(images[result.contender], _GPU_CALLS)
+    except RestDeployError as exc:
+        made.notes.append(f"{result.contender} at {case}: where its time on the GPU goes: {one_line(exc)}")
+        return result
+    return replace(result, gpu=gpu_medians(calls)) if calls else result
 
 
 @contextmanager

@@ -1,8 +1,13 @@
-"""A contender that is open: artifacts as Predictor runs them, and baselines as plainly as their library lets them."""
+"""A network that is open to be timed: an artifact as Predictor runs it, and baselines as plain as their library is.
+
+A library is imported by the session that needs it: torch takes seconds, and need not be installed.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import time
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,34 +16,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.environment import installed_version
+from rest_deploy.errors import DeviceError, RestDeployError, one_line
+from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.gpu_times import GpuCall
+from rest_deploy.runtimes.ort import open_session
 from rest_deploy.runtimes.registry import open_runtime
 
+_RECOMPILATIONS = 256
 
-class Session(ABC):
-    """A network that is ready to run: float32 (B, channels, H, W) of the host -> (B, classes) of the host.
+
+class Session:
+    """A network that is ready to run; a context manager.
 
     Attributes:
+        run: float32 (B, channels, H, W) of the host -> logits (B, classes) of the host; raises RestDeployError.
         description: What runs it, in words.
     """
 
-    description = ""
-
-    @abstractmethod
-    def run(self, batch: NDArray[np.float32]) -> Any:
-        """Logits of a batch.
-
-        Raises:
-            RestDeployError: The library fails.
-        """
+    run: Callable[[NDArray[np.float32]], Any]
+    description: str
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of calls on a GPU goes; empty where there is none, or it does not tell."""
         return []
 
-    @abstractmethod
     def close(self) -> None:
         """Let go of the network."""
+        raise NotImplementedError
 
     def __enter__(self) -> Session:
         return self
@@ -60,12 +64,8 @@ class ArtifactSession(Session):
 
     def __init__(self, path: Path, device: str | None, threads: int | None) -> None:
         self._runtime = open_runtime(path, device, threads)
-        self.run = self._runtime.run  # type: ignore[method-assign]  # without a call in between, which would be timed
+        self.run = self._runtime.run  # without a call in between, which would be timed
         self.description = _description(self._runtime.info.format, self._runtime.device)
-
-    def run(self, batch: NDArray[np.float32]) -> Any:
-        """Logits of a batch."""
-        return self._runtime.run(batch)
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of calls on a GPU goes."""
@@ -89,3 +89,133 @@ def _description(format: str, device: str) -> str:
     title, packages = _RUNNERS.get(format, (format, ()))
     versions = (installed_version(package) for package in packages)
     return " ".join(filter(None, (title, next(filter(None, versions), None), f"on {device}")))
+
+
+class PlainOnnxSession(Session):
+    """An ONNX file that need not be ours; on a GPU parts of it may run on the CPU, as ONNX Runtime places them."""
+
+    def __init__(self, file: Path, device: str | None, threads: int) -> None:
+        import onnxruntime
+
+        target = Device.parse(device or "cpu")
+        self._session = open_session(file.read_bytes(), file, target, threads, strict=False)
+        self._name = self._session.get_inputs()[0].name
+        self.description = f"ONNX Runtime {onnxruntime.__version__} on {target}"
+
+    def run(self, batch: NDArray[np.float32]) -> Any:
+        """Logits of a batch."""
+        try:
+            return self._session.run(None, {self._name: batch})[0]
+        except Exception as exc:  # ONNX Runtime's errors share no public base class
+            raise RestDeployError(f"{self.description}: on input {batch.shape}: {one_line(exc)}") from exc
+
+    def close(self) -> None:
+        """Let go of the network."""
+        del self._session
+
+
+class OpenVinoSession(Session):
+    """An ONNX file in OpenVINO on the CPU, in float32: left to itself it takes bfloat16 where the CPU has it."""
+
+    def __init__(self, file: Path, device: str | None, threads: int) -> None:
+        import openvino
+
+        if Device.parse(device or "cpu").kind != "cpu":
+            raise DeviceError(f"the baseline openvino runs on the CPU; it cannot be measured on {device}")
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        self.description = f"OpenVINO {openvino.__version__.partition('-')[0]} on cpu"
+        try:
+            self._request: Any = openvino.Core().compile_model(file, "CPU", settings).create_infer_request()
+        except RuntimeError as exc:
+            raise RestDeployError(f"{self.description}: cannot load {file.name}: {one_line(exc)}") from exc
+
+    def run(self, batch: NDArray[np.float32]) -> Any:
+        """Logits of a batch."""
+        try:
+            return self._request.infer({0: batch}, share_inputs=True)[0]
+        except RuntimeError as exc:
+            raise RestDeployError(f"{self.description}: on input {batch.shape}: {one_line(exc)}") from exc
+
+    def close(self) -> None:
+        """Let go of the network."""
+        self._request = None
+
+
+class EagerSession(Session):
+    """A checkpoint in PyTorch, in float32."""
+
+    def __init__(self, file: Path, device: str | None, threads: int) -> None:
+        import torch
+
+        from rest_deploy.models.factory import load_model
+        from rest_deploy.models.reference import torch_threads
+        from rest_deploy.runtimes.pytorch import check_cuda
+
+        target = Device.parse(device or "cpu")
+        check_cuda(target)
+        self._threads = torch_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False  # on by default; the others compute in full float32
+        self._torch, self._device = torch, torch.device(str(target))
+        model = load_model(None, file).model
+        try:
+            self._network: Any = model.to(self._device)
+        except RuntimeError as exc:  # no room on the GPU
+            raise RestDeployError(f"PyTorch cannot put the network on {target}: {one_line(exc)}") from exc
+        self.description = f"PyTorch {torch.__version__} on {target}"
+
+    def run(self, batch: NDArray[np.float32]) -> Any:
+        """Logits of a batch."""
+        try:
+            with self._threads, self._torch.inference_mode():
+                return self._network(self._torch.from_numpy(batch).to(self._device)).cpu().numpy()
+        except Exception as exc:  # torch.compile's errors are of a dozen classes, and a compiler's absence is one
+            raise RestDeployError(f"{self.description}: on input {batch.shape}: {one_line(exc)}") from exc
+
+    def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
+        """Where the time of calls on a GPU goes, by CUDA events on PyTorch's stream."""
+        if self._device.type != "cuda":
+            return []
+        with self._torch.cuda.device(self._device):  # whose stream the events are of
+            return [self._gpu_call(batch) for _ in range(count)]
+
+    def _gpu_call(self, batch: NDArray[np.float32]) -> GpuCall:
+        marks = [self._torch.cuda.Event(enable_timing=True) for _ in range(4)]
+        start = time.perf_counter()
+        with self._torch.inference_mode():
+            marks[0].record()
+            image = self._torch.from_numpy(batch).to(self._device)
+            marks[1].record()
+            before = time.perf_counter()
+            logits = self._network(image)
+            enqueued = time.perf_counter() - before
+            marks[2].record()
+            logits.cpu()
+            marks[3].record()
+        self._torch.cuda.synchronize(self._device)
+        whole = time.perf_counter() - start
+        copy_in, compute, copy_out = (a.elapsed_time(b) for a, b in pairwise(marks))
+        return GpuCall(whole * 1e3, compute, copy_in, copy_out, enqueued * 1e3)
+
+    def close(self) -> None:
+        """Let go of the network."""
+        self._network = None
+
+
+class CompiledSession(EagerSession):
+    """The same through ``torch.compile`` with its defaults: the first size by itself, others by dynamic shapes."""
+
+    def __init__(self, file: Path, device: str | None, threads: int) -> None:
+        super().__init__(file, device, threads)
+        torch = self._torch
+        # Networks of one run share PyTorch's count of compilations, past which it would run them eagerly, unsaid.
+        torch._dynamo.config.recompile_limit = _RECOMPILATIONS
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        try:
+            self._network = torch.compile(self._network)
+        except RuntimeError as exc:  # of a Python that it does not support
+            raise RestDeployError(f"torch.compile: {one_line(exc)}") from exc
+        self.description = f"torch.compile of {self.description}"

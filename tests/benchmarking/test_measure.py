@@ -69,7 +69,9 @@ def test_bursts(seconds: float, settle: int, timed: int) -> None:
 
 
 def _time(clock: Clock, effort: Effort, **contenders: Callable[[], None]) -> CaseTimes:
-    return time_case(contenders, {name: [0.01] * 3 for name in contenders}, effort)
+    times = CaseTimes({name: [0.01] * 3 for name in contenders})
+    time_case(contenders, times, effort)
+    return times
 
 
 def test_rounds_until_there_are_enough(clock: Clock) -> None:
@@ -100,11 +102,10 @@ def test_an_interrupted_run_keeps_its_whole_rounds(clock: Clock) -> None:
     assert {name: len(rounds) for name, rounds in times.rounds.items()} == {"a": 3, "b": 3}
 
 
-def test_the_pulse_is_timed_in_every_round_and_counts_for_nothing(clock: Clock) -> None:
-    times = time_case(
-        {"a": clock.call(0.01)}, {"a": [0.01] * 3}, Effort(min_rounds=4, min_seconds=0.0), pulse=clock.call(2**-10)
-    )
-    assert times.pulse == [[2**-10] * 10] * 4
+def test_the_probe_is_timed_in_every_round_and_counts_for_nothing(clock: Clock) -> None:
+    times = CaseTimes({"a": [0.01] * 3})
+    time_case({"a": clock.call(0.01)}, times, Effort(min_rounds=4, min_seconds=0.0), probe=clock.call(2**-10))
+    assert times.probe == [2**-10] * 4
     assert list(times.rounds) == ["a"]
 
 

@@ -66,7 +66,7 @@ def test_a_machine_that_became_slower_is_no_regression() -> None:
     assert rows[0].new_ms / rows[0].old_ms == pytest.approx(1.5, rel=0.02)
 
 
-def test_without_a_pulse_times_are_taken_as_they_are() -> None:
+def test_without_a_probe_times_are_taken_as_they_are() -> None:
     old = _record(2)
     del old["cases"][0]["conditions"]["probe_ms"]
     assert _verdicts(_record(1, pace=1.5), old)["b.onnx"] == "regression"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rest_deploy import benchmark
 from rest_deploy.benchmarking import BenchmarkReport, Effort
-from rest_deploy.benchmarking.baselines import pytorch
 from rest_deploy.benchmarking.cold import Cold
 from rest_deploy.benchmarking.contenders import Contender, artifact_contenders, baseline_contender
 from rest_deploy.benchmarking.sessions import Session
@@ -119,8 +120,8 @@ def planted(monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> Callable[..., B
     """Benchmark copies of one file that take planted milliseconds, by name."""
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr("rest_deploy.benchmarking.turns.measure_rate", lambda threads: None)
-    monkeypatch.setattr("rest_deploy.benchmarking.turns.pulse", lambda: lambda: tick(10.0))
+    monkeypatch.setattr("rest_deploy.benchmarking.run.measure_rate", lambda threads: None)
+    monkeypatch.setattr("rest_deploy.benchmarking.run.probe", lambda: lambda: tick(10.0))
 
     def tick(ms: float) -> None:
         now[0] += ms / 1e3
@@ -197,7 +198,7 @@ def test_what_was_killed_at_its_first_start_is_not_run_beside_the_others(
             return Cold(1.0, 1.0, {"1x16x16": 80.0, "1x24x24": 90.0}, None)
         return Cold(1.0, 1.0, {"1x16x16": 80.0}, "its process was ended by signal 9", killed=True)
 
-    monkeypatch.setattr("rest_deploy.benchmarking.turns.measure_cold", killed)
+    monkeypatch.setattr("rest_deploy.benchmarking.run.measure_cold", killed)
     made = benchmark([tiny_onnx, tiny_onnx], sizes=[(16, 16), (24, 24)], effort=QUICK, threads=1)
     assert [result.error for result in made.cases[0].results] == [None, None]
     assert made.cases[1].results[1].error == "its process was ended by signal 9, at its first start"
@@ -250,7 +251,7 @@ def test_what_cannot_be_opened_is_told(tiny_onnx: Path, monkeypatch: pytest.Monk
 def test_baselines_without_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network is made by name. Through torch.compile a network of two blocks takes a minute, so it is not."""
     compiled = []
-    monkeypatch.setattr(pytorch.torch, "compile", lambda network: compiled.append(network) or network)
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
     small = ResTConfig(embed_dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), sr_ratios=(8, 4, 2, 1), num_classes=7)
     monkeypatch.setattr("rest_deploy.benchmarking.contenders.get_config", lambda name: small)
     made = benchmark(
@@ -289,7 +290,7 @@ def test_networks_are_compared_among_themselves(tiny_onnx: Path, lite_onnx: Path
 
 def test_the_baselines_compute_the_same_network(tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """With the checkpoint's weights each gives its logits; as-written and OpenVINO lose some accuracy."""
-    from rest_deploy.benchmarking.baselines.files import write_files
+    from rest_deploy.benchmarking.run import write_files
 
     (artifact,) = artifact_contenders([tiny_onnx], None, 2)
     names = ["torch", "as-written"]
@@ -315,7 +316,7 @@ def test_an_export_that_fails_is_its_baselines_error(tiny_onnx: Path, monkeypatc
     def refuse(*_: object) -> None:
         raise RuntimeError("an operator that it does not know")
 
-    monkeypatch.setattr("rest_deploy.benchmarking.baselines.files.export_as_written", refuse)
+    monkeypatch.setattr("rest_deploy.export.as_written.export_as_written", refuse)
     made = benchmark(
         [tiny_onnx], baselines=["as-written", "torch"], sizes=[(16, 16)], effort=QUICK, threads=1, cold=False
     )
@@ -324,8 +325,7 @@ def test_an_export_that_fails_is_its_baselines_error(tiny_onnx: Path, monkeypatc
 
 
 def test_a_baseline_whose_package_is_missing(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    monkeypatch.delitem(__import__("sys").modules, "rest_deploy.benchmarking.baselines.openvino", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     made = benchmark([tiny_onnx], baselines=["openvino"], sizes=[(16, 16)], effort=QUICK, cold=False)
     (failure,) = made.failures
     assert 'pip install "rest-deploy[openvino]"' in failure
@@ -334,7 +334,7 @@ def test_a_baseline_whose_package_is_missing(tiny_onnx: Path, monkeypatch: pytes
 
 def test_openvino_runs_on_the_cpu_alone(tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="OpenVINO, an extra of its own, is not installed")
-    from rest_deploy.benchmarking.baselines.openvino import OpenVinoSession
+    from rest_deploy.benchmarking.sessions import OpenVinoSession
     from rest_deploy.errors import DeviceError
 
     with pytest.raises(DeviceError, match="cannot be measured on cuda"):

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from rest_deploy import machine
-from rest_deploy.benchmarking import machine_rate
+from rest_deploy.benchmarking import conditions
 from rest_deploy.benchmarking.contenders import Contender
 from rest_deploy.benchmarking.run import _checked_threads
 from rest_deploy.errors import ConfigError
@@ -124,7 +124,7 @@ def _simplify(model: onnx.ModelProto) -> None:
 
 
 def _machine() -> None:
-    machine_rate.measure_rate(_checked_threads(None))
+    conditions.measure_rate(_checked_threads(None))
 
 
 #: What opens a session of ONNX Runtime -> how.
@@ -200,9 +200,8 @@ def test_no_place_is_left_out() -> None:
     )
     found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if opening.search(path.read_text())}
     assert found == {
-        "benchmarking/baselines/openvino.py",  # is given its number by benchmark()
-        "benchmarking/baselines/pytorch.py",
-        "benchmarking/machine_rate.py",
+        "benchmarking/conditions.py",
+        "benchmarking/sessions.py",  # is given its number by benchmark()
         "export/as_written.py",
         "export/cpu_session.py",
         "export/onnx_exporter.py",  # translates what trace.py ran
