@@ -18,7 +18,7 @@ PACKAGE = ROOT / "rest_deploy"
 #: From the top down; a module imports only from layers below its own, or from its own part.
 LAYERS = (
     {"cli"},
-    {"pipeline", "doctor", "reporting"},
+    {"pipeline", "doctor", "report"},
     {"verification", "benchmarking", "predictor"},
     {"export", "runtimes"},
     {"models"},

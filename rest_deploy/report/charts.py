@@ -8,11 +8,11 @@ import re
 import textwrap
 import unicodedata
 import warnings
-import xml.etree.ElementTree as ElementTree  # noqa: S405  # reads what matplotlib has just written
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import matplotlib.style
 from markupsafe import Markup
@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
-from rest_deploy.report.fields import Node, deviation
+from rest_deploy.report.fields import Node, deviation, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,11 +86,11 @@ class Look:
         """The shape as text."""
         return _SHAPES[self.number % len(_SHAPES)][1]
 
-    def drawn(self, size: float = 7.0) -> dict[str, object]:
+    def drawn(self) -> dict[str, Any]:
         """The shape as matplotlib is told."""
         own = _COLOUR[self.colour]
         inside = _COLOUR["card"] if self.hollow else own
-        return {"marker": _SHAPES[self.number % len(_SHAPES)][0], "ms": size, "mfc": inside, "mec": own, "color": own}
+        return {"marker": _SHAPES[self.number % len(_SHAPES)][0], "ms": 7, "mfc": inside, "mec": own, "color": own}
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,13 @@ class Line:
     dashed: bool = False
 
 
-def rows(title: str, described: str, groups: Sequence[tuple[str, Sequence[Row]]], base: float | None = None) -> Markup:
+def rows(
+    title: str,
+    described: str,
+    groups: Sequence[tuple[str, Sequence[Row]]],
+    base: float | None = None,
+    also: Sequence[float | None] = (),
+) -> Markup:
     """Points in rows on one logarithmic axis, the rows of a group under its heading.
 
     Args:
@@ -144,6 +150,7 @@ def rows(title: str, described: str, groups: Sequence[tuple[str, Sequence[Row]]]
         described: The chart for those who cannot see it.
         groups: Heading, which may be empty, and rows.
         base: A value that all are seen against.
+        also: What needs a place on the axis too, so that several charts have the same one.
     """
     entries: list[tuple[str, Row | None]] = []
     for head, own in groups:
@@ -151,7 +158,11 @@ def rows(title: str, described: str, groups: Sequence[tuple[str, Sequence[Row]]]
         entries += [(_wrapped(row.label, 20), row) for row in own]
     heights = [text.count("\n") + 1.4 for text, _ in entries]
     known = [row for _, row in entries if row is not None]
-    values = [base, *(value for row in known for value in (row.node.number, row.low, row.high, row.limit, row.own))]
+    values = [
+        base,
+        *also,
+        *(value for row in known for value in (row.node.number, row.low, row.high, row.limit, row.own)),
+    ]
     with matplotlib.style.context([_STYLE], after_reset=True):
         figure = Figure((_WIDTH, (sum(heights) + 3) * _LINE), layout="constrained")
         axes = _titled(figure, title)
@@ -175,7 +186,7 @@ def rows(title: str, described: str, groups: Sequence[tuple[str, Sequence[Row]]]
 
 def _draw_row(axes: Axes, row: Row, y: float, place: Callable[[float], float], tips: list[Node]) -> None:
     value = row.node.number
-    axes.annotate(row.told, (1, y), (7, 0), ("axes fraction", "data"), "offset points", va="center")
+    axes.annotate(visible(row.told), (1, y), (7, 0), ("axes fraction", "data"), "offset points", va="center")
     ends = [end for end in (row.low, value, row.high) if end is not None]
     if value is not None and len(ends) > 1:
         axes.plot([place(min(ends)), place(max(ends))], [y, y], color=_COLOUR[row.look.colour], lw=1.8)
@@ -222,14 +233,18 @@ def plane(
             _name_sizes(axes, sizes)
         axes.set_xlabel("image, logarithmic in pixels" if sizes is not None else "p50, ms")
         tips: list[Node] = []
-        for line, name in zip(lines, names, strict=False):
+        for line in lines:
             at = [(across(stop.x), up(stop.y)) for stop in line.stops]
             if len(at) > 1:
-                axes.plot(*zip(*at, strict=True), color=_COLOUR[line.look.colour], ls="--" if line.dashed else "-", lw=1.4)
+                axes.plot(
+                    *zip(*at, strict=True), color=_COLOUR[line.look.colour], ls="--" if line.dashed else "-", lw=1.4
+                )
             for stop, (x, y) in zip(line.stops, at, strict=True):
                 axes.plot([x], [y], gid=f"tip{len(tips)}", zorder=3, **line.look.drawn())
                 tips.append(stop.node)
-        handles = [Line2D([], [], label=name, ls="none", **line.look.drawn()) for line, name in zip(lines, names, strict=False)]
+        handles = [
+            Line2D([], [], label=name, ls="none", **line.look.drawn()) for line, name in zip(lines, names, strict=False)
+        ]
         if level is not None:
             handles.append(axes.axhline(up(level[1]), color=_COLOUR["soft"], lw=1.2, ls=":", label=names[-1]))
         if frontier:
@@ -312,6 +327,7 @@ def _name_sizes(axes: Axes, sizes: Mapping[float, str]) -> None:
 
 def _wrapped(text: str, width: int) -> str:
     """A text in lines, none of it left out; characters that are twice as wide count as two."""
+    text = visible(text)
     wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
     return "\n".join(textwrap.wrap(text, width // 2 if wide else width)) or text
 
@@ -322,7 +338,7 @@ def _svg(figure: Figure, title: str, described: str, tips: Sequence[Node]) -> Ma
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that matplotlib's own font lacks: the page has others
         figure.savefig(content, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    root = ElementTree.fromstring(content.getvalue())  # noqa: S314
+    root = ElementTree.fromstring(content.getvalue())  # noqa: S314  # what matplotlib has written
     for one in root.iter():
         one.tag, one.text = one.tag.rpartition("}")[2], (one.text or "").strip()
         one.tail = None
@@ -333,10 +349,10 @@ def _svg(figure: Figure, title: str, described: str, tips: Sequence[Node]) -> Ma
     for one in root.iter():
         _plain(one, shapes, tips)
     box = " ".join(f"{float(value):g}" for value in root.attrib["viewBox"].split())
-    root.attrib = {"viewBox": box, "class": "chart", "role": "img", "aria-label": title}
+    root.attrib = {"viewBox": box, "class": "chart", "role": "img", "aria-label": visible(title)}
     for place, (tag, text) in enumerate((("title", title), ("desc", described))):
         made = ElementTree.Element(tag)
-        made.text = text
+        made.text = visible(text)
         root.insert(place, made)
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704  # text in it is escaped
 
@@ -354,17 +370,21 @@ def _plain(one: ElementTree.Element, shapes: Mapping[str | None, ElementTree.Ele
     if one.tag == "text":
         anchor, weight = re.search(r"text-anchor: (\w+)", style), re.search(r"\b(?:bold|700)\b", style)
         colour = re.search(r"fill: (#\w+)", style)
-        style = "; ".join(part for part in (
-            anchor[0] if anchor else "", "font-weight: 650" if weight else "", colour[0] if colour else ""
-        ) if part)
+        style = "; ".join(
+            part
+            for part in (anchor[0] if anchor else "", "font-weight: 650" if weight else "", colour[0] if colour else "")
+            if part
+        )
         if own.get("transform", "").startswith("rotate(-0 "):
             del own["transform"]
     if "d" in one.attrib:
-        one.attrib["d"] = re.sub(r"-?\d+\.\d{2,}", lambda number: f"{float(number[0]):.2f}", " ".join(one.attrib["d"].split()))
+        one.attrib["d"] = re.sub(
+            r"-?\d+\.\d{2,}", lambda number: f"{float(number[0]):.2f}", " ".join(one.attrib["d"].split())
+        )
     if style:
         one.attrib["style"] = _HEX.sub(lambda found: f"var(--{_NAMES[int(found[1], 16)]})", style)
     if name.startswith("tip"):
         node = tips[int(name[3:])]
         made = ElementTree.Element("title")
-        made.text = node.tip
+        made.text = visible(node.tip)
         one.insert(0, made)

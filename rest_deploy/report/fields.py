@@ -27,6 +27,8 @@ Form: TypeAlias = Callable[[float], str]
 
 def visible(text: str) -> str:
     """Text in which nothing hides: one line, control characters and changes of direction as escapes, not endless."""
+    if text.isprintable() and len(text) <= _LONGEST:
+        return text
     line = re.sub(r"[ \t\r\n]+", " ", text)
     left = len(line) - _LONGEST
     if left > 0:
@@ -147,7 +149,8 @@ _GPU = {
     **_numbers(plain, temperature_c="temperature, °C", power_w="power, W"),
 }
 _ENVIRONMENT: Mapping[str, Shape] = {
-    **_named(_TEXT, "created", "command", "governor", os="operating system", python="Python", cpu="processor"),
+    "command": _TEXT,
+    **_named(_TEXT, "created", "governor", os="operating system", python="Python", cpu="processor"),
     **_named(_TEXT, gpus_note="GPUs"),
     **_numbers(count, logical_cpus="logical processors", physical_cores="cores", memory_mib="memory, MiB"),
     **_numbers(plain, cpu_quota="quota, in cores"),
@@ -326,7 +329,7 @@ def check_record(record: Any, kinds: Sequence[str] = (VERIFICATION, BENCHMARK)) 
         ArtifactError: It is not; says where, what is there and what is accepted.
     """
     kind = record.get("kind") if isinstance(record, Mapping) else None
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ArtifactError(f"a record of kind {_got(kind)}; accepted: {', '.join(kinds)}; give such a record")
     schema = record.get("schema")
     if isinstance(schema, bool) or schema != SCHEMA:
@@ -402,6 +405,10 @@ class Node:
     def entries(self) -> list[tuple[str, Node]]:
         """Names and values of an object."""
         return [(name, self[name]) for name in self.value or ()]
+
+    def named(self) -> list[tuple[str, Node]]:
+        """Values of an object that have a name in words, and it."""
+        return [(own.words, own) for own in (self[name] for name in self.names) if own and own.words]
 
     @property
     def names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The report: the records in, one HTML file out. What the page says is in the template, what it draws is chosen here."""
+"""The report: records in, one HTML page out. The template has the words, this has what they are said of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import datetime
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from rest_deploy.preprocess.thumbnail import thumbnail
 from rest_deploy.report.charts import Line, Look, Row, Stop, plane, rows
 from rest_deploy.report.fields import BENCHMARK, SHAPES, VERIFICATION, Node, check_record, plain, visible
 
+_FOLDER = Path(__file__).parent
 _LARGEST = 512  # pixels of a side of a picture that is shown; those of rest-verify have 128
-_ERRORS = {"max_error": "max error", "rms_error": "rms error"}  # that a limit may be meant of
+_WRONG_PICTURE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def render(verification: Mapping[str, Any] | None, benchmark: Mapping[str, Any] | None) -> str:
@@ -33,32 +35,32 @@ def render(verification: Mapping[str, Any] | None, benchmark: Mapping[str, Any] 
     """
     if verification is None and benchmark is None:
         raise ConfigError("a report needs a record; got neither; give one of rest-verify, one of rest-bench, or both")
-    if verification is not None:
-        check_record(verification, (VERIFICATION,))
-    if benchmark is not None:
-        check_record(benchmark, (BENCHMARK,))
+    for record, kind in ((verification, VERIFICATION), (benchmark, BENCHMARK)):
+        if record is not None:
+            check_record(record, (kind,))
 
-    def seen(value: Any) -> Any:
+    style = Markup((_FOLDER / "style.css").read_text(encoding="utf-8"))  # noqa: S704  # our own
+    return _template().render(r=Records(verification, benchmark), style=style).lstrip()
+
+
+@cache
+def _template() -> jinja2.Template:
+    def finalize(value: Any) -> Any:
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    folder = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=seen,
+        finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    kinds = {"node": Node, "contender": Contender, "derived": Derived}
-    environment.tests |= {name: lambda one, kind=kind: isinstance(one, kind) for name, kind in kinds.items()}
-    environment.tests["numeric"] = lambda one: isinstance(one, Derived) or (isinstance(one, Node) and one.number is not None)
+    for name, made in {"node": Node, "contender": Contender, "derived": Derived}.items():
+        environment.tests[name] = lambda one, made=made: isinstance(one, made)
     environment.filters |= {"present_in": present_in, "class_name": class_name}
-    environment.globals |= {"picture": picture, "moment": moment, "judged_by": judged_by, "over": over, "words": words}
-    style = (folder / "style.css").read_text(encoding="utf-8")
-    template = environment.get_template("template.html.j2")
-    page = template.render(r=Records(verification, benchmark), style=Markup(style))  # noqa: S704  # our own
-    return page.lstrip()
+    environment.globals |= {"picture": picture, "moment": moment, "judged_by": judged_by, "over": over}
+    return environment.get_template("template.html.j2")
 
 
 @dataclass(frozen=True)
@@ -83,37 +85,27 @@ class Contender:
 
 @dataclass(frozen=True)
 class Derived:
-    """A number that is formed from numbers of the record: their paths say how."""
+    """A number that is formed from numbers of the record, whose paths are its tip."""
 
     number: float
-    shown: str
     tip: str
+
+    @property
+    def shown(self) -> str:
+        """It as it is written."""
+        return plain(self.number)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How near to the reference a contender is in one case, as one figure to set against its latency.
-
-    Args:
-        contender: Which.
-        result: What it took.
-        words: What was verified of it.
-        figure: The figure; None where there is none.
-        where: On what it was measured.
-        best: Whether no other one is both faster and better; None where it does not compete.
-    """
+    """How near to the reference a contender is in one case, as one figure to set against its latency."""
 
     contender: Contender
     result: Node
-    words: str
+    words: str  # what was verified of it
     figure: Node | Derived | None
-    where: str
-    best: bool | None = None
-
-    @property
-    def drawn(self) -> bool:
-        """Whether it has a place in a chart."""
-        return self.figure is not None and self.figure.number is not None and self.result["p50_ms"].number is not None
+    where: str  # on what the figure was measured
+    best: bool | None = None  # whether no other one is both faster and better; None where it has no place in a chart
 
 
 class Records:
@@ -123,9 +115,9 @@ class Records:
         self.verification = Node(verification, "verification", SHAPES[VERIFICATION])
         self.benchmark = Node(benchmark, "benchmark", SHAPES[BENCHMARK])
         self.artifacts, self.reference = list(self.verification["artifacts"]), self.verification["reference"]
+        self.by_pytorch = self.reference["format"].text == "pytorch"
         self.cases = sorted(self.benchmark["cases"], key=_area)
         self.contenders: list[Contender] = []
-        #: Network -> its contenders.
         self.networks: dict[str, list[Contender]] = {}
         nodes = list(self.benchmark["contenders"])
         for number, (node, short) in enumerate(zip(nodes, short_names(nodes), strict=True), start=1):
@@ -133,13 +125,16 @@ class Records:
             members.append(Contender(number, node, short, Look(len(members))))
             self.contenders.append(members[-1])
         known = (("verified", self.verification), ("measured", self.benchmark))
-        #: What each record was made for, and on what.
         self.environments = {what: record["environment"] for what, record in known if record}
 
     def result(self, case: Node, one: Contender) -> Node:
         """What a contender took in a case; a node of None where it was not there."""
         found = (result for result in case["results"] if result["contender"].text == one.name)
         return next(found, case["results"].absent())
+
+    def results(self, network: str) -> list[Node]:
+        """What all contenders of a network took in all cases."""
+        return [self.result(case, one) for case, one in product(self.cases, self.networks[network])]
 
     def match(self, one: Contender) -> tuple[Node | None, str]:
         """What was verified of a contender, and the verdict in words.
@@ -157,14 +152,7 @@ class Records:
         named = any(artifact["name"].text == one.name for artifact in self.artifacts)
         return None, "not verified: the file of that name has another SHA-256" if named else "not verified"
 
-    @cached_property
-    def measure(self) -> str:
-        """The strongest figure that there is: accuracy where classes are known, else agreement, else the error."""
-        images = [image for artifact in self.artifacts for image in artifact["images"]]
-        for name in ("top1_accuracy", "top1_agreement"):
-            if any(image[name] for image in images):
-                return name
-        return "max_error"
+    # Accuracy against latency ----------------------------------------------------------------------------------------
 
     @cached_property
     def sizes(self) -> list[Node]:
@@ -174,190 +162,202 @@ class Records:
             smallest.setdefault((case["height"].value, case["width"].value), case)
         return list(smallest.values())
 
-    def reading(self, case: Node, artifact: Node | None, *, own: bool = False) -> tuple[Node | Derived | None, str]:
-        """The figure of an artifact, or of PyTorch as the reference, and on what it was measured.
+    @cached_property
+    def measure(self) -> str:
+        """The strongest figure that there is: accuracy where classes are known, else agreement, else the error."""
+        images = self.every("images")
+        return next((name for name in ("top1_accuracy", "top1_agreement") if present_in(images, [name])), "max_error")
+
+    def figure(self, case: Node, artifact: Node | None, *, own: bool = False) -> tuple[Node | Derived | None, str]:
+        """The figure of an artifact, or of the reference where it is None, and on what it was measured.
 
         Args:
             case: Whose size is preferred to others.
-            artifact: What was verified; None for the reference.
-            own: Whether the error is that which PyTorch has itself in float32.
+            artifact: What was verified.
+            own: Whether the error is the one that PyTorch has itself in float32.
         """
+        height, width = case["height"].text, case["width"].text
         if self.measure == "max_error":
-            error = "reference_error" if own else "max_error"
-            rows = [row for row in (artifact["synthetic"] if artifact is not None else ()) if row[error] and row["logit_std"].number]
-            size = [row for row in rows if _area(row)[0] == _area(case)[0] and row["height"].value == case["height"].value]
-            same = [row for row in size if row["batch"].value == case["batch"].value]
-            figures = [(over(row[error], row["logit_std"]), row) for row in same or size or rows]
-            figure, row = max(figures, key=lambda one: one[0].number, default=(None, None))
-            words = f"synthetic images of {row['height'].text}x{row['width'].text}" if row is not None else "—"
-            return figure, words + ("" if size or row is None else ", the worst case")
-        of = artifact["images"] if artifact is not None else self.verification["data"]["reference"]
-        found = [row for row in of if self.measure == "top1_accuracy" or artifact is not None]
-        wanted = f"{case['height'].text}x{case['width'].text}"
-        found.sort(key=lambda row: (row["size"].text != wanted, bool(row["size"])))
-        if not found or found[0][self.measure].number is None:
+            rows = [(over(row["reference_error" if own else "max_error"], row["logit_std"]), row) for row in
+                    (artifact["synthetic"] if artifact is not None else ())]  # fmt: skip
+            known = [(error, row) for error, row in rows if error is not None]
+            size = [one for one in known if (one[1]["height"].text, one[1]["width"].text) == (height, width)]
+            same = [one for one in size if one[1]["batch"].value == case["batch"].value]
+            if not known:
+                return None, "—"
+            error, row = max(same or size or known, key=lambda one: one[0].number)
+            where = f"synthetic images of {row['height'].text}x{row['width'].text}"
+            return error, where + ("" if size else ", the worst case")
+        images = list(artifact["images"] if artifact is not None else self.verification["data"]["reference"])
+        images.sort(key=lambda row: (row["size"].text != f"{height}x{width}", bool(row["size"])))
+        if not images or self.measure not in images[0].names or images[0][self.measure].number is None:
             return None, "—"
-        return found[0][self.measure], f"images at {found[0]['size'].text or 'their own size'}"
+        return images[0][self.measure], f"images at {images[0]['size'].text or 'their own size'}"
 
     def readings(self, case: Node) -> list[Reading]:
         """Of all contenders that were verified, that are the reference, or that are PyTorch with the same network."""
-        made = []
-        verified = {one.number: self.match(one) for one in self.contenders}
-        networks = {one.node["network"].text: found for one in self.contenders if (found := verified[one.number][0])}
-        for one in self.contenders:
-            (artifact, words), result = verified[one.number], self.result(case, one)
-            kin = networks.get(one.node["network"].text)
-            own = artifact is None and kin is not None and one.node["format"].text == "pytorch" and self.by_pytorch
+        matches = [(one, *self.match(one)) for one in self.contenders]
+        kin = {one.node["network"].text: artifact for one, artifact, _ in matches if artifact is not None}
+        made: list[Reading] = []
+        for one, artifact, words in matches:
+            result, alike = self.result(case, one), kin.get(one.node["network"].text)
+            own = artifact is None and alike is not None and self.by_pytorch and one.node["format"].text == "pytorch"
             if not result or not (artifact is not None or own or words == "is the reference"):
                 continue
-            figure, where = self.reading(case, kin if own and self.measure == "max_error" else artifact, own=own)
-            if own:
-                words = "PyTorch's own"
-            made.append(Reading(one, result, words, figure, where))
-        fit = [one for one in made if one.drawn]
-        points = [self._point(one) for one in fit]
-        best = {id(one): on for one, on in zip(fit, on_frontier(points), strict=True)}
-        return [replace(one, best=best.get(id(one))) for one in made]
+            figure, where = self.figure(case, alike if own and self.measure == "max_error" else artifact, own=own)
+            made.append(Reading(one, result, "PyTorch's own" if own else words, figure, where))
+        points = [_point(one) for one in made]
+        best = iter(on_frontier([(x, y if self.measure != "max_error" else -y) for x, y in filter(None, points)]))
+        return [replace(one, best=next(best)) if at else one for one, at in zip(made, points, strict=True)]
 
     @property
     def left_out(self) -> dict[str, list[Contender]]:
         """Why contenders have no reading -> which."""
         shown = {one.contender.number for case in self.sizes for one in self.readings(case)}
-        found: dict[str, list[Contender]] = {}
-        for one in self.contenders:
-            if one.number not in shown:
-                found.setdefault(self.match(one)[1], []).append(one)
-        return found
-
-    def _point(self, reading: Reading) -> tuple[float, float]:
-        """What it costs, and what is better where it is more."""
-        assert reading.figure is not None
-        value, cost = reading.figure.number, reading.result["p50_ms"].number
-        assert value is not None
-        assert cost is not None
-        return cost, value if self.measure != "max_error" else -value
-
-    @property
-    def by_pytorch(self) -> bool:
-        """Whether the reference is a checkpoint, which PyTorch runs."""
-        return self.reference["format"].text == "pytorch"
+        return _grouped((self.match(one)[1], one) for one in self.contenders if one.number not in shown)
 
     def tradeoff_charts(self, title: str) -> list[Markup]:
-        """Accuracy against latency at each size."""
-        return [chart for case in self.sizes if (chart := self._tradeoff_chart(case, title)) is not None]
+        """Accuracy against latency at each size where any contender has both."""
+        drawn = []
+        for case in self.sizes:
+            known = [(one, at) for one in self.readings(case) if (at := _point(one)) is not None]
+            lines = [
+                Line(one.contender.label, replace(one.contender.look, hollow=not one.best),
+                     [Stop(*at, one.result["p50_ms"])])
+                for one, at in known
+            ]  # fmt: skip
+            figure, _ = self.figure(case, None)
+            level = None
+            if figure is not None:
+                who = "PyTorch's own" if self.by_pytorch else "the reference's own"
+                level = (f"{who}: {figure.shown} ({self.reference['name'].text})", figure.number or 0.0)
+            described = f"{title} against the median latency of {len(lines)} contenders."
+            best, share = sorted(at for one, at in known if one.best), self.measure != "max_error"
+            if lines:
+                heading = f"{case_text(case)}: {title}"
+                drawn.append(plane(heading, described, lines, share=share, frontier=best, level=level))
+        return drawn
 
-    def _tradeoff_chart(self, case: Node, title: str) -> Markup | None:
-        """Accuracy against latency in a case; None where nothing has both."""
-        readings = [one for one in self.readings(case) if one.drawn]
-        if not readings:
-            return None
-        share = self.measure != "max_error"
-        lines, best = [], []
-        for one in readings:
-            cost, gain = self._point(one)
-            look = replace(one.contender.look, hollow=not one.best)
-            lines.append(Line(one.contender.label, look, [Stop(cost, abs(gain), one.result["p50_ms"])]))
-            best += [(cost, abs(gain))] * bool(one.best)
-        figure, _ = self.reading(case, None)
-        level = None
-        if figure is not None and figure.number is not None:
-            who = "PyTorch's own" if self.by_pytorch else "the reference's own"
-            level = (f"{who}: {figure.shown} ({self.reference['name'].text})", figure.number)
-        described = f"{title} against the median latency of {len(lines)} contenders."
-        return plane(f"{case_text(case)}: {title}", described, lines, share=share, frontier=sorted(best), level=level)
-
-    def growth_chart(self, network: str) -> Markup | None:
-        """Time per image over sizes, at the smallest batch and, dashed, at the largest; None of a single size."""
-        batches = sorted({case["batch"].value for case in self.cases})
-        lines = []
-        for batch in dict.fromkeys((*batches[:1], *batches[-1:])):
-            for one in self.networks[network]:
-                stops = []
-                for case in (case for case in self.cases if case["batch"].value == batch):
-                    p50 = self.result(case, one)["p50_ms"]
-                    if p50.number is not None:
-                        stops.append(Stop(float(_area(case)[0]), p50.number / max(1, batch), p50))
-                look = replace(one.look, hollow=batch != batches[0])
-                label = one.label + (f", batch {batch}" if len(batches) > 1 else "")
-                lines += [Line(label, look, stops, look.hollow)] if stops else []
-        sizes = {float(_area(case)[0]): f"{case['height'].text}x{case['width'].text}" for case in self.cases}
-        if len({stop.x for line in lines for stop in line.stops}) < 2:
-            return None
-        return plane("time per image, ms", f"Time per image of {network} over sizes.", lines, sizes=sizes)
-
-    def times_chart(self, network: str) -> Markup:
-        """p50 of each case, and up to p90."""
-        def row(one: Contender, result: Node) -> Row:
-            p50 = result["p50_ms"]
-            told = p50.shown if p50 else "error" if result["error"] or one.node["error"] else "—"
-            return Row(one.label, p50, told, one.look, high=result["p90_ms"].number)
-
-        return rows("p50 ms, up to p90", f"Latency of {network}.", self._by_case(network, row))
-
-    def ratios_chart(self, network: str) -> Markup | None:
-        """Times over that of the contender that ratios are formed to; None where there are none."""
-        def row(one: Contender, result: Node) -> Row:
-            ratio = result["ratio"]
-            same = ratio["verdict"].text not in ("slower", "faster")
-            told = f"{ratio['median'].shown} {'' if same else ratio['verdict'].text}" if ratio["median"] else "—"
-            ends = (ratio["low"].number, ratio["high"].number)
-            return Row(one.label, ratio["median"], told, replace(one.look, hollow=same), *ends)
-
-        base = self.compared_with(network)
-        if not base:
-            return None
-        title = f"x {' or '.join(base)}; left of 1 is faster"
-        return rows(title, f"Ratios of times of {network}.", self._by_case(network, row), base=1.0)
-
-    def compared_with(self, network: str) -> list[str]:
-        """Names of the contenders that ratios of a network are formed to."""
-        results = [self.result(case, one) for case in self.cases for one in self.networks[network]]
-        return list(dict.fromkeys(result["ratio"]["to"].text for result in results if result["ratio"]))
-
-    def _by_case(self, network: str, row: Callable[[Contender, Node], Row]) -> list[tuple[str, list[Row]]]:
-        return [
-            (
-                case_text(case) + " (see warnings)" * bool(case["conditions"]["flags"]),
-                [row(one, self.result(case, one)) for one in self.networks[network]],
-            )
-            for case in self.cases
-        ]
-
-    @property
-    def error_charts(self) -> list[Markup]:
-        """Of each artifact the error of each case, beside what is allowed."""
-        found = [(artifact["name"].text, sorted(artifact["synthetic"], key=_area)) for artifact in self.artifacts]
-        return [error_chart(f"error of {name}", [(case_text(one), one) for one in rows]) for name, rows in found if rows]
-
-    @property
-    def block_charts(self) -> list[Markup]:
-        """Of each artifact that was looked into the error of each block, beside what is allowed."""
-        found = [(artifact["name"].text, list(artifact["blocks"]["rows"])) for artifact in self.artifacts]
-        return [error_chart(f"{name} by block", [(one["block"].text, one) for one in rows]) for name, rows in found if rows]
-
-    def results(self, network: str) -> list[Node]:
-        """Of all contenders of a network in all cases."""
-        return [self.result(case, one) for case in self.cases for one in self.networks[network]]
+    # Latency and errors ----------------------------------------------------------------------------------------------
 
     @property
     def fastest(self) -> list[tuple[Node, Contender, Node]]:
         """For each size, the quickest contender that was verified and passed."""
         passed = [one for one in self.contenders if self.match(one)[1] == "passed"]
-        made = []
-        for case in self.sizes:
-            times = [(p50.number, one, p50) for one in passed if (p50 := self.result(case, one)["p50_ms"])]
-            made += [(case, one, p50) for _, one, p50 in sorted(times, key=lambda time: time[0] or 0.0)[:1]]
-        return made
+        timed = ((case, one, self.result(case, one)["p50_ms"]) for case, one in product(self.sizes, passed))
+        groups = _grouped((case.key, (case, one, p50)) for case, one, p50 in timed if p50.number is not None)
+        return [min(group, key=lambda one: one[2].number or 0.0) for group in groups.values()]
+
+    def latency_charts(self, network: str) -> list[Markup]:
+        """Of a network: time per image over sizes, where there are several; times of each case; ratios, if any."""
+
+        def time(one: Contender, result: Node) -> Row:
+            p50 = result["p50_ms"]
+            told = p50.shown if p50 else "error" if result["error"] or one.node["error"] else "—"
+            return Row(one.label, p50, told, one.look, high=result["p90_ms"].number)
+
+        def ratio(one: Contender, result: Node) -> Row:
+            found = result["ratio"]
+            verdict = found["verdict"].text if found["verdict"].text in ("slower", "faster") else ""
+            look = replace(one.look, hollow=not verdict)
+            ends = found["low"].number, found["high"].number
+            return Row(one.label, found["median"], f"{found['median'].shown or '—'} {verdict}", look, *ends)
+
+        base = self.compared_with(network)
+        drawn = [self._growth(network), rows("p50 ms, up to p90", f"Latency of {network}.", self._each(network, time))]
+        if base:
+            title = f"x {' or '.join(base)}; left of 1 is faster"
+            drawn.append(rows(title, f"Ratios of times of {network}.", self._each(network, ratio), base=1.0))
+        return [chart for chart in drawn if chart is not None]
+
+    def _each(self, network: str, row: Callable[[Contender, Node], Row]) -> list[tuple[str, list[Row]]]:
+        members = self.networks[network]
+        titles = [case_text(case) + " (see warnings)" * bool(case["conditions"]["flags"]) for case in self.cases]
+        drawn = [[row(one, self.result(case, one)) for one in members] for case in self.cases]
+        return list(zip(titles, drawn, strict=True))
+
+    def _growth(self, network: str) -> Markup | None:
+        """At the smallest batch and, dashed, at the largest."""
+        batches = sorted({case["batch"].value for case in self.cases})
+        lines = []
+        for batch, one in product(dict.fromkeys((*batches[:1], *batches[-1:])), self.networks[network]):
+            times = [(case, self.result(case, one)["p50_ms"]) for case in self.cases if case["batch"].value == batch]
+            stops = [
+                Stop(float(_area(case)[0]), p50.number / max(1, batch), p50)
+                for case, p50 in times
+                if p50.number is not None
+            ]
+            later = batch != batches[0]
+            label = one.label + (f", batch {batch}" if len(batches) > 1 else "")
+            lines += [Line(label, replace(one.look, hollow=later), stops, later)] if stops else []
+        sizes = {float(_area(case)[0]): f"{case['height'].text}x{case['width'].text}" for case in self.cases}
+        if len({stop.x for line in lines for stop in line.stops}) < 2:
+            return None
+        return plane("time per image, ms", f"Time per image of {network} over sizes.", lines, sizes=sizes)
+
+    def compared_with(self, network: str) -> list[str]:
+        """Names of the contenders that ratios of a network are formed to."""
+        return list(dict.fromkeys(one["ratio"]["to"].text for one in self.results(network) if one["ratio"]))
+
+    def error_charts(self, which: str) -> list[Markup]:
+        """Of each artifact the errors of its cases or of its blocks, all on one axis, beside what is allowed."""
+        names = ("max_error", "limit", "reference_error")
+        also = [row[name].number for row in self.every(which) for name in names]
+        drawn = []
+        for artifact in self.artifacts:
+            own = self.every(which, [artifact])
+            made = [_error_row(case_text(row) if which == "synthetic" else row["block"].text, row) for row in own]
+            title = f"error of {artifact['name'].text}"
+            drawn += [rows(title, f"{title}, with what is allowed.", [("", made)], also=also)] if made else []
+        return drawn
+
+    def every(self, which: str, artifacts: Sequence[Node] | None = None) -> list[Node]:
+        """Rows of one kind, of some artifacts or of all."""
+        chosen = self.artifacts if artifacts is None else artifacts
+        found = [artifact["blocks"]["rows"] if which == "blocks" else artifact[which] for artifact in chosen]
+        return [row for own in found for row in (sorted(own, key=_area) if which == "synthetic" else own)]
+
+    # Classes and pictures --------------------------------------------------------------------------------------------
+
+    @property
+    def by_class(self) -> dict[str, dict[str, dict[int, Node]]]:
+        """Size -> who answers -> class -> how many of its images are answered rightly."""
+        told = [(f"{self.reference['name'].text} (reference)", row) for row in self.verification["data"]["reference"]]
+        told += [(artifact["name"].text, row) for artifact in self.artifacts for row in artifact["images"]]
+        found: dict[str, dict[str, dict[int, Node]]] = {}
+        for name, row in told:
+            if row["by_class"]:
+                classes = {one["label"].value: one for one in row["by_class"]}
+                found.setdefault(row["size"].text, {})[name] = classes
+        return found
+
+    @cached_property
+    def class_names(self) -> dict[int, str]:
+        """Class -> its name, as the artifacts have it."""
+        images = self.every("images")
+        found = {one["label"].value: one["label_name"].text for row in images for one in row["by_class"]}
+        return found | {one["artifact"].value: one["artifact_name"].text for row in images for one in row["confused"]}
+
+    def matrix(self, row: Node) -> tuple[list[int], dict[tuple[int, int], Node]]:
+        """Classes of images and of answers; (class, answer) -> how many images."""
+        cells = {(one["label"].value, one["label"].value): one["right"] for one in row["by_class"]}
+        cells |= {(one["label"].value, one["artifact"].value): one["images"] for one in row["confused"]}
+        return sorted({label for pair in cells for label in pair}), cells
+
+    @staticmethod
+    def pictures(row: Node) -> list[Node]:
+        """The pictures that are answered wrongly, then those that are answered as the reference does not."""
+        return list({one["image"].text: one for one in (*row["worst_wrong"], *row["worst_flips"])}.values())
+
+    # How it was made -------------------------------------------------------------------------------------------------
 
     @property
     def assumed(self) -> dict[str, list[str]]:
-        """What nobody said when artifacts were made -> their names; comparing with the checkpoint cannot find it wrong."""
-        found: dict[str, list[str]] = {}
-        for artifact in self.artifacts:
-            what = "; ".join(f"{name} {value.text}" for name, value in artifact["assumed"].entries())
-            if what:
-                found.setdefault(what, []).append(artifact["name"].text)
-        return found
+        """What nobody said when artifacts were made -> their names."""
+        told = [
+            ("; ".join(f"{name} {own.text}" for name, own in one["assumed"].entries()), one) for one in self.artifacts
+        ]
+        return _grouped((what, one["name"].text) for what, one in told if what)
 
     @property
     def broken(self) -> list[str]:
@@ -368,125 +368,59 @@ class Records:
     @property
     def peaks(self) -> dict[str, str]:
         """Cases whose peak memory was measured -> head of their column."""
-        return {case: f"peak MiB {case}" for one in self.contenders for case, _ in one.node["cold"]["peak_mib"].entries()}
-
-    def every(self, artifacts: Sequence[Node], what: str) -> list[Node]:
-        """Rows of one kind, of several artifacts."""
-        return [row for artifact in artifacts for row in (artifact["blocks"]["rows"] if what == "blocks" else artifact[what])]
-
-    @cached_property
-    def by_class(self) -> dict[str, dict[str, dict[int, Node]]]:
-        """Size -> who answers -> class -> how many of its images are answered rightly."""
-        named = [(f"{self.reference['name'].text} (the reference)", row) for row in self.verification["data"]["reference"]]
-        named += [(artifact["name"].text, row) for artifact in self.artifacts for row in artifact["images"]]
-        found: dict[str, dict[str, dict[int, Node]]] = {}
-        for name, row in named:
-            if row["by_class"]:
-                classes = {one["label"].value: one for one in row["by_class"]}
-                found.setdefault(row["size"].text, {})[name] = classes
-        return found
-
-    @cached_property
-    def class_names(self) -> dict[int, str]:
-        """Class -> its name, as the artifacts have it."""
-        rows = self.every(self.artifacts, "images")
-        found = {one["label"].value: one["label_name"].text for row in rows for one in row["by_class"]}
-        return found | {one["artifact"].value: one["artifact_name"].text for row in rows for one in row["confused"]}
+        found = [one.node["cold"]["peak_mib"].entries() for one in self.contenders]
+        return {case: f"peak MiB {case}" for own in found for case, _ in own}
 
     @property
-    def confusions(self) -> list[tuple[Node, Node, list[int]]]:
-        """Artifact, its figures at a size, and the classes that its images have and that it answers."""
+    def machine(self) -> list[tuple[str, list[tuple[str, list[Node | str]]]]]:
+        """Heading -> name -> value in each record, of all that tells how they were made."""
+        nodes = list(self.environments.values())
+        chosen = [[("seed", self.verification["seed"])]] if self.verification else []
+        chosen += [self.benchmark["settings"].entries()] if self.benchmark else []
+        groups = [("settings", chosen), ("machine", [node.named() for node in nodes])]
+        cards = [list(node["gpus"]) for node in nodes]
+        for at in range(max(map(len, cards))):
+            groups.append((f"GPU {at}", [own[at].named() if at < len(own) else [] for own in cards]))
+        groups += [(what, [node[what].entries() for node in nodes]) for what in ("packages", "variables")]
         made = []
-        for artifact in self.artifacts:
-            for row in artifact["images"]:
-                labels = {one["label"].value for one in row["by_class"]} | {one["artifact"].value for one in row["confused"]}
-                made += [(artifact, row, sorted(labels))] if row["by_class"] else []
+        for heading, each in groups:
+            names = dict.fromkeys(name for own in each for name, _ in own)
+            made.append(
+                (heading, [(name.replace("_", " "), [dict(own).get(name, "") for own in each]) for name in names])
+            )
         return made
 
-    def matrix(self, row: Node) -> dict[tuple[int, int], Node]:
-        """(class, answer) -> how many images."""
-        right = {(one["label"].value, one["label"].value): one["right"] for one in row["by_class"]}
-        return right | {(one["label"].value, one["artifact"].value): one["images"] for one in row["confused"]}
 
-    @property
-    def pictures(self) -> list[tuple[Node, Node, list[Node]]]:
-        """Artifact, its figures at a size, and the pictures that it answers wrongly, or not as the reference does."""
-        made = []
-        for artifact in self.artifacts:
-            for row in artifact["images"]:
-                shown = {one["image"].text: one for one in (*row["worst_flips"], *row["worst_wrong"])}
-                order = dict.fromkeys(one["image"].text for one in (*row["worst_wrong"], *row["worst_flips"]))
-                made += [(artifact, row, [shown[name] for name in order])] if shown else []
-        return made
-
-    @property
-    def settings(self) -> list[tuple[str, list[Node | str]]]:
-        """What was chosen, of each record."""
-        own = [[("seed", self.verification["seed"])]] if self.verification else []
-        own += [self.benchmark["settings"].entries()] if self.benchmark else []
-        names = dict.fromkeys(name for entries in own for name, _ in entries)
-        return [(name.replace("_", " "), [dict(entries).get(name, "") for entries in own]) for name in names]
-
-    @property
-    def most_gpus(self) -> int:
-        """How many GPUs the machine with the most of them has."""
-        return max((len(list(environment["gpus"])) for environment in self.environments.values()), default=0)
-
-    def gpus(self, at: int) -> list[Node]:
-        """A GPU of each machine."""
-        found = [(list(one["gpus"]), one["gpus"].absent()) for one in self.environments.values()]
-        return [own[at] if at < len(own) else none for own, none in found]
-
-    def fields(self, nodes: Sequence[Node]) -> list[tuple[str, list[Node]]]:
-        """Of several objects of one kind, all values that have a name in words."""
-        names = [name for name in (nodes[0].names if nodes else []) if name != "command"]
-        known = [(nodes[0][name].words, [node[name] for node in nodes]) for name in names]
-        return [(words, values) for words, values in known if words and any(values)]
-
-    def entries(self, nodes: Sequence[Node], what: str) -> list[tuple[str, list[Node]]]:
-        """Of objects with any names, all values."""
-        names = dict.fromkeys(name for node in nodes for name, _ in node[what].entries())
-        return [(name, [node[what][name] for node in nodes]) for name in names]
+def _grouped(pairs: Any) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
 
 
-def error_chart(title: str, named: Sequence[tuple[str, Node]]) -> Markup:
-    """Errors with their limits, and with what float32 itself loses."""
-    made = []
-    for label, row in named:
-        error, bad = row[judged_by(row)], row["passed"].value is False
-        own = row["reference_error"].number if judged_by(row) == "max_error" else None
-        told = f"{error.shown or 'not a number'}{' over' if bad else ''}"
-        made.append(Row(label, error, told, Look(1 if bad else 0), limit=row["limit"].number, own=own))
-    return rows(title, f"{title} in {len(made)} rows, with what is allowed.", [("", made)])
+def _point(one: Reading) -> tuple[float, float] | None:
+    """What a contender costs, and its figure; None where it lacks one of them."""
+    cost, value = one.result["p50_ms"].number, one.figure.number if one.figure is not None else None
+    return None if cost is None or value is None else (cost, value)
 
 
-def present_in(nodes: Sequence[Node], names: Sequence[str]) -> list[str]:
-    """Names that any of some objects has a value of."""
-    return [name for name in names if any(node[name] for node in nodes)]
-
-
-def words(node: Node, names: Sequence[str]) -> list[str]:
-    """What values are called."""
-    return [node[name].words for name in names]
-
-
-def class_name(label: int, names: Mapping[int, str]) -> str:
-    """A class by its name, if it has one, and its number."""
-    name = names.get(label, "")
-    return f"{name} ({label})" if name and name != str(label) else str(label)
+def _error_row(label: str, row: Node) -> Row:
+    by, bad = judged_by(row), row["passed"].value is False
+    own = row["reference_error"].number if by == "max_error" else None
+    told = f"{row[by].shown or 'not a number'}{' over' if bad else ''}"
+    return Row(label, row[by], told, Look(1 if bad else 0), limit=row["limit"].number, own=own)
 
 
 def judged_by(row: Node) -> str:
     """Which error of a row has the limit; the largest where the record does not say."""
-    named = row["judged_by"].text if "judged_by" in row.names else ""
-    return named if named in _ERRORS else "max_error"
+    return "rms_error" if "judged_by" in row.names and row["judged_by"].text == "rms_error" else "max_error"
 
 
 def over(one: Node, other: Node) -> Derived | None:
     """One number over another one."""
     if one.number is None or not other.number:
         return None
-    return Derived(one.number / other.number, plain(one.number / other.number), f"{one.key} / {other.key}")
+    return Derived(one.number / other.number, f"{one.key} / {other.key}")
 
 
 def on_frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -496,11 +430,19 @@ def on_frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 def short_names(nodes: Sequence[Node]) -> list[str]:
     """Names of contenders without the network's in front; whole ones where two of a network would be alike."""
-    short = []
-    for node in nodes:
-        name, network = node["name"].text, node["network"].text
-        short.append((name.removeprefix(network).lstrip("_-. ") or name, network))
-    return [key[0] if short.count(key) == 1 else node["name"].text for key, node in zip(short, nodes, strict=True)]
+    named = [(node["name"].text, node["network"].text) for node in nodes]
+    short = [(name.removeprefix(network).lstrip("_-. ") or name, network) for name, network in named]
+    return [own[0] if short.count(own) == 1 else name for own, (name, _) in zip(short, named, strict=True)]
+
+
+def present_in(nodes: Sequence[Node], names: Sequence[str]) -> list[str]:
+    """Names that any of some objects has a value of."""
+    return [name for name in names if any(node[name] for node in nodes)]
+
+
+def class_name(label: int, names: Mapping[int, str]) -> str:
+    """A class by its name, if it has one, and its number."""
+    return str(label) if names.get(label, "") in ("", str(label)) else f"{names[label]} ({label})"
 
 
 def _area(case: Node) -> tuple[int, int]:
@@ -532,5 +474,5 @@ def picture(source: str) -> str:
     try:
         with Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)), formats=("JPEG", "PNG")) as image:
             return thumbnail(image.convert("RGB")) if max(image.size) <= _LARGEST else ""
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except _WRONG_PICTURE:
         return ""

@@ -14,7 +14,7 @@ from rest_deploy.verification.limits import Limits
 
 KIND, SCHEMA = "rest-verify", 1
 #: What a record says of accuracy where classes are not known.
-NO_ACCURACY = {"top1_accuracy": None, "top5_accuracy": None, "by_class": [], "confused": []}
+NO_ACCURACY: Mapping[str, Any] = {"top1_accuracy": None, "top5_accuracy": None, "by_class": [], "confused": []}
 
 
 @dataclass(frozen=True)
