@@ -66,14 +66,9 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Look:
-    """A shape and a colour, so that one tells what a point stands for where the other fails.
+    """A shape and a colour, so that one tells what a point stands for where the other fails."""
 
-    Args:
-        number: Counted from 0; past the last shape they begin again, with other colours.
-        hollow: Whether its inside is empty.
-    """
-
-    number: int
+    number: int  # from 0; past the last shape they begin again, with other colours
     hollow: bool = False
 
     @property
@@ -95,26 +90,16 @@ class Look:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a chart: one thing measured.
-
-    Args:
-        label: Its name.
-        node: The value; no point is drawn where it is null.
-        told: What is written behind it.
-        look: Of its point.
-        low, high: Ends of its whisker; without one of them it ends at the point.
-        limit: That it must not pass, drawn as a bar.
-        own: What the reference loses itself in float32, drawn as a diamond.
-    """
+    """A row of a chart: one thing measured."""
 
     label: str
-    node: Node
-    told: str
+    node: Node  # no point is drawn where it is null
+    told: str  # written behind it
     look: Look
-    low: float | None = None
+    low: float | None = None  # ends of a whisker; without one of them it ends at the point
     high: float | None = None
-    limit: float | None = None
-    own: float | None = None
+    limit: float | None = None  # that it must not pass, drawn as a bar
+    own: float | None = None  # what PyTorch loses itself in float32, drawn as a diamond
 
 
 @dataclass(frozen=True)
@@ -164,8 +149,7 @@ def rows(
         *(value for row in known for value in (row.node.number, row.low, row.high, row.limit, row.own)),
     ]
     with matplotlib.style.context([_STYLE], after_reset=True):
-        figure = Figure((_WIDTH, (sum(heights) + 3) * _LINE), layout="constrained")
-        axes = _titled(figure, title)
+        figure, axes = _figure(title, (sum(heights) + 3) * _LINE)
         place = _axis(axes, "x", values, log=True)
         tips: list[Node] = []
         ticks: list[tuple[float, str]] = []
@@ -225,13 +209,14 @@ def plane(
     names = [_wrapped(line.label, 46) for line in lines] + ([_wrapped(level[0], 46)] if level is not None else [])
     legend = sum(name.count("\n") + 1.25 for name in names) * _LINE
     with matplotlib.style.context([_STYLE], after_reset=True):
-        figure = Figure((_WIDTH, 2.9 + legend), layout="constrained")
-        axes = _titled(figure, title)
+        figure, axes = _figure(title, 2.9 + legend)
         across = _axis(axes, "x", [stop.x for stop in stops], log=sizes is not None)
         up = _axis(axes, "y", heights, log=not share, share=share)
+        axes.set_xlabel("image, logarithmic in pixels" if sizes is not None else "p50, ms")
         if sizes is not None:
             _name_sizes(axes, sizes)
-        axes.set_xlabel("image, logarithmic in pixels" if sizes is not None else "p50, ms")
+        elif not share:
+            axes.invert_yaxis()  # so that a smaller error is higher
         tips: list[Node] = []
         for line in lines:
             at = [(across(stop.x), up(stop.y)) for stop in line.stops]
@@ -258,12 +243,14 @@ def _draw_frontier(axes: Axes, best: Sequence[tuple[float, float]]) -> None:
     (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     xs, ys = [best[0][0], *(x for x, _ in best), right], [bottom, *(y for _, y in best), best[-1][1]]
     axes.set_xlim(left, right)
-    axes.plot(xs, ys, drawstyle="steps-post", color=_COLOUR["soft"], lw=1.3, zorder=1, gid="frontier")
+    axes.plot(xs, ys, drawstyle="steps-post", color=_COLOUR["soft"], lw=1.3, zorder=1)
 
 
-def _titled(figure: Figure, title: str) -> Axes:
-    figure.suptitle(_wrapped(title, 46), x=0.004, ha="left")
-    return figure.add_subplot()
+def _figure(title: str, height: float) -> tuple[Figure, Axes]:
+    head = _wrapped(title, 46)
+    figure = Figure((_WIDTH, height + head.count("\n") * _LINE), layout="constrained")
+    figure.suptitle(head, x=0.004, ha="left")
+    return figure, figure.add_subplot()
 
 
 def _axis(

@@ -27,13 +27,15 @@ Form: TypeAlias = Callable[[float], str]
 
 def visible(text: str) -> str:
     """Text in which nothing hides: one line, control characters and changes of direction as escapes, not endless."""
-    if text.isprintable() and len(text) <= _LONGEST:
-        return text
-    line = re.sub(r"[ \t\r\n]+", " ", text)
+    line = text if text.isprintable() else " ".join(re.split(r"[ \t\r\n]+", text))
     left = len(line) - _LONGEST
-    if left > 0:
-        line = f"{line[:_LONGEST]}… ({left:,} characters more)"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return unhidden(f"{line[:_LONGEST]}… ({left:,} characters more)" if left > 0 else line)
+
+
+def unhidden(text: str, kept: str = "") -> str:
+    """Text with escapes in place of characters that cannot be seen, but for those that are kept."""
+    hidden = {character for character in set(text) if not character.isprintable() and character not in kept}
+    return text.translate({ord(character): character.encode("unicode_escape").decode() for character in hidden})
 
 
 def plain(value: float) -> str:
@@ -84,21 +86,13 @@ def _power(value: float) -> str:
 
 @dataclass(frozen=True)
 class Field:
-    """A value without parts.
+    """A value without parts."""
 
-    Args:
-        accepted: What it must be, in words.
-        accepts: Whether a value is that.
-        words: What it is called, as the terminal calls it.
-        form: How it is written, where it is a number.
-        needed: Whether it may not be null.
-    """
-
-    accepted: str
+    accepted: str  # what it must be
     accepts: Callable[[Any], bool]
-    words: str = ""
-    form: Form = exact
-    needed: bool = False
+    words: str = ""  # what the terminal calls it
+    form: Form = exact  # how it is written, where it is a number
+    needed: bool = False  # whether it may not be null
 
 
 @dataclass(frozen=True)

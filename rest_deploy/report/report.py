@@ -19,7 +19,7 @@ from PIL import Image
 from rest_deploy.errors import ConfigError
 from rest_deploy.preprocess.thumbnail import thumbnail
 from rest_deploy.report.charts import Line, Look, Row, Stop, plane, rows
-from rest_deploy.report.fields import BENCHMARK, SHAPES, VERIFICATION, Node, check_record, plain, visible
+from rest_deploy.report.fields import BENCHMARK, SHAPES, VERIFICATION, Node, check_record, plain, unhidden, visible
 
 _FOLDER = Path(__file__).parent
 _LARGEST = 512  # pixels of a side of a picture that is shown; those of rest-verify have 128
@@ -40,7 +40,8 @@ def render(verification: Mapping[str, Any] | None, benchmark: Mapping[str, Any] 
             check_record(record, (kind,))
 
     style = Markup((_FOLDER / "style.css").read_text(encoding="utf-8"))  # noqa: S704  # our own
-    return _template().render(r=Records(verification, benchmark), style=style).lstrip()
+    page = _template().render(r=Records(verification, benchmark), style=style)
+    return unhidden(page.lstrip(), "\n")
 
 
 @cache

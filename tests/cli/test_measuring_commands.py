@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import itertools
 import json
 import sys
@@ -167,7 +168,7 @@ def test_a_report_of_both(
     argv = [tiny_onnx, *QUICK, "--verification", verified, "--report", report, "-o", tables[1]]
     done = Outcome(bench, argv, capsys)
     assert (done.code, done.err) == (0, "")
-    page = report.read_text()
+    page = html.unescape(report.read_text())
     assert "rest-verify " in page
     assert "rest-bench " in page
     heads = [head for path in tables for head in _heads(path.read_text())]

@@ -96,6 +96,12 @@ def test_better_is_higher_and_slower_is_further_right() -> None:
         assert any(corner == pytest.approx(wanted, abs=0.02) for corner in corners)
 
 
+def test_a_smaller_error_is_higher() -> None:
+    (x1, y1), (x2, y2) = _points(plane("title", "described", [_line((1.0, 1e-3)), _line((2.0, 1e-6))]))
+    assert x1 < x2
+    assert y2 < y1
+
+
 def test_lines_rise_with_their_values() -> None:
     sizes = {float(n * n): f"{n}x{n}" for n in (100, 200, 400)}
     svg = plane("title", "described", [_line(*((x, x) for x in sizes))], sizes=sizes)
