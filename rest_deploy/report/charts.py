@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH = 5.0  # inches of 72 units each, as wide as a phone; wider screens show several charts beside each other
-_LINE = 0.19  # inches of height for a line of text
+_LINE = 0.21  # inches of height for a line of text
 _TINY = 1e-100  # on a logarithmic axis, what is not over it is drawn at the place of 0
 
 #: Colours that matplotlib is given -> the stylesheet's, which are different by day and by night.
@@ -40,12 +40,12 @@ _SHAPES = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"),
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rest-deploy",
-    "font.size": 10,
+    "font.size": 11,
     "text.parse_math": False,
     "text.color": _COLOUR["ink"],
     "axes.edgecolor": _COLOUR["grid"],
     "axes.labelcolor": _COLOUR["soft"],
-    "figure.titlesize": 10,
+    "figure.titlesize": 11,
     "figure.titleweight": "bold",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -139,7 +139,7 @@ def rows(
     """
     entries: list[tuple[str, Row | None]] = []
     for head, own in groups:
-        entries += [(_wrapped(head, 46), None)] if head else []
+        entries += [(_wrapped(head, 42), None)] if head else []
         entries += [(_wrapped(row.label, 20), row) for row in own]
     heights = [text.count("\n") + 1.4 for text, _ in entries]
     known = [row for _, row in entries if row is not None]
@@ -206,7 +206,7 @@ def plane(
     """
     stops = [stop for line in lines for stop in line.stops]
     heights = [stop.y for stop in stops] + ([level[1]] if level is not None else [])
-    names = [_wrapped(line.label, 46) for line in lines] + ([_wrapped(level[0], 46)] if level is not None else [])
+    names = [_wrapped(line.label, 42) for line in lines] + ([_wrapped(level[0], 42)] if level is not None else [])
     legend = sum(name.count("\n") + 1.25 for name in names) * _LINE
     with matplotlib.style.context([_STYLE], after_reset=True):
         figure, axes = _figure(title, 2.9 + legend)
@@ -247,7 +247,7 @@ def _draw_frontier(axes: Axes, best: Sequence[tuple[float, float]]) -> None:
 
 
 def _figure(title: str, height: float) -> tuple[Figure, Axes]:
-    head = _wrapped(title, 46)
+    head = _wrapped(title, 42)
     figure = Figure((_WIDTH, height + head.count("\n") * _LINE), layout="constrained")
     figure.suptitle(head, x=0.004, ha="left")
     return figure, figure.add_subplot()

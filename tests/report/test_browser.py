@@ -41,13 +41,9 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-def _troubled() -> dict[str, Any]:
-    return dict(zip(("verification", "benchmark"), samples.troubled(), strict=True))
-
-
 @pytest.fixture(scope="module")
 def records() -> dict[str, Any]:
-    return _troubled()
+    return dict(zip(("verification", "benchmark"), samples.troubled(), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +121,8 @@ def test_no_text_of_a_plot_leaves_it_or_meets_another(browser: Browser, report: 
 @pytest.mark.parametrize("text", ["x" * 300, "a word " * 60, "<b>\u202e", "模型" * 80])
 def test_any_names_fit(browser: Browser, tmp_path: Path, text: str) -> None:
     page = tmp_path / "report.html"
-    write_report(page, **{name: _named(record, text) for name, record in _troubled().items()})
+    checked, timed = samples.one_of_each()
+    write_report(page, verification=_named(checked, text), benchmark=_named(timed, text))
     browser.look(width=360)
     browser.open(page)
     browser.evaluate(_OPEN)

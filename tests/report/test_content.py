@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
+from PIL import Image
 
 from rest_deploy.report import report
 from rest_deploy.report.charts import Line, Row
@@ -190,6 +196,9 @@ def test_thumbnails_and_what_is_none() -> None:
     before, page = _page(samples.verification(), None), _page(checked, None)
     assert len(page.all("img")) == len(before.all("img")) - 2
     assert page.text.count("no picture") == 2
+    encoded = [own["src"].partition(";base64,")[2] for own in page.all("img")]
+    sides = {max(Image.open(io.BytesIO(base64.b64decode(one, validate=True))).size) for one in encoded}
+    assert sides == {8, 128}
 
 
 @pytest.mark.parametrize(("kind", "side"), [("PNG", 8), ("JPEG", 96), ("JPEG", 200)])
@@ -358,3 +367,25 @@ def test_lines_and_rows_carry_the_numbers_they_stand_for(drawn: list[tuple[str, 
             for stop in line.stops:
                 batch = int(line.label.rpartition(" ")[2])
                 assert stop.y == pytest.approx((stop.node.number or 0.0) / batch)
+
+
+def _contrast(one: str, other: str) -> float:
+    """Of two colours (WCAG 2.2, "contrast ratio")."""
+    lights = []
+    for colour in (one, other):
+        shares = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
+    return max(lights) / min(lights)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_colours_can_be_told_from_what_is_behind_them(theme: int) -> None:
+    assert _contrast("#000000", "#ffffff") == pytest.approx(21)
+    style = Path(report.__file__).with_name("style.css").read_text()
+    colours = dict(re.findall(r"--(\w+):(#\w{6});", style.split(":root")[theme + 1]))
+    for text, behind in product(("ink", "soft", "accent", "good", "bad", "warn"), ("page", "card", "band")):
+        assert _contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
+    for text, behind in (("good", "goodtint"), ("bad", "badtint"), ("warn", "warntint"), ("warn", "badtint")):
+        assert _contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
+    assert min(_contrast(colours[f"c{mark}"], colours["card"]) for mark in range(7)) >= 3
