@@ -110,7 +110,7 @@ class Needed:
 
 
 #: An object is a mapping of names to shapes, an array a tuple of the one shape of its values. All may be null, but for
-#: what is needed and the values of arrays.
+#: what is needed, and the objects of an array.
 Shape: TypeAlias = "Field | Each | Needed | Mapping[str, Shape] | tuple[Shape]"
 
 
@@ -148,8 +148,8 @@ _ENVIRONMENT: Mapping[str, Shape] = {
     **_named(_TEXT, gpus_note="GPUs"),
     **_numbers(count, logical_cpus="logical processors", physical_cores="cores", memory_mib="memory, MiB"),
     **_numbers(plain, cpu_quota="quota, in cores"),
-    "affinity": (replace(_NUMBER, form=count),),
-    "clocks_mhz": (replace(_NUMBER, form=count),),
+    "affinity": (replace(_NUMBER, form=count, words="bound to processors"),),
+    "clocks_mhz": (replace(_NUMBER, form=count, words="clocks, MHz"),),
     "packages": Each(_TEXT),
     "variables": Each(_TEXT),
     "gpus": (_GPU,),
@@ -208,7 +208,7 @@ _ARTIFACT: Mapping[str, Shape] = {
     "synthetic": (_SYNTHETIC,),
     "images": (_IMAGES,),
     "blocks": {**_named(_TEXT, "case", "first_past_tolerance"), "rows": Needed((_BLOCK,))},
-    "failures": (_TEXT,),
+    "failures": (_NAME,),
     "passed": _PASSED,
     "assumed": Each(_TEXT),
 }
@@ -238,7 +238,7 @@ _CONDITIONS: Mapping[str, Shape] = {
     **_numbers(percent, probe_spread="spread of a fixed product", stolen="stolen by the hypervisor"),
     **_numbers(percent, others="used by other processes"),
     **_numbers(plain, probe_drift="its last third over its first"),
-    "flags": (_TEXT,),
+    "flags": (_NAME,),
 }
 _CONTENDER: Mapping[str, Shape] = {
     **_named(_NAME, "name", "network"),
@@ -283,7 +283,7 @@ SHAPES: Mapping[str, Mapping[str, Shape]] = MappingProxyType(
             "machine": {"by": _TEXT, **_numbers(plain, "gflops"), **_numbers(count, "threads")},
             "contenders": Needed((_CONTENDER,)),
             "cases": Needed((_TIMED_CASE,)),
-            "comparison": {"with": _TEXT, "rows": Needed((_COMPARED,)), "notes": (_TEXT,)},
+            "comparison": {"with": _TEXT, "rows": Needed((_COMPARED,)), "notes": (_NAME,)},
         },
     }
 )
@@ -351,7 +351,7 @@ def _check(value: Any, shape: Shape, key: str, *, needed: bool = False) -> None:
     elif isinstance(shape, tuple):
         _require(isinstance(value, Sequence) and not isinstance(value, str), value, "an array", key)
         for number, one in enumerate(value):
-            _check(one, shape[0], f"{key}[{number}]", needed=True)
+            _check(one, shape[0], f"{key}[{number}]", needed=not isinstance(shape[0], Field))
     else:
         _require(isinstance(value, Mapping) and all(isinstance(name, str) for name in value), value, "an object", key)
         for name, one in (dict.fromkeys(value, shape.shape) if isinstance(shape, Each) else shape).items():
@@ -439,8 +439,9 @@ class Node:
 
     @property
     def words(self) -> str:
-        """What it is called."""
-        return self.shape.words if isinstance(self.shape, Field) else ""
+        """What it is called, or what each of an array is."""
+        shape = self._inner[0] if isinstance(self._inner, tuple) else self._inner
+        return shape.words if isinstance(shape, Field) else ""
 
     @property
     def shown(self) -> str:

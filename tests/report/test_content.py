@@ -237,6 +237,7 @@ def test_commands_and_machine() -> None:
     assert "rest-verify rest_small.onnx --reference rest_small.safetensors" in told
     assert "240 GFLOP/s (onnxruntime, float32), on 2 threads" in told
     assert "NVIDIA H100 80GB HBM3" in told
+    assert "bound to processors 0, 1 0, 1 clocks, MHz 2,600, 2,596" in told
     assert "2026-11-24 07:10 UTC" in told
 
 
