@@ -228,7 +228,7 @@ def test_numbers_may_all_be_null() -> None:
 
     page = read(render(*(without(record) for record in samples.one_of_each())))
     names = {key.rpartition(".")[2] for key in page.numbers}
-    assert names == {"batch", "height", "width", "images", "right", "artifact"}
+    assert names == {"batch", "height", "width", "images", "right"}
     assert page.tips == []
 
 
