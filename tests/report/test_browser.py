@@ -114,7 +114,7 @@ def test_no_text_of_a_plot_leaves_it_or_meets_another(browser: Browser, report: 
     browser.look(width=1280)
     browser.open(report)
     assert browser.evaluate(_CROWDED) == []
-    browser.evaluate("document.querySelector('svg.chart text').setAttribute('x', 350)")
+    browser.evaluate("document.querySelector('svg.chart text').setAttribute('x', 400)")
     assert len(browser.evaluate(_CROWDED)) >= 1
 
 
