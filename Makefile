@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,cpu,trt-rtx,bench,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,cpu,trt-rtx,bench,report,dev]"
 	touch $@
 
 demo: $(VENV)/.made
@@ -36,7 +36,7 @@ OLDEST_TESTS := tests/reliability/test_untrusted_onnx.py tests/reliability/test_
 	tests/export/test_onnx_exporter.py tests/export/test_passes.py tests/cli/test_commands.py
 oldest:
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[export,cpu,bench,dev]"
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[export,cpu,bench,report,dev]"
 	$(OLDEST)/bin/python -m pytest -n 2 -p no:cacheprovider $(OLDEST_TESTS) \
 		--deselect tests/export/test_passes.py::test_reductions_that_onnxsim_merges_are_not_kept \
 		--deselect "tests/preprocess/test_images.py::test_every_mode_in_files[1.tif-YCbCr]"

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "rest_deploy"
 #: From the top down; a module imports only from layers below its own, or from its own part.
 LAYERS = (
     {"cli"},
-    {"pipeline", "doctor", "reporting"},
+    {"pipeline", "doctor", "report"},
     {"verification", "benchmarking", "predictor"},
     {"export", "runtimes"},
     {"models"},
@@ -114,7 +114,18 @@ def test_what_needs_torch_says_so_without_it() -> None:
 
 
 def test_predicting_loads_nothing_heavy(tiny_onnx: Path) -> None:
-    heavy = ("torch", "onnx", "onnxscript", "onnxsim", "scipy", "psutil", "pynvml", "rest_deploy.environment")
+    heavy = (
+        "torch",
+        "onnx",
+        "onnxscript",
+        "onnxsim",
+        "scipy",
+        "psutil",
+        "pynvml",
+        "rest_deploy.environment",
+        "jinja2",
+        "matplotlib",
+    )
     code = "import sys; from rest_deploy.cli.predict import main; main(sys.argv[1:]); "
     code += f"print([m for m in {heavy} if m in sys.modules])"
     done = _python(code, str(tiny_onnx), str(IMAGES / "rocket.jpg"))

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _main(arguments: argparse.Namespace) -> int:
     from rest_deploy.benchmarking import DEFAULT_SIZE, benchmark
-    from rest_deploy.reporting import write_report
+    from rest_deploy.report import write_report
 
     check_outputs(arguments.output, arguments.report)
     verification = read_other(arguments.verification, "rest-verify", arguments.report, "--verification")
@@ -113,7 +113,7 @@ def _old(arguments: argparse.Namespace) -> dict[str, Any] | None:
     """The earlier run, found comparable before anything is measured."""
     from rest_deploy.benchmarking.regression import check_comparable
     from rest_deploy.environment import describe_environment
-    from rest_deploy.reporting import read_record
+    from rest_deploy.report import read_record
 
     if arguments.compare is None:
         return None

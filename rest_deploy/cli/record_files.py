@@ -41,12 +41,17 @@ def check_outputs(outputs: Sequence[Path], report: Path | None) -> None:
     Raises:
         ConfigError: A suffix that means nothing.
         ExportError: A folder that is not there or cannot be written to.
+        MissingPackageError: What the report is made with is not installed.
     """
     for path in outputs:
         if path.suffix.lower() not in SUFFIXES:
             raise ConfigError(f"{path}: what to write is told by the suffix; accepted: {', '.join(SUFFIXES)}")
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{report}: a report is an HTML file; accepted: .html")
+    if report is not None:
+        from rest_deploy.report import check_installed
+
+        check_installed()
     for path in (*outputs, *([report] if report is not None else [])):
         check_writable(path)
 
@@ -100,7 +105,7 @@ def read_other(path: Path | None, kind: str, report: Path | None, flag: str) -> 
         ConfigError: There is no report to go into, or it is of another kind.
         ArtifactError: It is no record.
     """
-    from rest_deploy.reporting import read_record
+    from rest_deploy.report import read_record
 
     if path is None:
         return None

@@ -79,7 +79,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    from rest_deploy.reporting import write_report
+    from rest_deploy.report import write_report
     from rest_deploy.verification import Images, Limits, WeightsChoice, verify
 
     check_outputs(arguments.output, arguments.report)

@@ -16,7 +16,7 @@ from rest_deploy.preprocess.thumbnail import thumbnail
 from rest_deploy.specs import BATCH, IMAGES, Alpha, ImageSize, Preprocessing, PreprocessingChange
 from rest_deploy.values import hold
 from rest_deploy.verification.image_answers import Answers, ImageCheck
-from rest_deploy.verification.image_figures import MOST_FLIPS, ImageFigures, accuracy_of, image_figures
+from rest_deploy.verification.image_figures import MOST_FLIPS, MOST_WRONG, ImageFigures, accuracy_of, image_figures
 from rest_deploy.verification.result import ArtifactResult, DataResult
 from rest_deploy.verification.subjects import OpenReference, Subject
 
@@ -54,7 +54,7 @@ class ImagesResult:
         data: Of the images themselves.
         figures: Artifact's name -> its figures at each size.
         errors: Artifact's name -> where it could not be run, in words.
-        thumbnails: Image's name -> a small copy of it, of those that are listed as flipped.
+        thumbnails: Image's name -> a small copy of it, of those that are listed as flipped or wrong.
     """
 
     data: DataResult
@@ -180,6 +180,7 @@ def _data_result(data: Dataset, steps: Preprocessing, check: ImageCheck) -> Data
 
 def _thumbnails(data: Dataset, figures: Mapping[str, Sequence[ImageFigures]], alpha: Alpha) -> dict[str, str]:
     """Small copies of the images that will be listed."""
-    wanted = {flip.image for own in figures.values() for images in own for flip in images.flips[:MOST_FLIPS]}
+    shown = [images for own in figures.values() for images in own]
+    wanted = {one.image for own in shown for one in (*own.flips[:MOST_FLIPS], *own.wrong[:MOST_WRONG])}
     named = ((data.name(path), path) for path in data.images)
     return {name: thumbnail(load_image(path, alpha)) for name, path in named if name in wanted}

@@ -9,10 +9,12 @@ from typing import Any
 from rest_deploy.specs import Precision
 from rest_deploy.verification.blocks import BlockComparison
 from rest_deploy.verification.comparison import TOLERANCES, Comparison, Tolerance, past
-from rest_deploy.verification.image_figures import MOST_FLIPS, Accuracy, ImageFigures
+from rest_deploy.verification.image_figures import MOST_FLIPS, MOST_WRONG, Accuracy, ImageFigures
 from rest_deploy.verification.limits import Limits
 
 KIND, SCHEMA = "rest-verify", 1
+#: What a record says of accuracy where classes are not known.
+NO_ACCURACY: Mapping[str, Any] = {"top1_accuracy": None, "top5_accuracy": None, "by_class": [], "confused": []}
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,7 @@ class DataResult:
             "skipped": [{"image": name, "error": why} for name, why in self.skipped],
             "left_out": list(self.left_out),
             "reference": [
-                {
-                    "size": size,
-                    "top1_accuracy": accuracy.top1 if accuracy is not None else None,
-                    "top5_accuracy": accuracy.top5 if accuracy is not None else None,
-                }
+                {"size": size, **(accuracy.to_dict(str) if accuracy is not None else NO_ACCURACY)}
                 for size, accuracy in self.reference.items()
             ],
         }
@@ -145,16 +143,17 @@ class ArtifactResult:
 
     def _image_dict(self, images: ImageFigures) -> dict[str, Any]:
         figures, accuracy = asdict(images.figures), images.accuracy
-        flips = images.flips[:MOST_FLIPS]
+        flips, wrong = images.flips[:MOST_FLIPS], images.wrong[:MOST_WRONG]
         return {
             "size": _key(images),
             **figures,
             "reference_error": images.reference_error,
             "limit": images.limit(self._on_images()[0]),
-            "top1_accuracy": accuracy.top1 if accuracy is not None else None,
-            "top5_accuracy": accuracy.top5 if accuracy is not None else None,
+            **(accuracy.to_dict(self.name_of) if accuracy is not None else NO_ACCURACY),
             "flips": len(images.flips),
             "worst_flips": [flip.to_dict(self.name_of, self.thumbnails.get(flip.image)) for flip in flips],
+            "wrong": len(images.wrong) if accuracy is not None else None,
+            "worst_wrong": [one.to_dict(self.name_of, self.thumbnails.get(one.image)) for one in wrong],
             "worst_errors": [worst.to_dict(self.name_of) for worst in images.worst],
         }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import html
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -144,16 +146,34 @@ def test_ctrl_c_prints_and_writes_what_there_is(
     assert len(record["cases"]) == 1
 
 
+def _heads(markdown: str) -> list[str]:
+    """Heads of the columns of tables that have any value."""
+    found, lines = [], [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown.splitlines()]
+    for at, line in enumerate(lines):
+        if line and set("".join(line)) <= set("-:"):
+            rows = list(itertools.takewhile(bool, lines[at + 1 :]))
+            found += [
+                head for column, head in enumerate(lines[at - 1]) if head and {row[column] for row in rows} - {"-"}
+            ]
+    return found
+
+
 def test_a_report_of_both(
-    tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_onnx: Path, tiny_checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verified, report = tmp_path / "v.json", tmp_path / "r.html"
-    Outcome(verify, [tiny_onnx, "--reference", tiny_checkpoint, "--sizes", "16", "-o", verified], capsys)
-    done = Outcome(bench, [tiny_onnx, *QUICK, "--verification", verified, "--report", report], capsys)
+    """In the words that the commands print."""
+    verified, report, tables = tmp_path / "v.json", tmp_path / "r.html", [tmp_path / "v.md", tmp_path / "b.md"]
+    flags = ["--sizes", "16", "--data", folder, "--per-block", "-o", verified, "-o", tables[0]]
+    Outcome(verify, [tiny_onnx, "--reference", tiny_checkpoint, *flags], capsys)
+    argv = [tiny_onnx, *QUICK, "--verification", verified, "--report", report, "-o", tables[1]]
+    done = Outcome(bench, argv, capsys)
     assert (done.code, done.err) == (0, "")
-    page = report.read_text()
+    page = html.unescape(report.read_text())
     assert "rest-verify " in page
     assert "rest-bench " in page
+    heads = [head for path in tables for head in _heads(path.read_text())]
+    assert len(heads) > 25
+    assert [head for head in heads if f">{head}</th>" not in page and f">{head}</span></caption>" not in page] == []
     benched = tmp_path / "b.json"
     Outcome(bench, [tiny_onnx, *QUICK, "-o", benched], capsys)
     argv = [tiny_onnx, "--reference", tiny_checkpoint, "--sizes", "16", "--benchmark", benched, "--report", report]

@@ -38,7 +38,7 @@ Write = Callable[[Path, int], None]
 
 def _records(folder: Path, version: int) -> None:
     from rest_deploy.cli.record_files import write_outputs
-    from tests.reporting.samples import verification
+    from tests.report.samples import verification
 
     names = [folder / f"v.{suffix}" for suffix in ("json", "csv", "md")]
     rows = [{"what": f"{version}{number}", "error": number} for number in range(200)]
@@ -47,8 +47,8 @@ def _records(folder: Path, version: int) -> None:
 
 
 def _report(folder: Path, version: int) -> None:
-    from rest_deploy.reporting import write_report
-    from tests.reporting.samples import benchmark, verification
+    from rest_deploy.report import write_report
+    from tests.report.samples import benchmark, verification
 
     write_report(folder / "r.html", verification=verification(), benchmark=benchmark() if version else None)
 
@@ -261,7 +261,7 @@ def try_writer(write: Write, folder: Path, most: int) -> dict[str, Any]:
 
 def main(folder: Path, most: int, faults: list[str], names: list[str]) -> None:
     """Try each writer with each of the faults."""
-    for module in ("reporting.report", "pipeline.making", "pipeline.sensitivity_table", "models.checkpoint",
+    for module in ("report", "pipeline.making", "pipeline.sensitivity_table", "models.checkpoint",
                    "cli.record_files", "export.engine.timing_cache", "runtimes.engine_loading"):  # fmt: skip
         importlib.import_module(f"rest_deploy.{module}")  # so that a fault is planted in all of them
     if {"a checkpoint", "an ONNX file"} & set(names):

@@ -97,7 +97,7 @@ WRITING = {
     "models/checkpoint": "a checkpoint",
     "pipeline/narrowed_file": "an ONNX file",
     "pipeline/sensitivity_table": "tables of sensitivity and their plots",
-    "reporting/report": "a report",
+    "report/__init__": "a report",
     "runtimes/engine_loading": "caches of TensorRT",
 }
 #: A call that writes into a file by its path; ``path.open`` and ``open`` by their mode.

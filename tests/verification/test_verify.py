@@ -24,10 +24,12 @@ from rest_deploy.models.factory import create_model
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.transform import transform
+from rest_deploy.report.fields import check_record
 from rest_deploy.runtimes.ort import OnnxRuntime
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import Alpha, ImageSize, Precision, Preprocessing, PreprocessingChange
 from rest_deploy.verification import Case, Images, Limits, Verification, image_answers, synthetic_images
+from rest_deploy.verification.image_figures import accuracy_of
 from tests.conftest import IMAGES, TINY, lively
 
 SIZE = ImageSize(33, 40)
@@ -252,6 +254,28 @@ def test_accuracy_where_folders_are_classes(
     assert wrong is not None
     assert honest.top1 == 1.0
     assert wrong.top1 == pytest.approx(1 - flipped / 40)
+    sizes = {own.name: len(list(own.iterdir())) for own in folder.iterdir()}
+    of = ["abcdefg".index(name) for name in sorted(sizes)]
+    assert honest.by_class == tuple((label, sizes["abcdefg"[label]], sizes["abcdefg"[label]]) for label in of)
+    assert honest.confused == ()
+    assert {(label, right) for label, _, right in wrong.by_class} == {
+        (label, 0 if label < 2 else sizes["abcdefg"[label]]) for label in of
+    }
+    missed = [(label, 1 - label, sizes["ab"[label]]) for label in of if label < 2]
+    assert wrong.confused == tuple(sorted(missed, key=lambda own: -own[2]))
+    assert found.artifacts[0].images[0].wrong == ()
+    assert found.artifacts[1].images[0].wrong == found.artifacts[1].images[0].flips
+
+
+def test_logits_that_are_no_numbers_are_wrong_in_every_count() -> None:
+    logits = np.eye(3)[[0, 1, 1, 2]]
+    logits[0, 1] = np.nan
+    assert accuracy_of(logits, [0, None, 1, 2]) is None
+    accuracy = accuracy_of(logits, [0, 0, 1, 2])
+    assert accuracy is not None
+    assert accuracy.top1 == 0.5
+    assert accuracy.by_class == ((0, 2, 0), (1, 1, 1), (2, 1, 1))
+    assert accuracy.confused == ((0, 1, 1),)
 
 
 def test_a_loss_of_accuracy_past_what_is_allowed(folder: Path, swapped: Path, tiny_checkpoint: Path) -> None:
@@ -387,6 +411,11 @@ def test_a_record_is_plain_and_whole(folder: Path, swapped: Path, tiny_checkpoin
     assert {flip["reference_name"], flip["artifact_name"]} == {"a", "b"}
     assert flip["label_name"] == flip["reference_name"]
     assert len(images["worst_errors"]) == 8
+    assert images["wrong"] == len(images["worst_wrong"]) == images["flips"]
+    assert images["worst_wrong"][0]["thumbnail"] == flip["thumbnail"]
+    assert sum(row["images"] for row in images["by_class"]) == images["images"]
+    assert {(row["label"], row["artifact_name"]) for row in images["confused"]} <= {(0, "b"), (1, "a")}
+    check_record(record)
     assert artifact["synthetic"][0]["passed"] is False
     assert artifact["blocks"]["first_past_tolerance"] == "head"
 

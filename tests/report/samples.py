@@ -71,32 +71,59 @@ def _synthetic(batch: int, height: int, width: int, precision: str, draw: random
     }  # fmt: skip
 
 
-def _flip(number: int, *, labelled: bool, picture_of: str | None) -> Record:
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+RIGHT = 36  # images of a class, all of them answered rightly but for those of ``confused``
+
+
+def _picture(number: int, *, labelled: bool, picture_of: str | None, wrong: bool = False) -> Record:
     reference, artifact = number % 10, (number * 3 + 1) % 10
-    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    label = [reference, artifact, (number + 5) % 10][number % 3] if labelled else None
+    label = (
+        [reference, (number + 5) % 10][number % 2] if wrong else [reference, artifact, (number + 5) % 10][number % 3]
+    )
     return {
-        "image": f"{names[reference]}/digit_{number:04d}.png", "label": label,
-        "label_name": names[label] if label is not None else None,
-        "reference": reference, "reference_name": names[reference], "artifact": artifact,
-        "artifact_name": names[artifact], "margin": 1.9 / (number + 1), "error": 0.21 + number / 100,
+        "image": f"{CLASSES[reference]}/digit_{number:04d}.png", "label": label if labelled else None,
+        "label_name": CLASSES[label] if labelled else None,
+        "reference": reference, "reference_name": CLASSES[reference], "artifact": artifact,
+        "artifact_name": CLASSES[artifact], "margin": 1.9 / (number + 1), "error": 0.21 + number / 100,
         "thumbnail": picture_of,
+    }  # fmt: skip
+
+
+def _classes(wrong: int, *, labelled: bool) -> Record:
+    """Of class 3, so many images are answered as 8, and twice as many of 4 as 9."""
+    if not labelled:
+        return {"by_class": [], "confused": []}
+    missed = {3: wrong, 4: 2 * wrong}
+    return {
+        "by_class": [
+            {"label": n, "label_name": name, "images": RIGHT, "right": RIGHT - missed.get(n, 0)}
+            for n, name in enumerate(CLASSES)
+        ],
+        "confused": [
+            {"label": label, "artifact": label + 5, "artifact_name": CLASSES[label + 5], "images": missed[label]}
+            for label in (4, 3)
+        ] if wrong else [],
     }  # fmt: skip
 
 
 def _images(size: str | None, precision: str, flips: int, *, labelled: bool) -> Record:
     error = _ERRORS[precision] * 1.7
-    worst = [
-        _flip(n, labelled=labelled, picture_of=picture(n, 8 if n % 2 else 128, "JPEG")) for n in range(min(flips, 24))
-    ]
+    worst, wrong = (
+        [
+            _picture(n, labelled=labelled, picture_of=picture(n, 8 if n % 2 else 128, "JPEG"), wrong=own)
+            for n in range(12 * own, 12 * own + min(flips, 24))
+        ]
+        for own in (False, True)
+    )
     return {
         "size": size, "images": 360, "max_error": error, "mean_error": error / 5, "rms_error": error / 4,
         "reference_error": 1.3e-6, "logit_std": 3.1, "cosine": 1 - error**2 / 4, "kl_divergence": error**2 / 5,
         "limit": 0.6, "max_kl_divergence": error**2,
         "top1_agreement": 1 - flips / 360, "top5_agreement": 1 - flips / 900,
         "top1_accuracy": 0.9917 - flips / 500 if labelled else None, "top5_accuracy": 1.0 if labelled else None,
-        "flips": flips, "worst_flips": worst,
-        "worst_errors": [_flip(n, labelled=labelled, picture_of=None) for n in range(3)],
+        "flips": flips, "worst_flips": worst, "wrong": flips + 3 if labelled else None,
+        "worst_wrong": wrong if labelled else [], **_classes(flips // 4, labelled=labelled),
+        "worst_errors": [_picture(n, labelled=labelled, picture_of=None) for n in range(3)],
     }  # fmt: skip
 
 
@@ -143,7 +170,10 @@ def verification(*, network: str = "rest_small", labelled: bool = True, images: 
     artifacts = [artifact(network, suffix, labelled=labelled, images=images) for suffix in list(ENTRANTS)[:4]]
     reference = f"{network}.safetensors"
     accuracy = [
-        {"size": size, "top1_accuracy": 0.9917 if labelled else None, "top5_accuracy": 1.0 if labelled else None}
+        {
+            **{"size": size, "top1_accuracy": 0.9917 if labelled else None, "top5_accuracy": 1.0 if labelled else None},
+            **_classes(1, labelled=labelled),
+        }
         for size in (None, "384x384")
     ]
     data = {
@@ -272,7 +302,7 @@ def one_of_each() -> tuple[Record, Record]:
     checked, timed = verification(), benchmark()
     only = checked["artifacts"][2]
     only["images"] = only["images"][:1]
-    only["images"][0] |= {name: only["images"][0][name][:1] for name in ("worst_flips", "worst_errors")}
+    only["images"][0] |= {name: only["images"][0][name][:1] for name in ("worst_flips", "worst_wrong", "worst_errors")}
     only |= {"synthetic": only["synthetic"][2:4], "blocks": only["blocks"] | {"rows": only["blocks"]["rows"][-2:]}}
     timed["contenders"] = [timed["contenders"][number] for number in (0, 3)]
     timed["cases"] = timed["cases"][2:4]

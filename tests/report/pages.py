@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 from typing import Any
 
 _VOID = {"meta", "br", "img"}
-_APART = {"td", "th", "tr", "li", "p", "dt", "dd", "div", "h1", "h2", "h3", "title", "text", "pre", "summary"}
+_APART = {"td", "th", "tr", "li", "p", "dt", "dd", "div", "h1", "h2", "h3", "title", "desc", "text", "pre", "summary"}
 _STEP = re.compile(r'\.(\w+)|\[(\d+)\]|\[("(?:[^"\\]|\\.)*")\]')
+_TIP = re.compile(r"((?:verification|benchmark)[.\[].*) = (\S+)")
 
 
 @dataclass
@@ -19,6 +20,7 @@ class Page(HTMLParser):
 
     elements: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    tips: list[str] = field(default_factory=list)  # of the points of charts
     open: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -38,13 +40,26 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> closes another element"
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] == "title" and _TIP.fullmatch(data):
+            self.tips.append(data)
+        elif self.open and self.open[-1] != "style":
             self.texts.append(data)
 
     @property
     def text(self) -> str:
-        """All text."""
-        return "".join(self.texts)
+        """All text, but for the numbers that points of charts stand for."""
+        return " ".join("".join(self.texts).replace("\xa0", " ").split())
+
+    @property
+    def numbers(self) -> dict[str, str]:
+        """Path in the record -> exact value, of each number of the page."""
+        told = [(own["title"], own["value"]) for own in self.all("data")]
+        found = {}
+        for tip, value in [*told, *((tip, "") for tip in self.tips)]:
+            key, exact = _TIP.fullmatch(tip).groups()  # type: ignore[union-attr]  # or the test fails
+            assert value in ("", exact)
+            assert found.setdefault(key, exact) == exact
+        return found
 
     def all(self, tag: str, **wanted: str) -> list[dict[str, str]]:
         """Attributes of the elements of a tag that have the ones wanted."""
@@ -73,7 +88,4 @@ def at(records: dict[str, Any], key: str) -> Any:
 
 def wrong_numbers(html: str, records: dict[str, Any]) -> list[str]:
     """Paths of numbers of the page that are not what the records have there."""
-    page = read(html)
-    told = [(own["data-key"], own["value"]) for own in page.all("data")]
-    told += [(own["data-key"], own["data-value"]) for own in page.all("g") if "data-key" in own]
-    return [key for key, value in told if json.loads(value) != at(records, key)]
+    return [key for key, value in read(html).numbers.items() if json.loads(value) != at(records, key)]

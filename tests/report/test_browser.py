@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from rest_deploy.reporting import write_report
-from tests.reporting import samples
-from tests.reporting.browser import NAMES, Browser, started
-from tests.reporting.pages import at
+from rest_deploy.report import write_report
+from tests.report import samples
+from tests.report.browser import NAMES, Browser, started
+from tests.report.pages import at
 
 _POLICY = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
 _OPEN = "document.querySelectorAll('details').forEach(one => one.open = true)"
@@ -22,7 +22,7 @@ _OUTSIDE = """[...document.body.querySelectorAll('*')]
   .filter(one => one.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5)
   .map(one => one.outerHTML.slice(0, 90))"""
 #: Texts of plots that leave their plot, or that meet another text of it.
-_CROWDED = """[...document.querySelectorAll('svg.plot')].flatMap(plot => {
+_CROWDED = """[...document.querySelectorAll('svg.chart')].flatMap(plot => {
   const edge = plot.getBoundingClientRect();
   const boxes = [...plot.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
   const out = boxes.filter(([, box]) => box.left < edge.left || box.right > edge.right || box.bottom > edge.bottom);
@@ -43,13 +43,9 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-def _troubled() -> dict[str, Any]:
-    return dict(zip(("verification", "benchmark"), samples.troubled(), strict=True))
-
-
 @pytest.fixture(scope="module")
 def records() -> dict[str, Any]:
-    return _troubled()
+    return dict(zip(("verification", "benchmark"), samples.troubled(), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +81,11 @@ def test_a_broken_page_is_complained_of(browser: Browser, tmp_path: Path, broken
 
 def test_the_page_as_built_holds_every_number(browser: Browser, report: Path, records: dict[str, Any]) -> None:
     browser.open(report)
-    script = "[...document.querySelectorAll('data')].map(one => [one.dataset.key, one.value, one.textContent])"
+    script = "[...document.querySelectorAll('data')].map(one => [one.title, one.value, one.textContent])"
     told = browser.evaluate(script)
     assert len(told) > 1000
-    assert [key for key, value, _ in told if json.loads(value) != at(records, key)] == []
-    assert all(text for _, _, text in told)
+    assert all(text and tip.endswith(f" = {value}") for tip, value, text in told)
+    assert [tip for tip, value, _ in told if json.loads(value) != at(records, tip.partition(" = ")[0])] == []
 
 
 def test_pictures_are_drawn(browser: Browser, report: Path) -> None:
@@ -120,14 +116,15 @@ def test_no_text_of_a_plot_leaves_it_or_meets_another(browser: Browser, report: 
     browser.look(width=1280)
     browser.open(report)
     assert browser.evaluate(_CROWDED) == []
-    browser.evaluate("document.querySelector('svg.plot text').setAttribute('x', 350)")
+    browser.evaluate("document.querySelector('svg.chart text').setAttribute('x', 400)")
     assert len(browser.evaluate(_CROWDED)) >= 1
 
 
 @pytest.mark.parametrize("text", ["x" * 300, "a word " * 60, "<b>\u202e", "模型" * 80])
 def test_any_names_fit(browser: Browser, tmp_path: Path, text: str) -> None:
     page = tmp_path / "report.html"
-    write_report(page, **{name: _named(record, text) for name, record in _troubled().items()})
+    checked, timed = samples.one_of_each()
+    write_report(page, verification=_named(checked, text), benchmark=_named(timed, text))
     browser.look(width=360)
     browser.open(page)
     browser.evaluate(_OPEN)
@@ -154,7 +151,7 @@ def _named(record: dict[str, Any], text: str) -> dict[str, Any]:
 def test_text_of_plots_can_be_read_on_a_phone(browser: Browser, report: Path) -> None:
     browser.look(width=360)
     browser.open(report)
-    scales = browser.evaluate("[...document.querySelectorAll('svg.plot')].map(one => one.getScreenCTM().a * 11)")
+    scales = browser.evaluate("[...document.querySelectorAll('svg.chart')].map(one => one.getScreenCTM().a * 11)")
     assert min(scales) > 9
 
 
