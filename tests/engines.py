@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rest_deploy.artifact.manifest import write_manifest
 from rest_deploy.export.engine.config import EngineConfig
-from rest_deploy.export.engine.exporter import export
-from rest_deploy.export.engine.site import choose_site
+from rest_deploy.export.formats import FormatRequest, get_format
 from rest_deploy.runtimes.ort import OnnxRuntime, read_info
 from rest_deploy.specs import Precision
 from tests.standins.cuda import FakeCuda, FakeDevice
@@ -43,11 +41,9 @@ class Machine:
     def build(self, onnx: Path, folder: Path, config: EngineConfig | None = None) -> Path:
         """An engine with its manifest; it computes what ONNX Runtime computes with the file."""
         config = config or EngineConfig(use_timing_cache=False)
-        path = folder / f"{onnx.stem}.engine"
-        site = choose_site(self.format, config, Precision.FP32)
         command = ("--checkpoint", "tiny.safetensors")
-        info, _ = export(onnx, read_info(onnx), path, site=site, config=config, command=command)
-        write_manifest(path.with_name(f"{path.name}.json"), info)
+        request = FormatRequest(self.format, Precision.FP32, config, verify=False, command=command)
+        path = get_format(self.format).check(request).make(onnx, read_info(onnx), folder).path
         reference = OnnxRuntime(onnx)
         self.trt.network = reference.run
         self.forget()

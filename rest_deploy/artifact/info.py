@@ -27,7 +27,6 @@ from rest_deploy.values import (
     ABSENT,
     Is,
     Many,
-    OneOf,
     Real,
     Scalar,
     Sha256,
@@ -164,7 +163,7 @@ class ArtifactInfo:
         ArtifactError: The shapes are not those of a classifier, or labels and classes differ in number.
     """
 
-    format: Annotated[str, OneOf("onnx", "pytorch", "trt", "trt-rtx")]
+    format: Annotated[str, Text(50, "[a-z][a-z0-9-]*", "the name of a format, such as onnx")]
     precision: Precision
     model: Annotated[str, Text(1000)]
     config: Mapping[str, Scalar | Annotated[list[Scalar], Many(0, 100)]]

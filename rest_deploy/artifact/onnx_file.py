@@ -134,17 +134,25 @@ def read_checked(path: str | Path) -> OnnxFile:
     return file
 
 
-def write_record(path: str | Path, info: ArtifactInfo) -> None:
+def write_record(path: str | Path, info: ArtifactInfo, *, graph: str | Path | None = None) -> None:
     """Write a record behind the graph of an ONNX file, in place of one that is there, and seal the file.
+
+    Args:
+        path: File to write.
+        info: The record.
+        graph: File whose graph it is; None for ``path`` itself.
 
     Raises:
         ArtifactError: The file cannot be read, or has other metadata than a record.
         OSError: It cannot be written.
     """
-    content = Path(path).read_bytes()
-    metadata = _metadata(_model_of(content, path))
+    source = path if graph is None else graph
+    content = Path(source).read_bytes()
+    metadata = _metadata(_model_of(content, source))
     if [key for key, _ in metadata] not in ([], [METADATA_KEY, SEAL_KEY]):
-        raise ArtifactError(f"{path}: it has metadata already: {', '.join(str(key) for key, _ in metadata)}; remove it")
+        raise ArtifactError(
+            f"{source}: it has metadata already: {', '.join(str(key) for key, _ in metadata)}; remove it"
+        )
     size = sum(len(_entry(key, value)) for key, value in metadata)
     Path(path).write_bytes(sealed(content[: len(content) - size], info.to_json()))
 

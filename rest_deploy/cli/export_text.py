@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rest_deploy.artifact.info import ASSUMABLE
 from rest_deploy.cli.engine_text import engine_rows, layer_table, way_to_its_gpu
@@ -12,13 +11,11 @@ from rest_deploy.cli.precision_text import precision_rows
 from rest_deploy.cli.tables import Table
 from rest_deploy.cli.terminal import clean
 from rest_deploy.cli.verification_text import assumed, figures, record_rows
-from rest_deploy.export.engine.memory import estimate_activation_bytes
+from rest_deploy.export.formats import SOURCE
+from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.machine import describe_cpu
-from rest_deploy.pipeline import ExportRequest, ExportResult, Job
+from rest_deploy.pipeline import ExportResult, Job, Prepared
 from rest_deploy.specs import Int8Target, Precision
-
-if TYPE_CHECKING:
-    from rest_deploy.models.factory import LoadedModel
 
 _MIB = 2**20
 
@@ -29,9 +26,14 @@ def plan_text(plans: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(["would make:", *lines])
 
 
-def plan(request: ExportRequest, loaded: LoadedModel, job: Job) -> dict[str, str]:
-    """One artifact that a request would make, in words."""
-    info, onnx = job.info, request.configs["onnx"]
+def plans_of(prepared: Prepared) -> list[dict[str, str]]:
+    """The artifacts that a request would make, each in words."""
+    return [_plan(prepared, job) for job in prepared.jobs]
+
+
+def _plan(prepared: Prepared, job: Job) -> dict[str, str]:
+    request, info = prepared.request, prepared.info
+    onnx: OnnxConfig = request.configs[SOURCE]
     rows: dict[str, object] = {
         "model": info.model,
         "weights": info.weights,
@@ -43,30 +45,22 @@ def plan(request: ExportRequest, loaded: LoadedModel, job: Job) -> dict[str, str
         "classes": info.num_classes,
         "simplify": "yes" if onnx.simplify else "no",
         "verify": "yes" if request.verify else "no",
+        "precision": _precision(prepared),
+        **job.exporter.plan(info),
     }
-    if request.precision is not Precision.FP32:
-        rows["precision"] = _narrowing(request, job)
-    if job.site is not None:
-        profiles = request.configs[job.format].resolve_profiles(info.image_size)
-        estimates = [estimate_activation_bytes(loaded.model.config, p.max, request.precision) for p in profiles]
-        rows |= {
-            "input": f"{info.input.shape[1]} channels, sizes as in the profiles",
-            "library": f"{job.site.library} ({job.site.why})",
-            "target": ", ".join(job.site.targets) + (f" ({job.site.gpu.name})" if job.site.gpu else ""),
-            "profiles": ", ".join(str(profile) for profile in profiles) + " (batch x height x width, min:opt:max)",
-            "memory": f"about {max(estimates) / _MIB:.0f} MiB for activations at the largest size (estimated)",
-        }
     return {name: str(value) for name, value in rows.items() if value}
 
 
-def _narrowing(request: ExportRequest, job: Job) -> str:
+def _precision(prepared: Prepared) -> str:
+    request, sample = prepared.request, prepared.sample
+    if request.precision is Precision.FP32:
+        return ""
     words = [request.precision.value]
-    if request.precision is Precision.INT8:
-        words.append(f"for {request.narrowing.target_for(request.makes_engine).value}")
-    if job.sample is not None:
-        calibration, judged = len(job.sample.calibration), len(job.sample.judged)
-        ranges = f"{calibration} to take ranges from, " if calibration else ""
-        words.append(f"images of {job.sample.folder}: {ranges}{judged} to judge by")
+    if request.int8_target is not None:
+        words.append(f"for {request.int8_target.value}")
+    if sample is not None:
+        ranges = f"{len(sample.calibration)} to take ranges from, " if sample.calibration else ""
+        words.append(f"images of {sample.folder}: {ranges}{len(sample.judged)} to judge by")
     return ", ".join(words)
 
 

@@ -38,11 +38,11 @@ from rest_deploy.doctor.records import (
 )
 from rest_deploy.environment import describe_environment
 from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError, RestDeployError, install
+from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig
-from rest_deploy.export.engine.site import choose_site
 from rest_deploy.export.formats import FORMATS
 from rest_deploy.nvidia import LIBRARIES, Gpu, TensorRTLog, is_installed, load_library
-from rest_deploy.specs import Precision
+from rest_deploy.specs import Int8Target, Precision
 
 if TYPE_CHECKING:
     from rest_deploy.runtimes.registry import RuntimeRow
@@ -182,18 +182,17 @@ def _registry_modules() -> tuple[str, ...]:
 
 
 def _kinds() -> Iterator[Kind]:
-    """Formats, those that are not built from another one in each precision; then what is only run."""
-    from rest_deploy.runtimes.registry import RUNTIMES
+    """Formats, those that no TensorRT builds in each precision; then what is only run."""
+    from rest_deploy.runtimes.registry import RUNTIMES, RuntimeRow
 
     for name, row in FORMATS.items():
-        runtime = RUNTIMES[row.suffix]
-        if row.source is not None:
-            maker = LIBRARIES[name].title if name in LIBRARIES else name
-            yield Kind(name, f"{row.suffix} by {maker}", name, None, runtime)
+        runtime = RUNTIMES.get(row.suffix, RuntimeRow("", "", "", "", ()))
+        if name in LIBRARIES:
+            yield Kind(name, f"{row.suffix} by {LIBRARIES[name].title}", name, None, runtime)
             continue
         for precision in row.precisions:
             key = name if precision is Precision.FP32 else f"{name}-{precision.value}"
-            use = " for CPUs" if precision is Precision.INT8 else ""
+            use = " for CPUs" if precision is Precision.INT8 and Int8Target.CPU in row.int8_targets else ""
             yield Kind(key, f"{row.suffix} in {precision.value}{use}", name, precision, runtime)
     exported = {row.suffix for row in FORMATS.values()}
     others: dict[RuntimeRow, list[str]] = {}
@@ -227,7 +226,7 @@ def _export(name: str, findings: Findings) -> Ability:
     steps += [package.note for package in packages.values() if package.state in {State.OLD, State.BROKEN}]
     if ONNXRUNTIME in packages and packages[ONNXRUNTIME].state is State.WORKS:
         steps.append(findings.providers[CPU].problem)  # what is exported is run there
-    if row.source is None:
+    if name not in LIBRARIES:
         return Ability.unless(*steps)
     reasons, note = _build(name, findings)
     return Ability.unless(*steps, *reasons, note=note)
@@ -235,12 +234,12 @@ def _export(name: str, findings: Findings) -> Ability:
 
 def _build(name: str, findings: Findings) -> tuple[list[str], str]:
     """Why a library builds no engine here, and what builds one in its place."""
-    site = attempt(choose_site, name, EngineConfig(), Precision.FP32)
+    choice = attempt(choose_library, name, EngineConfig(), Precision.FP32)
     problem = _library_problem(name, findings) if name in LIBRARIES else ""
-    steps = [findings.no_gpu if name != _WITHOUT_GPU else "", problem] if problem else [site.problem]
-    if site.value is None or site.value.library.name == name:
+    steps = [findings.no_gpu if name != _WITHOUT_GPU else "", problem] if problem else [choice.problem]
+    if choice.value is None or choice.value.library.name == name:
         return steps, ""
-    return steps if problem else [site.value.why], f"--format {name} builds with {site.value.library} here"
+    return steps if problem else [choice.value.why], f"--format {name} builds with {choice.value.library} here"
 
 
 # Whether it can be run, by device.
@@ -300,7 +299,7 @@ def _refusal(name: str, gpu: Gpu, precision: Precision) -> str:
     """Why there are no engines of TensorRT-RTX for a GPU; TensorRT cannot be asked."""
     if name != _WITHOUT_GPU:
         return ""
-    return attempt(choose_site, name, EngineConfig(targets=(str(gpu.compute_capability),)), precision).problem
+    return attempt(choose_library, name, EngineConfig(targets=(str(gpu.compute_capability),)), precision).problem
 
 
 def _start_runtime(name: str) -> None:
@@ -324,6 +323,11 @@ def _run_pytorch(kind: Kind, findings: Findings) -> dict[str, Ability]:
     on_cpu = _loading_problem(kind, findings)
     on_gpu = on_cpu or attempt(add).problem.removeprefix("device cuda:0: ")
     return {CPU: Ability.unless(on_cpu), CUDA: Ability.unless(findings.no_gpu, on_gpu)}
+
+
+def _run_nothing(kind: Kind, findings: Findings) -> dict[str, Ability]:
+    why = Ability.never(f"rest_deploy has no runtime that opens files of format {kind.format}")
+    return {CPU: why, CUDA: why}
 
 
 def _run_any(kind: Kind, findings: Findings) -> dict[str, Ability]:
@@ -358,5 +362,5 @@ def _load_runtime(kind: Kind) -> Any:
 
 #: Package of a runtime -> whether what it opens can be run.
 _RUNTIMES: Mapping[str, Callable[[Kind, Findings], dict[str, Ability]]] = MappingProxyType(
-    {ONNXRUNTIME: _run_onnx, "tensorrt": _run_engine, "torch": _run_pytorch}
+    {ONNXRUNTIME: _run_onnx, "tensorrt": _run_engine, "torch": _run_pytorch, "": _run_nothing}
 )

@@ -1,16 +1,132 @@
-"""The formats that can be exported: rows of suffix, what they are made from, their config, and what they can make."""
+"""The formats that can be exported: one row each, and what an exporter is.
+
+An exporter is a module that holds ``check(request) -> Exporter``. Nothing else of the package names a format.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
+from rest_deploy.artifact.files import replacing
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ConfigError
-from rest_deploy.export.precision.config import PrecisionConfig
-from rest_deploy.specs import Precision
+from rest_deploy.specs import ImageSize, Int8Target, Precision
+
+#: Called with the share of a step that is done, 0 to 1, and its name.
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class FormatRequest:
+    """One file that is asked for.
+
+    Args:
+        format: Its format.
+        precision: Number format.
+        config: An instance of the row's config class.
+        verify: Whether it is checked against the PyTorch model.
+        command: Arguments of rest-export that ask for it, without format, target and output; None where none can.
+        report: Called as a long step goes on.
+    """
+
+    format: str
+    precision: Precision
+    config: Any
+    verify: bool = True
+    command: tuple[str, ...] | None = ()
+    report: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file that an exporter made: its path in a work folder, its record, and what the user should know."""
+
+    path: Path
+    info: ArtifactInfo
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Where a made file can be run on this machine.
+
+    Args:
+        device: Such as ``"cpu"`` or ``"cuda:0"``; None where it cannot be run.
+        why_not: Why it cannot.
+        profiles: Input sizes that it takes; empty for all.
+        size: Batch and size that its speed is measured at.
+    """
+
+    device: str | None
+    why_not: str = ""
+    profiles: tuple[Profile, ...] = ()
+    size: InputSize = InputSize(1, ImageSize(224, 224))
+
+
+@dataclass(frozen=True)
+class Exporter(ABC):
+    """Makes the file of one request. A format writes :meth:`make`, and of the rest what differs from here."""
+
+    request: FormatRequest
+
+    #: Name of the step that :meth:`make` is; empty where it takes no time to speak of.
+    step: ClassVar[str] = "make"
+
+    def check(self, info: ArtifactInfo) -> None:  # noqa: B027  # most formats refuse nothing here
+        """Refuse, before the work, what cannot be made of a network.
+
+        Args:
+            info: Record of the ONNX file that will be made of it.
+
+        Raises:
+            ConfigError: Says what to change.
+        """
+
+    def files(self, output: Path) -> tuple[Path, ...]:
+        """All files that :meth:`place` writes."""
+        return (output,)
+
+    def plan(self, info: ArtifactInfo) -> dict[str, str]:
+        """What would be made, for a dry run: name -> value, beside or in place of what is told of every format."""
+        return {}
+
+    @abstractmethod
+    def make(self, source: Path, info: ArtifactInfo, folder: Path) -> Made:
+        """Make the file in a work folder.
+
+        Args:
+            source: ONNX file in the precision asked for, proved where that was asked for.
+            info: Its record.
+            folder: An empty folder; the file gets the name of ``source`` with the suffix of the format.
+
+        Returns:
+            The file as a runtime opens it. Where ``info.verification`` of the returned record is None, the pipeline
+            runs the file itself, as :meth:`trial` says.
+
+        Raises:
+            ExportError: It could not be made.
+        """
+
+    def trial(self, info: ArtifactInfo) -> Trial:
+        """Where the file can be run here, to verify and to time it."""
+        return Trial(None, f"nothing here runs files of format {self.request.format}")
+
+    def place(self, made: Made, output: Path) -> None:
+        """Put a made file in place, whole or not at all, with its final record.
+
+        Raises:
+            ExportError: It cannot be written.
+        """
+        with replacing(output) as target:
+            shutil.copyfile(made.path, target)
 
 
 @dataclass(frozen=True)
@@ -18,26 +134,39 @@ class Format:
     """A row.
 
     Args:
+        title: For people.
         suffix: Of its files.
-        source: Format that it is made from; None for the deploy form itself.
-        module: Holds ``export``.
-        config: Module and class of its config, importable without anything heavy.
-        precisions: What it can make.
+        exporter: Module that holds ``check``; importable without anything heavy.
+        config: Module and class of its options, a frozen dataclass; likewise.
+        precisions: What it can be made in.
+        int8_targets: What its INT8 can be made for; the first unless another is asked for.
         packages: Import names that it needs -> the extra of rest-deploy that installs them.
     """
 
+    title: str
     suffix: str
-    source: str | None
-    module: str
+    exporter: str
     config: tuple[str, str]
     precisions: tuple[Precision, ...]
+    int8_targets: tuple[Int8Target, ...]
     packages: Mapping[str, str]
 
     @property
     def config_class(self) -> Any:
-        """Class of its config, a frozen dataclass."""
+        """Class of its options."""
         module, name = self.config
         return getattr(importlib.import_module(module), name)
+
+    def check(self, request: FormatRequest) -> Exporter:
+        """What makes the file of a request.
+
+        Raises:
+            ConfigError: It asks for something that the format does not have.
+            MissingPackageError: A package is not installed.
+            DeviceError: This machine cannot make it.
+        """
+        made: Exporter = importlib.import_module(self.exporter).check(request)
+        return made
 
 
 _EXPORT = MappingProxyType(
@@ -50,47 +179,37 @@ _EXPORT = MappingProxyType(
         "onnxruntime": "cpu",
     }
 )
-_ENGINE = Format(
-    suffix=".engine",
-    source="onnx",
-    module="rest_deploy.export.engine.exporter",
-    config=("rest_deploy.export.engine.config", "EngineConfig"),
-    precisions=tuple(Precision),
-    packages=_EXPORT,  # which TensorRT there is, and whether it will do, is found out by choose_site
-)
-
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        "onnx": Format(
-            suffix=".onnx",
-            source=None,
-            module="rest_deploy.export.onnx_exporter",
-            config=("rest_deploy.export.onnx_config", "OnnxConfig"),
-            precisions=tuple(Precision),
-            packages=_EXPORT,
-        ),
-        "trt": _ENGINE,
-        "trt-rtx": _ENGINE,
-    }
-)
 
 
-#: Key of the config of FP16 and INT8 among those of the formats.
-PRECISION = "precision"
+def _engine(title: str) -> Format:
+    return Format(
+        title=title,
+        suffix=".engine",
+        exporter="rest_deploy.export.engine.exporter",
+        config=("rest_deploy.export.engine.config", "EngineConfig"),
+        precisions=tuple(Precision),
+        int8_targets=(Int8Target.TRT,),
+        packages=_EXPORT,  # which TensorRT there is, and whether it will do, is found out by choose_library
+    )
 
-#: Options that rest-export spells in another way than by their name.
-_FLAGS: Mapping[str, str] = MappingProxyType(
-    {
-        "simplify": "--no-simplify",
-        "profiles": "--profile",
-        "targets": "--target",
-        "workspace_mib": "--workspace",
-        "use_timing_cache": "--timing-cache",
-        "gpu": "--device",
-        "hardware_compatibility": "--hardware-compatible",
-        "compare_speed": "--no-speed",
-    }
-)
+
+_ROWS = {
+    "onnx": Format(
+        title="ONNX",
+        suffix=".onnx",
+        exporter="rest_deploy.export.onnx_format",
+        config=("rest_deploy.export.onnx_format", "OnnxConfig"),
+        precisions=tuple(Precision),
+        int8_targets=(Int8Target.CPU, Int8Target.TRT),
+        packages=_EXPORT,
+    ),
+    "trt": _engine("TensorRT engine"),
+    "trt-rtx": _engine("TensorRT-RTX engine"),
+}
+FORMATS: Mapping[str, Format] = MappingProxyType(_ROWS)
+
+#: Format of the file that every other one is made from.
+SOURCE = "onnx"
 
 
 def get_format(name: str) -> Format:
@@ -117,39 +236,3 @@ def parse_formats(text: str) -> tuple[str, ...]:
         if len(same) > 1:
             raise ConfigError(f"formats {text}: {' and '.join(same)} write the same {suffix} file; give one of them")
     return names
-
-
-def _unknown_option(option: str, formats: Sequence[str], known: Mapping[str, set[str]]) -> str:
-    """Whose option it is, or which there are."""
-    named = flag_of(option)
-    owners = [name for name, row in FORMATS.items() if option in {field.name for field in fields(row.config_class)}]
-    if owners:
-        return f"{named} is an option of {', '.join(owners)}, not of {', '.join(formats)}; leave it out"
-    has = "; ".join(f"{step} has {', '.join(sorted(names))}" for step, names in known.items())
-    return f"format {','.join(formats)} has no option {option}; {has}"
-
-
-def flag_of(option: str) -> str:
-    """The option as rest-export spells it."""
-    return _FLAGS.get(option, f"--{option.replace('_', '-')}")
-
-
-def make_configs(formats: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Configs of formats and of what they are made from, by format, and that of the precision, with their options.
-
-    Raises:
-        ConfigError: An option that none of them has, or a value that cannot be meant.
-    """
-    chain: dict[str, Any] = {PRECISION: PrecisionConfig}
-    for name in formats:
-        for step in (get_format(name).source, name):
-            if step is not None:
-                chain.setdefault(step, get_format(step).config_class)
-    known = {step: {field.name for field in fields(made)} for step, made in chain.items()}
-    for option in options:
-        if not any(option in names for names in known.values()):
-            raise ConfigError(_unknown_option(option, formats, known))
-    return {
-        step: made(**{option: value for option, value in options.items() if option in known[step]})
-        for step, made in chain.items()
-    }

@@ -15,7 +15,7 @@ import torch
 
 from rest_deploy.errors import ExportError, one_line
 from rest_deploy.export.assemble import assemble
-from rest_deploy.export.onnx_config import OnnxConfig
+from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.export.passes.check_graph import Expected, check_graph
 from rest_deploy.export.passes.free_sizes import free_sizes
 from rest_deploy.export.passes.simplify import simplify

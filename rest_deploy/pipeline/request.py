@@ -1,85 +1,103 @@
-"""What is asked for, checked before anything heavy is imported."""
+"""What is asked for, checked before anything heavy is imported, and the command line that asks for the same."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rest_deploy.errors import ConfigError, MissingPackageError
-from rest_deploy.export.formats import FORMATS, PRECISION, get_format, make_configs, parse_formats
+from rest_deploy.export.formats import FORMATS, SOURCE, get_format, parse_formats
+from rest_deploy.export.options import command_line, declared, option
 from rest_deploy.export.precision.config import PrecisionConfig
-from rest_deploy.models.config import ResTConfig, get_config
-from rest_deploy.specs import NUM_HEADS, SEED, Activation, Precision, Preprocessing, PreprocessingChange
+from rest_deploy.models.config import ResTConfig, get_config, list_models
+from rest_deploy.specs import (
+    NUM_HEADS,
+    SEED,
+    Activation,
+    Int8Target,
+    Precision,
+    Preprocessing,
+    PreprocessingChange,
+    Resize,
+)
 from rest_deploy.values import check
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch.nn import Module
+else:
+    Module = object  # a request is checked without torch
+
+#: Key of the config of FP16 and INT8 among those of the formats.
+PRECISION = "precision"
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to make.
+    """What to make. The help of a field says what it is; beside that:
 
     Args:
-        model: Name, config, None to read the architecture off the checkpoint, or in place of a checkpoint a
+        model: Also a config, None to read the architecture off the checkpoint, or in place of a checkpoint a
             ``torch.nn.Module`` with the authors' parameter names.
         output: File to write, or for several formats its name without a suffix; None names it after the model, in the
             current folder.
-        checkpoint: Weights; None takes random ones of ``seed``.
         format: A row of ``export/formats.py``, or several as ``"onnx,trt"``.
-        precision: Number format.
-        labels: Class names, a file of them, ``"imagenet"`` or ``"none"``; None takes the checkpoint's own, or for 1000
-            classes assumes ImageNet's.
+        labels: Also the names themselves.
         preprocessing: From an image to the input, or changes of the checkpoint's own; None takes its own, or assumes
             the authors'.
-        activation: How logits become scores; None takes the checkpoint's own, or assumes softmax, for one output
-            sigmoid.
         weights_key: Entry of the checkpoint to take, such as ``"model"``; None takes the one there is, or the moving
             average.
         key_prefix: What stands before the names of the network's weights; None takes the one there is.
         num_heads: Heads of each stage, where the weights do not tell them.
-        strict: Refuse what would have to be assumed.
         verify: Check the artifact against the PyTorch model, and keep it only where it agrees.
-        seed: Of random weights, so without a checkpoint only; None is 0.
-        options: Of the formats and the precision: fields of ``OnnxConfig``, ``EngineConfig`` and ``PrecisionConfig`` by
-            name.
+        options: Of the graph, the precision and the formats: fields of ``OnnxConfig``, ``PrecisionConfig`` and the
+            config of each format by name.
 
     Raises:
-        ConfigError: Something that cannot be meant.
+        ConfigError: A value that is not accepted, or two that contradict each other.
         MissingPackageError: A package that the format needs is not installed.
     """
 
-    model: str | ResTConfig | nn.Module | None
+    model: str | ResTConfig | Module | None = option(
+        None, f"{', '.join(list_models())}; may be left out with --checkpoint", metavar="NAME"
+    )
     output: str | Path | None = None
-    checkpoint: str | Path | None = None
-    format: str = "onnx"
+    checkpoint: str | Path | None = option(
+        None, "PyTorch or safetensors file; without it the weights are random", metavar="FILE"
+    )
+    format: str = SOURCE
     precision: Precision = Precision.FP32
-    labels: str | Path | Sequence[str] | None = None
+    labels: str | Path | Sequence[str] | None = option(
+        None,
+        "class names; or imagenet, none (default: the checkpoint's, or for 1000 classes ImageNet's)",
+        metavar="FILE",
+    )
     preprocessing: Preprocessing | PreprocessingChange | None = None
-    activation: Activation | None = None
-    weights_key: str | None = None
-    key_prefix: str | None = None
-    num_heads: tuple[int, ...] | None = None
-    strict: bool = False
-    verify: bool = True
-    seed: int | None = None
+    activation: Activation | None = option(
+        None, "from logits to scores (default: the checkpoint's, or softmax, of one output sigmoid)"
+    )
+    weights_key: str | None = option(None)
+    key_prefix: str | None = option(None)
+    num_heads: tuple[int, ...] | None = option(None)
+    strict: bool = option(False, "refuse to assume what neither the checkpoint nor a flag says")
+    verify: bool = option(True, "do not check the file against the PyTorch model", flag="--no-verify")
+    seed: Annotated[int, SEED] | None = option(None, "of random weights (default 0)")
     options: Mapping[str, Any] = field(default_factory=dict)
     formats: tuple[str, ...] = field(init=False)
     configs: Mapping[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "formats", parse_formats(self.format))
-        object.__setattr__(self, "precision", Precision.parse(self.precision))
+        self._set("formats", parse_formats(self.format))
+        self._set("precision", Precision.parse(self.precision))
         if self.activation is not None:
-            object.__setattr__(self, "activation", Activation.parse(self.activation))
+            self._set("activation", Activation.parse(self.activation))
         for name in ("strict", "verify"):
             check(bool, getattr(self, name), name)
         if self.num_heads is not None:
-            object.__setattr__(self, "num_heads", check(NUM_HEADS, self.num_heads, "num_heads"))
+            self._set("num_heads", check(NUM_HEADS, self.num_heads, "num_heads"))
         self._check_precision()
         self._check_output()
         if self.model is None and self.checkpoint is None:
@@ -89,44 +107,43 @@ class ExportRequest:
         if isinstance(self.model, str):
             get_config(self.model)
         self._check_weights()
-        if self.seed is not None:
-            if self.has_weights:
-                raise ConfigError(f"seed {self.seed} is of random weights; with a checkpoint or a module leave it out")
-            object.__setattr__(self, "seed", check(SEED, self.seed, "seed"))
-        object.__setattr__(self, "configs", MappingProxyType(make_configs(self.formats, self.options)))
-        self.narrowing.check(self.precision, self.makes_engine, self.verify)
+        self._set("configs", MappingProxyType(_make_configs(self.formats, self.options)))
+        self.precision_config.check(self.precision, self._makes_engine, self.verify)
         for name in self.formats:
             for package, extra in get_format(name).packages.items():
                 if importlib.util.find_spec(package) is None:
                     raise MissingPackageError(package, f"export to {name}", extra)
 
-    @property
-    def has_weights(self) -> bool:
-        """Whether the weights are given, and not random."""
-        return self.checkpoint is not None or self.is_module
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     @property
-    def is_module(self) -> bool:
-        """Whether the model is one in memory."""
-        return not isinstance(self.model, (str, ResTConfig, type(None)))
+    def precision_config(self) -> PrecisionConfig:
+        """How FP16 and INT8 are made."""
+        config: PrecisionConfig = self.configs[PRECISION]
+        return config
+
+    @property
+    def int8_target(self) -> Int8Target | None:
+        """What INT8 is made for; None in another precision."""
+        return self.precision_config.target_for(self._makes_engine) if self.precision is Precision.INT8 else None
+
+    @property
+    def _makes_engine(self) -> bool:
+        """Whether a format is asked for whose INT8 cannot be made for the CPU."""
+        return any(Int8Target.CPU not in get_format(name).int8_targets for name in self.formats)
 
     def _check_weights(self) -> None:
-        if self.checkpoint is not None and self.is_module:
+        is_module = not isinstance(self.model, (str, ResTConfig, type(None)))
+        if self.checkpoint is not None and is_module:
             raise ConfigError(f"a module and checkpoint {self.checkpoint} were given; give one of the two")
         for name in ("weights_key", "key_prefix"):
             if getattr(self, name) is not None and self.checkpoint is None:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is of a checkpoint; give one, or leave it out")
-
-    @property
-    def makes_engine(self) -> bool:
-        """Whether one of the formats is built from an ONNX file."""
-        return any(get_format(name).source is not None for name in self.formats)
-
-    @property
-    def narrowing(self) -> PrecisionConfig:
-        """How FP16 and INT8 are made."""
-        config: PrecisionConfig = self.configs[PRECISION]
-        return config
+        if self.seed is not None:
+            if self.checkpoint is not None or is_module:
+                raise ConfigError(f"seed {self.seed} is of random weights; with a checkpoint or a module leave it out")
+            self._set("seed", check(SEED, self.seed, "seed"))
 
     def _check_precision(self) -> None:
         for name in self.formats:
@@ -158,3 +175,88 @@ class ExportRequest:
         if self.output is None:
             return Path(model + suffix)
         return Path(self.output) if len(self.formats) == 1 else Path(f"{self.output}{suffix}")
+
+
+def config_classes(formats: Sequence[str]) -> dict[str, Any]:
+    """Classes of options: of the precision, of the ONNX file that everything is made from, of each format."""
+    names = dict.fromkeys((SOURCE, *formats))
+    return {PRECISION: PrecisionConfig, **{name: get_format(name).config_class for name in names}}
+
+
+def _make_configs(formats: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Their instances, with the options that were given.
+
+    Raises:
+        ConfigError: An option that none of them has, or a value that is not accepted.
+    """
+    classes = config_classes(formats)
+    known = {step: {field.name for field in fields(made)} for step, made in classes.items()}
+    for name in options:
+        if not any(name in names for names in known.values()):
+            raise ConfigError(_unknown_option(name, formats, known))
+    return {
+        step: made(**{name: value for name, value in options.items() if name in known[step]})
+        for step, made in classes.items()
+    }
+
+
+def _unknown_option(name: str, formats: Sequence[str], known: Mapping[str, set[str]]) -> str:
+    """Whose option it is, or which there are."""
+    asked = ", ".join(formats)
+    owners = {other: row.config_class for other, row in FORMATS.items() if other not in known}
+    owners = {other: made for other, made in owners.items() if name in {field.name for field in fields(made)}}
+    for made in owners.values():
+        own = declared(made).get(name)
+        flag = own.flag if own is not None else name
+        return f"{flag} is an option of {', '.join(owners)}, not of {asked}; leave it out"
+    has = "; ".join(f"{step} has {', '.join(sorted(names))}" for step, names in known.items())
+    return f"format {','.join(formats)} has no option {name}; {has}"
+
+
+def as_arguments(request: ExportRequest) -> tuple[str, ...] | None:
+    """Arguments of ``rest-export`` that ask for the same, but for format, targets and output; None where none can.
+
+    A model given as a config has no name, and stands as its checkpoint, whose shapes tell its architecture, and its
+    heads. What neither tells has no flag.
+    """
+    config = request.model
+    if not isinstance(config, str) and request.checkpoint is None:
+        return None
+    if not isinstance(request.labels, (str, Path, type(None))):
+        return None
+    own = {"model": config if isinstance(config, str) else None, "num_heads": request.num_heads}
+    if isinstance(config, ResTConfig):
+        if (config.qk_scale, config.norm_eps) != (ResTConfig.qk_scale, ResTConfig.norm_eps):
+            return None
+        own["num_heads"] = config.num_heads
+    words = []
+    for name, each in declared(ExportRequest).items():
+        value = own[name] if name in own else getattr(request, name)
+        if value != each.default and not (name == "seed" and value == 0):
+            words += each.words(value)
+    if request.precision is not Precision.FP32:
+        words += ["--precision", request.precision.value]
+    if request.preprocessing is not None:
+        words += _preprocessing(request.preprocessing)
+    for config in dict.fromkeys(request.configs.values()):
+        words += command_line(config)
+    return tuple(words)
+
+
+#: Field of the preprocessing -> its flag.
+_STEPS = {
+    **{"resize": "--transform", "size": "--image-size", "mean": "--mean", "std": "--std"},
+    **{"crop_ratio": "--crop-ratio", "interpolation": "--interpolation", "alpha": "--alpha"},
+}
+
+
+def _preprocessing(steps: Preprocessing | PreprocessingChange) -> list[str]:
+    unused = {Resize.WARP: ("crop_ratio",), Resize.NATIVE: ("crop_ratio", "interpolation")}
+    left_out = () if steps.resize is None else unused.get(steps.resize, ())
+    words = []
+    for name, flag in _STEPS.items():
+        value = getattr(steps, name)
+        if value is not None and name not in left_out:
+            values = value if isinstance(value, tuple) else (getattr(value, "value", value),)
+            words += [flag, *map(str, values)]
+    return words

@@ -1,17 +1,53 @@
-"""Asking for an export: the public function, and those that take a whole request."""
+"""The steps of an export, in order: load, write the graph, prove it, reduce its precision, prove, make, prove, place.
+
+Each takes what the last one made and gives the next. Only this module knows the order, and it knows no format by name.
+"""
 
 from __future__ import annotations
 
-from dataclasses import fields
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from rest_deploy.artifact.files import replacing
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.onnx_file import write_record
+from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import ConfigError
+from rest_deploy.export.formats import SOURCE, Made, Progress, Trial
 from rest_deploy.models.config import ResTConfig
-from rest_deploy.pipeline.making import Making, Progress
+from rest_deploy.pipeline.prepare import Job, Prepared, prepare
 from rest_deploy.pipeline.request import ExportRequest
-from rest_deploy.pipeline.result import ExportResult
-from rest_deploy.specs import Precision
+from rest_deploy.pipeline.speed import measure_speed
+from rest_deploy.pipeline.vector import make_test_vector
+from rest_deploy.specs import Int8Target, Precision
+from rest_deploy.verification import Comparison, Reference, cases_within, open_candidate, require
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was made.
+
+    Args:
+        path: The artifact.
+        info: What it says of itself.
+        comparison: Figures of the check, or None where it was skipped or could not be done here.
+        seconds: Time of each step.
+        notes: What the user should know.
+    """
+
+    path: Path
+    info: ArtifactInfo
+    comparison: Comparison | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def export(
@@ -41,7 +77,7 @@ def export(
         record says so.
 
     Raises:
-        ConfigError: Something that cannot be meant.
+        ConfigError: A value that is not accepted, or two that contradict each other.
         CheckpointError: The checkpoint cannot be read or does not fit.
         ExportError: The artifact could not be made; :class:`VerificationError` where it disagreed.
     """
@@ -71,4 +107,189 @@ def run_exports(request: ExportRequest, report: Progress | None = None) -> tuple
         request: What.
         report: Called as long steps go on.
     """
-    return Making(request, report).make()
+    loading: dict[str, float] = {}
+    with _timed(loading, "load"):
+        prepared = prepare(request) if report is None else prepare(request, report)
+    with workspace(tempfile.gettempdir(), "rest-export") as folder:
+        fp32 = _export(prepared, folder)
+        fp32 = replace(fp32, seconds={**loading, **fp32.seconds}, notes=(*_notes(prepared), *fp32.notes))
+        fp32, reference = _prove(prepared, fp32)
+        proved = fp32
+        if request.precision is not Precision.FP32:
+            proved = _reduce(prepared, fp32, reference, folder)
+        if request.verify:
+            proved = replace(proved, info=replace(proved.info, test_vector=_test_vector(proved.path)))
+        made = _make(prepared, prepared.source, proved, fp32, folder)
+        source = replace(proved, path=made.path, info=made.info)  # the ONNX file as it will stay
+        return tuple(
+            made if job is prepared.source else _make(prepared, job, source, fp32, folder) for job in prepared.jobs
+        )
+
+
+def _export(prepared: Prepared, folder: Path) -> ExportResult:
+    """Model -> deploy form -> ONNX file in FP32."""
+    from rest_deploy.export import onnx_exporter
+    from rest_deploy.models.deploy import to_deploy
+
+    info, seconds = prepared.info, dict[str, float]()
+    image, logits = (replace(spec, dtype="float32") for spec in (info.input, info.output))
+    path = _new(folder / "fp32") / prepared.file
+    with _timed(seconds, "export"), replacing(path) as target:
+        deploy = to_deploy(prepared.loaded.model)
+        written = onnx_exporter.export(deploy, image, logits, target, prepared.request.configs[SOURCE])
+        info = replace(info, precision=Precision.FP32, input=image, output=logits, extra=asdict(written))
+        write_record(target, info)
+    why = written.not_simplified_why
+    return ExportResult(path, info, None, seconds, (f"not simplified: {why}",) if why is not None else ())
+
+
+def _prove(prepared: Prepared, fp32: ExportResult) -> tuple[ExportResult, Reference | None]:
+    """Compare the FP32 file with PyTorch; with it go PyTorch's answers, which took a while.
+
+    Raises:
+        VerificationError: They disagree.
+    """
+    if not prepared.request.verify:
+        return fp32, None
+    seconds = dict(fp32.seconds)
+    with _timed(seconds, "verify"):
+        reference = _reference(prepared, Precision.FP32)
+        comparison = _compare(fp32.path, reference)
+    info = replace(fp32.info, verification=comparison.to_dict())
+    return replace(fp32, info=info, comparison=comparison, seconds=seconds), reference
+
+
+def _reduce(prepared: Prepared, fp32: ExportResult, reference: Reference | None, folder: Path) -> ExportResult:
+    """FP32 file that has been proved -> file in FP16 or INT8 that has been proved."""
+    import onnx
+
+    from rest_deploy.export.precision.plan import plan_for
+    from rest_deploy.export.precision.weights import fold_transposes
+    from rest_deploy.models.deploy import to_deploy
+    from rest_deploy.models.reference import reference_runs
+    from rest_deploy.pipeline.reduce_precision import Network, Reduction
+
+    request = prepared.request
+    precision, config, target = request.precision, request.precision_config, request.int8_target
+    model, seconds = prepared.loaded.model, dict(fp32.seconds)
+    if reference is not None:
+        reference = reference.measured_by(reference_runs(model, precision)[1])
+    plan = plan_for(to_deploy(model), precision, half_io=config.half_io)
+    graph = fold_transposes(onnx.load(str(fp32.path)))
+    network = Network(graph, fp32.info, plan, precision, target, config, prepared.sample)
+    with _timed(seconds, "calibrate" if target is Int8Target.TRT else "prepare"):
+        reduction = Reduction.of(network, reference, prepared.report)
+    path = _new(folder / precision.value) / prepared.file
+    with _timed(seconds, f"{precision.value} and verify" if request.verify else precision.value):
+        info, comparison = reduction.make(path, replace(prepared.info, extra=fp32.info.extra))
+    return replace(fp32, path=path, info=info, comparison=comparison, seconds=seconds)
+
+
+def _make(prepared: Prepared, job: Job, source: ExportResult, fp32: ExportResult, folder: Path) -> ExportResult:
+    """Proved ONNX file -> file of a format, proved and timed where it can be run here, in place."""
+    seconds = dict(source.seconds)
+    with _timed(seconds, job.exporter.step):
+        file = job.exporter.make(source.path, source.info, _new(folder / "made" / job.format))
+    comparison = source.comparison if file.info.verification is not None else None
+    made = ExportResult(file.path, file.info, comparison, seconds, (*source.notes, *file.notes))
+    if prepared.request.verify and made.info.verification is None:
+        made = _prove_made(prepared, job, made)
+    if made.info.precision_plan is not None:
+        made = _measure(prepared, job, made, fp32, folder)
+    output = job.output if job.output is not None else _new(folder / "source") / prepared.file
+    job.exporter.place(Made(made.path, made.info), output)
+    return replace(made, path=output, notes=tuple(dict.fromkeys(made.notes)))
+
+
+def _prove_made(prepared: Prepared, job: Job, made: ExportResult) -> ExportResult:
+    """Compare a made file with PyTorch where it can be run here; else that is said."""
+    trial = job.exporter.trial(made.info)
+    if trial.device is None:
+        note = f"{made.path.name} was not run here: {trial.why_not}; the ONNX file it is made from was verified"
+        _log.info(note)
+        said = made.info.engine is not None and made.info.engine.not_run is not None  # in its record
+        return made if said else replace(made, notes=(*made.notes, note))
+    seconds = dict(made.seconds)
+    with _timed(seconds, "verify on the GPU"):
+        comparison = _compare(made.path, _reference(prepared, made.info.precision, trial), trial.device)
+    info = replace(made.info, verification=comparison.to_dict())
+    return replace(made, info=info, comparison=comparison, seconds=seconds)
+
+
+def _measure(prepared: Prepared, job: Job, made: ExportResult, fp32: ExportResult, folder: Path) -> ExportResult:
+    """Time a file in lower precision against the same in FP32; what was said of the file it is made from goes."""
+    assert made.info.precision_plan is not None  # of all that is in lower precision
+    speed, advice, seconds = None, tuple[str, ...](), dict(made.seconds)
+    if job.output is not None:
+
+        def in_fp32() -> Path:
+            return job.exporter.make(fp32.path, fp32.info, _new(folder / "made in fp32" / job.format)).path
+
+        config = prepared.request.precision_config
+        required = job is not prepared.source or len(prepared.jobs) == 1
+        with _timed(seconds, "compare speed"):
+            speed, advice = measure_speed(config, made.info, made.path, in_fp32, job.exporter.trial, required=required)
+    plan = replace(made.info.precision_plan, speed=speed.to_dict() if speed is not None else None)
+    info = replace(made.info, precision_plan=plan)
+    return replace(made, info=info, seconds=seconds, notes=(*made.notes, *advice))
+
+
+def _reference(prepared: Prepared, precision: Precision, trial: Trial | None = None) -> Reference:
+    """PyTorch's answers, in float64 and beside them in the baseline of a precision, at the sizes that a file takes."""
+    from rest_deploy.models.reference import reference_runs
+
+    model = prepared.loaded.model
+    exact, baseline = reference_runs(model, precision)
+    if trial is None or not trial.profiles:
+        return Reference(exact, baseline, channels=model.config.in_channels)
+    return Reference(exact, baseline, channels=model.config.in_channels, cases=cases_within(trial.profiles))
+
+
+def _compare(artifact: Path, reference: Reference, device: str | None = None) -> Comparison:
+    """Measure an artifact against its model.
+
+    Raises:
+        VerificationError: It disagrees.
+    """
+    with open_candidate(artifact, device) as (run, info):
+        plan = info.precision_plan
+        comparison = reference.compare(run, info.precision, spread=plan.spread if plan is not None else None)
+    require(comparison, f"{artifact.name} (not kept)")
+    return comparison
+
+
+def _test_vector(artifact: Path) -> dict[str, Any]:
+    """What a file that has been proved gives for one picture."""
+    with open_candidate(artifact) as (run, info):
+        return make_test_vector(info, run)
+
+
+def _notes(prepared: Prepared) -> tuple[str, ...]:
+    """What the user should know of the weights and of the images."""
+    notes, weights, sample = [], prepared.info.weights, prepared.sample
+    if weights.random:
+        files = " and ".join(str(job.output) for job in prepared.jobs)
+        notes.append(
+            f"RANDOM WEIGHTS: no checkpoint was given, so the weights in {files} are random (seed {weights.seed}) and "
+            "predictions mean nothing; give --checkpoint FILE"
+        )
+        _log.warning(notes[0])
+    if sample is not None and sample.left_out_note:
+        notes.append(f"calibration folder {sample.folder}: {sample.left_out_note}")
+    return tuple(notes)
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Add the time of a step; one without a name takes none to speak of."""
+    start = time.perf_counter()
+    if step:
+        _log.info("%s ...", step)
+    yield
+    if step:
+        seconds[step] = time.perf_counter() - start

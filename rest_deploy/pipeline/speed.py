@@ -1,4 +1,4 @@
-"""Is the narrower artifact faster here? Timed against FP32, in turns."""
+"""Is the file in lower precision faster here? Timed against FP32, in turns."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ import numpy as np
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize
-from rest_deploy.errors import DeviceError, MissingPackageError, VerificationError
+from rest_deploy.errors import DeviceError, VerificationError
+from rest_deploy.export.formats import Trial
 from rest_deploy.export.precision.config import PrecisionConfig
-from rest_deploy.nvidia import find_gpu
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.specs import ImageSize, Int8Target, Precision
+from rest_deploy.specs import Precision
 from rest_deploy.timing import time_paired
 
 #: Rounds that are timed: as many as fit into these seconds, within bounds.
 _SECONDS, _ROUNDS = 6.0, (9, 60)
 #: Below, a speedup is none that the noise of a timing of seconds could tell from 1.
 _LEAST_SPEEDUP = 1.03
-#: Of the image where artifacts take images at their own size.
-_SIZE = ImageSize(224, 224)
 
 
 @dataclass(frozen=True)
@@ -66,41 +64,49 @@ class Speed:
         )
 
 
-def compare_speed(fp32: Path, narrowed: Path, device: str, case: InputSize) -> Speed:
+def compare_speed(fp32: Path, lower: Path, device: str, case: InputSize) -> Speed:
     """Time two artifacts of one network.
 
     Args:
-        fp32, narrowed: Files.
+        fp32, lower: Files.
         device: Where both run.
         case: Batch and size of a call.
     """
-    with open_runtime(fp32, device) as wide, open_runtime(narrowed, device) as narrow:
+    with open_runtime(fp32, device) as wide, open_runtime(lower, device) as low:
         shape = case.shape(int(wide.info.input.shape[1]))
         images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        return time_speed({"fp32": lambda: wide.run(images), "narrowed": lambda: narrow.run(images)}, device, case)
+        return time_speed({"fp32": lambda: wide.run(images), "lower": lambda: low.run(images)}, device, case)
 
 
 def time_speed(contenders: Mapping[str, Callable[[], object]], device: str, case: InputSize) -> Speed:
-    """Time ``"fp32"`` and ``"narrowed"`` in turns, each called untimed before every timed call, to fill its caches."""
-    once = time_paired(contenders, "narrowed", rounds=2)
+    """Time ``"fp32"`` and ``"lower"`` in turns, each called untimed before every timed call, to fill its caches."""
+    once = time_paired(contenders, "lower", rounds=2)
     least, most = _ROUNDS
     rounds = min(most, max(least, math.ceil(_SECONDS / 2 / sum(timing.median for timing in once.values()))))
-    timings = time_paired(contenders, "narrowed", rounds=rounds, settle=1)
-    fp32 = timings["fp32"]  # its ratios are to the narrowed one's time: speedups
+    timings = time_paired(contenders, "lower", rounds=rounds, settle=1)
+    fp32 = timings["fp32"]  # its ratios are to the other's time: speedups
     low, high = fp32.spread
-    return Speed(device, str(case), fp32.median * 1e3, timings["narrowed"].median * 1e3, fp32.ratio, low, high, rounds)
+    return Speed(device, str(case), fp32.median * 1e3, timings["lower"].median * 1e3, fp32.ratio, low, high, rounds)
 
 
-def check_onnx_speed(
-    config: PrecisionConfig, fp32: Path, narrowed: Path, info: ArtifactInfo, *, required: bool
+def measure_speed(
+    config: PrecisionConfig,
+    info: ArtifactInfo,
+    path: Path,
+    in_fp32: Callable[[], Path],
+    trial_of: Callable[[ArtifactInfo], Trial],
+    *,
+    required: bool,
 ) -> tuple[Speed | None, tuple[str, ...]]:
-    """Time a narrowed ONNX file against FP32, where this machine is one that it is made for.
+    """Time a file in lower precision against FP32, where this machine can run both.
 
     Args:
         config: Whether, and what is required.
-        fp32, narrowed: The files.
-        info: Record of the second.
-        required: Whether the speedup that may be asked for is meant of this file, and not of an engine made from it.
+        info: Record of the file.
+        path: The file.
+        in_fp32: Makes the same file in FP32.
+        trial_of: Says where it can be run.
+        required: Whether the speedup that may be asked for is asked of this file, and not of one made from it.
 
     Returns:
         The figures, or None where it is not timed, and what the user should know.
@@ -108,16 +114,14 @@ def check_onnx_speed(
     Raises:
         VerificationError: A speedup is required, and is not there or cannot be measured.
     """
-    least = config.require_speedup if required else None
-    target = info.precision_plan.int8_target if info.precision_plan is not None else None
     if not config.compare_speed:  # and then none is required
         return None, ()
-    if target is Int8Target.TRT:
-        require_speedup(None, least, "Q/DQ pairs are for TensorRT, which builds an engine from them")
+    least, trial = config.require_speedup if required else None, trial_of(info)
+    if trial.device is None:
+        require_speedup(None, least, trial.why_not)
         return None, ()
-    device = "cpu" if target is Int8Target.CPU else _device()
     try:
-        speed = compare_speed(fp32, narrowed, device, InputSize(1, info.image_size or _SIZE))
+        speed = compare_speed(in_fp32(), path, trial.device, trial.size)
     except DeviceError as exc:  # a CUDA provider that is listed and does not start
         require_speedup(None, least, str(exc))
         return None, (f"not timed against FP32: {exc}",)
@@ -136,22 +140,6 @@ def advice(speed: Speed, precision: Precision) -> tuple[str, ...]:
     else:
         instead = "here use --precision fp32"
     return (f"not faster than FP32 beyond noise: {speed}; {instead}",)
-
-
-def _device() -> str:
-    """Where ONNX Runtime runs here: on the GPU if it can."""
-    import onnxruntime
-
-    return "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and _has_gpu() else "cpu"
-
-
-def _has_gpu() -> bool:
-    """Whether CUDA finds one."""
-    try:
-        find_gpu(0)
-    except (DeviceError, MissingPackageError):
-        return False
-    return True
 
 
 def require_speedup(speed: Speed | None, least: float | None, why_not: str) -> None:

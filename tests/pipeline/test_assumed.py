@@ -89,24 +89,24 @@ def test_what_is_said_is_not_assumed(training_checkpoint: Path, tmp_path: Path) 
     for name in list(change):
         steps = PreprocessingChange(**{name: change[name]})
         request = ExportRequest(None, tmp_path / "x.onnx", checkpoint=training_checkpoint, preprocessing=steps, **said)
-        _, (job,) = prepare(request)
+        info = prepare(request).info
         own = {"resize": {"transform", "image size", "crop ratio", "interpolation"}}.get(name, {name})
-        assert set(job.info.assumed) == {"architecture", *TRANSFORM} - own
+        assert set(info.assumed) == {"architecture", *TRANSFORM} - own
     request = ExportRequest(
         *(TINY, tmp_path / "x.onnx", training_checkpoint),
         **said, preprocessing=PreprocessingChange(**change), strict=True,
     )  # fmt: skip
-    loaded, (job,) = prepare(request)
-    assert job.info.assumed == {}
-    assert torch.equal(loaded.model.head.weight, lively(create_model(TINY), 0).head.weight)
+    prepared = prepare(request)
+    assert prepared.info.assumed == {}
+    assert torch.equal(prepared.loaded.model.head.weight, lively(create_model(TINY), 0).head.weight)
 
 
 def test_a_checkpoint_that_says_it_all_leaves_nothing(tmp_path: Path, tiny_model: ResT) -> None:
     steps = Preprocessing("crop", (40, 56), 0.9, (0.4,) * 3, (0.3,) * 3, "bilinear", "drop")
     path = tmp_path / "all.safetensors"
     save_checkpoint(path, tiny_model, labels=list("abcdefg"), preprocessing=steps, activation="sigmoid")
-    _, (job,) = prepare(ExportRequest(None, tmp_path / "x.onnx", checkpoint=path, strict=True))
-    assert (job.info.assumed, job.info.preprocessing, job.info.activation) == ({}, steps, Activation.SIGMOID)
+    info = prepare(ExportRequest(None, tmp_path / "x.onnx", checkpoint=path, strict=True)).info
+    assert (info.assumed, info.preprocessing, info.activation) == ({}, steps, Activation.SIGMOID)
 
 
 def test_a_thousand_classes_are_not_imagenets_for_their_number(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_a_thousand_classes_are_not_imagenets_for_their_number(tmp_path: Path) -
     save_checkpoint(path, create_model(replace(TINY, num_classes=1000)))
     labels: dict[str, Any] = {}
     for given in (None, "none", "imagenet"):
-        _, (job,) = prepare(ExportRequest(None, tmp_path / "x.onnx", checkpoint=path, labels=given))
-        labels[str(given)] = job.info.labels, "labels" in job.info.assumed
+        info = prepare(ExportRequest(None, tmp_path / "x.onnx", checkpoint=path, labels=given)).info
+        labels[str(given)] = info.labels, "labels" in info.assumed
     assert labels == {
         "None": (imagenet_labels(), True),
         "none": (None, False),

@@ -19,7 +19,7 @@ from rest_deploy.cli import export as cli
 from rest_deploy.errors import ConfigError, ExportError, VerificationError
 from rest_deploy.models.rest import ResT
 from rest_deploy.pipeline import ExportRequest, ExportResult, prepare, run_export, run_exports
-from rest_deploy.pipeline.command import as_arguments
+from rest_deploy.pipeline.request import as_arguments
 from rest_deploy.runtimes.ort import OnnxRuntime
 from rest_deploy.specs import ImageSize, Preprocessing, PreprocessingChange, Resize
 from tests.conftest import TINY
@@ -241,21 +241,16 @@ def test_what_a_command_line_asks_for() -> None:
     assert as_arguments(ExportRequest("rest_lite", format="trt", seed=7)) == ("--model", "rest_lite", "--seed", "7")
 
 
-def test_every_option_has_its_flag(tmp_path: Path) -> None:
-    """What the manifest keeps as the command asks for the same again, option by option."""
-    options = {
-        **{"opset": 19, "simplify": False, "min_size": ImageSize(8, 9), "opt_size": ImageSize(64, 64)},
-        **{"max_size": ImageSize(256, 320), "max_batch": 3, "workspace_mib": 64, "optimization_level": 1},
-        **{"tf32": True, "version_compatible": True, "hardware_compatibility": "same-cc", "gpu": 1},
-    }
+def test_the_command_line_of_a_request_asks_for_the_same() -> None:
+    """Each option of a format by itself: tests/export/test_options.py."""
     steps = PreprocessingChange(resize=Resize.WARP, size=ImageSize(96, 96), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
-    common = {"checkpoint": "c.pth", "labels": "l.txt", "preprocessing": steps, "verify": False}
-    for more in ({"timing_cache": "t.cache"}, {"use_timing_cache": False}):
-        request = ExportRequest("rest_lite", "x.engine", format="trt", options={**options, **more}, **common)
-        words = [*(as_arguments(request) or ()), "--format", "trt", "--output", "x.engine"]
-        again = cli.request_of(cli._parser().parse_args(words))
-        assert again.configs == request.configs
-        assert replace(again, options={}) == replace(request, options={})
+    common = {"checkpoint": "c.pth", "labels": "l.txt", "preprocessing": steps, "verify": False, "precision": "fp16"}
+    options = {"opset": 19, "half_io": True, "max_size": ImageSize(256, 320), "gpu": 1, "use_timing_cache": False}
+    request = ExportRequest("rest_lite", "x.engine", format="trt", options=options, **common)
+    words = [*(as_arguments(request) or ()), "--format", "trt", "--output", "x.engine"]
+    again = cli.request_of(cli._parser().parse_args(words))
+    assert again.configs == request.configs
+    assert replace(again, options={}) == replace(request, options={})
 
 
 def test_one_format_a_call() -> None:

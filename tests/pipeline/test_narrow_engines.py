@@ -14,7 +14,7 @@ from rest_deploy.artifact.manifest import read_manifest
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.cli import export as cli
 from rest_deploy.errors import ExportError, InputError, VerificationError
-from rest_deploy.pipeline import ExportRequest, ExportResult, making, run_export, run_exports, speed
+from rest_deploy.pipeline import ExportRequest, ExportResult, run_export, run_exports, speed
 from rest_deploy.pipeline.speed import Speed
 from rest_deploy.runtimes.ort import OnnxRuntime
 from rest_deploy.specs import Int8Target, Precision
@@ -83,10 +83,10 @@ def test_the_line_that_rebuilds_says_the_same(real: dict[str, ExportResult], pic
     assert record is not None
     request = cli.request_of(cli._parser().parse_args(shlex.split(record.rebuild("x.engine"))[1:]))
     assert request.precision is Precision.INT8
-    assert request.narrowing.calibration == pictures
+    assert request.precision_config.calibration == pictures
     half = real["fp16 io"].info.engine
     assert half is not None
-    assert cli.request_of(cli._parser().parse_args(shlex.split(half.rebuild("x.engine"))[1:])).narrowing.half_io
+    assert cli.request_of(cli._parser().parse_args(shlex.split(half.rebuild("x.engine"))[1:])).precision_config.half_io
 
 
 def test_not_timed_without_a_gpu(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_where_a_gpu_is_it_is_verified_and_timed(
         compared.append((*precisions, device, str(case)))
         return timed
 
-    monkeypatch.setattr(making, "compare_speed", compare)
+    monkeypatch.setattr(speed, "compare_speed", compare)
     profile = (Profile.parse("1x1x1:3x40x56:8x640x640"),)
     result = _on_gpu(machine, tiny_checkpoint, tmp_path / "x.engine", half_io=half_io, profiles=profile)
     assert compared == [("fp32", "fp16", "cuda:0", "3x40x56")]
@@ -176,7 +176,7 @@ def test_an_engine_that_is_not_faster_says_so(
 ) -> None:
     machine = Machine.make(monkeypatch, RTX)
     machine.trt.network = OnnxRuntime(half_onnx).run
-    monkeypatch.setattr(making, "compare_speed", lambda *_: Speed("cuda:0", "224x224", 2.0, 2.0, 1.0, 0.9, 1.1, 9))
+    monkeypatch.setattr(speed, "compare_speed", lambda *_: Speed("cuda:0", "224x224", 2.0, 2.0, 1.0, 0.9, 1.1, 9))
     result = _on_gpu(machine, tiny_checkpoint, tmp_path / "x.engine")
     assert any(note.startswith("not faster than FP32 beyond noise: 1.00 times") for note in result.notes)
     with pytest.raises(VerificationError, match=r"a speedup of 1\.2 is required"):

@@ -24,7 +24,7 @@ from rest_deploy.errors import (
 )
 from rest_deploy.models.card import CARD_KEY, Card
 from rest_deploy.models.factory import create_model
-from rest_deploy.pipeline import ExportRequest, ExportResult, making, run_export
+from rest_deploy.pipeline import ExportRequest, ExportResult, run, run_export
 from rest_deploy.pipeline import request as request_module
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange, Resize
@@ -112,7 +112,7 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(making, "write_record", fail)
+    monkeypatch.setattr(run, "write_record", fail)
     with pytest.raises(KeyboardInterrupt):
         run_export(ExportRequest(TINY, tmp_path / "tiny.onnx", verify=False))
     assert list(tmp_path.iterdir()) == []

@@ -25,7 +25,7 @@ def test_a_speedup_is_the_ratio_of_the_times(monkeypatch: pytest.MonkeyPatch) ->
 
         return run
 
-    contenders = {"fp32": taking(0.03), "narrowed": taking(0.02)}
+    contenders = {"fp32": taking(0.03), "lower": taking(0.02)}
     speed = time_speed(contenders, "cpu", InputSize(2, ImageSize(48, 64)))  # type: ignore[arg-type]
     assert (speed.device, speed.size) == ("cpu", "2x48x64")
     assert (speed.fp32_ms, speed.ms, speed.speedup) == pytest.approx((30, 20, 1.5))

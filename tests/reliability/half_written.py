@@ -54,8 +54,7 @@ def _report(folder: Path, version: int) -> None:
 
 
 def _sensitivities(folder: Path, version: int) -> None:
-    from rest_deploy.pipeline.search import Sensitivity
-    from rest_deploy.pipeline.sensitivity_table import write_sensitivities
+    from rest_deploy.pipeline.sensitivities import Sensitivity, write_sensitivities
     from rest_deploy.specs import Precision
 
     rows = [Sensitivity(f"part{version}{number}", 1 / (1 + number), 0.9) for number in range(30)]
@@ -102,6 +101,17 @@ def _onnx(folder: Path, version: int) -> None:
     run_export(request)
 
 
+def _plain(folder: Path, version: int) -> None:
+    from rest_deploy.export.formats import Exporter, FormatRequest, Made
+    from rest_deploy.specs import Precision
+    from tests.artifact.test_info import make_info
+
+    made = folder.parent / f"made{version}"
+    made.write_bytes(CONTENT[version])
+    exporter: Any = SimpleNamespace(request=FormatRequest("toy", Precision.FP32, None))
+    Exporter.place(exporter, Made(made, make_info()), folder / "a.toy")
+
+
 WRITERS: dict[str, Write] = {
     "a file": lambda folder, version: write_file(folder, CONTENT[version]),
     "an engine and its manifest": lambda folder, version: write_engine(folder, CONTENT[version]),
@@ -109,6 +119,7 @@ WRITERS: dict[str, Write] = {
     "a report": _report,
     "tables of sensitivity and their plots": _sensitivities,
     "caches of TensorRT": _caches,
+    "a file of a format without a record": _plain,
     "a checkpoint": _checkpoint,
     "an ONNX file": _onnx,
 }
@@ -261,7 +272,7 @@ def try_writer(write: Write, folder: Path, most: int) -> dict[str, Any]:
 
 def main(folder: Path, most: int, faults: list[str], names: list[str]) -> None:
     """Try each writer with each of the faults."""
-    for module in ("report", "pipeline.making", "pipeline.sensitivity_table", "models.checkpoint",
+    for module in ("report", "export.formats", "pipeline.run", "pipeline.sensitivities", "models.checkpoint",
                    "cli.record_files", "export.engine.timing_cache", "runtimes.engine_loading"):  # fmt: skip
         importlib.import_module(f"rest_deploy.{module}")  # so that a fault is planted in all of them
     if {"a checkpoint", "an ONNX file"} & set(names):

@@ -18,11 +18,12 @@ from typing import Any
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ExportError
+from rest_deploy.export.engine.choice import LibraryChoice
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility
 from rest_deploy.export.engine.layers import Layer, read_layers
-from rest_deploy.export.engine.progress import BuildProgress, Progress, progress_monitor
-from rest_deploy.export.engine.site import BuildSite
+from rest_deploy.export.engine.progress import BuildProgress, progress_monitor
 from rest_deploy.export.engine.timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
+from rest_deploy.export.formats import Progress
 from rest_deploy.nvidia import Cuda, TensorRTLog, frames_let_go, readable
 
 #: HardwareCompatibilityLevel of TensorRT.
@@ -55,7 +56,7 @@ def build(
     model: bytes,
     path: Path,
     info: ArtifactInfo,
-    site: BuildSite,
+    choice: LibraryChoice,
     config: EngineConfig,
     *,
     report: Progress | None = None,
@@ -66,7 +67,7 @@ def build(
         model: ONNX file.
         path: Where it lies, for errors.
         info: Its record.
-        site: With what, and for which GPU.
+        choice: With what, and for which GPU.
         config: How.
         report: Called as the build goes on.
 
@@ -75,30 +76,30 @@ def build(
         KeyboardInterrupt: Ctrl-C, once the build has come to a stop.
     """
     with frames_let_go():
-        if site.gpu is None:
-            return _Build(site, config, info).run(model, path, report)
-        with Cuda().on_device(site.gpu.index):
-            return _Build(site, config, info).run(model, path, report)
+        if choice.gpu is None:
+            return _Build(choice, config, info).run(model, path, report)
+        with Cuda().on_device(choice.gpu.index):
+            return _Build(choice, config, info).run(model, path, report)
 
 
 class _Build:
     """One build: the objects of TensorRT, which must outlive each other in order."""
 
-    def __init__(self, site: BuildSite, config: EngineConfig, info: ArtifactInfo) -> None:
-        self._site, self._config, self._info = site, config, info
-        self._trt = site.library.api
-        self._log = TensorRTLog(site.library)
+    def __init__(self, choice: LibraryChoice, config: EngineConfig, info: ArtifactInfo) -> None:
+        self._choice, self._config, self._info = choice, config, info
+        self._trt = choice.library.api
+        self._log = TensorRTLog(choice.library)
         self._builder = self._made("start its builder", self._trt.Builder, self._log.logger)
 
     def run(self, model: bytes, path: Path, report: Progress | None) -> Built:
         network = self._parse(model, path)
         profiles = self._config.resolve_profiles(self._info.image_size)
         settings, options = self._settings(profiles)
-        cache = timing_cache_path(self._config, self._site)
+        cache = timing_cache_path(self._config, self._choice)
         if cache is not None:
             load_timing_cache(cache, settings, self._log)
         progress = BuildProgress(report)
-        settings.progress_monitor = progress_monitor(self._site.library, progress)
+        settings.progress_monitor = progress_monitor(self._choice.library, progress)
         start = self._log.mark()
         plan = self._serialized(network, settings, progress)
         if cache is not None:
@@ -125,7 +126,7 @@ class _Build:
         if not parser.parse(model):
             told = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
             reasons = "; ".join(told) or self._log.reasons(start)
-            raise ExportError(f"{self._site.library} cannot read {path.name}: {reasons}")
+            raise ExportError(f"{self._choice.library} cannot read {path.name}: {reasons}")
         self._check_network(network, path)
         return network
 
@@ -151,7 +152,7 @@ class _Build:
         for number, profile in enumerate(profiles):
             self._add_profile(settings, number, profile)
         options = self._set_options(settings)
-        if self._site.library.is_rtx:
+        if self._choice.library.is_rtx:
             self._set_targets(settings)
         return settings, options
 
@@ -163,7 +164,7 @@ class _Build:
         made.set_shape(self._info.input.name, *shapes)
         given = settings.add_optimization_profile(made)
         if given != number:
-            raise ExportError(f"{self._site.library} refuses the profile {profile}: {self._log.reasons(start)}")
+            raise ExportError(f"{self._choice.library} refuses the profile {profile}: {self._log.reasons(start)}")
 
     def _set_options(self, settings: Any) -> dict[str, Any]:
         trt, config = self._trt, self._config
@@ -192,14 +193,14 @@ class _Build:
         if _LEVELS[level] not in known:
             has = ", ".join(value.value for value, name in _LEVELS.items() if name in known)
             raise ExportError(
-                f"{self._site.library} has no hardware compatibility {level.value}; it has {has}; upgrade it, "
+                f"{self._choice.library} has no hardware compatibility {level.value}; it has {has}; upgrade it, "
                 "or leave it out"
             )
         return known[_LEVELS[level]]
 
     def _set_targets(self, settings: Any) -> None:
-        settings.num_compute_capabilities = len(self._site.targets)
-        for number, target in enumerate(self._site.targets):
+        settings.num_compute_capabilities = len(self._choice.targets)
+        for number, target in enumerate(self._choice.targets):
             capability = self._trt.ComputeCapability.__members__[target.upper()]
             self._made(f"build for {target}", settings.set_compute_capability, capability, number)
 
@@ -220,8 +221,8 @@ class _Build:
     def _work(self, plan: Future[Any], network: Any, settings: Any) -> None:
         """What the thread does. No closure: a frame keeps those, whatever is cleared (see frames_let_go)."""
         try:
-            if self._site.gpu is not None:  # CUDA's current GPU is the thread's
-                Cuda().call("cudaSetDevice", self._site.gpu.index)
+            if self._choice.gpu is not None:  # CUDA's current GPU is the thread's
+                Cuda().call("cudaSetDevice", self._choice.gpu.index)
             plan.set_result(self._made("build the engine", self._builder.build_serialized_network, network, settings))
         except BaseException as exc:  # for the thread that waits
             plan.set_exception(exc)

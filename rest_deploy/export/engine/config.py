@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -10,6 +11,7 @@ from typing import Annotated
 
 from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ConfigError
+from rest_deploy.export.options import option
 from rest_deploy.nvidia import HOPPER, TURING, ComputeCapability
 from rest_deploy.specs import BATCH, ImageSize, Precision, Preprocessing
 from rest_deploy.values import Whole, hold
@@ -31,43 +33,72 @@ class HardwareCompatibility(str, Enum):
     AMPERE_PLUS = "ampere+"
 
 
+def _gpu_number(text: str) -> int:
+    match = re.fullmatch(r"cuda(?::(\d{1,3}))?", text)
+    if not match:
+        raise ConfigError(f"device {text}: an engine is built on a GPU; accepted: cuda, cuda:0, cuda:1, ...")
+    return int(match[1] or 0)
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """How to build an engine.
 
-    Args:
-        profiles: Ranges of input sizes; empty for one that goes from 1x1x1 over the preprocessing's size to 8x640x640.
-        min_size, opt_size, max_size, max_batch: A single range, those left None as in the default one; not beside
-            ``profiles``.
-        targets: Compute capabilities, as ``("sm86", "sm120")``, only of TensorRT-RTX; empty for Ampere and later.
-        workspace_mib: Most scratch memory that a layer may ask for; None for the library's default.
-        optimization_level: 0 (fast build) to 5 (fast engine); None for the library's default.
-        timing_cache: File that keeps measured tactics; None for the user's cache folder.
-        use_timing_cache: Whether to keep them at all; TensorRT-RTX measures nothing at build.
-        gpu: Number of the GPU that TensorRT builds on, and that runs the engine to verify it; None for the first, where
-            there is one.
-        tf32: Let FP32 products be rounded to TF32's 10 bits.
-        version_compatible: An engine that later versions run too; only of TensorRT.
-        hardware_compatibility: GPUs that run it; only of TensorRT.
+    Sizes that are not given make room for those that are. ``timing_cache`` None is the user's cache folder;
+    TensorRT-RTX measures nothing at build, and has no cache.
 
     Raises:
         ConfigError: A value that cannot be meant, or two that contradict each other.
     """
 
-    profiles: tuple[Profile, ...] = ()
-    min_size: ImageSize | None = None
-    opt_size: ImageSize | None = None
-    max_size: ImageSize | None = None
-    max_batch: Annotated[int, BATCH] | None = None
-    targets: tuple[str, ...] = ()
-    workspace_mib: Annotated[int, Whole(1, 1 << 24)] | None = None
-    optimization_level: Annotated[int, Whole(OPTIMIZATION_LEVELS[0], OPTIMIZATION_LEVELS[-1])] | None = None
-    timing_cache: str | Path | None = None
+    min_size: ImageSize | None = option(None, "smallest input (default 1x1)", metavar="HxW")
+    opt_size: ImageSize | None = option(None, "what it is tuned for (default the image size)", metavar="HxW")
+    max_size: ImageSize | None = option(None, "largest input (default 640x640)", metavar="HxW")
+    max_batch: Annotated[int, BATCH] | None = option(None, "largest batch (default 8)", metavar="N")
+    profiles: tuple[Profile, ...] = option(
+        (),
+        "a range of sizes, as 1x32x32:1x224x224:8x640x640; may be repeated, in place of the four above",
+        flag="--profile",
+        metavar="MIN:OPT:MAX",
+        arguments={"action": "append"},
+        read=lambda texts: tuple(Profile.parse(text) for text in texts),
+    )
+    targets: tuple[str, ...] = option(
+        (),
+        "GPUs that TensorRT-RTX builds for: sm86, sm89, sm120, ... (default Ampere and later)",
+        flag="--target",
+        metavar="SM[,SM]",
+        arguments={"type": lambda text: tuple(part.strip() for part in text.split(","))},
+        write=None,  # the line that makes an engine again names its own
+    )
+    gpu: Annotated[int, Whole(0, 999)] | None = option(
+        None,
+        "GPU that TensorRT builds on, and that runs the engine to verify it (default cuda:0)",
+        flag="--device",
+        metavar="cuda:N",
+        arguments={"type": _gpu_number},
+        write="cuda:{}".format,
+    )
+    workspace_mib: Annotated[int, Whole(1, 1 << 24)] | None = option(
+        None, "most scratch memory of a layer", flag="--workspace", metavar="MIB"
+    )
+    optimization_level: Annotated[int, Whole(OPTIMIZATION_LEVELS[0], OPTIMIZATION_LEVELS[-1])] | None = option(
+        None, "0 builds fast, 5 makes a fast engine (default 3)", metavar="0-5"
+    )
+    timing_cache: str | Path | None = option(
+        None,
+        "where TensorRT keeps what it measured (default: user's cache)",
+        metavar="FILE|none",
+        off="use_timing_cache",
+    )
     use_timing_cache: bool = True
-    gpu: Annotated[int, Whole(0, 999)] | None = None
-    tf32: bool = False
-    version_compatible: bool = False
-    hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE
+    tf32: bool = option(False, "let FP32 products be rounded to TF32's 10 bits")
+    version_compatible: bool = option(False, "run on later versions of TensorRT too")
+    hardware_compatibility: HardwareCompatibility = option(
+        HardwareCompatibility.NONE,
+        "run on other GPUs too: of the same compute capability, or Ampere and later (TensorRT)",
+        flag="--hardware-compatible",
+    )
 
     def __post_init__(self) -> None:
         hold(self)

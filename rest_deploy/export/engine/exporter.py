@@ -1,77 +1,144 @@
-"""ONNX file -> engine: build it, prove its precision, and tell what was made."""
+"""Formats ``trt`` and ``trt-rtx``: ONNX file -> engine, its precision proved, its manifest beside it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from rest_deploy.artifact.engine import EngineRecord
+from rest_deploy.artifact.engine_files import replacing_engine
 from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.manifest import manifest_path, write_manifest
 from rest_deploy.artifact.onnx_file import read_checked
+from rest_deploy.artifact.profile import InputSize
+from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
 from rest_deploy.export.engine.builder import build
+from rest_deploy.export.engine.choice import LibraryChoice, choose_library
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.layers import histogram
-from rest_deploy.export.engine.progress import Progress
+from rest_deploy.export.engine.memory import estimate_activation_bytes
 from rest_deploy.export.engine.proof import prove
-from rest_deploy.export.engine.site import BuildSite
-from rest_deploy.export.precision.rounding import fp32_nodes
+from rest_deploy.export.formats import Exporter, FormatRequest, Made, Trial
+from rest_deploy.models.config import ResTConfig
+from rest_deploy.nvidia import find_gpu
 from rest_deploy.specs import Precision
 
+_MIB = 2**20
 
-def export(
-    source: Path,
-    info: ArtifactInfo,
-    target: Path,
-    *,
-    site: BuildSite,
-    config: EngineConfig,
-    command: Sequence[str] | None = (),
-    report: Progress | None = None,
-) -> tuple[ArtifactInfo, tuple[str, ...]]:
-    """Write an ONNX file as an engine. Its manifest is not written: that is done when the engine has been verified.
 
-    Args:
-        source: ONNX file.
-        info: Its record.
-        target: Plan to write.
-        site: With what, and for which GPU.
-        config: How.
-        command: Arguments of rest-export that make it again, without format, target and output; None where none
-            can.
-        report: Called as the build goes on.
-
-    Returns:
-        The engine's record, not yet verified, and the library's warnings.
+def check(request: FormatRequest) -> Exporter:
+    """Find what builds the engine here.
 
     Raises:
-        ExportError: It could not be built, or was not built in the precision of ``info``.
-        OSError: The plan cannot be written.
+        ConfigError: The library does not have what is asked for.
+        MissingPackageError: No library is installed.
+        DeviceError: There is no GPU that it needs.
     """
-    onnx = bytes(read_checked(source).content)
-    built = build(onnx, source, info, site, config, report=report)
-    kept = () if info.precision is Precision.FP32 else fp32_nodes(onnx)
-    prove(built.layers, info.precision, kept)
-    target.write_bytes(built.plan)
-    record = EngineRecord(
-        library=site.library.name,
-        version=site.library.version,
-        targets=site.targets,
-        gpu=site.gpu.name if site.gpu is not None else None,
-        profiles=built.profiles,
-        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
-        plan_bytes=len(built.plan),
-        source_sha256=hashlib.sha256(onnx).hexdigest(),
-        source_verification=info.verification,
-        layers=histogram(built.layers),
-        activation_bytes=built.activation_bytes,
-        options=built.options,
-        why=site.why,
-        command=None if command is None else tuple(command),
-        version_compatible=config.version_compatible,
-        hardware_compatibility=config.hardware_compatibility.value,
-    )
-    versions = {**info.versions, site.library.api.__name__: site.library.version}
-    made = replace(info, format=site.library.name, verification=None, versions=versions, extra={}, engine=record)
-    return made, built.warnings
+    return EngineExporter(request, choose_library(request.format, request.config, request.precision))
+
+
+@dataclass(frozen=True)
+class EngineExporter(Exporter):
+    """Builds one engine.
+
+    Args:
+        choice: With which library, and for which GPUs.
+    """
+
+    choice: LibraryChoice
+
+    step: ClassVar[str] = "build"
+
+    @property
+    def _config(self) -> EngineConfig:
+        config: EngineConfig = self.request.config
+        return config
+
+    @property
+    def _gpu(self) -> int:
+        return self._config.gpu or 0
+
+    def check(self, info: ArtifactInfo) -> None:
+        """An engine must take the images that its own preprocessing gives."""
+        steps, profiles = info.preprocessing, self._config.resolve_profiles(info.image_size)
+        if steps is None or (size := steps.size) is None:
+            return
+        if not any(profile.holds(InputSize(profile.min.batch, size)) for profile in profiles):
+            raise ConfigError(
+                f"images come as {size} ({steps.resize.value}), and no profile holds that: "
+                f"{', '.join(map(str, profiles))}; give another --image-size, or other sizes of the engine"
+            )
+
+    def files(self, output: Path) -> tuple[Path, ...]:
+        return output, manifest_path(output)
+
+    def plan(self, info: ArtifactInfo) -> dict[str, str]:
+        choice, profiles = self.choice, self._config.resolve_profiles(info.image_size)
+        config = ResTConfig.from_dict(info.config)
+        most = max(estimate_activation_bytes(config, profile.max, info.precision) for profile in profiles)
+        return {
+            "input": f"{info.input.shape[1]} channels, sizes as in the profiles",
+            "library": f"{choice.library} ({choice.why})",
+            "target": ", ".join(choice.targets) + (f" ({choice.gpu.name})" if choice.gpu else ""),
+            "profiles": ", ".join(map(str, profiles)) + " (batch x height x width, min:opt:max)",
+            "memory": f"about {most / _MIB:.0f} MiB for activations at the largest size (estimated)",
+        }
+
+    def make(self, source: Path, info: ArtifactInfo, folder: Path) -> Made:
+        """Build the engine, prove its precision by the layers in the build's log, and write it beside its manifest."""
+        from rest_deploy.export.precision.rounding import fp32_nodes
+
+        choice, config = self.choice, self._config
+        onnx = bytes(read_checked(source).content)
+        built = build(onnx, source, info, choice, config, report=self.request.report)
+        prove(built.layers, info.precision, () if info.precision is Precision.FP32 else fp32_nodes(onnx))
+        record = EngineRecord(
+            library=choice.library.name,
+            version=choice.library.version,
+            targets=choice.targets,
+            gpu=choice.gpu.name if choice.gpu is not None else None,
+            profiles=built.profiles,
+            plan_sha256=hashlib.sha256(built.plan).hexdigest(),
+            plan_bytes=len(built.plan),
+            source_sha256=hashlib.sha256(onnx).hexdigest(),
+            source_verification=info.verification,
+            layers=histogram(built.layers),
+            activation_bytes=built.activation_bytes,
+            options=built.options,
+            why=choice.why,
+            command=self.request.command,
+            version_compatible=config.version_compatible,
+            hardware_compatibility=config.hardware_compatibility.value,
+            not_run=(_why_not_run(choice.targets, self._gpu) or None) if self.request.verify else None,
+        )
+        versions = {**info.versions, choice.library.api.__name__: choice.library.version}
+        made = replace(info, format=choice.library.name, verification=None, versions=versions, extra={}, engine=record)
+        with replacing_engine(folder / f"{source.stem}.engine") as (plan, manifest):
+            plan.write_bytes(built.plan)
+            write_manifest(manifest, made)
+        why = (f"built with {choice.library}: {choice.why}",) if choice.unexpected else ()
+        return Made(folder / f"{source.stem}.engine", made, (*built.warnings, *why))
+
+    def trial(self, info: ArtifactInfo) -> Trial:
+        assert info.engine is not None  # it is the record of what was made
+        profiles, why = info.engine.profiles, _why_not_run(info.engine.targets, self._gpu)
+        return Trial(None if why else f"cuda:{self._gpu}", why, profiles, profiles[0].opt)
+
+    def place(self, made: Made, output: Path) -> None:
+        with replacing_engine(output) as (plan, manifest):
+            shutil.copyfile(made.path, plan)
+            write_manifest(manifest, made.info)
+
+
+def _why_not_run(targets: tuple[str, ...], number: int) -> str:
+    """Why an engine cannot be run here; empty where it can."""
+    try:
+        gpu = find_gpu(number)
+    except (DeviceError, MissingPackageError) as exc:
+        return str(exc)
+    if str(gpu.compute_capability) in targets:
+        return ""
+    return f"the GPU here, {gpu}, is none of its targets {', '.join(targets)}"

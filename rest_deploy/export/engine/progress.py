@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rest_deploy.export.formats import Progress
 from rest_deploy.nvidia import Library
-
-#: Called with the share of the build that is done, 0 to 1, and the name of the phase it is in.
-Progress = Callable[[float, str], None]
 
 
 @dataclass

@@ -10,22 +10,22 @@ from typing import Any
 
 from rest_deploy.artifact.files import replacing
 from rest_deploy.errors import ExportError
+from rest_deploy.export.engine.choice import LibraryChoice
 from rest_deploy.export.engine.config import EngineConfig
-from rest_deploy.export.engine.site import BuildSite
 from rest_deploy.nvidia import TensorRTLog
 
 _log = logging.getLogger(__name__)
 
 
-def timing_cache_path(config: EngineConfig, site: BuildSite) -> Path | None:
+def timing_cache_path(config: EngineConfig, choice: LibraryChoice) -> Path | None:
     """File of the cache, or None where none is used: asked so, or TensorRT-RTX, which times nothing at build."""
-    if not config.use_timing_cache or site.gpu is None:
+    if not config.use_timing_cache or choice.gpu is None:
         return None
     if config.timing_cache is not None:
         return Path(config.timing_cache)
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rest_deploy"
-    gpu = re.sub(r"[^A-Za-z0-9]+", "-", site.gpu.name).strip("-").lower()
-    return folder / f"timing-{site.library.version}-{gpu}-{site.gpu.compute_capability}.cache"
+    gpu = re.sub(r"[^A-Za-z0-9]+", "-", choice.gpu.name).strip("-").lower()
+    return folder / f"timing-{choice.library.version}-{gpu}-{choice.gpu.compute_capability}.cache"
 
 
 def load_timing_cache(path: Path, build_config: Any, log: TensorRTLog) -> None:

@@ -1,4 +1,4 @@
-"""How a network is to be narrowed; checked when made, without importing torch or onnx."""
+"""How FP16 and INT8 are made of a network; checked when made, without importing torch or onnx."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from rest_deploy.errors import ConfigError
+from rest_deploy.export.options import option
 from rest_deploy.specs import FACTOR, IMAGES, SEED, CalibrationMethod, ImageSize, Int8Target, Precision
 from rest_deploy.values import Real, hold
 
@@ -17,42 +18,48 @@ TABLE_SUFFIXES = (".csv", ".json")
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """How to narrow a network, and what that may cost.
-
-    Args:
-        half_io: Input and output in float16.
-        int8_target: What an INT8 artifact is for; None for TensorRT where an engine is made, else for the CPU.
-        calibration: Folder of images: ranges of INT8 for TensorRT are taken from some, and any narrowed network is
-            judged on others. Of a network that takes no pictures it holds ``.npy`` files, inputs as they are.
-        calibration_images: How many to take ranges from; None for a hundred, or three quarters of a smaller folder.
-        calibration_method: How a range is taken from the values that occurred; None for min-max.
-        calibration_sizes: Sizes that they are brought to; empty for the preprocessing's own.
-        calibration_seed: Of the choice of images.
-        min_top1_agreement: Share of the judged images that must keep FP32's best class; None for the precision's own.
-        max_error: Largest difference of a logit, in standard deviations of the logits; None for the precision's own.
-        sensitivity: ``.csv`` or ``.json`` file for what each part of the network costs; a plot is written beside it.
-        reduced_range: INT8 weights of 7 bits for CPUs whose 8-bit sums saturate, where the file is to run on such a
-            one; they are taken in any case where this machine's own does.
-        require_speedup: Least speed over FP32's on this machine; None asks nothing.
-        compare_speed: Whether to time against FP32 where there is a machine for it.
+    """How to make a network of lower precision, and what that may cost.
 
     Raises:
         ConfigError: A value that cannot be meant.
     """
 
-    half_io: bool = False
-    int8_target: Int8Target | None = None
-    calibration: Path | None = None
-    calibration_images: Annotated[int, IMAGES] | None = None
-    calibration_method: CalibrationMethod | None = None
-    calibration_sizes: tuple[ImageSize, ...] = ()
-    calibration_seed: Annotated[int, SEED] = 0
-    min_top1_agreement: Annotated[float, Real(0, 1, over=True)] | None = None
-    max_error: Annotated[float, FACTOR] | None = None
-    sensitivity: Path | None = None
-    reduced_range: bool = False
-    require_speedup: Annotated[float, FACTOR] | None = None
-    compare_speed: bool = True
+    calibration: Path | None = option(
+        None,
+        "images, or .npy inputs of a network that takes no pictures: INT8 ranges for TensorRT are taken from some, and "
+        "the result is judged on others",
+        metavar="DIR",
+    )
+    calibration_images: Annotated[int, IMAGES] | None = option(
+        None, "how many ranges are taken from (default 100, or three quarters of a smaller folder)", metavar="N"
+    )
+    calibration_method: CalibrationMethod | None = option(
+        None, "how a range is taken from the values that occurred (default min-max)"
+    )
+    calibration_sizes: tuple[ImageSize, ...] = option(
+        (), "sizes of those images (default: the image size)", metavar="HxW", arguments={"nargs": "+"}
+    )
+    calibration_seed: Annotated[int, SEED] = option(0, "of the choice of images (default 0)", metavar="N")
+    int8_target: Int8Target | None = option(None, "what INT8 is made for (default trt for engines, else cpu)")
+    reduced_range: bool = option(
+        False, "INT8 weights of 7 bits, for CPUs without VNNI; taken in any case where this CPU needs them"
+    )
+    half_io: bool = option(False, "input and output in float16 too")
+    min_top1_agreement: Annotated[float, Real(0, 1, over=True)] | None = option(
+        None,
+        "share of the judged images that must keep FP32's best class (default fp16 0.99, int8 0.98)",
+        metavar="SHARE",
+    )
+    max_error: Annotated[float, FACTOR] | None = option(
+        None, "largest difference of a logit, in standard deviations of the logits", metavar="STD"
+    )
+    sensitivity: Path | None = option(
+        None, ".csv or .json: what each part of the network costs; beside it a plot", metavar="FILE"
+    )
+    require_speedup: Annotated[float, FACTOR] | None = option(
+        None, "fail unless it is X times as fast as FP32 here", metavar="X"
+    )
+    compare_speed: bool = option(True, "do not time it against FP32", flag="--no-speed")
 
     def __post_init__(self) -> None:
         hold(self)

@@ -12,8 +12,8 @@ import pytest
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ConfigError, DeviceError, ExportError
 from rest_deploy.export.engine.builder import Built, build
+from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility
-from rest_deploy.export.engine.site import choose_site
 from rest_deploy.runtimes.ort import read_info
 from rest_deploy.specs import ImageSize, Precision
 from tests.engines import GPU, RTX, Machine
@@ -33,9 +33,9 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def _build(machine: Machine, onnx: Path, config: EngineConfig = NO_CACHE, source: Path | None = None) -> Built:
-    site = choose_site(machine.format, config, Precision.FP32)
+    choice = choose_library(machine.format, config, Precision.FP32)
     path = source or onnx
-    return build(path.read_bytes(), path, read_info(onnx), site, config)
+    return build(path.read_bytes(), path, read_info(onnx), choice, config)
 
 
 def _calls(machine: Machine, name: str) -> list[tuple[Any, ...]]:
@@ -217,25 +217,25 @@ def test_tensorrt_builds_on_the_gpu_that_was_asked_for(
 def test_a_gpu_that_is_not_there_is_no_reason_to_build_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
     Machine.make(monkeypatch, PLAIN[0])
     with pytest.raises(DeviceError, match="cuda:5: there are 1 GPUs here; accepted: cuda:0"):
-        choose_site("trt", EngineConfig(gpu=5), Precision.FP32)
+        choose_library("trt", EngineConfig(gpu=5), Precision.FP32)
 
 
 def test_rtx_for_a_gpu_that_it_lacks_must_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     Machine.make(monkeypatch, RTX, (H200,))
     with pytest.raises(DeviceError, match=r"H200 \(sm90\), is none that TensorRT-RTX .*pip install \"rest-dep"):
-        choose_site("trt", NO_CACHE, Precision.FP32)
-    assert choose_site("trt", EngineConfig(targets=("sm89",)), Precision.FP32).targets == ("sm89",)
-    assert choose_site("trt-rtx", NO_CACHE, Precision.FP32).targets[0] == "sm80"
+        choose_library("trt", NO_CACHE, Precision.FP32)
+    assert choose_library("trt", EngineConfig(targets=("sm89",)), Precision.FP32).targets == ("sm89",)
+    assert choose_library("trt-rtx", NO_CACHE, Precision.FP32).targets[0] == "sm80"
 
 
 def test_progress_is_told(machine: Machine, tiny_onnx: Path) -> None:
     told: list[tuple[float, str]] = []
-    site = choose_site(machine.format, NO_CACHE, Precision.FP32)
+    choice = choose_library(machine.format, NO_CACHE, Precision.FP32)
     build(
         tiny_onnx.read_bytes(),
         tiny_onnx,
         read_info(tiny_onnx),
-        site,
+        choice,
         NO_CACHE,
         report=lambda share, phase: told.append((share, phase)),
     )

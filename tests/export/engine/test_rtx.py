@@ -19,12 +19,12 @@ from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ExportError
 from rest_deploy.export.engine import builder
 from rest_deploy.export.engine.builder import build
+from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig
-from rest_deploy.export.engine.exporter import export
 from rest_deploy.export.engine.layers import histogram
 from rest_deploy.export.engine.memory import estimate_activation_bytes
 from rest_deploy.export.engine.proof import prove
-from rest_deploy.export.engine.site import choose_site
+from rest_deploy.export.formats import FormatRequest, get_format
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.ort import read_info
@@ -62,14 +62,13 @@ def test_engines_in_fp32(
     tmp_path: Path,
 ) -> None:
     source = digits_onnx if model == "digits" else lite_onnx
-    info, plan = read_info(source), tmp_path / "x.engine"
-    config = EngineConfig(profiles=profiles, targets=targets)
-    site = choose_site("trt-rtx", config, Precision.FP32)
-    made, warnings = export(source, info, plan, site=site, config=config)
-    record = made.engine
+    info, config = read_info(source), EngineConfig(profiles=profiles, targets=targets)
+    request = FormatRequest("trt-rtx", Precision.FP32, config, verify=False)
+    made = get_format("trt-rtx").check(request).make(source, info, tmp_path)
+    record, plan = made.info.engine, made.path
     assert record is not None
     assert record.targets == (targets or ("sm80", "sm86", "sm89", "sm120", "sm121"))
-    assert (record.library, record.gpu, record.profiles, warnings) == ("trt-rtx", None, profiles, ())
+    assert (record.library, record.gpu, record.profiles, made.notes) == ("trt-rtx", None, profiles, ())
     assert record.plan_bytes == plan.stat().st_size > source.stat().st_size
     stages = {"stem", "patch_embed_2", "patch_embed_3", "patch_embed_4", "head", *(f"stage{i}" for i in range(1, 5))}
     assert set(record.layers) - {"other"} == stages
@@ -82,11 +81,11 @@ def test_engines_in_fp32(
 
 def test_reasons_out_of_the_log(digits_onnx: Path) -> None:
     config = EngineConfig(profiles=ONE, targets=("sm86",), workspace_mib=1)
-    site = choose_site("trt-rtx", config, Precision.FP32)
+    choice = choose_library("trt-rtx", config, Precision.FP32)
     with pytest.raises(ExportError, match=r"could not build the engine: .*within workspace limit") as raised:
-        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), site, config)
+        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), choice, config)
     assert "cudaError" not in str(raised.value)  # spurious on a machine without a GPU
-    turing = replace(site, targets=("sm75",))
+    turing = replace(choice, targets=("sm75",))
     config = replace(config, workspace_mib=None)
     with pytest.raises(ExportError, match=r"for Turing .*FP32 GEMM is not supported"):
         build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), turing, config)
@@ -105,9 +104,9 @@ def test_a_failed_build_leaves_nothing_of_tensorrt_to_the_collector(
 
     monkeypatch.setattr(builder._Build, "__init__", init)
     config = EngineConfig(profiles=ONE, targets=("sm86",), workspace_mib=1)
-    site = choose_site("trt-rtx", config, Precision.FP32)
+    choice = choose_library("trt-rtx", config, Precision.FP32)
     with pytest.raises(ExportError) as raised:
-        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), site, config)
+        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), choice, config)
     assert raised.value.__traceback__ is not None  # kept, as by a caller that looks at it later
     assert [made() for made in builders] == [None]
 
@@ -124,9 +123,9 @@ def test_ctrl_c_ends_a_real_build(digits_onnx: Path) -> None:
             signal.pthread_kill(main, signal.SIGINT)
 
     config = EngineConfig(profiles=ONE, targets=("sm86",))
-    site = choose_site("trt-rtx", config, Precision.FP32)
+    choice = choose_library("trt-rtx", config, Precision.FP32)
     with pytest.raises(KeyboardInterrupt):
-        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), site, config, report=interrupt)
+        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), choice, config, report=interrupt)
     assert told
     assert not [thread for thread in threading.enumerate() if thread.name == "tensorrt-build"]
 
@@ -180,7 +179,7 @@ def test_the_log_tells_the_precision_that_was_built(
     config = replace(config, targets=("sm89",))
     info: ArtifactInfo = read_info(tiny_onnx)
     info = replace(info, labels=None, output=replace(info.output, shape=("batch", 8)))
-    layers = build(source.read_bytes(), source, info, choose_site("trt-rtx", config, Precision.FP32), config).layers
+    layers = build(source.read_bytes(), source, info, choose_library("trt-rtx", config, Precision.FP32), config).layers
     counts = histogram(layers)
     assert datatype in counts["stem"]
     for asked in Precision:

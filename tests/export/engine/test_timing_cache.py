@@ -14,8 +14,8 @@ import pytest
 
 from rest_deploy.artifact import files
 from rest_deploy.errors import ExportError
+from rest_deploy.export.engine.choice import LibraryChoice
 from rest_deploy.export.engine.config import EngineConfig
-from rest_deploy.export.engine.site import BuildSite
 from rest_deploy.export.engine.timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
 from rest_deploy.nvidia import ComputeCapability, Gpu, Library, TensorRTLog
 from tests.standins.bench import make_logger
@@ -29,8 +29,8 @@ LOG = TensorRTLog(Library("trt", FakeTensorRT("tensorrt-10.9.0.34").module, "10.
 GPU = Gpu(0, "NVIDIA GeForce RTX 4090", ComputeCapability(8, 9), 24 << 30)
 
 
-def site(gpu: Gpu | None = GPU, version: str = "10.9.0.34") -> BuildSite:
-    return BuildSite(Library("trt" if gpu else "trt-rtx", None, version), gpu, ("sm89",), "a test")
+def choice(gpu: Gpu | None = GPU, version: str = "10.9.0.34") -> LibraryChoice:
+    return LibraryChoice(Library("trt" if gpu else "trt-rtx", None, version), gpu, ("sm89",), "a test")
 
 
 def settings(capability: tuple[int, int] = (8, 9)) -> Any:
@@ -70,7 +70,7 @@ def kept(tmp_path: Path) -> Path:
 
 def test_the_folder_of_the_user_s_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = timing_cache_path(EngineConfig(), site())
+    path = timing_cache_path(EngineConfig(), choice())
     assert path == tmp_path / "rest_deploy" / "timing-10.9.0.34-nvidia-geforce-rtx-4090-sm89.cache"
 
 
@@ -80,7 +80,7 @@ def test_the_folder_where_none_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path:
     if value is not None:
         monkeypatch.setenv("XDG_CACHE_HOME", value)
     monkeypatch.setenv("HOME", str(tmp_path))
-    path = timing_cache_path(EngineConfig(), site())
+    path = timing_cache_path(EngineConfig(), choice())
     assert path is not None
     assert path.parent == tmp_path / ".cache" / "rest_deploy"
 
@@ -88,34 +88,36 @@ def test_the_folder_where_none_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path:
 @pytest.mark.parametrize(
     "other",
     [
-        site(version="10.9.0.35"),
-        site(Gpu(0, "NVIDIA A10", ComputeCapability(8, 9), 0)),
-        site(Gpu(0, GPU.name, ComputeCapability(8, 6), 0)),
+        choice(version="10.9.0.35"),
+        choice(Gpu(0, "NVIDIA A10", ComputeCapability(8, 9), 0)),
+        choice(Gpu(0, GPU.name, ComputeCapability(8, 6), 0)),
     ],
     ids=["version", "name", "capability"],
 )
-def test_each_version_and_gpu_has_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: BuildSite) -> None:
+def test_each_version_and_gpu_has_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: LibraryChoice
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert timing_cache_path(EngineConfig(), other) != timing_cache_path(EngineConfig(), site())
+    assert timing_cache_path(EngineConfig(), other) != timing_cache_path(EngineConfig(), choice())
 
 
 def test_the_name_of_a_gpu_makes_no_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = timing_cache_path(EngineConfig(), site(Gpu(0, "../Tesla T4 (PCIe/x8)", ComputeCapability(7, 5), 0)))
+    path = timing_cache_path(EngineConfig(), choice(Gpu(0, "../Tesla T4 (PCIe/x8)", ComputeCapability(7, 5), 0)))
     assert path == tmp_path / "rest_deploy" / "timing-10.9.0.34-tesla-t4-pcie-x8-sm75.cache"
 
 
 @pytest.mark.parametrize("given", ["my.cache", Path("my.cache")])
 def test_a_file_that_was_named(given: str | Path) -> None:
-    assert timing_cache_path(EngineConfig(timing_cache=given), site()) == Path("my.cache")
+    assert timing_cache_path(EngineConfig(timing_cache=given), choice()) == Path("my.cache")
 
 
 @pytest.mark.parametrize(
     ("config", "where"),
-    [(EngineConfig(use_timing_cache=False), site()), (EngineConfig(), site(None))],
+    [(EngineConfig(use_timing_cache=False), choice()), (EngineConfig(), choice(None))],
     ids=["no", "rtx"],
 )
-def test_none_is_kept(config: EngineConfig, where: BuildSite) -> None:
+def test_none_is_kept(config: EngineConfig, where: LibraryChoice) -> None:
     assert timing_cache_path(config, where) is None
 
 

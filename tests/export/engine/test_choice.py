@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
+from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility
-from rest_deploy.export.engine.site import choose_site
 from rest_deploy.nvidia import ComputeCapability, Gpu, is_installed
 from rest_deploy.specs import Precision
 from tests.standins.cuda import FakeCuda, FakeDevice
@@ -45,41 +45,41 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 def refused(error: type[Exception], said: str, format: str = "trt", **options: Any) -> str:
     """The message of a refusal, FP32 being asked for."""
     with pytest.raises(error, match=said) as caught:
-        choose_site(format, EngineConfig(**options), Precision.FP32)
+        choose_library(format, EngineConfig(**options), Precision.FP32)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("others", [(), (RTX,)])
 def test_tensorrt_beside_a_gpu_is_taken(machine: Machine, others: tuple[str, ...]) -> None:
     machine(TRT, *others)
-    site = choose_site("trt", PLAIN, Precision.FP32)
-    assert str(site.library) == "TensorRT 10.9.0.34"
-    assert site.gpu == Gpu(0, "NVIDIA GeForce RTX 4090", ComputeCapability(8, 9), 24 << 30)
-    assert site.targets == ("sm89",)
-    assert not site.unexpected
-    assert site.why == "it is installed, and NVIDIA GeForce RTX 4090 (sm89) is there"
+    choice = choose_library("trt", PLAIN, Precision.FP32)
+    assert str(choice.library) == "TensorRT 10.9.0.34"
+    assert choice.gpu == Gpu(0, "NVIDIA GeForce RTX 4090", ComputeCapability(8, 9), 24 << 30)
+    assert choice.targets == ("sm89",)
+    assert not choice.unexpected
+    assert choice.why == "it is installed, and NVIDIA GeForce RTX 4090 (sm89) is there"
 
 
 def test_the_gpu_is_the_one_asked_for(machine: Machine) -> None:
     machine(TRT)
-    site = choose_site("trt", EngineConfig(gpu=1), Precision.FP32)
-    assert site.gpu is not None
-    assert (site.gpu.index, site.gpu.name, site.targets) == (1, "NVIDIA H200", ("sm90",))
+    choice = choose_library("trt", EngineConfig(gpu=1), Precision.FP32)
+    assert choice.gpu is not None
+    assert (choice.gpu.index, choice.gpu.name, choice.targets) == (1, "NVIDIA H200", ("sm90",))
 
 
 @pytest.mark.parametrize("files", [(RTX,), (RTX, TRT)])
 def test_rtx_is_taken_where_it_is_asked_for(machine: Machine, files: tuple[str, ...]) -> None:
     machine(*files)
-    site = choose_site("trt-rtx", PLAIN, Precision.FP32)
-    assert (str(site.library), site.gpu, site.why) == ("TensorRT-RTX 1.7.1.116", None, "asked for")
-    assert site.targets == DEFAULT_TARGETS
+    choice = choose_library("trt-rtx", PLAIN, Precision.FP32)
+    assert (str(choice.library), choice.gpu, choice.why) == ("TensorRT-RTX 1.7.1.116", None, "asked for")
+    assert choice.targets == DEFAULT_TARGETS
 
 
 def test_rtx_is_taken_where_tensorrt_is_not_installed(machine: Machine) -> None:
     machine(RTX)
-    site = choose_site("trt", PLAIN, Precision.FP32)
-    assert (site.library.name, site.gpu, site.why) == ("trt-rtx", None, "TensorRT is not installed")
-    assert not site.unexpected
+    choice = choose_library("trt", PLAIN, Precision.FP32)
+    assert (choice.library.name, choice.gpu, choice.why) == ("trt-rtx", None, "TensorRT is not installed")
+    assert not choice.unexpected
 
 
 def test_an_engine_that_the_gpu_here_could_not_run_has_to_be_asked_for(machine: Machine) -> None:
@@ -94,8 +94,8 @@ def test_an_engine_that_the_gpu_here_could_not_run_has_to_be_asked_for(machine: 
 @pytest.mark.parametrize(("format", "targets"), [("trt", ("sm86",)), ("trt-rtx", ("sm86",)), ("trt-rtx", ())])
 def test_other_gpus_may_be_asked_for(machine: Machine, format: str, targets: tuple[str, ...]) -> None:
     machine(RTX, cuda=FakeCuda((H200,)))
-    site = choose_site(format, EngineConfig(targets=targets), Precision.FP32)
-    assert site.targets == (targets or DEFAULT_TARGETS)
+    choice = choose_library(format, EngineConfig(targets=targets), Precision.FP32)
+    assert choice.targets == (targets or DEFAULT_TARGETS)
 
 
 @pytest.mark.parametrize("files", [(TRT, RTX), (RTX,), (TRT,)])
@@ -122,10 +122,10 @@ def test_a_gpu_that_was_asked_for_where_there_is_none(machine: Machine, gpu: int
 )
 def test_rtx_is_taken_where_there_is_no_gpu_for_tensorrt(machine: Machine, cuda: FakeCuda, reason: str) -> None:
     machine(TRT, RTX, cuda=cuda)
-    site = choose_site("trt", PLAIN, Precision.FP32)
-    assert (site.library.name, site.gpu, site.targets) == ("trt-rtx", None, DEFAULT_TARGETS)
-    assert site.unexpected
-    assert site.why.startswith(f"TensorRT builds only on a GPU, and device cuda:0: {reason}")
+    choice = choose_library("trt", PLAIN, Precision.FP32)
+    assert (choice.library.name, choice.gpu, choice.targets) == ("trt-rtx", None, DEFAULT_TARGETS)
+    assert choice.unexpected
+    assert choice.why.startswith(f"TensorRT builds only on a GPU, and device cuda:0: {reason}")
 
 
 def test_tensorrt_alone_without_a_gpu(machine: Machine) -> None:
@@ -209,14 +209,14 @@ def test_what_rtx_does_not_have(machine: Machine, format: str, options: dict[str
 )
 def test_targets_that_rtx_has(machine: Machine, options: dict[str, Any], precision: Precision) -> None:
     machine(RTX)
-    assert choose_site("trt-rtx", EngineConfig(**options), precision).targets == options["targets"]
+    assert choose_library("trt-rtx", EngineConfig(**options), precision).targets == options["targets"]
 
 
 @pytest.mark.parametrize("precision", Precision)
 def test_without_targets_ampere_and_later_are_meant(machine: Machine, precision: Precision) -> None:
     """Turing too has FP16 and INT8, and has to be asked for."""
     machine(RTX)
-    assert choose_site("trt-rtx", PLAIN, precision).targets == DEFAULT_TARGETS
+    assert choose_library("trt-rtx", PLAIN, precision).targets == DEFAULT_TARGETS
 
 
 @pytest.mark.parametrize(
@@ -230,16 +230,16 @@ def test_without_targets_ampere_and_later_are_meant(machine: Machine, precision:
 )
 def test_what_tensorrt_has(machine: Machine, options: dict[str, Any]) -> None:
     machine(TRT, RTX)
-    assert choose_site("trt", EngineConfig(**options), Precision.FP32).library.name == "trt"
+    assert choose_library("trt", EngineConfig(**options), Precision.FP32).library.name == "trt"
 
 
 def test_no_timing_cache_is_no_request_of_rtx(machine: Machine) -> None:
     machine(RTX)
-    assert choose_site("trt", EngineConfig(use_timing_cache=False), Precision.FP32).library.name == "trt-rtx"
+    assert choose_library("trt", EngineConfig(use_timing_cache=False), Precision.FP32).library.name == "trt-rtx"
 
 
 @pytest.mark.skipif(not is_installed("trt-rtx"), reason="pip install 'rest-deploy[trt-rtx]'")
 def test_the_installed_rtx_builds_for_ampere_and_later() -> None:
-    site = choose_site("trt-rtx", PLAIN, Precision.FP32)
-    assert set(DEFAULT_TARGETS) <= set(site.targets)
-    assert "sm75" not in site.targets
+    choice = choose_library("trt-rtx", PLAIN, Precision.FP32)
+    assert set(DEFAULT_TARGETS) <= set(choice.targets)
+    assert "sm75" not in choice.targets

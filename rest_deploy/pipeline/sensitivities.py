@@ -1,4 +1,4 @@
-"""What each part of a network costs when it is narrowed, as a table and a bar plot."""
+"""What each part of a network costs in lower precision, as a table and a bar plot."""
 
 from __future__ import annotations
 
@@ -7,16 +7,31 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 
 from rest_deploy.artifact.files import replacing
-from rest_deploy.pipeline.search import Sensitivity
 from rest_deploy.specs import Precision
 
 _BAD = ' class="bad"'
 _ROW, _LEFT, _BARS, _RIGHT, _TOP = 18, 150, 420, 150, 56  # of the plot, in pixels
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one part costs when it alone is in lower precision.
+
+    Args:
+        part: By the authors' names.
+        error: Root mean squared difference of the logits, in standard deviations of them; infinite where they are no
+            numbers.
+        top1_agreement: Share of images with the same best class.
+    """
+
+    part: str
+    error: float
+    top1_agreement: float
 
 
 def write_sensitivities(path: Path, rows: Sequence[Sensitivity], precision: Precision, wider: Precision) -> None:

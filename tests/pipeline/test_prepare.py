@@ -18,8 +18,8 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
-from rest_deploy.pipeline import ExportRequest, ExportResult, making, run_export
-from rest_deploy.pipeline.pictures import ImageInputs
+from rest_deploy.pipeline import ExportRequest, ExportResult, run, run_export
+from rest_deploy.pipeline.prepare import ImageInputs
 from rest_deploy.preprocess.sample import ArrayInput, choose_images
 from rest_deploy.specs import LARGEST_HALF, LARGEST_INPUT, Alpha, ImageSize, Interpolation, Preprocessing, Resize
 from rest_deploy.verification import Case, Reference
@@ -115,7 +115,7 @@ def _export(six: Path, output: Path, precision: str, *, verify: bool = True, **o
 
 
 def test_fp16_of_six_channels_is_judged_by_arrays(six: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "Reference", partial(Reference, cases=[Case(1, ImageSize(20, 27))]))  # of noise
+    monkeypatch.setattr(run, "Reference", partial(Reference, cases=[Case(1, ImageSize(20, 27))]))  # of noise
     folder = _arrays(tmp_path / "x")
     made = _export(six, tmp_path / "six.onnx", "fp16", calibration=folder)
     plan = made.info.precision_plan

@@ -1,4 +1,4 @@
-"""Where an engine is built: with which TensorRT, on which GPU or for which targets, and why."""
+"""What builds an engine: which TensorRT, on which GPU or for which targets, and why."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ENUM_PREFIX = "SM"
 
 
 @dataclass(frozen=True)
-class BuildSite:
+class LibraryChoice:
     """A choice.
 
     Args:
@@ -42,7 +42,7 @@ class BuildSite:
     unexpected: bool = False
 
 
-def choose_site(format: str, config: EngineConfig, precision: Precision) -> BuildSite:
+def choose_library(format: str, config: EngineConfig, precision: Precision) -> LibraryChoice:
     """Find what builds an engine here.
 
     Args:
@@ -80,29 +80,29 @@ def _gpu(config: EngineConfig) -> tuple[Gpu | None, str]:
         return None, str(exc)
 
 
-def _in_place_of_tensorrt(config: EngineConfig, precision: Precision, gpu: Gpu | None) -> BuildSite:
-    site = _rtx(config, precision, "TensorRT is not installed")
-    if gpu is not None and not config.targets and str(gpu.compute_capability) not in site.targets:
+def _in_place_of_tensorrt(config: EngineConfig, precision: Precision, gpu: Gpu | None) -> LibraryChoice:
+    choice = _rtx(config, precision, "TensorRT is not installed")
+    if gpu is not None and not config.targets and str(gpu.compute_capability) not in choice.targets:
         if gpu.compute_capability == TURING and precision is not Precision.FP32:  # can be built for, and is no default
-            raise DeviceError(f"the GPU here, {gpu}, must be named for {site.library} to build for it: --target sm75")
+            raise DeviceError(f"the GPU here, {gpu}, must be named for {choice.library} to build for it: --target sm75")
         raise DeviceError(
-            f"the GPU here, {gpu}, is none that {site.library} builds for in {precision.value}, and TensorRT is not "
+            f"the GPU here, {gpu}, is none that {choice.library} builds for in {precision.value}, and TensorRT is not "
             f"installed; {install('trt')}, or build for other GPUs with --format trt-rtx"
         )
-    return site
+    return choice
 
 
-def _on_gpu(config: EngineConfig, gpu: Gpu) -> BuildSite:
+def _on_gpu(config: EngineConfig, gpu: Gpu) -> LibraryChoice:
     if config.targets:
         raise ConfigError(
             f"target {', '.join(config.targets)}: TensorRT builds for the GPU it runs on, here {gpu}; "
             "leave --target out, or build with --format trt-rtx"
         )
     library = load_library("trt", _PURPOSE)
-    return BuildSite(library, gpu, (str(gpu.compute_capability),), f"it is installed, and {gpu} is there")
+    return LibraryChoice(library, gpu, (str(gpu.compute_capability),), f"it is installed, and {gpu} is there")
 
 
-def _rtx(config: EngineConfig, precision: Precision, why: str) -> BuildSite:
+def _rtx(config: EngineConfig, precision: Precision, why: str) -> LibraryChoice:
     library = load_library("trt-rtx", _PURPOSE)
     if config.version_compatible or config.hardware_compatibility is not HardwareCompatibility.NONE:
         raise ConfigError(
@@ -117,7 +117,7 @@ def _rtx(config: EngineConfig, precision: Precision, why: str) -> BuildSite:
     strange = [target for target in targets if ComputeCapability.parse(target) not in known]
     if strange:
         raise ConfigError(f"target {', '.join(strange)}: {library} has {', '.join(str(target) for target in known)}")
-    return BuildSite(library, None, targets, why)
+    return LibraryChoice(library, None, targets, why)
 
 
 def _known_targets(library: Library) -> list[ComputeCapability]:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rest_deploy.pipeline.search import Sensitivity
-from rest_deploy.pipeline.sensitivity_table import write_sensitivities
+from rest_deploy.pipeline.sensitivities import Sensitivity, write_sensitivities
 from rest_deploy.specs import Precision
 
 ROWS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from PIL import Image
 from rest_deploy import Predictor, verify
 from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ConfigError, DeviceError, VerificationError
+from rest_deploy.export import onnx_format
 from rest_deploy.export.precision import plan as plans
-from rest_deploy.pipeline import ExportRequest, ExportResult, run_export, speed
+from rest_deploy.export.precision.plan import PrecisionPlan
+from rest_deploy.pipeline import ExportRequest, ExportResult, reduce_precision, run_export, speed
+from rest_deploy.pipeline.reduce_precision import Verdict, keep_worst, sensitivities
 from rest_deploy.runtimes import ort
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
-from rest_deploy.verification import Case, open_candidate, synthetic_images
+from rest_deploy.verification import Agreement, Budget, Case, open_candidate, synthetic_images
 from tests.conftest import DIGITS
 
 DIGIT_IMAGES = DIGITS.parent / "images"
@@ -171,10 +175,10 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The deploy form's declaration is lost: softmax to variance is narrowed like the rest."""
     honest = plans.plan_for
 
-    def plan_for(*arguments: Any, **options: Any) -> plans.PrecisionPlan:
+    def plan_for(*arguments: Any, **options: Any) -> PrecisionPlan:
         plan = honest(*arguments, **options)
         regions = [part for part in plan.declared if part.endswith(".softmax")]
-        lost = plans.PrecisionPlan(plan.parts, plan.declared - set(regions), plan.half_io)
+        lost = PrecisionPlan(plan.parts, plan.declared - set(regions), plan.half_io)
         return lost.changed(regions, Precision.FP16)
 
     monkeypatch.setattr(plans, "plan_for", plan_for)
@@ -199,12 +203,10 @@ def test_the_search_finds_the_region_that_must_not_be_half(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.usefixtures("faulty")
 def test_the_gate_catches_it_where_nothing_may_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rest_deploy.pipeline.narrowing import Narrowing
+    def give_up(plan: Any, wider: Any, worst_first: Any, failed: Any, judge: Any) -> None:
+        raise VerificationError("; ".join(failed.failures))
 
-    def give_up(_: Narrowing, verdict: Any) -> None:
-        raise VerificationError("; ".join(verdict.failures))
-
-    monkeypatch.setattr(Narrowing, "search", give_up)
+    monkeypatch.setattr(reduce_precision, "keep_worst", give_up)
     request = ExportRequest("rest_lite", tmp_path / "x.onnx", precision="fp16", options={"compare_speed": False})
     with pytest.raises(VerificationError, match=r"1x224x224: largest error 0\.\d+ is over 0\.0\d+"):
         run_export(request)
@@ -251,11 +253,9 @@ def test_a_budget_that_cannot_be_held_leaves_nothing(tmp_path: Path, precision: 
 
 def test_random_weights_are_not_asked_to_agree(tmp_path: Path, pictures: Path) -> None:
     """Their classes mean nothing; an agreement that is asked for is."""
-    from rest_deploy.pipeline.narrowing import _budget
-
-    config = ExportRequest("rest_lite", precision="fp16", options={"calibration": pictures}).narrowing
-    assert _budget(config, Precision.FP16, random=True).min_top1_agreement is None
-    assert _budget(config, Precision.FP16, random=False).min_top1_agreement == 0.99
+    config = ExportRequest("rest_lite", precision="fp16", options={"calibration": pictures}).precision_config
+    assert reduce_precision._budget(config, Precision.FP16, random=True).min_top1_agreement is None
+    assert reduce_precision._budget(config, Precision.FP16, random=False).min_top1_agreement == 0.99
 
 
 def test_too_few_images_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -286,9 +286,7 @@ def test_int8_of_the_full_range_is_refused_on_a_cpu_that_saturates(
 
 
 def test_on_a_cpu_that_saturates_weights_have_seven_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from rest_deploy.pipeline import narrowing
-
-    monkeypatch.setattr(narrowing, "sums_saturate", lambda: True)
+    monkeypatch.setattr(reduce_precision, "sums_saturate", lambda: True)
     monkeypatch.setattr(ort, "sums_saturate", lambda: True)
     made = _export(tmp_path / "x.onnx", "int8")
     assert _plan(made).reduced_range is True
@@ -330,7 +328,7 @@ def test_a_gpu_that_does_not_start_costs_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """INT8 for the CPU is timed on the CPU wherever it is made; FP16 is kept though the GPU cannot run it."""
-    monkeypatch.setattr(speed, "_device", lambda: "cuda")
+    monkeypatch.setattr(onnx_format, "_runs_on_gpu", lambda: True)
     devices = []
 
     def compare(*arguments: Any) -> speed.Speed:
@@ -364,3 +362,62 @@ def test_without_onnxsim_too(tmp_path: Path, pictures: Path, *, simplify: bool) 
     made = _export(tmp_path / "x.onnx", "int8", **options)
     weights = [t for t in onnx.load(str(made.path)).graph.initializer if t.data_type == 3 and len(t.dims) > 1]
     assert len(weights) == 45
+
+
+# Which parts are to blame, and what is kept because of it, on a network whose costs are known.
+
+COSTS = {"stem": 0.01, "stage1_0.attn": 0.05, "stage1_0.mlp": 0.002, "stage1_0.attn.softmax": 0.4, "head": math.nan}
+PLAN = PrecisionPlan({**dict.fromkeys(COSTS, Precision.FP16), "stage1_0.attn.norm": Precision.FP32})
+
+
+def _error(plan: PrecisionPlan) -> float:
+    return sum(COSTS[part] for part in plan.narrowed())
+
+
+def _judge(plan: PrecisionPlan, allowed: float = 0.02) -> Verdict:
+    error = _error(plan)
+    agreement = Agreement(100, 1 - error if math.isfinite(error) else 0.0, error, error, 1.0)
+    return Verdict(None, agreement, Budget(None, allowed))
+
+
+def test_each_part_is_looked_at_alone_and_the_worst_comes_first() -> None:
+    seen = []
+
+    def measure(plan: PrecisionPlan) -> tuple[float, float]:
+        seen.append(plan.narrowed())
+        return _error(plan), 0.5
+
+    table = sensitivities(PLAN, Precision.FP32, measure)
+    assert list(table) == ["head", "stage1_0.attn.softmax", "stage1_0.attn", "stem", "stage1_0.mlp"]
+    assert sorted(seen) == sorted((part,) for part in COSTS)
+    assert table["head"].error == math.inf  # no numbers are the worst
+    assert (table["stem"].error, table["stage1_0.attn.softmax"].part) == (0.01, "stage1.0.attn.softmax")
+
+
+def test_the_worst_are_kept_until_the_budget_holds() -> None:
+    order = list(sensitivities(PLAN, Precision.FP32, lambda plan: (_error(plan), 1.0)))
+    found = keep_worst(PLAN, Precision.FP32, order, _judge(PLAN), _judge)
+    assert found.plan.narrowed() == ("stem", "stage1_0.mlp")
+    assert found.verdict.passed
+    assert found.steps == (
+        "head FP32: agreement 0.0% -> 53.8%, largest error nan -> 0.462",
+        "stage1.0.attn.softmax FP32: agreement 53.8% -> 93.8%, largest error 0.462 -> 0.062",
+        "stage1.0.attn FP32: agreement 93.8% -> 98.8%, largest error 0.062 -> 0.012",
+    )
+
+
+def test_a_budget_that_nothing_holds_is_told() -> None:
+    order = list(sensitivities(PLAN, Precision.FP32, lambda plan: (_error(plan), 1.0)))
+    with pytest.raises(
+        VerificationError, match=r"fp16 does not hold the budget, .* 0\.002 is over 1e-05 .* --max-error"
+    ):
+        keep_worst(PLAN, Precision.FP32, order, _judge(PLAN), lambda plan: _judge(plan, 1e-5))
+
+
+def test_int8_falls_back_to_half() -> None:
+    plan = PrecisionPlan({"a": Precision.INT8, "b": Precision.INT8, "c": Precision.FP16})
+    table = sensitivities(plan, Precision.FP16, lambda p: (float(p.parts["a"] is Precision.INT8), 1.0))
+    assert list(table) == ["a", "b"]  # what is half already is not looked at
+    good = Verdict(None, None, Budget(None, 1.0))
+    found = keep_worst(plan, Precision.FP16, ["a", "b"], good, lambda p: good)
+    assert dict(found.plan.parts) == {"a": Precision.FP16, "b": Precision.INT8, "c": Precision.FP16}

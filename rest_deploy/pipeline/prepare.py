@@ -1,0 +1,244 @@
+"""From a request to what is to be made: everything that can fail before the work."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rest_deploy.artifact.files import check_writable
+from rest_deploy.artifact.info import ASSUMABLE, ArtifactInfo
+from rest_deploy.artifact.labels import imagenet_labels, read_labels
+from rest_deploy.errors import ConfigError
+from rest_deploy.export.formats import SOURCE, Exporter, FormatRequest, Progress, get_format
+from rest_deploy.models.memory import check_image
+from rest_deploy.pipeline.request import ExportRequest, as_arguments
+from rest_deploy.preprocess.images import load_image
+from rest_deploy.preprocess.sample import ArrayInput, Sample, Source, choose_images
+from rest_deploy.preprocess.transform import fed_size, transform
+from rest_deploy.specs import LARGEST_INPUT, Alpha, ImageSize, Int8Target, Preprocessing, largest_input
+
+if TYPE_CHECKING:
+    from rest_deploy.models.factory import LoadedModel
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file to be made: its format, what makes it, and where it goes; None where it is only made from."""
+
+    format: str
+    exporter: Exporter
+    output: Path | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a request comes to.
+
+    Args:
+        request: It.
+        report: Called as long steps go on.
+        loaded: The model.
+        info: Record of the ONNX file that everything is made from, as far as it is known before.
+        source: That file.
+        jobs: The files that are asked for, in the order of the formats.
+        sample: Images to calibrate with and to judge by; None where no folder was given.
+    """
+
+    request: ExportRequest
+    report: Progress
+    loaded: LoadedModel
+    info: ArtifactInfo
+    source: Job
+    jobs: tuple[Job, ...]
+    sample: Sample | None
+
+    @property
+    def file(self) -> str:
+        """Name of the ONNX files on the way."""
+        return f"{(self.jobs[0].output or Path(self.loaded.name)).stem}.onnx"
+
+
+def prepare(request: ExportRequest, report: Progress = lambda *_: None) -> Prepared:
+    """Load the model, describe its file, and see that everything asked for can be made and written."""
+    from rest_deploy.models.factory import load_model
+
+    exporters = {name: _exporter(request, name, report) for name in dict.fromkeys((SOURCE, *request.formats))}
+    config = request.precision_config
+    if config.sensitivity is not None:
+        check_writable(config.sensitivity)
+    target = request.int8_target
+    sample = None
+    if config.calibration is not None:
+        count, seed = config.calibration_images, config.calibration_seed
+        calibrating, largest = target is Int8Target.TRT, largest_input(request.precision, target)
+        sample = choose_images(config.calibration, count, seed, calibrating=calibrating, largest=largest)
+    loaded = load_model(
+        request.model,
+        request.checkpoint,
+        seed=request.seed,
+        weights_key=request.weights_key,
+        key_prefix=request.key_prefix,
+        num_heads=request.num_heads,
+    )
+    info = _describe(request, loaded)
+    jobs = tuple(Job(name, exporters[name], request.output_of(name, loaded.name)) for name in request.formats)
+    for job in jobs:
+        assert job.output is not None  # it was asked for
+        for file in job.exporter.files(job.output):
+            check_writable(file)
+        job.exporter.check(info)
+    if sample is not None:  # what is no input of the network is told before the work
+        sizes = config.calibration_sizes if sample.calibration else ()
+        sources = (*sample.calibration, *sample.judged)
+        ImageInputs(sources, info.preprocessing, sizes, loaded.model.config.in_channels)
+    source = next((job for job in jobs if job.format == SOURCE), Job(SOURCE, exporters[SOURCE], None))
+    return Prepared(request, report, loaded, info, source, jobs, sample)
+
+
+def _exporter(request: ExportRequest, name: str, report: Progress) -> Exporter:
+    command = as_arguments(request)
+    asked = FormatRequest(name, request.precision, request.configs[name], request.verify, command, report)
+    return get_format(name).check(asked)
+
+
+def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
+    """The record of the ONNX file in the precision asked for, as far as it is known before.
+
+    Raises:
+        ConfigError: The preprocessing gives other channels than the model takes, or something would have to be assumed
+            and that is refused.
+    """
+    from rest_deploy.runtimes import pytorch
+
+    info = pytorch.describe(
+        loaded,
+        labels=_labels(request, loaded.model.config.num_classes),
+        preprocessing=request.preprocessing,
+        activation=request.activation,
+    )
+    if request.strict and info.assumed:
+        unsaid = "; ".join(f"{what}: {value} ({ASSUMABLE[what]})" for what, value in info.assumed.items())
+        raise ConfigError(f"strict: neither the checkpoint nor the request says what would be assumed: {unsaid}")
+    packages = ("rest_deploy", *get_format(SOURCE).packages)
+    dtype = "float16" if request.precision_config.half_io else "float32"
+    return replace(
+        info,
+        input=replace(info.input, dtype=dtype),
+        output=replace(info.output, dtype=dtype),
+        format=SOURCE,
+        precision=request.precision,
+        versions={package: _version(package) for package in packages},
+    )
+
+
+def _labels(request: ExportRequest, num_classes: int) -> tuple[str, ...] | None:
+    """Names of classes that the request gives; () for none at all, None where it says nothing."""
+    if request.labels is not None and not isinstance(request.labels, (str, Path)):
+        return tuple(map(str, request.labels))
+    if request.labels is None or str(request.labels) == "none":
+        return None if request.labels is None else ()
+    if str(request.labels) == "imagenet":
+        if num_classes != len(imagenet_labels()):
+            raise ConfigError(
+                f"labels imagenet: they are {len(imagenet_labels())}, and the model has {num_classes} classes"
+            )
+        return imagenet_labels()
+    return read_labels(request.labels, num_classes)
+
+
+def _version(package: str) -> str:
+    """Version of an installed package, by its import name."""
+    names = importlib.metadata.packages_distributions().get(package, [package])
+    try:
+        return importlib.metadata.version(names[0])
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """float32 (1, channels, H, W) of each image or array; read again in every pass, so that none stay in memory.
+
+    Args:
+        paths: Images, or arrays that are inputs already.
+        preprocessing: What the artifact itself would do with images; None where it leaves that to its caller.
+        sizes: In place of the preprocessing's own; images that would be fed at their own size are warped to them.
+        channels: Of the network; None checks no arrays for it.
+        largest: Absolute value that no input may be over, as the file would not answer it.
+        config: Of the network, to refuse an image that it has no memory for; None checks none.
+
+    Raises:
+        ConfigError: The network takes no pictures and these are some, an array does not fit, or arrays are to be
+            resized; later, an input is too large.
+    """
+
+    paths: Sequence[Source]
+    preprocessing: Preprocessing | None
+    sizes: Sequence[ImageSize] = ()
+    channels: int | None = None
+    largest: float = LARGEST_INPUT
+    config: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        arrays = {source.path: source for source in self.paths if isinstance(source, ArrayInput)}
+        for source in arrays.values():  # those of a file have one shape
+            source.check_channels(self.channels)
+        if arrays and self.sizes:
+            raise ConfigError(
+                f"calibration_sizes {', '.join(map(str, self.sizes))}: .npy files are inputs as they are, and are not "
+                "resized; leave it out, or save them at these sizes"
+            )
+        if self.paths and not arrays:
+            self._check_pictures(self.preprocessing)
+
+    def _check_pictures(self, preprocessing: Preprocessing | None) -> None:
+        if preprocessing is not None and preprocessing.takes_pictures:
+            return
+        why = "the artifact leaves preprocessing to its caller"
+        if preprocessing is not None:
+            why = f"the network takes {len(preprocessing.mean)} channels, and pictures have 1 or 3"
+        raise ConfigError(
+            f"{self.paths[0]}: a picture, and {why}; give a folder of .npy files: float32 of shape (channels, height, "
+            "width) or (N, channels, height, width), already normalised"
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths) * max(1, len(self.sizes))
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        for source in self.paths:
+            if isinstance(source, ArrayInput):
+                yield source.load(self.channels, self.largest)[None]
+                continue
+            alpha = self.preprocessing.alpha if self.preprocessing is not None else Alpha.WHITE
+            image = load_image(source, alpha, functools.partial(self._check_memory, str(source)))
+            for steps in self._steps():
+                yield self._checked(source, transform(image, steps)[None])
+
+    def _checked(self, source: Source, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """An input made from a picture."""
+        if not (most := float(np.abs(values).max())) <= self.largest:
+            raise ConfigError(
+                f"{source}: mean and std make an input with values up to {most:.3g} of it, and the file would take at "
+                f"most {self.largest:.6g}; mend --mean and --std, or export fp32"
+            )
+        return values
+
+    def _check_memory(self, name: str, height: int, width: int) -> None:
+        for steps in self._steps():
+            if steps is None or self.config is None:
+                continue
+            size = fed_size(steps, height, width, name)
+            check_image(self.config, size.height, size.width, name)
+
+    def _steps(self) -> Sequence[Preprocessing | None]:
+        if self.preprocessing is None or not self.sizes:
+            return [self.preprocessing]
+        return [self.preprocessing.at(size) for size in self.sizes]
