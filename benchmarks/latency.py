@@ -12,8 +12,8 @@ import onnxruntime
 
 from benchmarks.environment import environment
 from rest_deploy.export.as_written import export_as_written
-from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.export.onnx_exporter import export
+from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.machine import usable_cores
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.factory import create_model
