@@ -25,7 +25,7 @@ test-all: $(VENV)/.made
 faults: $(VENV)/.made
 	$(BIN)/python -m tests.planted_faults
 
-# All that docs/reliability.md promises, in under twenty minutes on two cores; the table is soak_output/reliability.md.
+# All that docs/reliability.md promises, in about an hour on two cores; the table is soak_output/reliability.md.
 soak: $(VENV)/.made
 	$(BIN)/python -m pytest tests/reliability --soak
 
