@@ -25,7 +25,7 @@ from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.preprocess.transform import transform
 from rest_deploy.specs import Preprocessing
 from rest_deploy.verification import Run, open_candidate
-from rest_deploy.verification.candidate import reference_evaluator_of
+from rest_deploy.verification.opened import reference_evaluator_of
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits" / "rest_digits.safetensors"
 SIZES = ((48, 48), (64, 64), (73, 81), (96, 96))

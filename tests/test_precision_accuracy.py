@@ -22,7 +22,7 @@ from rest_deploy.preprocess.transform import transform
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import ImageSize, Precision, Preprocessing, Resize
 from rest_deploy.verification import Case, Pictures, open_candidate, synthetic_images
-from rest_deploy.verification.candidate import reference_evaluator_of
+from rest_deploy.verification.opened import reference_evaluator_of
 from tests.conftest import DIGITS, IMAGES
 from tests.golden import golden_model
 

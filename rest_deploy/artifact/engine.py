@@ -17,7 +17,7 @@ _FIGURE, _SHARE = Real(0), Real(0, 1)
 
 
 class CaseRecord(TypedDict):
-    """Figures of one case, as ``verification.comparison`` measures them."""
+    """Figures of one case, as ``verification/figures.py`` measures them."""
 
     batch: Annotated[int, BATCH]
     height: Annotated[int, SIDE]

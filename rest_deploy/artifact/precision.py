@@ -13,7 +13,7 @@ _FIGURE, _COUNT, _NAME = Real(0), Whole(0, 1 << 40), Text(4096)
 
 
 class AgreementFigures(TypedDict):
-    """Figures on real images against FP32, as ``verification.agreement`` measures them."""
+    """Figures on real images against FP32, as ``verification/figures.py`` measures them."""
 
     images: Annotated[int, _COUNT]
     top1_agreement: Annotated[float, SHARE]
@@ -90,8 +90,3 @@ class PrecisionRecord:
 
     def __post_init__(self) -> None:
         hold(self)
-
-    @property
-    def spread(self) -> float | None:
-        """Largest error on synthetic images that was asked for; None for the precision's own tolerance."""
-        return self.budget.get("synthetic_max_error")

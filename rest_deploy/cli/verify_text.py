@@ -8,7 +8,8 @@ from typing import Any
 from rest_deploy.cli.tables import Table, figure
 from rest_deploy.cli.terminal import clean
 from rest_deploy.verification import ArtifactResult, Verification
-from rest_deploy.verification.image_figures import Difference
+from rest_deploy.verification.figures import BlockFigures, Difference
+from rest_deploy.verification.limits import Limits, judge_block
 
 _SHOWN = 10  # flipped images of an artifact and size, in the terminal; the record has more
 
@@ -121,7 +122,7 @@ def _image_table(artifact: ArtifactResult, prefix: str) -> Table:
                 str(figures.images),
                 f"{figures.max_error:.2e}",
                 f"{figures.mean_error:.2e}",
-                figure(own.reference_error, ".2e"),
+                figure(figures.reference_error, ".2e"),
                 f"{figures.cosine:.7f}",
                 f"{figures.kl_divergence:.1e}",
                 f"{figures.top1_agreement:.2%}",
@@ -137,19 +138,21 @@ def _image_table(artifact: ArtifactResult, prefix: str) -> Table:
 def _block_table(artifact: ArtifactResult, prefix: str) -> Table:
     blocks = artifact.blocks
     assert blocks is not None  # the caller has looked
-    lines = [
-        (
-            row.block,
-            f"{row.max_error:.2e}",
-            f"{row.rms_error:.2e}",
-            figure(row.reference_error, ".2e"),
-            f"{row.limit(blocks.tolerance):.1e}{'' if row.judged_by(blocks.tolerance) == 'max_error' else ' rms'}",
-            "" if row.passes(blocks.tolerance) else "past what is allowed",
-        )
-        for row in blocks.rows
-    ]
+    lines = [_block_row(row, blocks.limits) for row in blocks.rows]
     head = ("block", "max error", "rms error", "float32's", "allowed", "")
     return Table(f"{prefix}block by block at {blocks.case}, errors of each block's output", head, lines, words=1)
+
+
+def _block_row(row: BlockFigures, limits: Limits) -> tuple[str, ...]:
+    verdict = judge_block(row, limits)
+    return (
+        row.block,
+        f"{row.max_error:.2e}",
+        f"{row.rms_error:.2e}",
+        figure(row.reference_error, ".2e"),
+        f"{verdict.limit:.1e}{'' if verdict.judged_by == 'max_error' else ' rms'}",
+        "" if verdict.passed else "past what is allowed",
+    )
 
 
 def _flips(artifact: ArtifactResult) -> Iterator[str]:

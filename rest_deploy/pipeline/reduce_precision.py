@@ -15,7 +15,7 @@ import numpy as np
 from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import write_record
-from rest_deploy.artifact.precision import CalibrationRecord, PrecisionRecord
+from rest_deploy.artifact.precision import AgreementFigures, CalibrationRecord, PrecisionRecord
 from rest_deploy.errors import VerificationError
 from rest_deploy.export.formats import Progress
 from rest_deploy.export.precision.config import PrecisionConfig
@@ -26,18 +26,18 @@ from rest_deploy.preprocess.sample import Sample, Source
 from rest_deploy.runtimes.saturation import sums_saturate
 from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision, largest_input
 from rest_deploy.verification import (
-    TOLERANCES,
-    Agreement,
-    Budget,
     Case,
     Comparison,
+    Limits,
+    Pictures,
     Reference,
     Run,
     candidate_of,
     open_candidate,
     synthetic_images,
 )
-from rest_deploy.verification.agreement import BUDGETS, Pictures
+from rest_deploy.verification.figures import LogitFigures
+from rest_deploy.verification.limits import budget_record, judge, of_export
 
 if TYPE_CHECKING:
     import onnx
@@ -141,19 +141,21 @@ class Verdict:
 
     Args:
         comparison: On synthetic images, against PyTorch in float64; None where that was not asked for.
-        agreement: On real images, against FP32; None where there are none.
-        budget: What judges the agreement.
+        agreement: On real images, against FP32, in standard deviations of its logits; None where there are none.
+        limits: What is allowed on real images.
     """
 
     comparison: Comparison | None
-    agreement: Agreement | None
-    budget: Budget
+    agreement: LogitFigures | None
+    limits: Limits
 
     @property
     def failures(self) -> list[str]:
         """What is over the limits, in words."""
         failures = self.comparison.failures if self.comparison is not None else []
-        return failures + (self.budget.failures(self.agreement) if self.agreement is not None else [])
+        if self.agreement is not None:
+            failures += [f"{self.agreement.images} images: {why}" for why in judge(self.agreement, self.limits)]
+        return failures
 
     @property
     def passed(self) -> bool:
@@ -183,50 +185,33 @@ class Judge:
     """Judges runs of a network in lower precision.
 
     Args:
-        precision: Whose tolerance judges synthetic images.
-        reference: Answers to them, beside the baseline error of the precision; None leaves them out.
-        max_error: Largest error on them, in standard deviations of the logits; None for the tolerance's own.
+        reference: Answers to synthetic images, beside the baseline error of the precision; None leaves them out.
         images: Real images with FP32's answers; None where there are none.
-        budget: Judges those.
+        on_synthetic, on_images: What is allowed.
     """
 
-    precision: Precision
     reference: Reference | None
-    max_error: float | None
     images: Pictures | None
-    budget: Budget
+    on_synthetic: Limits
+    on_images: Limits
 
     def __call__(self, run: Run) -> Verdict:
         comparison = agreement = None
         if self.reference is not None:
-            comparison = self.reference.compare(run, self.precision, spread=self.max_error)
+            comparison = self.reference.compare(run, self.on_synthetic)
             if self.images is not None:
                 agreement = self.images.compare(run)
-        return Verdict(comparison, agreement, self.budget)
+        return Verdict(comparison, agreement, self.on_images)
 
 
 def _judge_of(network: Network, reference: Reference | None) -> Judge:
     """What judges a network: without a reference nothing, but parts are still compared on the images."""
-    config, precision, sample = network.config, network.precision, network.sample
-    images = None
+    config, sample, images = network.config, network.sample, None
     if sample is not None and (reference is not None or config.sensitivity is not None):
         images = Pictures(candidate_of(network.graph), network.inputs(sample.judged))
-    on_images = images is not None and reference is not None
-    max_error = config.max_error
-    # a tighter one is meant of real images where there are any: INT8 loses more on noise, which no range was taken from
-    if max_error is not None and on_images and max_error < TOLERANCES[precision].spread:
-        max_error = None
-    return Judge(
-        precision, reference, max_error, images, _budget(config, precision, random=network.info.weights.random)
-    )
-
-
-def _budget(config: PrecisionConfig, precision: Precision, *, random: bool) -> Budget:
-    """What was asked for, else the precision's own; of random weights, whose classes mean nothing, no agreement."""
-    own, agreement = BUDGETS[precision], config.min_top1_agreement
-    if agreement is None and not random:
-        agreement = own.min_top1_agreement
-    return Budget(agreement, config.max_error if config.max_error is not None else own.max_error)
+    asked, random = Limits(config.max_error, config.min_top1_agreement), network.info.weights.random
+    judged = images is not None and reference is not None
+    return Judge(reference, images, *of_export(network.precision, asked, images=judged, random=random))
 
 
 @dataclass(frozen=True)
@@ -331,20 +316,16 @@ class Reduction:
         self, plan: PrecisionPlan, verdict: Verdict | None = None, steps: tuple[str, ...] = ()
     ) -> PrecisionRecord:
         """What the file says of its precision."""
-        network, budget = self.network, self.judge.budget
-        sample, agreement = network.sample, verdict.agreement if verdict is not None else None
+        network, agreement = self.network, verdict.agreement if verdict is not None else None
+        sample, figures = network.sample, AgreementFigures.__annotations__
         return PrecisionRecord(
             kept={display(part): own for part, own in plan.kept(network.precision).items()},
             half_io=plan.half_io,
             int8_target=network.target,
             reduced_range=network.reduced_range if network.target is Int8Target.CPU else None,
             calibration=network.calibration_record(),
-            budget={
-                "min_top1_agreement": budget.min_top1_agreement,
-                "max_error": budget.max_error,
-                "synthetic_max_error": self.judge.max_error,
-            },
-            agreement=agreement.to_dict() if agreement is not None else None,
+            budget=budget_record(self.judge.on_synthetic, self.judge.on_images),
+            agreement={name: getattr(agreement, name) for name in figures} if agreement is not None else None,
             judged_images=sample.names(sample.judged) if sample is not None and agreement is not None else (),
             steps=steps,
         )

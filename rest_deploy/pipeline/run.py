@@ -26,7 +26,8 @@ from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.pipeline.speed import measure_speed
 from rest_deploy.pipeline.vector import make_test_vector
 from rest_deploy.specs import Int8Target, Precision
-from rest_deploy.verification import Comparison, Reference, cases_within, open_candidate, require
+from rest_deploy.verification import Comparison, Reference, cases_within, open_candidate
+from rest_deploy.verification.limits import of_artifact
 
 _log = logging.getLogger(__name__)
 
@@ -252,9 +253,8 @@ def _compare(artifact: Path, reference: Reference, device: str | None = None) ->
         VerificationError: It disagrees.
     """
     with open_candidate(artifact, device) as (run, info):
-        plan = info.precision_plan
-        comparison = reference.compare(run, info.precision, spread=plan.spread if plan is not None else None)
-    require(comparison, f"{artifact.name} (not kept)")
+        comparison = reference.compare(run, of_artifact(info))
+    comparison.require(f"{artifact.name} (not kept)")
     return comparison
 
 

@@ -1,16 +1,24 @@
-"""How far two networks' logits are apart, in figures. Nothing is judged here."""
+"""How far two networks are apart, in figures: of logits, of images, of blocks. Nothing is judged here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.errors import VerificationError
+from rest_deploy.specs import ImageSize
 
 _TOP = 5
 _TINY = float(np.finfo(np.float64).tiny)
+#: Of each artifact and size, how many images are listed.
+MOST_FLIPS, MOST_WRONG, MOST_ERRORS = 24, 24, 8
+#: How many pairs of a class and a wrong answer are listed: all that there can be of 20 classes.
+MOST_CONFUSED = 400
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class LogitFigures:
     Args:
         images: How many.
         max_error, mean_error, rms_error: Largest, mean, root of the mean square; over images and classes.
+        reference_error: The baseline error: the largest of PyTorch in float32; None where the reference has none.
         logit_scale: Largest absolute logit of the reference.
         logit_std: Standard deviation of the reference's logits over images and classes.
         cosine: Smallest cosine between an image's logits and the reference's.
@@ -33,6 +42,7 @@ class LogitFigures:
     max_error: float
     mean_error: float
     rms_error: float
+    reference_error: float | None
     logit_scale: float
     logit_std: float
     cosine: float
@@ -41,8 +51,17 @@ class LogitFigures:
     top1_agreement: float
     top5_agreement: float
 
+    def in_std(self) -> LogitFigures:
+        """Errors in standard deviations of the reference's logits; as they are where these do not differ."""
+        std = self.logit_std or 1.0
+        lost = self.reference_error / std if self.reference_error is not None else None
+        own = {name: getattr(self, name) / std for name in ("max_error", "mean_error", "rms_error", "logit_scale")}
+        return replace(self, reference_error=lost, logit_std=std / std, **own)
 
-def measure_logits(ours: NDArray[np.float64], exact: NDArray[np.float64]) -> LogitFigures:
+
+def measure_logits(
+    ours: NDArray[np.float64], exact: NDArray[np.float64], reference_error: float | None = None
+) -> LogitFigures:
     """Compare logits of shape (images, classes) with the reference's.
 
     Logits that are no numbers, on either side, give errors that are none, and agree with nothing.
@@ -58,13 +77,14 @@ def measure_logits(ours: NDArray[np.float64], exact: NDArray[np.float64]) -> Log
         cosines = (ours * exact).sum(axis=1) / np.maximum(norms, _TINY)
         kl = kl_divergences(ours, exact)
         top, top_exact = best_classes(ours), best_classes(exact)
-        finite = np.isfinite(ours).all(axis=1) & np.isfinite(exact).all(axis=1)
+        finite = _finite(ours) & _finite(exact)
         shared = [len(set(a) & set(b)) / len(b) for a, b in zip(top.tolist(), top_exact.tolist(), strict=True)]
         return LogitFigures(
             images=len(ours),
             max_error=float(error.max()),
             mean_error=float(error.mean()),
             rms_error=float(np.sqrt(np.square(error).mean())),
+            reference_error=reference_error,
             logit_scale=float(np.abs(exact).max()),
             logit_std=float(exact.std()),
             cosine=float(cosines.min()),
@@ -91,3 +111,207 @@ def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted = logits - logits.max(axis=1, keepdims=True)
     result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
+
+
+def _finite(logits: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Of each image, whether all of its logits are numbers."""
+    return np.asarray(np.isfinite(logits).all(axis=1))
+
+
+# ---- images one by one
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy on images whose classes are known.
+
+    Args:
+        top1, top5: Share of images whose class is the best one, and is among the five best.
+        by_class: (class, its images, how many of them are answered rightly), by class.
+        confused: (class, wrong answer, how many images), the most first.
+    """
+
+    top1: float
+    top5: float
+    by_class: tuple[tuple[int, int, int], ...]
+    confused: tuple[tuple[int, int, int], ...]
+
+    def to_dict(self, name: Callable[[int], str]) -> dict[str, Any]:
+        """Plain values for JSON, with the classes' names."""
+        return {
+            "top1_accuracy": self.top1,
+            "top5_accuracy": self.top5,
+            "by_class": [
+                {"label": label, "label_name": name(label), "images": images, "right": right}
+                for label, images, right in self.by_class
+            ],
+            "confused": [
+                {"label": label, "artifact": answer, "artifact_name": name(answer), "images": images}
+                for label, answer, images in self.confused[:MOST_CONFUSED]
+            ],
+        }
+
+
+def accuracy_of(logits: NDArray[np.float64], classes: Sequence[int | None]) -> Accuracy | None:
+    """Accuracy on images whose classes are known; None where one is not. Logits that are no numbers are wrong."""
+    labels = [known for known in classes if known is not None]
+    if len(labels) < len(classes):
+        return None
+    best = best_classes(logits)
+    right = np.equal(best, np.asarray(labels)[:, None]) & _finite(logits)[:, None]
+    counts, rights = Counter(labels), Counter(label for label, hit in zip(labels, right[:, 0], strict=True) if hit)
+    answers = zip(labels, best[:, 0].tolist(), right[:, 0], strict=True)
+    confused = Counter((label, answer) for label, answer, hit in answers if not hit)
+    return Accuracy(
+        float(right[:, 0].mean()),
+        float(right.any(axis=1).mean()),
+        tuple((label, counts[label], rights[label]) for label in sorted(counts)),
+        tuple((*pair, images) for pair, images in sorted(confused.items(), key=lambda own: (-own[1], own[0]))),
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One image on which an artifact differs from the reference.
+
+    Args:
+        image: Its name.
+        label: Its class; None where that is not known.
+        reference, artifact: Best class of either.
+        margin: Between the reference's best and second logit: how sure it was.
+        error: Largest difference of a logit.
+    """
+
+    image: str
+    label: int | None
+    reference: int
+    artifact: int
+    margin: float
+    error: float
+
+    def to_dict(self, name: Callable[[int], str], thumbnail: str | None = None) -> dict[str, Any]:
+        """Plain values for JSON, with the classes' names."""
+        return {
+            **asdict(self),
+            "label_name": name(self.label) if self.label is not None else None,
+            "reference_name": name(self.reference),
+            "artifact_name": name(self.artifact),
+            "thumbnail": thumbnail,
+        }
+
+
+@dataclass(frozen=True)
+class ImageFigures:
+    """An artifact on all images, brought to one size.
+
+    Args:
+        size: In place of the transform's own; None for that.
+        figures: Against the reference.
+        accuracy: Where the classes are known.
+        flips: Images with another best class than the reference's, the surest of it first.
+        wrong: Images with another best class than their own, those that the reference answers rightly first.
+        worst: Images with the largest errors, the largest first.
+    """
+
+    size: ImageSize | None
+    figures: LogitFigures
+    accuracy: Accuracy | None
+    flips: tuple[Difference, ...]
+    wrong: tuple[Difference, ...]
+    worst: tuple[Difference, ...]
+
+
+def measure_images(
+    size: ImageSize | None,
+    ours: NDArray[np.float64],
+    exact: NDArray[np.float64],
+    *,
+    names: Sequence[str],
+    classes: Sequence[int | None],
+    reference_error: float | None,
+) -> ImageFigures:
+    """Measure logits of shape (images, classes) against the reference's.
+
+    Raises:
+        VerificationError: The shapes differ.
+    """
+    figures = measure_logits(ours, exact, reference_error)
+    best, best_exact = best_classes(ours)[:, 0], best_classes(exact)[:, 0]
+    margins, errors = _margins(exact), np.abs(ours - exact).max(axis=1)
+    errors = np.where(np.isfinite(errors), errors, np.inf)
+    finite = _finite(ours)
+    differing = (best != best_exact) | ~finite | ~_finite(exact)
+
+    def difference(i: int) -> Difference:
+        return Difference(names[i], classes[i], int(best_exact[i]), int(best[i]), float(margins[i]), float(errors[i]))
+
+    flips = sorted(np.flatnonzero(differing), key=lambda i: -margins[i])
+    accuracy = accuracy_of(ours, classes)
+    mistaken = [i for i, label in enumerate(classes) if accuracy is not None and (label != best[i] or not finite[i])]
+    wrong = sorted(mistaken, key=lambda i: (classes[i] != best_exact[i], -margins[i]))
+    worst = np.argsort(-errors, kind="stable")[:MOST_ERRORS]
+    return ImageFigures(
+        size,
+        figures,
+        accuracy,
+        tuple(difference(int(i)) for i in flips),
+        tuple(difference(i) for i in wrong),
+        tuple(difference(int(i)) for i in worst),
+    )
+
+
+def _margins(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Best logit minus the second, of each image; of a single class there is none to lose to, and it is 0."""
+    if logits.shape[1] < 2:
+        return np.zeros(len(logits))
+    ordered = np.sort(logits, axis=1)
+    margins: NDArray[np.float64] = ordered[:, -1] - ordered[:, -2]
+    return margins
+
+
+# ---- blocks
+
+
+@dataclass(frozen=True)
+class BlockFigures:
+    """One block's output against the reference's.
+
+    Args:
+        block: By the authors' name.
+        max_error, rms_error: Largest and root mean squared difference.
+        reference_error: Largest of PyTorch in float32; None where the reference has none.
+        scale: Largest absolute value of the reference's output.
+        std: Its standard deviation.
+    """
+
+    block: str
+    max_error: float
+    rms_error: float
+    reference_error: float | None
+    scale: float
+    std: float
+
+
+Values = NDArray[np.floating[Any]]
+
+
+def measure_block(name: str, ours: Values, exact: Values, baseline: Values | None) -> BlockFigures:
+    """Compare the output of a block with the reference's, and with PyTorch's in float32.
+
+    Raises:
+        VerificationError: The shapes differ.
+    """
+    if ours.shape != exact.shape:
+        raise VerificationError(f"block {name} gives {ours.shape}, the reference's {exact.shape}")
+    wide = exact.astype(np.float64, copy=False)
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.abs(ours.astype(np.float64) - wide)
+        own = float(np.abs(baseline.astype(np.float64) - wide).max()) if baseline is not None else None
+        return BlockFigures(
+            block=name,
+            max_error=float(error.max()),
+            rms_error=float(np.sqrt(np.square(error).mean())),
+            reference_error=own,
+            scale=float(np.abs(wide).max()),
+            std=float(wide.std()),
+        )

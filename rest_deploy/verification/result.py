@@ -8,9 +8,9 @@ from typing import Any
 
 from rest_deploy.specs import Precision
 from rest_deploy.verification.blocks import BlockComparison
-from rest_deploy.verification.comparison import TOLERANCES, Comparison, Tolerance, past
-from rest_deploy.verification.image_figures import MOST_FLIPS, MOST_WRONG, Accuracy, ImageFigures
-from rest_deploy.verification.limits import Limits
+from rest_deploy.verification.figures import MOST_FLIPS, MOST_WRONG, Accuracy, ImageFigures
+from rest_deploy.verification.limits import Limits, judge, on_images
+from rest_deploy.verification.reference import Comparison
 
 KIND, SCHEMA = "rest-verify", 1
 #: What a record says of accuracy where classes are not known.
@@ -62,10 +62,10 @@ class ArtifactResult:
 
     Args:
         about: What it is, as plain values.
-        precision: Whose tolerance judges.
+        precision: Whose limits judge.
         synthetic: Figures on synthetic images; None where none were run.
         blocks: Figures of its blocks; None where they were not asked for.
-        limits: What is allowed.
+        asked: What is allowed in place of the precision's own limits.
         images: Figures on real images, one for each size.
         data: Of the images; None where there were none.
         errors: What could not be run, in words.
@@ -77,7 +77,7 @@ class ArtifactResult:
     precision: Precision
     synthetic: Comparison | None
     blocks: BlockComparison | None
-    limits: Limits
+    asked: Limits
     images: tuple[ImageFigures, ...] = ()
     data: DataResult | None = None
     errors: tuple[str, ...] = ()
@@ -90,8 +90,10 @@ class ArtifactResult:
         failures = list(self.errors)
         if self.synthetic is not None:
             failures += self.synthetic.failures
-        for figures in self.images:
-            failures += self._image_failures(figures)
+        for images in self.images:
+            where = f"{images.figures.images} images" + (f" at {images.size}" if images.size is not None else "")
+            reasons = judge(images.figures, self._allowed, accuracy_loss=self._accuracy_loss(images))
+            failures += [f"{where}: {reason}" for reason in reasons]
         if self.blocks is not None and self.blocks.first_past_tolerance is not None:
             failures.append(f"{self.blocks.case}: the difference begins at block {self.blocks.first_past_tolerance}")
         return failures
@@ -101,40 +103,33 @@ class ArtifactResult:
         """Whether there are no failures."""
         return not self.failures
 
-    def _image_failures(self, images: ImageFigures) -> list[str]:
-        failures, figures = [], images.figures
-        where = f"{figures.images} images" + (f" at {images.size}" if images.size is not None else "")
-        tolerance, agreement = self._on_images()
-        words = past(figures.max_error, images.limit(tolerance))
-        if words is not None:
-            failures.append(f"{where}: {words}")
-        if agreement is not None and not figures.top1_agreement >= agreement:
-            failures.append(f"{where}: top-1 agreement {figures.top1_agreement:.2%} is under {agreement:.2%}")
-        known = self.data.reference.get(_key(images)) if self.data is not None else None
-        allowed = self.limits.max_accuracy_loss
-        if allowed is not None and known is not None and images.accuracy is not None:
-            lost = known.top1 - images.accuracy.top1
-            if lost > allowed:
-                failures.append(f"{where}: top-1 accuracy is {lost:.2%} under the reference's, allowed {allowed:.2%}")
-        return failures
+    @property
+    def _allowed(self) -> Limits:
+        """On real images."""
+        return on_images(self.precision, self.asked)
 
-    def _on_images(self) -> tuple[Tolerance, float | None]:
-        tolerance, agreement = self.limits.on_images(self.precision)
-        return tolerance or TOLERANCES[self.precision], agreement
+    def _accuracy_loss(self, images: ImageFigures) -> float | None:
+        known = self.data.reference.get(_key(images)) if self.data is not None else None
+        return known.top1 - images.accuracy.top1 if known is not None and images.accuracy is not None else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        tolerance, agreement = self.limits.on_images(self.precision)
-        own = self.synthetic.tolerance if self.synthetic is not None else None
+        cases, allowed, own = [], self._allowed, None
+        if self.synthetic is not None:
+            own = self.synthetic.limits
+            cases = [
+                {**case.to_dict(), "limit": own.allowed(case), "passed": not judge(case, own)}
+                for case in self.synthetic.cases
+            ]
         return {
             **self.about,
-            "tolerance": asdict(own) if own is not None else None,
+            "tolerance": _tolerance(own) if own is not None else None,
             "budget": {
-                "min_top1_agreement": agreement,
-                "max_error": tolerance.spread if tolerance is not None else None,
-                "max_accuracy_loss": self.limits.max_accuracy_loss,
+                "min_top1_agreement": allowed.min_top1_agreement,
+                "max_error": allowed.max_error,
+                "max_accuracy_loss": allowed.max_accuracy_loss,
             },
-            "synthetic": [case.to_dict(own) for case in self.synthetic.cases] if self.synthetic and own else [],
+            "synthetic": cases,
             "images": [self._image_dict(images) for images in self.images],
             "blocks": self.blocks.to_dict() if self.blocks is not None else None,
             "failures": self.failures,
@@ -142,13 +137,11 @@ class ArtifactResult:
         }
 
     def _image_dict(self, images: ImageFigures) -> dict[str, Any]:
-        figures, accuracy = asdict(images.figures), images.accuracy
-        flips, wrong = images.flips[:MOST_FLIPS], images.wrong[:MOST_WRONG]
+        accuracy, flips, wrong = images.accuracy, images.flips[:MOST_FLIPS], images.wrong[:MOST_WRONG]
         return {
             "size": _key(images),
-            **figures,
-            "reference_error": images.reference_error,
-            "limit": images.limit(self._on_images()[0]),
+            **asdict(images.figures),
+            "limit": self._allowed.allowed(images.figures),
             **(accuracy.to_dict(self.name_of) if accuracy is not None else NO_ACCURACY),
             "flips": len(images.flips),
             "worst_flips": [flip.to_dict(self.name_of, self.thumbnails.get(flip.image)) for flip in flips],
@@ -156,6 +149,17 @@ class ArtifactResult:
             "worst_wrong": [one.to_dict(self.name_of, self.thumbnails.get(one.image)) for one in wrong],
             "worst_errors": [worst.to_dict(self.name_of) for worst in images.worst],
         }
+
+
+def _tolerance(limits: Limits) -> dict[str, Any]:
+    """Limits on synthetic images, as records of schema 1 spell them."""
+    return {
+        "noise_factor": limits.baseline_factor,
+        "floor": limits.floor,
+        "reason": limits.reason,
+        "spread": limits.max_error or 0.0,
+        "block_rms": limits.max_block_rms,
+    }
 
 
 def _key(images: ImageFigures) -> str | None:

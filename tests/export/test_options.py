@@ -15,8 +15,8 @@ from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.export.options import Declared, command_line, declared
 from rest_deploy.export.precision.config import PrecisionConfig
-from rest_deploy.specs import ImageSize
-from rest_deploy.verification import BUDGETS
+from rest_deploy.specs import ImageSize, Precision
+from rest_deploy.verification.limits import ON_IMAGES
 
 KINDS = (PrecisionConfig, OnnxConfig, EngineConfig)
 #: A value of a type that is no option's default.
@@ -98,4 +98,5 @@ def test_what_the_type_refuses_is_wrong_usage(words: list[str], capsys: pytest.C
 
 def test_the_help_tells_the_budgets() -> None:
     told = declared(PrecisionConfig)["min_top1_agreement"].option.help
-    assert all(f"{name.value} {budget.min_top1_agreement}" in told for name, budget in BUDGETS.items())
+    least = {name: limits.min_top1_agreement for name, limits in ON_IMAGES.items() if name is not Precision.FP32}
+    assert all(f"{name.value} {share}" in told for name, share in least.items())

@@ -17,7 +17,8 @@ from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.device_arrays import DeviceArray
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import Precision
-from rest_deploy.verification import CASES, cases_within, measure
+from rest_deploy.verification import Reference, cases_within
+from rest_deploy.verification.limits import on_synthetic
 from tests.conftest import DIGITS
 from tests.engines import images
 
@@ -62,7 +63,8 @@ def engine(
 def test_the_engine_agrees_with_pytorch(engine: Path, tiny_model: ResT) -> None:
     exact, plain = reference_runs(tiny_model)
     with open_runtime(engine) as runtime:
-        found = measure(runtime.run, exact, plain, channels=3, precision=Precision.FP32, cases=cases_within(PROFILES))
+        reference = Reference(exact, plain, channels=3, cases=cases_within(PROFILES))
+        found = reference.compare(runtime.run, on_synthetic(Precision.FP32))
     assert found.failures == []
 
 
@@ -93,7 +95,7 @@ def test_onnx_runtime_on_the_gpu_agrees_with_pytorch(gpu: Gpu, tiny_onnx: Path, 
     _require_cuda_provider()
     exact, plain = reference_runs(tiny_model)
     with open_runtime(tiny_onnx, "cuda") as runtime:
-        found = measure(runtime.run, exact, plain, channels=3, precision=Precision.FP32, cases=CASES)
+        found = Reference(exact, plain, channels=3).compare(runtime.run, on_synthetic(Precision.FP32))
     assert found.failures == []
 
 

@@ -110,7 +110,7 @@ def test_where_a_gpu_is_the_engine_itself_is_verified(
     assert info.verification == result.comparison.to_dict()
     assert info.engine is not None
     assert info.engine.not_run is None
-    sizes = [(case.batch, case.height, case.width) for case in result.comparison.cases]
+    sizes = [figures.case.sizes for figures in result.comparison.cases]
     assert (1, 512, 544) in sizes
     with Predictor(result.path) as predictor:
         batch = images(2, 3, 33, 17)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from rest_deploy.pipeline.reduce_precision import Verdict, keep_worst, sensitivi
 from rest_deploy.runtimes import ort
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
-from rest_deploy.verification import Agreement, Budget, Case, open_candidate, synthetic_images
+from rest_deploy.verification import Case, Limits, open_candidate, synthetic_images
+from rest_deploy.verification.figures import measure_logits
+from rest_deploy.verification.limits import on_synthetic
 from tests.conftest import DIGITS
 
 DIGIT_IMAGES = DIGITS.parent / "images"
@@ -96,7 +99,7 @@ def test_verify_rounds_as_a_gpu_would(half: ExportResult, calibrated: ExportResu
         comparison = verify(made.path, DIGITS).artifacts[0].synthetic
         assert comparison is not None
         assert comparison.passed
-        assert comparison.precision is made.info.precision
+        assert comparison.limits == on_synthetic(made.info.precision)
         assert [case.max_error for case in comparison.cases] == pytest.approx(
             [case["max_error"] for case in (made.info.verification or {})["cases"]], rel=1e-3
         )
@@ -376,8 +379,14 @@ def _error(plan: PrecisionPlan) -> float:
 
 def _judge(plan: PrecisionPlan, allowed: float = 0.02) -> Verdict:
     error = _error(plan)
-    agreement = Agreement(100, 1 - error if math.isfinite(error) else 0.0, error, error, 1.0)
-    return Verdict(None, agreement, Budget(None, allowed))
+    agreement = replace(
+        measure_logits(np.eye(2), np.eye(2)),
+        images=100,
+        top1_agreement=1 - error if math.isfinite(error) else 0.0,
+        max_error=error,
+        logit_std=1.0,
+    )
+    return Verdict(None, agreement, Limits(allowed))
 
 
 def test_each_part_is_looked_at_alone_and_the_worst_comes_first() -> None:
@@ -418,6 +427,6 @@ def test_int8_falls_back_to_half() -> None:
     plan = PrecisionPlan({"a": Precision.INT8, "b": Precision.INT8, "c": Precision.FP16})
     table = sensitivities(plan, Precision.FP16, lambda p: (float(p.parts["a"] is Precision.INT8), 1.0))
     assert list(table) == ["a", "b"]  # what is half already is not looked at
-    good = Verdict(None, None, Budget(None, 1.0))
+    good = Verdict(None, None, Limits(1.0))
     found = keep_worst(plan, Precision.FP16, ["a", "b"], good, lambda p: good)
     assert dict(found.plan.parts) == {"a": Precision.FP16, "b": Precision.INT8, "c": Precision.FP16}

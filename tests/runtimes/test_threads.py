@@ -35,8 +35,7 @@ from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.ort import open_session
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import CalibrationMethod, Precision
-from rest_deploy.verification.candidate import candidate_of
-from rest_deploy.verification.subjects import open_reference, open_subject
+from rest_deploy.verification.opened import candidate_of, open_reference, open_subject
 from tests.conftest import ROOT, TINY
 
 PACKAGE = ROOT / "rest_deploy"
@@ -206,7 +205,7 @@ def test_no_place_is_left_out() -> None:
         "export/cpu_session.py",
         "export/onnx_exporter.py",  # translates what trace.py ran
         "export/trace.py",
-        "models/blocks.py",  # run by verification/subjects.py
+        "models/blocks.py",  # run by verification/opened.py
         "models/reference.py",
         "runtimes/ort.py",
         "runtimes/pytorch.py",

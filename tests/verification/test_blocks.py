@@ -9,35 +9,37 @@ import pytest
 
 from rest_deploy.errors import VerificationError
 from rest_deploy.specs import ImageSize, Precision
-from rest_deploy.verification import TOLERANCES, Case
+from rest_deploy.verification import Case
 from rest_deploy.verification.blocks import compare_blocks
+from rest_deploy.verification.limits import judge_block, on_synthetic
 
 CASE = Case(1, ImageSize(50, 50))
 
 
 def test_int8_blocks_are_judged_by_what_most_of_their_values_lose() -> None:
     """On noise a few values lie far outside of the ranges of a file, which is right; other outputs are not."""
-    tolerance = TOLERANCES[Precision.INT8]
+    limits = on_synthetic(Precision.INT8)
     exact = np.random.default_rng(0).standard_normal((1, 50, 50))
     exact -= exact.mean()  # else zeros would be further off than their standard deviation
     clipped = np.clip(exact, -1.5, 1.5)
     clipped[0, 0, :4] += 15
     ours = {"clipped": clipped, "zeros": 0 * exact, "shifted": exact + 0.8, "other": exact[:, ::-1], "head": clipped}
-    found = compare_blocks(CASE, ours, dict.fromkeys(ours, exact), None, tolerance)
-    assert [row.judged_by(tolerance) for row in found.rows] == ["rms_error"] * 4 + ["max_error"]
+    found = compare_blocks(CASE, ours, dict.fromkeys(ours, exact), None, limits)
+    verdicts = [judge_block(row, limits) for row in found.rows]
+    assert [verdict.judged_by for verdict in verdicts] == ["rms_error"] * 4 + ["max_error"]
     assert found.rows[0].max_error > 10  # standard deviations
-    assert [row.passes(tolerance) for row in found.rows] == [True, False, False, False, False]
+    assert [verdict.passed for verdict in verdicts] == [True, False, False, False, False]
     assert found.first_past_tolerance == "zeros"
-    by_largest = replace(tolerance, block_rms=None)
+    by_largest = replace(limits, max_block_rms=None)
     assert compare_blocks(CASE, ours, dict.fromkeys(ours, exact), None, by_largest).first_past_tolerance == "clipped"
 
 
 def test_other_blocks_or_shapes_are_refused() -> None:
-    one, tolerance = np.ones((1, 4, 2)), TOLERANCES[Precision.FP32]
+    one, limits = np.ones((1, 4, 2)), on_synthetic(Precision.FP32)
     with pytest.raises(VerificationError, match="the artifact has the blocks stem, the reference stem, head"):
-        compare_blocks(CASE, {"stem": one}, {"stem": one, "head": one}, None, tolerance)
+        compare_blocks(CASE, {"stem": one}, {"stem": one, "head": one}, None, limits)
     with pytest.raises(VerificationError, match=r"block stem gives \(1, 4, 2\), the reference's \(1, 2, 4\)"):
-        compare_blocks(CASE, {"stem": one}, {"stem": one.reshape(1, 2, 4)}, None, tolerance)
+        compare_blocks(CASE, {"stem": one}, {"stem": one.reshape(1, 2, 4)}, None, limits)
 
 
 @pytest.mark.parametrize("precision", list(Precision))
@@ -49,4 +51,4 @@ def test_a_reference_that_is_no_number_confirms_no_block(precision: Precision, b
     with np.errstate(invalid="ignore"):
         for ours, reference, yardstick in ((exact, broken, exact), (broken, broken, broken), (broken, exact, exact)):
             sides = ({"head": side} for side in (ours, reference, yardstick))
-            assert compare_blocks(CASE, *sides, TOLERANCES[precision]).first_past_tolerance == "head"
+            assert compare_blocks(CASE, *sides, on_synthetic(precision)).first_past_tolerance == "head"

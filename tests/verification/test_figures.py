@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rest_deploy.errors import VerificationError
-from rest_deploy.verification.figures import best_classes, kl_divergences, measure_logits
+from rest_deploy.verification.figures import accuracy_of, best_classes, kl_divergences, measure_images, measure_logits
 
 EXACT = np.array([[4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0], [0.0, 7.0, 1.0, 2.0, 3.0, 4.0, 5.0]])
 
@@ -83,3 +83,26 @@ def test_nothing_agrees_with_what_is_no_number(bad: float) -> None:
             figures = measure_logits(ours, exact)
             assert (figures.top1_agreement, figures.top5_agreement) == (0.5, 0.5)
             assert not figures.max_error <= 1e9
+
+
+def test_accuracy_by_class_and_what_is_taken_for_what() -> None:
+    logits = np.eye(7)[[0, 0, 1, 2, 2, 2]]
+    logits[5] = np.nan  # is wrong, whatever comes out
+    found = accuracy_of(logits, [0, 1, 1, 2, 0, 2])
+    assert found is not None
+    assert found.top1 == 0.5
+    assert found.by_class == ((0, 2, 1), (1, 2, 1), (2, 2, 1))
+    assert set(found.confused) == {(0, 2, 1), (1, 0, 1), (2, 0, 1)}
+    assert accuracy_of(logits, [0, 1, None, 2, 0, 2]) is None
+
+
+def test_images_are_listed_by_how_sure_the_reference_was() -> None:
+    exact = np.array([[3.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, 5.0]])
+    ours = exact.copy()
+    ours[[0, 1]] = ours[[0, 1]][:, ::-1]
+    ours[2, 0] += 0.5
+    found = measure_images(None, ours, exact, names=list("abcd"), classes=[0, 1, 0, 1], reference_error=0.1)
+    assert [(flip.image, flip.margin) for flip in found.flips] == [("a", 3.0), ("b", 1.0)]
+    assert [wrong.image for wrong in found.wrong] == ["a", "c"]  # of c the reference is wrong too
+    assert [worst.image for worst in found.worst] == ["a", "b", "c", "d"]
+    assert found.figures.reference_error == 0.1

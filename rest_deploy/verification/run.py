@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from rest_deploy.artifact.files import distinct_names
 from rest_deploy.environment import describe_environment
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, RestDeployError
 from rest_deploy.specs import SEED, THREADS, ImageSize, input_size
 from rest_deploy.values import check
 from rest_deploy.verification.blocks import BlockComparison, compare_blocks
-from rest_deploy.verification.cases import Case, synthetic_images
-from rest_deploy.verification.comparison import Comparison
-from rest_deploy.verification.image_check import Images, ImagesResult, on_images
-from rest_deploy.verification.limits import Limits
+from rest_deploy.verification.images import Images, ImagesResult, on_images
+from rest_deploy.verification.limits import Limits, judge, of_artifact
+from rest_deploy.verification.opened import OpenReference, Subject, WeightsChoice, open_reference, open_subject
+from rest_deploy.verification.reference import Case, CaseFigures, Comparison, Reference, synthetic_images
 from rest_deploy.verification.result import ArtifactResult, Verification
-from rest_deploy.verification.subjects import OpenReference, Subject, WeightsChoice, open_reference, open_subject
-from rest_deploy.verification.synthetic_check import SyntheticResult, allowed_spread, on_synthetic
 
 #: Called with the share of a step that is done, 0 to 1, and its name.
 Progress = Callable[[float, str], None]
@@ -47,9 +46,9 @@ def verify(
 ) -> Verification:
     """Compare artifacts with the checkpoint they were made from, or with another artifact.
 
-    A checkpoint runs in PyTorch on the CPU in float64, and what it loses itself in float32 is the unit that errors are
-    told in. On the CPU, ONNX files in FP16, and INT8 ones for TensorRT, are computed with every half value rounded, as
-    a GPU would hold it; ONNX Runtime itself does not round there.
+    A checkpoint runs in PyTorch on the CPU in float64; what it loses itself in float32 is the baseline error, by which
+    others are judged. On the CPU, ONNX files in FP16, and INT8 ones for TensorRT, are computed with every half value
+    rounded, as a GPU would hold it; ONNX Runtime itself does not round there.
 
     Args:
         artifacts: One or several of what :class:`Predictor` opens.
@@ -60,7 +59,7 @@ def verify(
         cases: Batches and sizes of synthetic images, in place of ``sizes``.
         synthetic: Whether to look at synthetic images at all.
         per_block: Whether to compare block by block too, and name the block at which a difference begins.
-        limits: What is allowed in place of the tolerance and the budget of each precision.
+        limits: What is allowed in place of the limits of each precision.
         device: Where the artifacts run; None for the CPU, of an engine for the first GPU.
         threads: CPU threads of a call, of the reference too; None for each core that may be used.
         choice: Of the weights in the reference, where it is a checkpoint; None for those that the artifacts' records
@@ -100,10 +99,10 @@ def verify(
         known = stack.enter_context(opened)
         for subject in subjects:
             _check_alike(subject, known.subject)
-        made: dict[str, SyntheticResult] = {}
+        made = _Synthetic()
         if synthetic:
             at_cases = cases or [Case(1, size) for size in at] or None
-            made = on_synthetic(known, subjects, at_cases, spread=limits.max_error, seed=seed, report=say)
+            made = _on_synthetic(known, subjects, at_cases, limits=limits, seed=seed, say=say)
         images = None
         if data is not None:
             wish = data if isinstance(data, Images) else Images(Path(data))
@@ -111,8 +110,9 @@ def verify(
             images = on_images(known, subjects, wish, at, needs_classes=needs_classes, seed=seed, report=say)
         blocks = {}
         if per_block:
-            blocks = _by_block(known, subjects, synthetic=made, sizes=at, limits=limits, seed=seed, say=say)
-        results = _results(subjects, synthetic=made, images=images, blocks=blocks, limits=limits)
+            first = Case(1, at[0] if at else _BLOCK_SIZE)
+            blocks = _by_block(known, subjects, synthetic=made, first=first, limits=limits, seed=seed, say=say)
+        results = tuple(_result(subject, made, images, blocks.get(subject.name), limits) for subject in subjects)
         about, found = known.subject.to_dict(), images.data if images is not None else None
         return Verification(describe_environment(command), about, results, found, seed)
 
@@ -126,61 +126,90 @@ def _check_alike(subject: Subject, reference: Subject) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Synthetic:
+    """What was found on synthetic images: answers that are right, and of each artifact its figures and what it did not
+    run, in words.
+    """
+
+    reference: Reference | None = None
+    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
+    errors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _on_synthetic(
+    reference: OpenReference,
+    subjects: Sequence[Subject],
+    cases: Sequence[Case] | None,
+    *,
+    limits: Limits,
+    seed: int,
+    say: Progress,
+) -> _Synthetic:
+    """Measure artifacts on synthetic images of some cases, or of each artifact's own; the reference answers once."""
+    every = list(dict.fromkeys(case for subject in subjects for case in cases or subject.own_cases))
+    say(0.0, "the reference on synthetic images")
+    channels = int(reference.subject.info.input.shape[1])
+    known = Reference(reference.subject.run, None, channels=channels, cases=every, seed=seed)
+    measured = {p: known.measured_by(reference.baseline(p)) for p in {subject.info.precision for subject in subjects}}
+    comparisons, errors = {}, {}
+    for number, subject in enumerate(subjects):
+        say(number / len(subjects), f"{subject.name} on synthetic images")
+        allowed, figures, failed = of_artifact(subject.info, limits), list[CaseFigures](), list[str]()
+        for case in cases or subject.own_cases:
+            try:
+                figures += measured[subject.info.precision].compare(subject.run, allowed, cases=[case]).cases
+            except RestDeployError as exc:  # of an engine that was not built for the size; others are looked at
+                failed.append(f"{case}: {exc}")
+        comparisons[subject.name] = Comparison(seed, tuple(figures), allowed)
+        errors[subject.name] = tuple(failed)
+    return _Synthetic(known, comparisons, errors)
+
+
 def _by_block(
     reference: OpenReference,
     subjects: Sequence[Subject],
     *,
-    synthetic: Mapping[str, SyntheticResult],
-    sizes: Sequence[ImageSize],
+    synthetic: _Synthetic,
+    first: Case,
     limits: Limits,
     seed: int,
     say: Progress,
 ) -> dict[str, BlockComparison]:
-    """Compare block by block: each artifact on the images of the first case that it failed, else at the first size."""
+    """Compare block by block: each artifact on the images of the first case that it failed, else of the first."""
     runs = {subject.name: subject.blocks() for subject in subjects}  # what cannot be looked into is told at once
     found = {}
     for number, subject in enumerate(subjects):
         say(number / len(subjects), f"{subject.name} block by block")
-        precision, own = subject.info.precision, synthetic.get(subject.name)
-        spread = allowed_spread(subject, limits.max_error)
-        comparison = own.comparison if own is not None else Comparison(precision, seed, (), spread)
-        case = _failed_case(comparison) or Case(1, sizes[0] if sizes else _BLOCK_SIZE)
-        images = own.reference.images(case) if own is not None else None
+        allowed, own = of_artifact(subject.info, limits), synthetic.comparisons.get(subject.name)
+        failed = (figures.case for figures in (own.cases if own is not None else ()) if judge(figures, allowed))
+        case = next(failed, first)
+        images = synthetic.reference.images(case) if synthetic.reference is not None else None
         if images is None:
             images = synthetic_images(np.random.default_rng(seed), case, int(subject.info.input.shape[1]))
-        exact, yardstick = reference.blocks(precision)
-        lost = yardstick(images) if yardstick is not None else None
-        found[subject.name] = compare_blocks(
-            case, runs[subject.name](images), exact(images), lost, comparison.tolerance
-        )
+        exact, baseline = reference.blocks(subject.info.precision)
+        lost = baseline(images) if baseline is not None else None
+        found[subject.name] = compare_blocks(case, runs[subject.name](images), exact(images), lost, allowed)
     return found
 
 
-def _failed_case(comparison: Comparison) -> Case | None:
-    failed = (case for case in comparison.cases if not case.passes(comparison.tolerance))
-    first = next(failed, None)
-    return Case(first.batch, ImageSize(first.height, first.width)) if first is not None else None
-
-
-def _results(
-    subjects: Sequence[Subject],
-    *,
-    synthetic: Mapping[str, SyntheticResult],
+def _result(
+    subject: Subject,
+    synthetic: _Synthetic,
     images: ImagesResult | None,
-    blocks: Mapping[str, BlockComparison],
+    blocks: BlockComparison | None,
     limits: Limits,
-) -> tuple[ArtifactResult, ...]:
-    made = []
-    for subject in subjects:
-        own = synthetic.get(subject.name)
-        result = ArtifactResult(
-            about=subject.to_dict(),
-            precision=subject.info.precision,
-            synthetic=own.comparison if own is not None else None,
-            blocks=blocks.get(subject.name),
-            limits=limits,
-            errors=own.errors if own is not None else (),
-            name_of=subject.info.label,
-        )
-        made.append(images.added_to(result, subject.name) if images is not None else result)
-    return tuple(made)
+) -> ArtifactResult:
+    name = subject.name
+    return ArtifactResult(
+        about=subject.to_dict(),
+        precision=subject.info.precision,
+        synthetic=synthetic.comparisons.get(name),
+        blocks=blocks,
+        asked=limits,
+        images=images.figures[name] if images is not None else (),
+        data=images.data if images is not None else None,
+        errors=(*synthetic.errors.get(name, ()), *(images.errors[name] if images is not None else ())),
+        name_of=subject.info.label,
+        thumbnails=images.thumbnails if images is not None else {},
+    )

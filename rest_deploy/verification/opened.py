@@ -9,35 +9,91 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.errors import ConfigError, MissingPackageError
-from rest_deploy.runtimes.registry import is_checkpoint
+from rest_deploy.runtimes.registry import is_checkpoint, open_runtime, read_info
 from rest_deploy.specs import NUM_HEADS, Precision
 from rest_deploy.values import hold
 from rest_deploy.verification.blocks import onnx_blocks
-from rest_deploy.verification.candidate import open_candidate, rounds_halves
-from rest_deploy.verification.cases import CASES, Case, cases_within
-from rest_deploy.verification.reference import Run
+from rest_deploy.verification.reference import CASES, Case, Run, cases_within
 
 if TYPE_CHECKING:
+    import onnx
+
     from rest_deploy.models.blocks import BlockRun
     from rest_deploy.models.factory import LoadedModel
     from rest_deploy.models.rest import ResT
 
+#: The first of which onnx.reference knows Q/DQ pairs; what is in our files means the same in it.
+_EVALUATOR_OPSET = 19
+
+
+@contextmanager
+def open_candidate(
+    path: str | Path, device: str | None = None, threads: int | None = None
+) -> Iterator[tuple[Run, ArtifactInfo]]:
+    """Open an artifact for measuring: what the machine that it is made for would compute, and its record.
+
+    ONNX files with half values are computed with each of them rounded where the device is the CPU, whose own runtime
+    does not round (``export/precision/rounding.py``).
+    """
+    if _rounds_halves(read_info(path), device):
+        import onnx
+
+        file = read_checked(path)
+        yield candidate_of(onnx.load_model_from_string(bytes(file.content)), threads), file.info
+        return
+    with open_runtime(path, device, threads) as runtime:
+        yield runtime.run, runtime.info
+
+
+def _rounds_halves(info: ArtifactInfo, device: str | None) -> bool:
+    return info.format == "onnx" and info.holds_halves and device in (None, "cpu")
+
+
+def candidate_of(model: onnx.ModelProto, threads: int | None = None) -> Run:
+    """A graph as a function, every half value rounded, every Q/DQ pair as written.
+
+    Raises:
+        ExportError: ONNX Runtime does not load it, or later does not run it.
+    """
+    from rest_deploy.export.cpu_session import CpuSession
+    from rest_deploy.export.precision.rounding import with_explicit_rounding
+
+    session = CpuSession(with_explicit_rounding(model), threads=threads)
+    return lambda batch: session.run(batch)[0]
+
+
+def reference_evaluator_of(path: str | Path) -> Run:
+    """An ONNX file as ``onnx.reference`` computes it, every node rounded as written; slow."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    file = read_checked(path)
+    model = onnx.load_model_from_string(bytes(file.content))
+    entry = model.opset_import[0]
+    entry.version = max(entry.version, _EVALUATOR_OPSET)
+    evaluator: Any = ReferenceEvaluator(model)
+    (name,) = (value.name for value in model.graph.input)
+    dtype = file.info.input.dtype
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        with np.errstate(over="ignore", invalid="ignore"):  # its Sigmoid tries both of two formulas
+            logits: NDArray[np.float32] = evaluator.run(None, {name: batch.astype(dtype)})[0].astype(np.float32)
+        return logits
+
+    return run
+
 
 @dataclass(frozen=True)
 class Subject:
-    """An artifact that is open.
-
-    Args:
-        name: Of its own among those that are measured.
-        path: Its file.
-        info: Its record.
-        run: float32 (B, channels, H, W) -> (B, classes).
-        device: Where it runs.
-        computed: What runs it, in words.
-        threads: CPU threads of a call; None for each core that may be used.
+    """An artifact that is open. ``name`` is its own among those that are measured, ``computed`` what runs it, in words;
+    ``threads`` are those of a call, None for each core that may be used.
     """
 
     name: str
@@ -91,31 +147,22 @@ class Subject:
 
 @contextmanager
 def open_subject(name: str, path: Path, device: str | None, threads: int | None) -> Iterator[Subject]:
-    """Open an artifact.
-
-    Raises:
-        RestDeployError: It cannot be opened.
-    """
+    """Open an artifact under a name of its own."""
     with open_candidate(path, device, threads) as (run, info):
         where = device or ("cpu" if info.engine is None else "cuda:0")
-        computed = "every half value rounded, as a GPU holds it" if rounds_halves(info, device) else "as it runs"
+        computed = "every half value rounded, as a GPU holds it" if _rounds_halves(info, device) else "as it runs"
         yield Subject(name, path, info, run, where, computed, threads)
 
 
 class OpenReference:
-    """What artifacts are measured against.
-
-    Args:
-        subject: It; of a checkpoint it runs in float64.
-        model: It in PyTorch; None where it is no checkpoint.
-    """
+    """What artifacts are measured against: a checkpoint in float64, and as a model in PyTorch, or an artifact."""
 
     def __init__(self, subject: Subject, model: ResT | None) -> None:
         self.subject, self._model = subject, model
-        self.yardstick = cache(self._yardstick)
+        self.baseline = cache(self._baseline)
 
-    def _yardstick(self, precision: Precision) -> Run | None:
-        """What errors of a precision are told in units of; None where an artifact is the reference."""
+    def _baseline(self, precision: Precision) -> Run | None:
+        """What has the baseline error of a precision; None where an artifact is the reference."""
         if self._model is None:
             return None
         from rest_deploy.models.reference import reference_runs
@@ -123,7 +170,7 @@ class OpenReference:
         return reference_runs(self._model, precision, self.subject.threads)[1]
 
     def blocks(self, precision: Precision) -> tuple[BlockRun, BlockRun | None]:
-        """Its blocks, exact, and those of the yardstick of a precision."""
+        """Its blocks, exact, and those of the baseline of a precision."""
         if self._model is None:
             return self.subject.blocks(), None
         import torch
@@ -132,9 +179,9 @@ class OpenReference:
         from rest_deploy.models.reference import torch_threads
 
         own = as_written_blocks if precision is Precision.FP32 else deploy_blocks
-        exact, yardstick = as_written_blocks(self._model, torch.float64), own(self._model, torch.float32)
+        exact, baseline = as_written_blocks(self._model, torch.float64), own(self._model, torch.float32)
         threads = torch_threads(self.subject.threads)
-        return threads(exact), threads(yardstick)
+        return threads(exact), threads(baseline)
 
 
 @dataclass(frozen=True)
@@ -170,7 +217,7 @@ def open_reference(
         path: Of it.
         device: Where an artifact runs.
         threads: CPU threads of a call; None for each core that may be used.
-        choice: Of the weights in a checkpoint; None for those that a record tells of, where one was made of this file.
+        choice: Of the weights in a checkpoint; None for those that one of the records was made of.
         records: Of the artifacts that are to be measured.
 
     Raises:

@@ -1,0 +1,290 @@
+"""Real images through every network in one go: each is read once, and every network gets the same array."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rest_deploy.errors import ConfigError, ImageError, RestDeployError, VerificationError
+from rest_deploy.models.memory import check_image
+from rest_deploy.preprocess.dataset import Dataset, open_dataset
+from rest_deploy.preprocess.images import load_image
+from rest_deploy.preprocess.thumbnail import thumbnail
+from rest_deploy.preprocess.transform import fed_size, transform
+from rest_deploy.specs import BATCH, IMAGES, Alpha, ImageSize, Precision, Preprocessing, PreprocessingChange
+from rest_deploy.values import hold
+from rest_deploy.verification.figures import MOST_FLIPS, MOST_WRONG, ImageFigures, accuracy_of, measure_images
+from rest_deploy.verification.opened import OpenReference, Subject
+from rest_deploy.verification.reference import loss
+from rest_deploy.verification.result import DataResult
+
+
+@dataclass(frozen=True)
+class Images:
+    """Real images to compare answers on.
+
+    Args:
+        folder: Of images; one subfolder for each class tells their classes.
+        ground_truth: File that tells them instead, a line an image (``preprocess/dataset.py``).
+        change: Of the transform that the artifacts declare.
+        most: How many images at most, chosen by the seed; None for all.
+        batch: Images of a call. INT8 for the CPU takes its range from a whole batch, so that more than one changes it.
+
+    Raises:
+        ConfigError: A figure out of range.
+    """
+
+    folder: Path
+    ground_truth: Path | None = None
+    change: PreprocessingChange | None = None
+    most: Annotated[int, IMAGES] | None = None
+    batch: Annotated[int, BATCH] = 1
+
+    def __post_init__(self) -> None:
+        hold(self)
+
+
+@dataclass(frozen=True)
+class ImagesResult:
+    """What was found.
+
+    Args:
+        data: Of the images themselves.
+        figures: Artifact's name -> its figures at each size.
+        errors: Artifact's name -> where it could not be run, in words.
+        thumbnails: Image's name -> a small copy of it, of those that are listed as flipped or wrong.
+    """
+
+    data: DataResult
+    figures: Mapping[str, tuple[ImageFigures, ...]]
+    errors: Mapping[str, tuple[str, ...]]
+    thumbnails: Mapping[str, str]
+
+
+def on_images(
+    reference: OpenReference,
+    subjects: Sequence[Subject],
+    wish: Images,
+    sizes: Sequence[ImageSize],
+    *,
+    needs_classes: bool,
+    seed: int,
+    report: Callable[[float, str], None],
+) -> ImagesResult:
+    """Measure every artifact on images, brought to some sizes, or to what the transform gives.
+
+    Raises:
+        ConfigError: There are no images, the artifacts' transforms differ, or classes that are needed are not known.
+        VerificationError: None of the images can be read.
+    """
+    first = subjects[0].info
+    steps = _one_transform(subjects, wish.change)
+    data = open_dataset(wish.folder, labels=first.labels, num_classes=first.num_classes, ground_truth=wish.ground_truth)
+    if needs_classes and not data.labelled:
+        raise ConfigError(
+            f"a limit of accuracy was given, and the classes of the images in {wish.folder} are not known: {data.note}"
+        )
+    if wish.most is not None:
+        data = data.limited(wish.most, seed)
+    answers = [_Answers(size) for size in sizes] or [_Answers(None)]
+    going = _Going(data, steps, answers, reference, subjects, wish.batch)
+    going.run(lambda share: report(share, "images"))
+    figures = {subject.name: tuple(_figures(subject, going.answers, data)) for subject in subjects}
+    errors = {
+        subject.name: tuple(
+            f"images at {answers.size or 'their size'}: {answers.errors[subject.name]}"
+            for answers in going.answers
+            if subject.name in answers.errors
+        )
+        for subject in subjects
+    }
+    return ImagesResult(_data_result(data, going), figures, errors, _thumbnails(data, figures, steps.alpha))
+
+
+def _one_transform(subjects: Sequence[Subject], change: PreprocessingChange | None) -> Preprocessing:
+    """The transform that all artifacts declare, with the changes that were asked for.
+
+    Raises:
+        ConfigError: They declare different ones, or one takes no pictures.
+    """
+    changes = change or PreprocessingChange()
+    said = Preprocessing(mean=changes.mean, std=changes.std) if changes.mean and changes.std else None
+    declared = {own.name: changes.apply(_of_pictures(own, said)) for own in subjects}
+    if len(set(declared.values())) > 1:
+        told = "; ".join(f"{name}: {steps}" for name, steps in declared.items())
+        raise ConfigError(
+            f"the artifacts turn images into inputs in different ways ({told}); verify them one at a time, or give "
+            "--transform, --image-size, --mean and --std"
+        )
+    return next(iter(declared.values()))
+
+
+def _of_pictures(subject: Subject, said: Preprocessing | None) -> Preprocessing:
+    """What an artifact declares, or the caller says in its place, of pictures."""
+    steps = subject.info.preprocessing or said
+    if steps is not None and steps.takes_pictures:
+        return steps
+    why = "leaves preprocessing to its caller; give --mean and --std"
+    if (channels := subject.info.input.shape[1]) not in (1, 3):
+        why = f"takes {channels} channels, and pictures have 1 or 3"
+    raise ConfigError(f"{subject.path} {why}, or leave --data out and compare on synthetic inputs")
+
+
+@dataclass
+class _Answers:
+    """What all networks say of the images at one size.
+
+    Args:
+        size: In place of the transform's own; None for that.
+        images: Which of the data set's images were read, by number.
+        exact: Reference's logits of each.
+        ours: Artifact's name -> its logits of each.
+        lost: Precision -> its baseline error.
+        errors: Artifact's name -> why it gave no answers.
+    """
+
+    size: ImageSize | None
+    images: list[int] = field(default_factory=list)
+    exact: list[NDArray[np.float64]] = field(default_factory=list)
+    ours: dict[str, list[NDArray[np.floating[Any]]]] = field(default_factory=dict)
+    lost: dict[Precision, float | None] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def cut(self) -> None:
+        """Leave what all have answered, where they were interrupted."""
+        whole = min(len(self.exact), len(self.images), *(len(rows) for rows in self.ours.values()))
+        del self.images[whole:], self.exact[whole:]
+        for rows in self.ours.values():
+            del rows[whole:]
+
+
+@dataclass
+class _Going:
+    """A data set on its way through the networks, ``batch`` images a call. ``skipped`` could not be read, and why."""
+
+    data: Dataset
+    steps: Preprocessing
+    answers: list[_Answers]
+    reference: OpenReference
+    subjects: Sequence[Subject]
+    batch: int
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    interrupted: bool = False
+
+    def run(self, report: Callable[[float], None]) -> None:
+        """Go through all images, or those before Ctrl-C.
+
+        Raises:
+            VerificationError: None of them can be read.
+            KeyboardInterrupt: It came before the first was done.
+        """
+        try:
+            self._go(report)
+        except KeyboardInterrupt:
+            for answers in self.answers:
+                answers.cut()
+            if not all(answers.images for answers in self.answers):
+                raise
+            self.interrupted = True
+
+    def _go(self, report: Callable[[float], None]) -> None:
+        waiting: dict[int, list[tuple[int, NDArray[np.float32]]]] = {i: [] for i in range(len(self.answers))}
+        for number, inputs in self._inputs(report):
+            for i, pixels in enumerate(inputs):
+                if waiting[i] and (len(waiting[i]) == self.batch or waiting[i][0][1].shape != pixels.shape):
+                    self._answer(self.answers[i], waiting[i])
+                    waiting[i] = []
+                waiting[i].append((number, pixels))
+        for i, group in waiting.items():
+            if group:
+                self._answer(self.answers[i], group)
+        if not self.answers[0].images:
+            name, why = self.skipped[0]
+            raise VerificationError(f"none of {len(self.skipped)} images could be read; the first is {name}: {why}")
+
+    def _inputs(self, report: Callable[[float], None]) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
+        """Number of an image, and it at every size."""
+        steps = [self.steps if answers.size is None else self.steps.at(answers.size) for answers in self.answers]
+        for number, path in enumerate(self.data.images):
+            report(number / len(self.data.images))
+            try:
+                image = load_image(path, self.steps.alpha, functools.partial(self._check, steps, str(path)))
+                yield number, [transform(image, own) for own in steps]
+            except ImageError as exc:
+                self.skipped.append((self.data.name(path), str(exc)))
+
+    def _check(self, steps: Sequence[Preprocessing], name: str, height: int, width: int) -> None:
+        """Refuse an image that a network, or the reference, has no memory for; on a GPU that cannot be told."""
+        reference = self.reference.subject
+        for own in steps:
+            size = fed_size(own, height, width, name)
+            for subject in (reference, *self.subjects):
+                info, wide = subject.info, 2 if subject is reference and subject.info.format == "pytorch" else 1
+                if subject.device == "cpu" and info.engine is None:
+                    own_size = (info.config, size.height, size.width, name)
+                    check_image(*own_size, precision=info.precision, format=info.format, widening=wide)
+
+    def _answer(self, answers: _Answers, group: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
+        batch = np.stack([pixels for _, pixels in group])
+        exact = np.asarray(self.reference.subject.run(batch), np.float64)
+        answers.images += [number for number, _ in group]
+        answers.exact += list(exact)
+        for precision in {subject.info.precision for subject in self.subjects}:
+            lost = loss(self.reference.baseline(precision), batch, exact)
+            before = answers.lost.get(precision) or 0.0
+            answers.lost[precision] = None if lost is None else float(np.maximum(lost, before))  # NaN stays NaN
+        for subject in self.subjects:
+            if subject.name in answers.errors:
+                continue
+            try:
+                with np.errstate(invalid="ignore", over="ignore"):
+                    logits = np.asarray(subject.run(batch))  # float32, of which a large data set takes gigabytes
+            except RestDeployError as exc:  # of an engine that was not built for the size; the others are answered
+                answers.errors[subject.name] = str(exc)
+                continue
+            answers.ours.setdefault(subject.name, []).extend(logits)
+
+
+def _figures(subject: Subject, answers: Sequence[_Answers], data: Dataset) -> Iterator[ImageFigures]:
+    for at in answers:
+        if subject.name in at.errors:
+            continue
+        names = [data.name(data.images[number]) for number in at.images]
+        classes = [data.classes[number] for number in at.images]
+        ours, exact = np.stack(at.ours[subject.name]).astype(np.float64), np.stack(at.exact)
+        lost = at.lost[subject.info.precision]
+        yield measure_images(at.size, ours, exact, names=names, classes=classes, reference_error=lost)
+
+
+def _data_result(data: Dataset, going: _Going) -> DataResult:
+    accuracy = {
+        str(at.size) if at.size is not None else None: accuracy_of(
+            np.stack(at.exact), [data.classes[number] for number in at.images]
+        )
+        for at in going.answers
+    }
+    return DataResult(
+        folder=str(data.folder),
+        images=len(going.answers[0].images),
+        labelled=data.labelled,
+        skipped=tuple(going.skipped),
+        transform=str(going.steps),
+        reference=accuracy,
+        note="; ".join(filter(None, (data.note, data.left_out_note))),
+        left_out=tuple(data.name(path) for path in data.left_out),
+        interrupted=going.interrupted,
+    )
+
+
+def _thumbnails(data: Dataset, figures: Mapping[str, Sequence[ImageFigures]], alpha: Alpha) -> dict[str, str]:
+    """Small copies of the images that will be listed."""
+    shown = [images for own in figures.values() for images in own]
+    wanted = {one.image for own in shown for one in (*own.flips[:MOST_FLIPS], *own.wrong[:MOST_WRONG])}
+    named = ((data.name(path), path) for path in data.images)
+    return {name: thumbnail(load_image(path, alpha)) for name, path in named if name in wanted}

@@ -1,0 +1,151 @@
+"""The judgement itself is judged: planted figures fail for the right reason, and what was asked for goes first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rest_deploy.errors import ConfigError
+from rest_deploy.specs import Precision
+from rest_deploy.verification import Limits
+from rest_deploy.verification.figures import BlockFigures, LogitFigures
+from rest_deploy.verification.limits import (
+    ON_IMAGES,
+    ON_SYNTHETIC,
+    budget_record,
+    judge,
+    judge_block,
+    of_export,
+    on_images,
+    on_synthetic,
+)
+
+FIGURES = LogitFigures(
+    images=40,
+    max_error=0.5,
+    mean_error=0.1,
+    rms_error=0.2,
+    reference_error=0.01,
+    logit_scale=4.0,
+    logit_std=2.0,
+    cosine=0.99,
+    kl_divergence=0.0,
+    max_kl_divergence=0.0,
+    top1_agreement=0.9,
+    top5_agreement=0.95,
+)
+
+
+@pytest.mark.parametrize(
+    ("limits", "allowed", "why"),
+    [
+        (Limits(0.1), 0.2, "0.1 standard deviations of the logits"),
+        (Limits(baseline_factor=3), 0.03, "3 times the baseline error 0.01"),
+        (Limits(floor=0.05), 0.2, "0.05 of the largest logit"),
+        (Limits(0.02, baseline_factor=3, floor=0.001), 0.04, "0.02 standard deviations"),
+        (Limits(0.01, baseline_factor=30, floor=0.001), 0.3, "30 times"),
+    ],
+)
+def test_the_largest_of_three_is_allowed_and_named(limits: Limits, allowed: float, why: str) -> None:
+    assert limits.allowed(FIGURES) == pytest.approx(allowed)
+    (reason,) = judge(FIGURES, limits)
+    assert f"largest error 0.5 is over {allowed:g} ({why}" in reason
+    assert judge(replace(FIGURES, max_error=allowed * 0.999), limits) == []
+
+
+def test_small_logits_have_the_floor_of_one() -> None:
+    assert Limits(floor=0.05).allowed(replace(FIGURES, logit_scale=0.1)) == 0.05
+
+
+def test_agreement_and_accuracy_are_judged_where_they_are_limited() -> None:
+    wide = Limits(1e9)
+    assert judge(FIGURES, wide, accuracy_loss=0.9) == []
+    (reason,) = judge(FIGURES, replace(wide, min_top1_agreement=0.91))
+    assert reason == "top-1 agreement 90.00% is under 91.00%"
+    assert judge(FIGURES, replace(wide, min_top1_agreement=0.9)) == []
+    loss = replace(wide, max_accuracy_loss=0.005)
+    (reason,) = judge(FIGURES, loss, accuracy_loss=0.006)
+    assert "0.60% under the reference's, allowed 0.50%" in reason
+    assert judge(FIGURES, loss, accuracy_loss=0.005) == judge(FIGURES, loss) == []
+    assert len(judge(FIGURES, Limits(0.01, 0.99, 0.0), accuracy_loss=0.1)) == 3
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("precision", list(Precision))
+def test_what_is_no_number_is_past_every_limit(precision: Precision, bad: float) -> None:
+    for limits in (on_synthetic(precision), on_images(precision), Limits(1e9, 0.0)):
+        assert judge(replace(FIGURES, max_error=bad), limits) != []
+        assert judge(replace(FIGURES, top1_agreement=math.nan), replace(limits, min_top1_agreement=0.1)) != []
+        for name in ("reference_error", "logit_scale", "logit_std"):
+            reason = judge(replace(FIGURES, **{name: bad}), limits)[0]
+            assert "not finite" in reason
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"max_error": 0.0},
+        {"max_error": math.nan},
+        {"min_top1_agreement": 1.1},
+        {"min_top1_agreement": -0.1},
+        {"max_accuracy_loss": -0.1},
+        {"floor": -1.0},
+        {"baseline_factor": math.inf},
+    ],
+)
+def test_limits_that_cannot_be_meant(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"is .*; accepted: a number"):
+        Limits(**bad)  # type: ignore[arg-type]
+
+
+def test_every_precision_has_limits_with_a_reason() -> None:
+    for table in (ON_SYNTHETIC, ON_IMAGES):
+        assert set(table) == set(Precision)
+        assert all(limits.limits_error and len(limits.reason) > 20 for limits in table.values())
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_what_was_asked_for_goes_first(precision: Precision) -> None:
+    assert on_synthetic(precision) == ON_SYNTHETIC[precision]
+    assert on_images(precision) == ON_IMAGES[precision]
+    asked = Limits(0.3, 0.7, 0.1)
+    synthetic, images = on_synthetic(precision, asked), on_images(precision, asked)
+    assert synthetic.allowed(FIGURES) == images.allowed(FIGURES) == pytest.approx(0.6)
+    assert (synthetic.min_top1_agreement, synthetic.max_accuracy_loss) == (None, None)  # of images
+    assert synthetic.max_block_rms == ON_SYNTHETIC[precision].max_block_rms
+    assert (images.min_top1_agreement, images.max_accuracy_loss) == (0.7, 0.1)
+    own = on_images(precision, Limits(max_accuracy_loss=0.1))
+    assert replace(own, max_accuracy_loss=None) == ON_IMAGES[precision]
+
+
+def test_of_random_weights_no_agreement_is_asked_for_unasked() -> None:
+    assert on_images(Precision.INT8, random=True).min_top1_agreement is None
+    assert on_images(Precision.INT8, Limits(min_top1_agreement=0.5), random=True).min_top1_agreement == 0.5
+
+
+@pytest.mark.parametrize(
+    ("asked", "images", "synthetic"), [(None, True, None), (0.1, True, None), (0.1, False, 0.1), (2.0, True, 2.0)]
+)
+def test_a_tighter_error_is_meant_of_real_images_where_there_are_any(
+    asked: float | None, images: bool, synthetic: float | None
+) -> None:
+    """INT8's own is 1.5 on noise, 0.75 on images."""
+    limits = of_export(Precision.INT8, Limits(asked), images=images, random=False)
+    assert [own.max_error for own in limits] == [synthetic or 1.5, asked or 0.75]
+    assert budget_record(*limits) == {
+        "min_top1_agreement": 0.98,
+        "max_error": asked or 0.75,
+        "synthetic_max_error": synthetic,
+    }
+
+
+def test_a_block_is_judged_by_its_root_mean_square_where_that_is_limited() -> None:
+    block = BlockFigures("stem", max_error=9.0, rms_error=0.7, reference_error=0.1, scale=5.0, std=1.0)
+    by_rms, by_largest = Limits(1.0, max_block_rms=0.75), Limits(1.0)
+    assert judge_block(block, by_rms).passed
+    assert not judge_block(replace(block, rms_error=0.8), by_rms).passed
+    assert not judge_block(block, by_largest).passed
+    assert judge_block(replace(block, block="head"), by_rms).judged_by == "max_error"
