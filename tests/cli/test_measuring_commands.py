@@ -123,9 +123,9 @@ def test_a_slower_run_is_a_failed_check(tiny_onnx: Path, tmp_path: Path, capsys:
 def test_ctrl_c_prints_and_writes_what_there_is(
     tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rest_deploy.benchmarking import turns
+    from rest_deploy.benchmarking import run as benchmark_run
 
-    honest = turns.time_case
+    honest = benchmark_run.time_case
     cases = []
 
     def second_is_interrupted(*arguments: Any, **options: Any) -> Any:
@@ -134,7 +134,7 @@ def test_ctrl_c_prints_and_writes_what_there_is(
             raise KeyboardInterrupt
         return honest(*arguments, **options)
 
-    monkeypatch.setattr(turns, "time_case", second_is_interrupted)
+    monkeypatch.setattr(benchmark_run, "time_case", second_is_interrupted)
     output = tmp_path / "b.json"
     argv = [tiny_onnx, "--sizes", "16", "24", "--min-rounds", "8", "--min-seconds", "0", "--no-cold", "-o", output]
     done = Outcome(bench, argv, capsys)
@@ -238,7 +238,7 @@ def test_rest_bench_asks_for_psutil_before_it_measures_and_rest_verify_does_not(
 ) -> None:
     for name in ("psutil", "pynvml"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr("rest_deploy.benchmarking.run.Turns", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr("rest_deploy.benchmarking.run._measure", lambda *_: pytest.fail("it measured"))
     done = Outcome(bench, [str(tiny_onnx), *QUICK], capsys)
     assert (done.code, done.out) == (1, "")
     (line,) = done.err.splitlines()
