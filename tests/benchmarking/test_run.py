@@ -20,6 +20,7 @@ from rest_deploy.benchmarking.cold import Cold
 from rest_deploy.benchmarking.contenders import Contender, artifact_contenders, baseline_contender
 from rest_deploy.benchmarking.sessions import Session
 from rest_deploy.errors import ArtifactError, ConfigError, RestDeployError
+from rest_deploy.export import as_written
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.models.flops import count_flops
 from rest_deploy.pipeline import ExportRequest, run_export
@@ -316,7 +317,7 @@ def test_an_export_that_fails_is_its_baselines_error(tiny_onnx: Path, monkeypatc
     def refuse(*_: object) -> None:
         raise RuntimeError("an operator that it does not know")
 
-    monkeypatch.setattr("rest_deploy.export.as_written.export_as_written", refuse)
+    monkeypatch.setattr(as_written, "export_as_written", refuse)
     made = benchmark(
         [tiny_onnx], baselines=["as-written", "torch"], sizes=[(16, 16)], effort=QUICK, threads=1, cold=False
     )
