@@ -252,7 +252,7 @@ def _numbers(action: argparse.Action) -> set[type]:
     for text in ("1", "18", "0.75"):
         try:
             value = action.type(text) if callable(action.type) else None
-        except argparse.ArgumentTypeError:
+        except (argparse.ArgumentTypeError, RestDeployError):  # of a flag whose values are words
             continue
         kinds |= {type(value)} & {int, float}
     return kinds
