@@ -128,7 +128,7 @@ class Accuracy:
     Args:
         top1, top5: Share of images whose class is the best one, and is among the five best.
         by_class: (class, its images, how many of them are answered rightly), by class.
-        confused: (class, wrong answer, how many images), the most first.
+        confused: (class, wrong answer, how many images), the most first; without answers that are no numbers.
     """
 
     top1: float
@@ -157,11 +157,11 @@ def accuracy_of(logits: NDArray[np.float64], classes: Sequence[int | None]) -> A
     labels = [known for known in classes if known is not None]
     if len(labels) < len(classes):
         return None
-    best = best_classes(logits)
-    right = np.equal(best, np.asarray(labels)[:, None]) & _finite(logits)[:, None]
+    best, finite = best_classes(logits), _finite(logits)
+    right = np.equal(best, np.asarray(labels)[:, None]) & finite[:, None]
     counts, rights = Counter(labels), Counter(label for label, hit in zip(labels, right[:, 0], strict=True) if hit)
-    answers = zip(labels, best[:, 0].tolist(), right[:, 0], strict=True)
-    confused = Counter((label, answer) for label, answer, hit in answers if not hit)
+    answers = zip(labels, best[:, 0].tolist(), finite, strict=True)
+    confused = Counter((label, answer) for label, answer, is_one in answers if is_one and answer != label)
     return Accuracy(
         float(right[:, 0].mean()),
         float(right.any(axis=1).mean()),
