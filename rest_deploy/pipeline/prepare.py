@@ -127,6 +127,7 @@ def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
         unsaid = "; ".join(f"{what}: {value} ({ASSUMABLE[what]})" for what, value in info.assumed.items())
         raise ConfigError(f"strict: neither the checkpoint nor the request says what would be assumed: {unsaid}")
     packages = ("rest_deploy", *get_format(SOURCE).packages)
+    brought_by = importlib.metadata.packages_distributions()  # reads every package's files, a fifth of a small export
     dtype = "float16" if request.precision_config.half_io else "float32"
     return replace(
         info,
@@ -134,7 +135,7 @@ def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
         output=replace(info.output, dtype=dtype),
         format=SOURCE,
         precision=request.precision,
-        versions={package: _version(package) for package in packages},
+        versions={package: _version(brought_by.get(package, [package])[0]) for package in packages},
     )
 
 
@@ -153,11 +154,9 @@ def _labels(request: ExportRequest, num_classes: int) -> tuple[str, ...] | None:
     return read_labels(request.labels, num_classes)
 
 
-def _version(package: str) -> str:
-    """Version of an installed package, by its import name."""
-    names = importlib.metadata.packages_distributions().get(package, [package])
+def _version(distribution: str) -> str:
     try:
-        return importlib.metadata.version(names[0])
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
 
