@@ -6,6 +6,7 @@ A library is imported by the session that needs it: torch takes seconds, and nee
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ from rest_deploy.runtimes.registry import open_runtime
 _RECOMPILATIONS = 256
 
 
-class Session:
+class Session(ABC):
     """A network that is ready to run; a context manager.
 
     Attributes:
@@ -40,9 +41,9 @@ class Session:
         """Where the time of calls on a GPU goes; empty where there is none, or it does not tell."""
         return []
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of the network."""
-        raise NotImplementedError
 
     def __enter__(self) -> Session:
         return self
