@@ -154,15 +154,15 @@ def _why_none(cuda: Cuda, error: CudaError) -> str:
     if error.code == NO_DRIVER:
         runtime = cuda.call("cudaRuntimeGetVersion")
         return (
-            f"the NVIDIA driver is of CUDA {_version(driver)}, cuda-bindings of CUDA {_version(runtime)}; update the "
-            f"driver, or pip install 'cuda-bindings<{min(driver // 1000 + 1, runtime // 1000)}'"
+            f"the NVIDIA driver is of CUDA {cuda_version(driver)}, cuda-bindings of CUDA {cuda_version(runtime)}; "
+            f"update the driver, or pip install 'cuda-bindings<{min(driver // 1000 + 1, runtime // 1000)}'"
         )
     if error.code == NO_GPU:
         return "the NVIDIA driver finds no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES"
     return str(error)
 
 
-def _version(number: int) -> str:
+def cuda_version(number: int) -> str:
     """CUDA writes 12.6 as 12060."""
     return f"{number // 1000}.{number % 1000 // 10}"
 

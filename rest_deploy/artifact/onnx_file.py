@@ -13,16 +13,17 @@ import mmap
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.onnx_graph import Refused, read_model, refuse_hostile
 from rest_deploy.errors import ArtifactError, PredictorError, no_file
 
 SEAL_KEY = "rest_deploy_sha256"
+_T = TypeVar("_T")
 _MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
 
@@ -43,9 +44,11 @@ class OnnxFile:
         ArtifactError: It is missing, unreadable, no ONNX file, or was not made by rest-export.
     """
 
+    _copy: int | None = None  # of one that could not be read
+
     def __init__(self, path: str | Path) -> None:
-        self.path, self._copy = Path(path), None
-        self.content, self._copy = _read(self.path)
+        self.path = Path(path)
+        self.content, self._copy = _read(self.path, _copied)
         self.model = bytes(self.content) if self._copy is None else f"/proc/self/fd/{self._copy}"
         self._model = _model_of(self.content, path)
         entries = dict(_metadata(self._model))
@@ -147,7 +150,7 @@ def write_record(path: str | Path, info: ArtifactInfo, *, graph: str | Path | No
         OSError: It cannot be written.
     """
     source = path if graph is None else graph
-    content = Path(source).read_bytes()
+    content = _read(Path(source), _whole)
     metadata = _metadata(_model_of(content, source))
     if [key for key, _ in metadata] not in ([], [METADATA_KEY, SEAL_KEY]):
         raise ArtifactError(
@@ -195,8 +198,13 @@ def _bytes_field(number: int, content: bytes) -> bytes:
 _SEAL_BYTES = len(_seal(b""))
 
 
-def _read(path: Path) -> tuple[bytes | mmap.mmap, int | None]:
-    """All of a file that is one, and of a size that an ONNX file can have; and the number of its copy in memory."""
+def _read(path: Path, taken: Callable[[BinaryIO, int], _T]) -> _T:
+    """What is taken of a file that is one, and of a size that an ONNX file can have.
+
+    Args:
+        path: Where it lies.
+        taken: Reads it, open and of so many bytes.
+    """
     try:
         with open(os.open(path, _READ_ONLY), "rb") as file:
             status = os.fstat(file.fileno())
@@ -208,7 +216,7 @@ def _read(path: Path) -> tuple[bytes | mmap.mmap, int | None]:
                 raise ArtifactError(
                     f"{path}: {status.st_size:,} bytes; an ONNX file has at most {_MAX_BYTES:,}; export it again"
                 )
-            return _copied(file, status.st_size)
+            return taken(file, status.st_size)
     except IsADirectoryError as exc:
         raise ArtifactError(f"{path}: {no_file(path)}") from exc
     except FileNotFoundError as exc:
@@ -224,7 +232,10 @@ def _read(path: Path) -> tuple[bytes | mmap.mmap, int | None]:
 def _copied(file: BinaryIO, size: int) -> tuple[bytes | mmap.mmap, int | None]:
     """What an open file holds, in memory of its own where the system has such files, and that one's number."""
     if hasattr(os, "memfd_create") and os.path.exists("/proc/self/fd"):
-        copy = os.memfd_create("rest_deploy")
+        try:
+            copy = os.memfd_create("rest_deploy")
+        except OSError:  # a sandbox that has none, too many files: read it as others do
+            return _whole(file, size), None
         try:
             at = 0
             while at < size and (count := os.sendfile(copy, file.fileno(), at, size - at)):
@@ -234,4 +245,8 @@ def _copied(file: BinaryIO, size: int) -> tuple[bytes | mmap.mmap, int | None]:
             os.close(copy)
             if not isinstance(exc, OSError):
                 raise  # a file system that has no sendfile, a limit on the size of files: read it as others do
-    return file.read(size + 1), None  # no more is asked for than there is: Python has it ready at once
+    return _whole(file, size), None
+
+
+def _whole(file: BinaryIO, size: int) -> bytes:
+    return file.read(size + 1)  # no more is asked for than there is: Python has it ready at once

@@ -86,7 +86,7 @@ class Conditions:
 
 
 #: An ONNX file of one MatMul of float32 (m, k) and (k, n), for where the onnx package is not installed;
-#: tests/benchmarking/test_machine_rate.py builds the same bytes with it.
+#: tests/benchmarking/test_conditions.py builds the same bytes with it.
 _GRAPH = base64.b64decode(
     "CAg6ZQoRCgFhCgFiEgF5IgZNYXRNdWwSC3Jlc3RfZGVwbG95WhUKAWESEAoOCAESCgoDEgFtCgMSAWtaFQoBYhIQCg4IARIKCgMSAWsKAxIBbmIVCgF5"
     "EhAKDggBEgoKAxIBbQoDEgFuQgQKABAN"

@@ -111,6 +111,8 @@ class Contender:
         try:
             return row.session(Path(self.file), self.device, self.threads)
         except ModuleNotFoundError as exc:
+            if exc.name is not None and exc.name.split(".")[0] == "rest_deploy":
+                raise
             missing = exc.name or row.package
             raise MissingPackageError(missing, f"measure the baseline {self.baseline}", row.extra) from exc
 

@@ -144,6 +144,7 @@ def time_case(
         except _ContenderError as exc:
             times.errors[exc.name] = str(exc)
             del warm[exc.name], times.rounds[exc.name]
+            times.probe = []  # of rounds that count no more
         except KeyboardInterrupt:
             times.interrupted = True
             whole = min(len(rounds) for rounds in times.rounds.values())

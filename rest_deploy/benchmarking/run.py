@@ -130,7 +130,7 @@ def benchmark(
         )
         say = report or (lambda share, phase: None)
         try:
-            made.errors |= _write_baseline_files(made.contenders, folder, checkpoint, seed)
+            made.errors |= _write_baseline_files(made.contenders, checkpoint, seed)
             if cold:
                 _start_cold(made, cases, say)
             _measure(made, cases, effort, say)
@@ -190,17 +190,16 @@ def _check_named(name: str | None, contenders: Sequence[Contender]) -> None:
         raise ConfigError(f"no contender is named {name!r}, to which ratios were to be formed; there are {known}")
 
 
-def _write_baseline_files(
-    contenders: Sequence[Contender], folder: Path, checkpoint: str | Path | None, seed: int
-) -> dict[str, str]:
+def _write_baseline_files(contenders: Sequence[Contender], checkpoint: str | Path | None, seed: int) -> dict[str, str]:
     """Write what baselines open; name of each whose file could not be written -> why."""
     baselines = [contender for contender in contenders if contender.baseline is not None]
     if not baselines:
         return {}
     try:
-        import torch  # noqa: F401
+        from rest_deploy.export import as_written  # noqa: F401
+        from rest_deploy.models import checkpoint as _  # noqa: F401
     except ModuleNotFoundError as exc:
-        raise MissingPackageError(exc.name or "torch", "make the files of baselines", "export") from exc
+        raise MissingPackageError((exc.name or "torch").split(".")[0], "make the files of baselines", "export") from exc
     weights = Path(checkpoint) if checkpoint is not None else None
     errors: dict[str, str] = {}
     for place in dict.fromkeys(Path(one.file).parent for one in baselines):

@@ -88,8 +88,11 @@ def _arguments(own: Declared) -> dict[str, Any]:
     if typing.get_origin(one) is Annotated:
         found["type"] = number_as(one)
     elif hasattr(one, "parse") and option.read is None:
-        found["type"] = typed(one.parse)
-    return {**found, **option.arguments}
+        found["type"] = one.parse
+    found |= option.arguments
+    if "type" in found:  # argparse would put words of its own in place of an error's
+        found["type"] = typed(found["type"])
+    return found
 
 
 def _given(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def _export(name: str, findings: Findings) -> Ability:
 def _build(name: str, findings: Findings) -> tuple[list[str], str]:
     """Why a library builds no engine here, and what builds one in its place."""
     choice = attempt(choose_library, name, EngineConfig(), Precision.FP32)
-    problem = _library_problem(name, findings) if name in LIBRARIES else ""
+    problem = _library_problem(name, findings)
     steps = [findings.no_gpu if name != _WITHOUT_GPU else "", problem] if problem else [choice.problem]
     if choice.value is None or choice.value.library.name == name:
         return steps, ""

@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 from rest_deploy.doctor.records import CPU, CUDA, Gpus, Integers, Package, Provider, State
 from rest_deploy.environment import installed_version
 from rest_deploy.errors import DeviceError, MissingPackageError, RestDeployError, install, one_line
-from rest_deploy.nvidia import LIBRARIES, NO_GPU, Cuda, CudaError, find_gpu
+from rest_deploy.nvidia import LIBRARIES, NO_GPU, Cuda, CudaError, cuda_version, find_gpu
 
 _T = TypeVar("_T")
 
@@ -300,7 +300,7 @@ def _stderr_held_back() -> Iterator[list[str]]:
 def find_gpus() -> Gpus:
     """All GPUs that CUDA finds, or why it finds none, and the CUDA of the driver."""
     driver = attempt(lambda: int(Cuda().call("cudaDriverGetVersion"))).value
-    words = f"{driver // 1000}.{driver % 1000 // 10}" if driver else None  # CUDA writes 12.6 as 12060
+    words = cuda_version(driver) if driver else None
     count = attempt(lambda: int(Cuda().call("cudaGetDeviceCount"))).value
     if not count:
         problem = attempt(find_gpu, 0).problem.removeprefix("device cuda:0: ")  # says best why there is none

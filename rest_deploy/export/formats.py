@@ -1,6 +1,6 @@
 """The formats that can be exported: one row each, and what an exporter is.
 
-An exporter is a module that holds ``check(request) -> Exporter``. Nothing else of the package names a format.
+An exporter is a module that holds ``check(request) -> Exporter``. The pipeline names no format.
 """
 
 from __future__ import annotations

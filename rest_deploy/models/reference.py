@@ -64,19 +64,19 @@ if hasattr(os, "register_at_fork"):
 
 
 def reference_runs(model: ResT, precision: Precision = Precision.FP32, threads: int | None = None) -> tuple[Run, Run]:
-    """The model on the CPU in float64, and in float32 as the yardstick of a precision. It is left as it was.
+    """The model on the CPU in float64, and in float32 as the baseline of a precision. It is left as it was.
 
     Args:
         model: As its authors wrote it.
-        precision: What is to be measured. For FP32 the yardstick is the model as written; for less its deploy form, as
+        precision: What is to be measured. For FP32 the baseline is the model as written; for less its deploy form, as
             that is what was narrowed, and the model as written can lose a thousand times as much.
         threads: CPU threads of a call; None as of :class:`torch_threads`.
 
     Returns:
         Two functions of a float32 batch.
     """
-    yardstick = model if precision is Precision.FP32 else to_deploy(model)
-    return _run_in(model, torch.float64, threads), _run_in(yardstick, torch.float32, threads)
+    baseline = model if precision is Precision.FP32 else to_deploy(model)
+    return _run_in(model, torch.float64, threads), _run_in(baseline, torch.float32, threads)
 
 
 def _run_in(model: nn.Module, dtype: torch.dtype, threads: int | None) -> Run:

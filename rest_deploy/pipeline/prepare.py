@@ -65,10 +65,11 @@ class Prepared:
         return f"{(self.jobs[0].output or Path(self.loaded.name)).stem}.onnx"
 
 
-def prepare(request: ExportRequest, report: Progress = lambda *_: None) -> Prepared:
+def prepare(request: ExportRequest, report: Progress | None = None) -> Prepared:
     """Load the model, describe its file, and see that everything asked for can be made and written."""
     from rest_deploy.models.factory import load_model
 
+    report = report or (lambda *_: None)
     exporters = {name: _exporter(request, name, report) for name in dict.fromkeys((SOURCE, *request.formats))}
     config = request.precision_config
     if config.sensitivity is not None:

@@ -108,7 +108,7 @@ class ExportRequest:
             get_config(self.model)
         self._check_weights()
         self._set("configs", MappingProxyType(_make_configs(self.formats, self.options)))
-        self.precision_config.check(self.precision, self._makes_engine, self.verify)
+        self.precision_config.check(self.precision, self._int8_targets, self.verify)
         for name in self.formats:
             for package, extra in get_format(name).packages.items():
                 if importlib.util.find_spec(package) is None:
@@ -126,12 +126,13 @@ class ExportRequest:
     @property
     def int8_target(self) -> Int8Target | None:
         """What INT8 is made for; None in another precision."""
-        return self.precision_config.target_for(self._makes_engine) if self.precision is Precision.INT8 else None
+        return self.precision_config.target_for(self._int8_targets) if self.precision is Precision.INT8 else None
 
     @property
-    def _makes_engine(self) -> bool:
-        """Whether a format is asked for whose INT8 cannot be made for the CPU."""
-        return any(Int8Target.CPU not in get_format(name).int8_targets for name in self.formats)
+    def _int8_targets(self) -> tuple[Int8Target, ...]:
+        """What the INT8 of all formats can be made for, as the first of them prefers."""
+        first, *others = (get_format(name).int8_targets for name in self.formats)
+        return tuple(target for target in first if all(target in other for other in others))
 
     def _check_weights(self) -> None:
         is_module = not isinstance(self.model, (str, ResTConfig, type(None)))

@@ -110,7 +110,7 @@ def run_exports(request: ExportRequest, report: Progress | None = None) -> tuple
     """
     loading: dict[str, float] = {}
     with _timed(loading, "load"):
-        prepared = prepare(request) if report is None else prepare(request, report)
+        prepared = prepare(request, report)
     with workspace(tempfile.gettempdir(), "rest-export") as folder:
         fp32 = _export(prepared, folder)
         fp32 = replace(fp32, seconds={**loading, **fp32.seconds}, notes=(*_notes(prepared), *fp32.notes))
@@ -121,7 +121,8 @@ def run_exports(request: ExportRequest, report: Progress | None = None) -> tuple
         if request.verify:
             proved = replace(proved, info=replace(proved.info, test_vector=_test_vector(proved.path)))
         made = _make(prepared, prepared.source, proved, fp32, folder)
-        source = replace(proved, path=made.path, info=made.info)  # the ONNX file as it will stay
+        asked = any(job is prepared.source for job in prepared.jobs)  # then its result tells what its steps took
+        source = replace(proved, path=made.path, info=made.info, seconds={} if asked else proved.seconds)
         return tuple(
             made if job is prepared.source else _make(prepared, job, source, fp32, folder) for job in prepared.jobs
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.saturation import sums_saturate
 from rest_deploy.specs import Int8Target
+
+_log = logging.getLogger(__name__)
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -52,12 +56,8 @@ class OnnxRuntime(Runtime):
         self._input = self.info.input.name
 
     def _opened(self) -> Any:
-        loading = threading.Thread(target=_load_beside, name="rest_deploy-onnxruntime")  # while the file is read
-        loading.start()
-        try:
+        with _loading_beside(self.path):  # while the file is read
             file = OnnxFile(self.path)
-        finally:
-            loading.join()
         self.info = file.info
         int8_target = self.info.int8_target
         with file.checking_seal():
@@ -94,9 +94,24 @@ class OnnxRuntime(Runtime):
         self._session = None
 
 
-def _load_beside() -> None:
-    with suppress(Exception):  # what is wrong with it is said where it is needed
-        import onnxruntime  # noqa: F401
+@contextmanager
+def _loading_beside(path: Path) -> Iterator[None]:
+    """Import ONNX Runtime in a thread of its own, unless there is no file that it will be needed for."""
+
+    def load() -> None:
+        try:
+            import onnxruntime  # noqa: F401
+        except Exception:  # what is wrong with it is said where it is needed
+            _log.debug("onnxruntime does not load", exc_info=True)
+
+    thread = threading.Thread(target=load, name="rest_deploy-onnxruntime")
+    if path.is_file():
+        thread.start()
+    try:
+        yield
+    finally:
+        if thread.ident is not None:
+            thread.join()
 
 
 def _giving_back() -> Any:

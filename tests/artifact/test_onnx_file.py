@@ -162,7 +162,7 @@ def test_an_empty_file_a_missing_one_a_folder_a_pipe_and_a_device(tmp_path: Path
             OnnxFile(path)
 
 
-@pytest.fixture(params=["sendfile", "nothing", "a limit"])
+@pytest.fixture(params=["sendfile", "nothing", "a limit", "a sandbox"])
 def without(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the system lacks for a copy in memory; then the file is read as everywhere."""
 
@@ -171,6 +171,8 @@ def without(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
     if request.param == "nothing":
         monkeypatch.delattr(os, "memfd_create", raising=False)
+    elif request.param == "a sandbox":
+        monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
     elif request.param == "sendfile":
         monkeypatch.setattr(os, "sendfile", refuse)
     else:
@@ -215,6 +217,14 @@ def test_too_little_memory_is_no_fault_of_the_file(model_file: Path, monkeypatch
     with pytest.raises(PredictorError, match=r"model\.onnx: not enough memory to read its [\d,]+ bytes"):
         OnnxFile(model_file)
     assert set(os.listdir("/proc/self/fd")) == opened
+
+
+def test_a_record_is_written_behind_a_file_that_could_be_read(tmp_path: Path, model_file: Path) -> None:
+    info = OnnxFile(model_file).info
+    with pytest.raises(ArtifactError, match=r"none\.onnx: no such file"):
+        write_record(tmp_path / "none.onnx", info)
+    with pytest.raises(ArtifactError, match="a folder, not a file"):
+        write_record(tmp_path, info)
 
 
 def test_a_file_beyond_two_gib_is_refused_before_it_is_read(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rest_deploy.benchmarking.measure import CaseTimes, Effort, burst_of, time_case, warm_up
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, RestDeployError
 
 
 class Clock:
@@ -107,6 +107,17 @@ def test_the_probe_is_timed_in_every_round_and_counts_for_nothing(clock: Clock) 
     time_case({"a": clock.call(0.01)}, times, Effort(min_rounds=4, min_seconds=0.0), probe=clock.call(2**-10))
     assert times.probe == [2**-10] * 4
     assert list(times.rounds) == ["a"]
+
+
+def test_where_all_fail_nothing_is_said_of_the_rounds(clock: Clock) -> None:
+    def fails(call: int) -> float:
+        if call > 20:
+            raise RestDeployError("out of memory")
+        return 0.01
+
+    times = CaseTimes({"a": [0.01] * 3})
+    time_case({"a": clock.call(fails)}, times, Effort(), probe=clock.call(2**-10))
+    assert (times.errors, times.rounds, times.probe) == ({"a": "out of memory"}, {}, [])
 
 
 def test_garbage_is_not_collected_meanwhile(clock: Clock) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from rest_deploy.models.flops import count_flops
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import Predictor
 from rest_deploy.specs import ImageSize
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 
 QUICK = Effort(min_rounds=8, min_seconds=0.0)
 
@@ -323,6 +324,23 @@ def test_an_export_that_fails_is_its_baselines_error(tiny_onnx: Path, monkeypatc
     )
     assert made.failures == ["as-written: PyTorch could not export it: an operator that it does not know"]
     assert [result.error is None for result in made.cases[0].results] == [True, False, True]
+
+
+@pytest.mark.parametrize("package", ["torch", "safetensors"])
+def test_baselines_whose_files_cannot_be_made_here(package: str, tiny_onnx: Path) -> None:
+    """In a process of its own, as modules that are loaded stay reachable through their packages."""
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+from rest_deploy import benchmark
+from rest_deploy.errors import MissingPackageError
+try:
+    benchmark([{str(tiny_onnx)!r}], baselines=["torch"], sizes=[(16, 16)], cold=False)
+except MissingPackageError as exc:
+    print(exc)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout.startswith(f"{package} is needed to make the files of baselines"), done.stderr[-500:]
 
 
 def test_a_baseline_whose_package_is_missing(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:

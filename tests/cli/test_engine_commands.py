@@ -182,7 +182,7 @@ REFUSED: dict[str, tuple[str, list[str], str]] = {
     "a target of TensorRT": (TRT, ["--target", "sm86"], "TensorRT builds for the GPU it runs on, here NVIDIA GeForce"),
     "version-compatible RTX": (RTX, ["--version-compatible"], "has no version-compatible or hardware-compatible eng"),
     "int8 without images": (RTX, ["--int8"], "give --calibration DIR"),
-    "int8 for the CPU": (RTX, ["--int8", "--int8-target", "cpu"], "an engine is made for TensorRT"),
+    "int8 for the CPU": (RTX, ["--int8", "--int8-target", "cpu"], "INT8 of this format is for trt"),
     "onnx suffix": (RTX, ["-o", "x.onnx"], "files of format trt end in .engine"),
 }
 

@@ -7,6 +7,7 @@ import shlex
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ from rest_deploy.export import formats
 from rest_deploy.export.formats import FORMATS, FormatRequest
 from rest_deploy.pipeline import ExportRequest, run_exports
 from rest_deploy.pipeline.request import as_arguments
-from rest_deploy.specs import Precision
+from rest_deploy.specs import Int8Target, Precision
 from tests.cli.test_commands import Outcome
 from tests.conftest import ROOT
 
@@ -59,6 +60,7 @@ def test_a_toy_beside_the_file_it_is_made_from(tmp_path: Path, tiny_checkpoint: 
         None, tmp_path / "x", tiny_checkpoint, "toy,onnx", options={"simplify": False}, verify=False
     )
     made, onnx = run_exports(request)
+    assert not made.seconds.keys() & onnx.seconds.keys()  # a step that two files share is told once
     assert [made.path.name, onnx.path.name] == ["x.toy", "x.onnx"]
     with zipfile.ZipFile(made.path) as archive:
         assert archive.read("model.onnx") == onnx.path.read_bytes()
@@ -83,6 +85,25 @@ def test_its_options_are_flags_and_values_and_the_line_that_makes_it_again(toy: 
     assert cli.request_of(cli._parser().parse_args(again)) == request
     with pytest.raises(SystemExit, match="2"):
         cli._parser().parse_args(["--model", "rest_lite", "--format", "toy", "--squeeze", "10"])
+
+
+def test_a_row_says_what_int8_is_made_for() -> None:
+    def target(format: str, **options: Any) -> Int8Target | None:
+        return ExportRequest("rest_lite", format=format, precision=Precision.INT8, options=options).int8_target
+
+    def row(**changes: Any) -> None:
+        made = {"precisions": (Precision.INT8,), **changes}
+        formats._ROWS["toy"] = replace(formats._ROWS["toy"], **made)  # the fixture puts the rows back
+
+    row(int8_targets=(Int8Target.CPU,))
+    assert (target("toy"), target("onnx,toy")) == (Int8Target.CPU, Int8Target.CPU)
+    with pytest.raises(ConfigError, match="int8_target trt: INT8 of this format is for cpu"):
+        target("toy", int8_target="trt", calibration="x")
+    row(int8_targets=(Int8Target.TRT, Int8Target.CPU))
+    assert target("toy", calibration="x") is Int8Target.TRT
+    row(int8_targets=())
+    with pytest.raises(ConfigError, match="one at a time"):
+        target("onnx,toy")
 
 
 @pytest.mark.parametrize(

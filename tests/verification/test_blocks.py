@@ -49,6 +49,6 @@ def test_a_reference_that_is_no_number_confirms_no_block(precision: Precision, b
     broken = exact.copy()
     broken[0, 3, 4] = bad
     with np.errstate(invalid="ignore"):
-        for ours, reference, yardstick in ((exact, broken, exact), (broken, broken, broken), (broken, exact, exact)):
-            sides = ({"head": side} for side in (ours, reference, yardstick))
+        for ours, reference, baseline in ((exact, broken, exact), (broken, broken, broken), (broken, exact, exact)):
+            sides = ({"head": side} for side in (ours, reference, baseline))
             assert compare_blocks(CASE, *sides, on_synthetic(precision)).first_past_tolerance == "head"

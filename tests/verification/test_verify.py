@@ -152,7 +152,7 @@ def test_many_artifacts_in_one_run(tiny_onnx: Path, scaled: Path, tiny_checkpoin
     assert [a.passed for a in found.artifacts] == [True, False, True, True]
     float32 = found.artifacts[2].synthetic
     assert float32 is not None
-    assert float32.cases[0].max_error == float32.cases[0].reference_error  # PyTorch float32 is the yardstick itself
+    assert float32.cases[0].max_error == float32.cases[0].reference_error  # PyTorch float32 is the baseline itself
 
 
 def test_the_first_block_past_tolerance_is_named(shifted: Path, tiny_checkpoint: Path) -> None:

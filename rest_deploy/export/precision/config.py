@@ -71,12 +71,17 @@ class PrecisionConfig:
         if self.require_speedup is not None and not self.compare_speed:
             raise ConfigError("a speedup is required and the comparison of speed left out; give one of the two")
 
-    def target_for(self, makes_engine: bool) -> Int8Target:
-        """What an INT8 artifact is made for."""
-        return self.int8_target or (Int8Target.TRT if makes_engine else Int8Target.CPU)
+    def target_for(self, targets: Sequence[Int8Target]) -> Int8Target:
+        """What INT8 is made for: what was asked, or the first of what all formats have."""
+        return self.int8_target or targets[0]
 
-    def check(self, precision: Precision, makes_engine: bool, verify: bool = True) -> None:
+    def check(self, precision: Precision, targets: Sequence[Int8Target], verify: bool = True) -> None:
         """Refuse what a precision does not have, and budgets that nothing is judged by.
+
+        Args:
+            precision: Asked for.
+            targets: What the INT8 of all formats that are asked for can be made for.
+            verify: Whether what is made will be judged.
 
         Raises:
             ConfigError: An option of another precision or target, or INT8 for TensorRT without images.
@@ -88,9 +93,14 @@ class PrecisionConfig:
             _refuse(given, ("min_top1_agreement", "max_error"), "verification, which --no-verify leaves out")
         if precision is not Precision.INT8:
             _refuse(given, _OF_INT8, "int8")
-        elif self.target_for(makes_engine) is Int8Target.CPU:
-            if makes_engine:
-                raise ConfigError("int8_target cpu: an engine is made for TensorRT; leave it out, or export to onnx")
+        elif not targets:
+            raise ConfigError("the formats have no INT8 in common; export them one at a time")
+        elif (target := self.target_for(targets)) not in targets:
+            made = " or ".join(one.value for one in targets)
+            raise ConfigError(
+                f"int8_target {target.value}: INT8 of this format is for {made}; leave it out, or change --format"
+            )
+        elif target is Int8Target.CPU:
             quantizes = "INT8 for the CPU measures ranges in every call and takes none from images"
             _refuse(given, ("half_io", *_OF_CALIBRATION), f"--int8-target trt; {quantizes}")
         elif "reduced_range" in given:

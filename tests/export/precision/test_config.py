@@ -10,6 +10,9 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
 
+#: What INT8 of engines, and of ONNX files, is made for.
+ENGINE, BOTH = (Int8Target.TRT,), (Int8Target.CPU, Int8Target.TRT)
+
 
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -39,7 +42,7 @@ def test_values_that_cannot_be_meant(options: dict[str, Any], message: str) -> N
         ("fp32", True, {"calibration": "x", "max_error": 0.1}, "calibration, max_error: only of fp16 and int8"),
         ("fp16", False, {"int8_target": "trt"}, "int8_target: only with int8"),
         ("fp16", False, {"calibration": "x", "calibration_method": "entropy"}, "calibration_method: only with int8"),
-        ("int8", True, {"int8_target": "cpu"}, "an engine is made for TensorRT"),
+        ("int8", True, {"int8_target": "cpu"}, "INT8 of this format is for trt"),
         ("int8", True, {}, "give --calibration DIR"),
         ("int8", False, {"int8_target": "trt"}, "give --calibration DIR"),
         ("int8", False, {"half_io": True}, "half_io: only with --int8-target trt"),
@@ -52,22 +55,22 @@ def test_values_that_cannot_be_meant(options: dict[str, Any], message: str) -> N
 )
 def test_options_of_another_precision(precision: str, engine: bool, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        PrecisionConfig(**options).check(Precision(precision), engine)
+        PrecisionConfig(**options).check(Precision(precision), ENGINE if engine else BOTH)
 
 
 @pytest.mark.parametrize("option", ["max_error", "min_top1_agreement"])
 def test_a_budget_that_nothing_is_judged_by(option: str) -> None:
     config = PrecisionConfig(calibration="x", **{option: 0.5})
     with pytest.raises(ConfigError, match=f"{option}: only with verification, which --no-verify leaves out"):
-        config.check(Precision.FP16, makes_engine=False, verify=False)
+        config.check(Precision.FP16, BOTH, verify=False)
 
 
 def test_what_may_be_asked() -> None:
-    PrecisionConfig().check(Precision.FP32, makes_engine=True)
-    PrecisionConfig(half_io=True, calibration="x", min_top1_agreement=0.9).check(Precision.FP16, makes_engine=True)
-    PrecisionConfig(calibration="x", max_error=0.5).check(Precision.INT8, makes_engine=False)
+    PrecisionConfig().check(Precision.FP32, ENGINE)
+    PrecisionConfig(half_io=True, calibration="x", min_top1_agreement=0.9).check(Precision.FP16, ENGINE)
+    PrecisionConfig(calibration="x", max_error=0.5).check(Precision.INT8, BOTH)
     config = PrecisionConfig(calibration="x", calibration_method="entropy", int8_target="trt")
-    config.check(Precision.INT8, makes_engine=False)
-    assert (config.calibration_method, config.target_for(False)) == (CalibrationMethod.ENTROPY, Int8Target.TRT)
-    assert PrecisionConfig().target_for(True) is Int8Target.TRT
-    assert PrecisionConfig().target_for(False) is Int8Target.CPU
+    config.check(Precision.INT8, BOTH)
+    assert (config.calibration_method, config.target_for(BOTH)) == (CalibrationMethod.ENTROPY, Int8Target.TRT)
+    assert PrecisionConfig().target_for(ENGINE) is Int8Target.TRT
+    assert PrecisionConfig().target_for(BOTH) is Int8Target.CPU
