@@ -233,7 +233,8 @@ def _measure(prepared: Prepared, job: Job, made: ExportResult, fp32: ExportResul
             speed, advice = measure_speed(config, made.info, made.path, in_fp32, job.exporter.trial, required=required)
     plan = replace(made.info.precision_plan, speed=speed.to_dict() if speed is not None else None)
     info = replace(made.info, precision_plan=plan)
-    return replace(made, info=info, seconds=seconds, notes=(*made.notes, *advice))
+    taken = seconds if speed is not None else made.seconds  # what was not timed took no step
+    return replace(made, info=info, seconds=taken, notes=(*made.notes, *advice))
 
 
 def _reference(prepared: Prepared, precision: Precision, trial: Trial | None = None) -> Reference:
