@@ -13,7 +13,7 @@ from rest_deploy.cli.bench_text import notes, rows, tables, text
 from rest_deploy.cli.preprocessing_flags import number_as, number_of, typed
 from rest_deploy.cli.process import INTERRUPTED, start
 from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
-from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_bar
+from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_display
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import BATCH, SEED, THREADS, ImageSize
 
@@ -79,7 +79,7 @@ def _main(arguments: argparse.Namespace) -> int:
     check_outputs(arguments.output, arguments.report)
     verification = read_other(arguments.verification, "rest-verify", arguments.report, "--verification")
     old = _old(arguments)
-    with progress_bar("measuring") as report:
+    with progress_display("measuring") as report:
         made = benchmark(
             arguments.artifacts,
             sizes=arguments.sizes or [DEFAULT_SIZE],

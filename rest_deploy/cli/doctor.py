@@ -8,7 +8,7 @@ import sys
 
 from rest_deploy.cli.doctor_text import report_text
 from rest_deploy.cli.process import start
-from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_bar
+from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_display
 from rest_deploy.doctor import Demand, examine
 from rest_deploy.errors import ConfigError
 
@@ -32,7 +32,7 @@ def _demand(text: str) -> Demand:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    with progress_bar("looking") as progress:
+    with progress_display("looking") as progress:
         report = examine(arguments.command_line, progress)
     unmet = {str(demand): demand.unmet(report) for demand in arguments.require}
     if arguments.json:

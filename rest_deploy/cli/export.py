@@ -19,7 +19,7 @@ from rest_deploy.cli.preprocessing_flags import (
     typed,
 )
 from rest_deploy.cli.process import start
-from rest_deploy.cli.terminal import OK, clean, command, parser, progress_bar
+from rest_deploy.cli.terminal import OK, clean, command, parser, progress_display
 from rest_deploy.export.formats import FORMATS, SOURCE, parse_formats
 from rest_deploy.export.options import Declared, declared
 from rest_deploy.pipeline import ExportRequest, prepare, run_exports
@@ -132,7 +132,7 @@ def _main(arguments: argparse.Namespace) -> int:
         plans = plans_of(prepare(request))
         print(json.dumps(plans[0] if len(plans) == 1 else plans, indent=2) if arguments.json else plan_text(plans))
         return OK
-    with progress_bar("exporting") as report:
+    with progress_display("exporting") as report:
         results = run_exports(request, report)
     for note in dict.fromkeys(note for result in results for note in result.notes):
         print(f"warning: {clean(note)}", file=sys.stderr)

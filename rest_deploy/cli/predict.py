@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 from rest_deploy.cli.preprocessing_flags import number_as
 from rest_deploy.cli.process import start
-from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_bar
+from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_display
 from rest_deploy.cli.verification_text import assumed, record_rows
 from rest_deploy.errors import ImageError
 from rest_deploy.predictor import Prediction, Predictor
@@ -44,7 +45,10 @@ def _main(arguments: argparse.Namespace) -> int:
     paths = [path for image in arguments.images for path in _expand(Path(image))]
     answers: dict[int, list[Prediction] | ImageError] = {}
     options = {"threads": arguments.threads, "max_pixels": arguments.max_pixels}
-    with Predictor(arguments.artifact, arguments.device, **options) as predictor, progress_bar("predicting") as report:
+    with (
+        Predictor(arguments.artifact, arguments.device, **options) as predictor,
+        progress_display("predicting") as report,
+    ):
         info = predictor.info
         if info.weights.random:
             print(f"warning: {arguments.artifact} holds random weights; its predictions mean nothing", file=sys.stderr)
@@ -53,9 +57,11 @@ def _main(arguments: argparse.Namespace) -> int:
                 print(f"{name}: {clean(value)}", file=sys.stderr)
             if predictor.max_pixels is not None:
                 print(f"at most {predictor.max_pixels:,} pixels of input", file=sys.stderr)
+        start = time.monotonic()
         for index, answer in predictor.stream(paths, arguments.top_k):
             answers[index] = answer
-            report(len(answers) / len(paths), f"{len(answers)} of {len(paths)} images")
+            rate = len(answers) / max(time.monotonic() - start, 1e-9)
+            report(len(answers) / len(paths), f"{len(answers)} of {len(paths)} images, {rate:.3g} a second")
     if arguments.json:
         print(json.dumps([_as_json(path, answers[i]) for i, path in enumerate(paths)], indent=2))
     failed = False

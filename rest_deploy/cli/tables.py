@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,17 +27,18 @@ class Table:
     words: int = 0
 
     def text(self) -> str:
-        """In columns."""
+        """In columns; where a terminal is too narrow for all of them, the others follow below, after the first again.
+
+        rich would break figures, or cut them off.
+        """
         lines = [[clean(cell) for cell in row] for row in (self.head, *self.rows)]
         widths = [max(len(row[i]) for row in lines) for i in range(len(self.head))]
+        blocks = _blocks(widths, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
         title = [clean(self.title)] if self.title else []
-        return "\n".join([*title, *(self._line(row, widths) for row in lines)])
+        return "\n".join([*title, *(self._line(row, widths, block) for block in blocks for row in lines)])
 
-    def _line(self, row: Sequence[str], widths: Sequence[int]) -> str:
-        cells = (
-            cell.ljust(width) if self._is_words(i) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+    def _line(self, row: Sequence[str], widths: Sequence[int], columns: Sequence[int]) -> str:
+        cells = (row[i].ljust(widths[i]) if self._is_words(i) else row[i].rjust(widths[i]) for i in columns)
         return f"  {'  '.join(cells)}".rstrip()
 
     def markdown(self) -> str:
@@ -47,6 +50,17 @@ class Table:
 
     def _is_words(self, column: int) -> bool:
         return column == 0 or column >= len(self.head) - self.words
+
+
+def _blocks(widths: Sequence[int], room: int | None) -> list[list[int]]:
+    """Numbers of the columns that stand side by side."""
+    blocks = [[0]]
+    for column in range(1, len(widths)):
+        taken = sum(widths[i] + 2 for i in blocks[-1]) + 2 + widths[column]
+        if room is not None and taken > room and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(column)
+    return blocks
 
 
 def escaped(cell: str) -> str:

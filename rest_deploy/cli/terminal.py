@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, one-line errors, clean text, a progress line."""
+"""What all commands share: exit codes, one-line errors, clean text, how far they are."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -19,7 +20,6 @@ from rest_deploy.cli.process import BROKEN_PIPE, INTERRUPTED, lost, standard_str
 from rest_deploy.errors import RestDeployError
 
 OK, FAILED = 0, 1  # 2, wrong usage, is argparse's own
-_BAR_WIDTH = 30
 LINE_EVERY_S = 60.0  # of progress that nobody watches, as in the log of a job
 
 
@@ -141,38 +141,79 @@ def clean(text: str) -> str:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[float, str], None]]:
-    """Draw a bar on stderr, where a person is watching, and wipe it at the end; elsewhere print a line now and then.
+def progress_display(what: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[float, str], None]]:
+    """Show on stderr how far something is: a bar with the time that is left where a person watches, elsewhere lines.
+
+    The bar is there from the first report of something that is not done, and is wiped at the end. It needs rich, which
+    the extras export and bench bring; without it, on a dumb terminal and with ``--verbose``, whose lines tell as
+    much, there is a line a minute as there is in the log of a job.
 
     Args:
         what: Is going on.
         clock: Seconds.
 
     Yields:
-        A function of the share that is done, 0 to 1, and the name of the phase; it may be called from any thread.
+        A function of the share of a step that is done, 0 to 1, and the name of the step; a share that falls begins
+        another step. It may be called from any thread.
     """
-    drawn, said = "", clock()
+    with contextlib.ExitStack() as ended:
+        watched = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        verbose = logging.getLogger("rest_deploy").isEnabledFor(logging.INFO)
+        yield (watched and not verbose and _bar(what, ended)) or _lines(what, clock)
 
-    def say(share: float, phase: str) -> None:
+
+def _lines(what: str, clock: Callable[[], float]) -> Callable[[float, str], None]:
+    said = clock()
+
+    def report(share: float, step: str) -> None:
         nonlocal said
         if clock() - said >= LINE_EVERY_S:
             said = clock()
-            print(f"{what}: {share:.0%}, {clean(phase)}", file=sys.stderr, flush=True)
+            print(f"{what}: {share:.0%}, {clean(step)}", file=sys.stderr, flush=True)
 
-    if not sys.stderr.isatty():
-        yield say
-        return
+    return report
 
-    def report(share: float, phase: str) -> None:
-        nonlocal drawn
-        filled = round(share * _BAR_WIDTH)
-        line = f"{what} [{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {share:4.0%} {clean(phase)[:40]:40}"
-        if line != drawn:
-            drawn = line
-            print(f"\r{line}", end="", file=sys.stderr, flush=True)
 
-    try:
-        yield report
-    finally:
-        if drawn:
-            print(f"\r{' ' * len(drawn)}\r", end="", file=sys.stderr, flush=True)
+def _bar(what: str, ended: contextlib.ExitStack) -> Callable[[float, str], None] | None:
+    """A bar, or None where rich is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("rich") is None:
+        return None
+    lock, shown, last = threading.Lock(), None, (0.0, "")
+
+    def report(share: float, step: str) -> None:
+        nonlocal shown, last
+        with lock:
+            if shown is None and share < 1:
+                shown = ended.enter_context(_rich_progress())
+                shown.add_task("")
+            if shown is None:
+                return
+            (task,) = shown.task_ids
+            if share < last[0] or (not share and step != last[1]):
+                shown.reset(task)
+            last = share, step
+            known = {"total": 1.0, "completed": share} if share else {"total": None}
+            shown.update(task, description=f"{what}: {clean(step)}", **known)
+
+    return report
+
+
+def _rich_progress() -> Any:
+    """How far, how long so far, how long still; a bar that only moves where a step does not tell how far it is."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+
+    step = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    bar, times = (BarColumn(20), TaskProgressColumn()), (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    return Progress(SpinnerColumn(), step, *bar, *times, console=Console(stderr=True), transient=True)

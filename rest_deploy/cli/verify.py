@@ -15,7 +15,7 @@ from rest_deploy.cli.preprocessing_flags import (
 )
 from rest_deploy.cli.process import INTERRUPTED, start
 from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
-from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_bar
+from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_display
 from rest_deploy.cli.verify_text import notes, rows, tables, text
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import BATCH, FACTOR, IMAGES, SEED, SHARE, THREADS, ImageSize
@@ -92,7 +92,7 @@ def _main(arguments: argparse.Namespace) -> int:
     heads = tuple(arguments.num_heads) if arguments.num_heads else None
     choice = WeightsChoice(arguments.weights_key, arguments.key_prefix, heads)
     benchmark = read_other(arguments.benchmark, "rest-bench", arguments.report, "--benchmark")
-    with progress_bar("verifying") as report:
+    with progress_display("verifying") as report:
         found = verify(
             arguments.artifacts,
             arguments.reference,

@@ -109,7 +109,7 @@ def run_exports(request: ExportRequest, report: Progress | None = None) -> tuple
         report: Called as long steps go on.
     """
     loading: dict[str, float] = {}
-    with _timed(loading, "load"):
+    with _timed(loading, "load", report):
         prepared = prepare(request, report)
     with workspace(tempfile.gettempdir(), "rest-export") as folder:
         fp32 = _export(prepared, folder)
@@ -136,7 +136,7 @@ def _export(prepared: Prepared, folder: Path) -> ExportResult:
     info, seconds = prepared.info, dict[str, float]()
     image, logits = (replace(spec, dtype="float32") for spec in (info.input, info.output))
     path = _new(folder / "fp32") / prepared.file
-    with _timed(seconds, "export"), replacing(path) as target:
+    with _timed(seconds, "export", prepared.report), replacing(path) as target:
         deploy = to_deploy(prepared.loaded.model)
         written = onnx_exporter.export(deploy, image, logits, target, prepared.request.configs[SOURCE])
         info = replace(info, precision=Precision.FP32, input=image, output=logits, extra=asdict(written))
@@ -154,7 +154,7 @@ def _prove(prepared: Prepared, fp32: ExportResult) -> tuple[ExportResult, Refere
     if not prepared.request.verify:
         return fp32, None
     seconds = dict(fp32.seconds)
-    with _timed(seconds, "verify"):
+    with _timed(seconds, "verify", prepared.report):
         reference = _reference(prepared, Precision.FP32)
         comparison = _compare(fp32.path, reference)
     info = replace(fp32.info, verification=comparison.to_dict())
@@ -179,10 +179,10 @@ def _reduce(prepared: Prepared, fp32: ExportResult, reference: Reference | None,
     plan = plan_for(to_deploy(model), precision, half_io=config.half_io)
     graph = fold_transposes(onnx.load(str(fp32.path)))
     network = Network(graph, fp32.info, plan, precision, target, config, prepared.sample)
-    with _timed(seconds, "calibrate" if target is Int8Target.TRT else "prepare"):
+    with _timed(seconds, "calibrate" if target is Int8Target.TRT else "prepare", prepared.report):
         reduction = Reduction.of(network, reference, prepared.report)
     path = _new(folder / precision.value) / prepared.file
-    with _timed(seconds, f"{precision.value} and verify" if request.verify else precision.value):
+    with _timed(seconds, f"{precision.value} and verify" if request.verify else precision.value, prepared.report):
         info, comparison = reduction.make(path, replace(prepared.info, extra=fp32.info.extra))
     return replace(fp32, path=path, info=info, comparison=comparison, seconds=seconds)
 
@@ -190,7 +190,7 @@ def _reduce(prepared: Prepared, fp32: ExportResult, reference: Reference | None,
 def _make(prepared: Prepared, job: Job, source: ExportResult, fp32: ExportResult, folder: Path) -> ExportResult:
     """Proved ONNX file -> file of a format, proved and timed where it can be run here, in place."""
     seconds = dict(source.seconds)
-    with _timed(seconds, job.exporter.step):
+    with _timed(seconds, job.exporter.step, prepared.report):
         file = job.exporter.make(source.path, source.info, _new(folder / "made" / job.format))
     comparison = source.comparison if file.info.verification is not None else None
     made = ExportResult(file.path, file.info, comparison, seconds, (*source.notes, *file.notes))
@@ -212,7 +212,7 @@ def _prove_made(prepared: Prepared, job: Job, made: ExportResult) -> ExportResul
         said = made.info.engine is not None and made.info.engine.not_run is not None  # in its record
         return made if said else replace(made, notes=(*made.notes, note))
     seconds = dict(made.seconds)
-    with _timed(seconds, "verify on the GPU"):
+    with _timed(seconds, "verify on the GPU", prepared.report):
         comparison = _compare(made.path, _reference(prepared, made.info.precision, trial), trial.device)
     info = replace(made.info, verification=comparison.to_dict())
     return replace(made, info=info, comparison=comparison, seconds=seconds)
@@ -229,7 +229,7 @@ def _measure(prepared: Prepared, job: Job, made: ExportResult, fp32: ExportResul
 
         config = prepared.request.precision_config
         required = job is not prepared.source or len(prepared.jobs) == 1
-        with _timed(seconds, "compare speed"):
+        with _timed(seconds, "compare speed", prepared.report):
             speed, advice = measure_speed(config, made.info, made.path, in_fp32, job.exporter.trial, required=required)
     plan = replace(made.info.precision_plan, speed=speed.to_dict() if speed is not None else None)
     info = replace(made.info, precision_plan=plan)
@@ -287,11 +287,13 @@ def _new(folder: Path) -> Path:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    """Add the time of a step; one without a name takes none to speak of."""
+def _timed(seconds: dict[str, float], step: str, report: Progress | None) -> Iterator[None]:
+    """Add the time of a step, and report that it begins; one without a name takes none to speak of."""
     start = time.perf_counter()
     if step:
         _log.info("%s ...", step)
+        if report is not None:
+            report(0.0, step)
     yield
     if step:
         seconds[step] = time.perf_counter() - start

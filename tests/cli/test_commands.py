@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import struct
+import subprocess
+import sys
+import termios
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +22,10 @@ import torch
 
 from rest_deploy.cli import bench, export, info, predict, verify
 from rest_deploy.cli.preprocessing_flags import preprocessing_change
-from rest_deploy.cli.terminal import clean, progress_bar
+from rest_deploy.cli.terminal import clean, progress_display
 from rest_deploy.models.factory import create_model
 from rest_deploy.specs import ImageSize, Preprocessing, Resize
-from tests.conftest import IMAGES, TINY
+from tests.conftest import IMAGES, ROOT, TINY
 
 
 class Outcome:
@@ -296,8 +303,52 @@ def test_progress_that_nobody_watches_is_a_line_now_and_then(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("rest_deploy.cli.terminal.LINE_EVERY_S", 30.0)
-    with progress_bar("exporting", clock=lambda: now[0]) as report:
+    with progress_display("exporting", clock=lambda: now[0]) as report:
         for second in range(100):
             now[0] = float(second)
             report(second / 100, "verify")
     assert capsys.readouterr().err.splitlines() == [f"exporting: {share}%, verify" for share in (30, 60, 90)]
+
+
+_WATCHED = """
+from rest_deploy.cli.terminal import progress_display
+with progress_display("exporting") as report:
+    for step in ("trace", "verify\x1b[31m"):
+        for share in SHARES:
+            report(share, step)
+"""
+
+
+def _on_a_terminal(shares: tuple[float, ...], **environment: str) -> str:
+    """What a person sees of progress: a process with a terminal of 80 columns as its stderr."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    words = [sys.executable, "-c", _WATCHED.replace("SHARES", str(shares)) + "import sys; print('rich' in sys.modules)"]
+    known = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", **environment}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=theirs, env=known, cwd=ROOT) as process:
+        os.close(theirs)
+        seen = b""
+        with contextlib.suppress(OSError):  # how Linux tells that the other end is closed
+            while data := os.read(ours, 4096):
+                seen += data
+        assert process.stdout is not None
+        imported = process.stdout.read().decode().strip()
+    os.close(ours)
+    assert process.returncode == 0
+    return f"rich {imported}\n{seen.decode()}"
+
+
+def test_progress_that_a_person_watches() -> None:
+    seen = _on_a_terminal((0.0, 0.25, 0.5))
+    assert seen.startswith("rich True")
+    assert "exporting: trace" in seen
+    assert r"exporting: verify\x1b[31m" in seen  # shown, not obeyed
+    assert "50%" in seen
+    assert "left" in seen
+    assert not re.search(r"\x1b\[[0-9;]*m", seen)  # NO_COLOR
+    assert seen.endswith("\x1b[2K")  # wiped
+
+
+def test_what_is_done_at_once_draws_nothing() -> None:
+    assert _on_a_terminal((1.0,)) == "rich False\n"
+    assert _on_a_terminal((0.5,), TERM="dumb") == "rich False\n"

@@ -276,6 +276,21 @@ def test_tables() -> None:
     ]
 
 
+def test_a_table_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figure is broken or cut off: what has no room follows below."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "30")
+    table = Table("", ("case", "a", "b", "c"), [("1x1", "1.25e-07", "2.50e-07", "3.75e-07")])
+    assert table.text().splitlines() == [
+        "  case         a         b",
+        "  1x1   1.25e-07  2.50e-07",
+        "  case         c",
+        "  1x1   3.75e-07",
+    ]
+    monkeypatch.setenv("COLUMNS", "5")  # of what is too narrow for two, each column by itself
+    assert len(table.text().splitlines()) == 6
+
+
 def test_what_is_hostile_is_shown_and_not_obeyed() -> None:
     table = Table("<script>", ("name",), [("\x1b[31m[x](y)*\n",)])
     assert "\x1b" not in table.text() + table.markdown()
