@@ -1,4 +1,4 @@
-"""A checkpoint as training scripts save it: `python -m examples.training_checkpoint FILE`, for the README's tour.
+"""A checkpoint as training scripts save it: `python -m examples.training_checkpoint FILE`, for docs/tour.md.
 
 It holds what those of DeiT, ConvNeXt and ResTv2 save: the weights under `model`, their moving average under
 `model_ema`, the optimizer's state, the epoch, and the arguments as an `argparse.Namespace`; DataParallel has put

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -75,6 +77,17 @@ def _main(arguments: argparse.Namespace) -> int:
             for prediction in answer:
                 print(f"  {_score(prediction.score, info.activation)}  {clean(prediction.label)} ({prediction.index})")
     return FAILED if failed else OK
+
+
+def _load_pillow() -> None:
+    """Import what reads pictures, while the network is opened: one after the other is 4% of a start."""
+    with contextlib.suppress(Exception):  # what is wrong with it is said where it is needed
+        from PIL import Image
+
+        import rest_deploy.preprocess.images
+        import rest_deploy.preprocess.transform  # noqa: F401
+
+        Image.preinit()
 
 
 def _score(score: float, activation: Activation) -> str:
