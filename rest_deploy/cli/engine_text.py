@@ -44,7 +44,7 @@ def way_to_its_gpu(engine: EngineRecord, path: Path) -> dict[str, str]:
         "install": f'in a clone of rest_deploy there: pip install ".[{extras}]" {pins}',
     }
     if checkpoint is not None:
-        rows["install"] += "  (to run it alone without export, which brings torch)"
+        rows["install"] += "  (only to run it, without export, which brings torch)"
         rows["prove"] = shlex.join(["rest-verify", path.name, "--reference", Path(checkpoint).name])
     if engine.library == "trt-rtx" and engine.command is not None:
         on_hopper = engine.rebuild(path.name, library="trt")

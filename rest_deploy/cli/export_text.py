@@ -75,7 +75,7 @@ def result_text(result: ExportResult) -> str:
         lines.append("")
     plan = result.info.precision_plan
     if plan is not None:
-        lines += [f"kept wider: {clean(step)}" for step in plan.steps]
+        lines += [f"kept in higher precision: {clean(step)}" for step in plan.steps]
         lines += [f"{name:<10} {clean(value)}" for name, value in precision_rows(plan).items() if value]
         if plan.int8_target is Int8Target.CPU:
             lines.append(f"{'this CPU':<10} {clean(describe_cpu())}")
@@ -85,13 +85,13 @@ def result_text(result: ExportResult) -> str:
         lines += [f"{name:<9} {clean(value)}" for name, value in engine_rows(engine).items() if value]
         if result.comparison is None and engine.source_verification is not None:
             lines.append(f"its ONNX  {clean(figures(engine.source_verification))}")
-        lines += ["layers by stage and datatype, as the build's log tells:", layer_table(engine.layers), ""]
+        lines += ["layers by stage and datatype, from the build's log:", layer_table(engine.layers), ""]
     if engine is not None and engine.not_run is not None:
-        lines.append("to run it, and to finish its proof, on its GPU:")
+        lines.append("to run it on its GPU, and to verify it there:")
         lines += [f"  {name:<8} {clean(value)}" for name, value in way_to_its_gpu(engine, result.path).items()] + [""]
     lines += [f"{name:<10} {clean(value)}" for name, value in record_rows(result.info).items()]
     if result.info.assumed:
-        lines += ["assumed, as neither a card in the checkpoint nor a flag says it (--strict refuses to):"]
+        lines += ["assumed, because neither the checkpoint nor a flag says it (--strict refuses instead):"]
         lines += [f"  {what:<14} {clean(value)}  ({ASSUMABLE[what]})" for what, value in result.info.assumed.items()]
     lines.append("")
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())

@@ -55,7 +55,7 @@ def _text(path: Path, info: ArtifactInfo) -> str:
         rows["rebuild"] = engine.rebuild(path)
     lines = [f"{name:<14} {clean(str(value))}" for name, value in rows.items() if value]
     if info.engine is not None:
-        lines += ["layers by stage and datatype, as the build's log told:", layer_table(info.engine.layers)]
+        lines += ["layers by stage and datatype, from the build's log:", layer_table(info.engine.layers)]
     return "\n".join(lines)
 
 

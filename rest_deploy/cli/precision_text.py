@@ -15,7 +15,7 @@ def precision_rows(plan: PrecisionRecord) -> dict[str, str]:
     return {
         "made for": _target(plan),
         "ends": "input and output in float16" if plan.half_io else "",
-        "kept wider": kept,
+        "kept": kept,
         "ranges": _ranges(plan),
         "agreement": _agreement(plan.agreement) if plan.agreement is not None else "not judged on images",
         "speed": _speed(plan.speed) if plan.speed is not None else "not timed against FP32",
@@ -47,8 +47,9 @@ def _agreement(figures: Mapping[str, Any]) -> str:
 
 
 def _speed(figures: Mapping[str, Any]) -> str:
+    slower = "slower: " if figures["speedup"] < 1 else ""
     return (
-        f"{figures['speedup']:.2f} times FP32's on {figures['device']} at {figures['size']}, the median ratio of "
-        f"{figures['rounds']} rounds (middle half {figures['low']:.2f} to {figures['high']:.2f}); median times "
-        f"{figures['ms']:.1f} ms against {figures['fp32_ms']:.1f} ms"
+        f"{slower}{figures['speedup']:.2f}x the speed of FP32 on {figures['device']} at {figures['size']} "
+        f"({figures['ms']:.1f} ms, FP32 {figures['fp32_ms']:.1f} ms; median of {figures['rounds']} paired rounds, "
+        f"middle half {figures['low']:.2f} to {figures['high']:.2f})"
     )

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import sys
-import threading
 import time
 from pathlib import Path
 

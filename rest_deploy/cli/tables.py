@@ -1,13 +1,22 @@
-"""Figures in rows, for a terminal and as Markdown."""
+"""Figures as tables in a terminal, and records as files: JSON, CSV, Markdown."""
 
 from __future__ import annotations
 
+import argparse
+import csv
+import io
+import json
+import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from rest_deploy.artifact.files import check_writable, replacing
 from rest_deploy.cli.terminal import clean
+from rest_deploy.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -71,3 +80,142 @@ def escaped(cell: str) -> str:
 def figure(value: float | None, digits: str, unit: str = "") -> str:
     """A figure by a format, or a dash where there is none."""
     return f"{value:{digits}}{unit}" if value is not None else "-"
+
+
+SUFFIXES = (".json", ".csv", ".md")
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """What commands that measure have in common."""
+    add = parser.add_argument
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="write the figures: .json (everything, raw times too), .csv or .md; may be repeated",
+    )
+    add("--report", metavar="FILE.html", type=Path, help="write a report to look at: one file, nothing to load")
+    add("--json", action="store_true", help="print the record as JSON")
+
+
+def check_outputs(outputs: Sequence[Path], report: Path | None) -> None:
+    """See, before any measuring, that everything can be written.
+
+    Raises:
+        ConfigError: A suffix that means nothing.
+        ExportError: A folder that is not there or cannot be written to.
+        MissingPackageError: What the report is made with is not installed.
+    """
+    for path in outputs:
+        if path.suffix.lower() not in SUFFIXES:
+            raise ConfigError(f"{path}: what to write is told by the suffix; accepted: {', '.join(SUFFIXES)}")
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{report}: a report is an HTML file; accepted: .html")
+    if report is not None:
+        from rest_deploy.report import check_installed
+
+        check_installed()
+    for path in (*outputs, *([report] if report is not None else [])):
+        check_writable(path)
+
+
+def write_outputs(
+    outputs: Sequence[Path],
+    record: Mapping[str, Any],
+    content: Callable[[], tuple[Sequence[Table], Sequence[str]]],
+    rows: Callable[[], Sequence[Mapping[str, Any]]],
+) -> None:
+    """Write a record in each of the ways asked for.
+
+    Args:
+        outputs: Files.
+        record: Everything.
+        content: What Markdown holds: tables, and notes under them, a line each.
+        rows: What CSV holds, the same keys in each.
+    """
+    for path in outputs:
+        suffix = path.suffix.lower()
+        if suffix == ".json":
+            text = to_json(record) + "\n"
+        elif suffix == ".csv":
+            text = _csv(rows())
+        else:
+            text = _markdown(record, *content())
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _shown(value: Any) -> Any:
+    """A cell of CSV in which nothing hides from a terminal, and that no spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _markdown(record: Mapping[str, Any], tables: Sequence[Table], notes: Sequence[str]) -> str:
+    """Tables with the command and the machine that made them above, and what makes them less trustworthy below."""
+    environment = record["environment"]
+    made = f"{environment['cpu']}, Python {environment['python']}, {environment['created']}"
+    head = [f"    {clean(environment['command'] or '')}", "", escaped(made), ""]
+    return "\n".join([*head, *(table.markdown() for table in tables), *(f"- {escaped(note)}" for note in notes), ""])
+
+
+def read_other(path: Path | None, kind: str, report: Path | None, flag: str) -> dict[str, Any] | None:
+    """The record of the other command, for the report.
+
+    Raises:
+        ConfigError: There is no report to go into, or it is of another kind.
+        ArtifactError: It is no record.
+    """
+    from rest_deploy.report import read_record
+
+    if path is None:
+        return None
+    if report is None:
+        raise ConfigError(f"{flag} brings figures into a report, and none was asked for; give --report FILE.html")
+    record = read_record(path)
+    if record["kind"] != kind:
+        raise ConfigError(f"{path}: a record of {record['kind']}; {flag} takes what {kind} wrote")
+    return record
+
+
+def to_json(record: Mapping[str, Any], encoding: str | None = "utf-8") -> str:
+    """A record, made finite by :func:`finite`, as JSON text that any reader takes and any terminal shows.
+
+    Args:
+        record: Plain values.
+        encoding: Of where it goes; what it cannot hold is written as JSON's escapes.
+    """
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+    hidden = {c for c in set(text) if c != "\n" and not (c.isprintable() and _can_hold(encoding or "utf-8", c))}
+    return "".join(json.dumps(c)[1:-1] if c in hidden else c for c in text) if hidden else text
+
+
+def _can_hold(encoding: str, character: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def finite(value: Any) -> Any:
+    """Plain values in which what is no number, as of an artifact that gives none, has become None."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _shown(value) for key, value in row.items()} for row in rows)
+    return lines.getvalue()

@@ -14,7 +14,7 @@ from rest_deploy.cli.preprocessing_flags import (
     typed,
 )
 from rest_deploy.cli.process import INTERRUPTED, start
-from rest_deploy.cli.record_files import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
+from rest_deploy.cli.tables import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
 from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_display
 from rest_deploy.cli.verify_text import notes, rows, tables, text
 from rest_deploy.errors import ConfigError

@@ -58,9 +58,9 @@ class Speed:
 
     def __str__(self) -> str:
         return (
-            f"{self.speedup:.2f} times FP32's speed on {self.device} at {self.size}, the median ratio of {self.rounds} "
-            f"rounds (middle half {self.low:.2f} to {self.high:.2f}; median times {self.ms:.1f} ms against "
-            f"{self.fp32_ms:.1f} ms)"
+            f"{self.speedup:.2f}x the speed of FP32 on {self.device} at {self.size} ({self.ms:.1f} ms, FP32 "
+            f"{self.fp32_ms:.1f} ms; median of {self.rounds} paired rounds, middle half {self.low:.2f} to "
+            f"{self.high:.2f})"
         )
 
 

@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 from rest_deploy.cli import bench, verify
-from rest_deploy.cli.record_files import finite, to_json
-from rest_deploy.cli.tables import Table
+from rest_deploy.cli.tables import Table, finite, to_json
 from rest_deploy.errors import install
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint

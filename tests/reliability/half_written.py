@@ -37,7 +37,7 @@ Write = Callable[[Path, int], None]
 
 
 def _records(folder: Path, version: int) -> None:
-    from rest_deploy.cli.record_files import write_outputs
+    from rest_deploy.cli.tables import write_outputs
     from tests.report.samples import verification
 
     names = [folder / f"v.{suffix}" for suffix in ("json", "csv", "md")]
