@@ -6,6 +6,8 @@ False or -1 and gives the reason to its logger alone; here each is an :class:`Ex
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,16 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ExportError
 from rest_deploy.export.engine.choice import LibraryChoice
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility
 from rest_deploy.export.engine.layers import Layer, read_layers
-from rest_deploy.export.engine.progress import BuildProgress, progress_monitor
-from rest_deploy.export.engine.timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
 from rest_deploy.export.formats import Progress
-from rest_deploy.nvidia import Cuda, TensorRTLog, frames_let_go, readable
+from rest_deploy.nvidia import Cuda, Library, TensorRTLog, frames_let_go, readable
+
+_log = logging.getLogger(__name__)
 
 #: HardwareCompatibilityLevel of TensorRT.
 _LEVELS = {HardwareCompatibility.SAME_CC: "SAME_COMPUTE_CAPABILITY", HardwareCompatibility.AMPERE_PLUS: "AMPERE_PLUS"}
@@ -233,3 +236,145 @@ def _parser_error(error: Any) -> str:
     node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_operator() else ""
     words = readable(error.desc())
     return node + ("this TensorRT has no such operator" if node and words in ("", "false") else words)
+
+
+# ---- how far a build is
+
+
+@dataclass
+class _Phase:
+    name: str
+    parent: str | None
+    steps: int
+    done: int = 0
+
+
+class BuildProgress:
+    """What the monitor's callbacks tell; they come from several threads, and must not raise.
+
+    Args:
+        report: Where to tell it; None for nowhere.
+    """
+
+    def __init__(self, report: Progress | None = None) -> None:
+        self._report = report
+        self._phases: dict[str, _Phase] = {}
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+        self._best = 0.0
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether :meth:`cancel` was called."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Have TensorRT stop at its next step."""
+        self._cancelled.set()
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        """A phase begins; its steps are those of its parent's current one."""
+        with self._lock:
+            self._phases[name] = _Phase(name, parent, max(1, steps))
+        self._tell(name)
+
+    def step(self, name: str, index: int) -> bool:
+        """A step of a phase is done; whether to go on."""
+        with self._lock:
+            if name in self._phases:
+                self._phases[name].done = index + 1
+        self._tell(name)
+        return not self.cancelled
+
+    def finish(self, name: str) -> None:
+        """A phase ends, whether it was done or not."""
+        with self._lock:
+            self._phases.pop(name, None)
+
+    def _tell(self, name: str) -> None:
+        if self._report is None:
+            return
+        with self._lock:
+            self._best = max(self._best, self._fraction())  # phases may repeat; a bar that goes back tells nothing
+            best = self._best
+        try:
+            self._report(best, name)
+        except Exception:  # a callback that raises would end the process within TensorRT
+            self._report = None
+
+    def _fraction(self) -> float:
+        """Done steps of the outermost phase, and of the phases within its current step."""
+        roots = [phase for phase in self._phases.values() if phase.parent is None or phase.parent not in self._phases]
+        return self._share(roots[0]) if roots else 0.0
+
+    def _share(self, phase: _Phase) -> float:
+        within = [self._share(child) for child in self._phases.values() if child.parent == phase.name != child.name]
+        return min(1.0, (phase.done + min(1.0, max(within, default=0.0))) / phase.steps)
+
+
+def progress_monitor(library: Library, progress: BuildProgress) -> Any:
+    """A progress monitor of TensorRT that tells ``progress``; it must outlive the build."""
+    base: Any = library.api.IProgressMonitor
+
+    class Monitor(base):  # known only when the library is
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            progress.start(phase_name, parent_phase, num_steps)
+
+        def phase_finish(self, phase_name: str) -> None:
+            progress.finish(phase_name)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return progress.step(phase_name, step)
+
+    return Monitor()
+
+
+# ---- timing cache: what TensorRT measured of its kernels in earlier builds, by library version and GPU
+
+
+def timing_cache_path(config: EngineConfig, choice: LibraryChoice) -> Path | None:
+    """File of the cache, or None where none is used: asked so, or TensorRT-RTX, which times nothing at build."""
+    if not config.use_timing_cache or choice.gpu is None:
+        return None
+    if config.timing_cache is not None:
+        return Path(config.timing_cache)
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rest_deploy"
+    gpu = re.sub(r"[^A-Za-z0-9]+", "-", choice.gpu.name).strip("-").lower()
+    return folder / f"timing-{choice.library.version}-{gpu}-{choice.gpu.compute_capability}.cache"
+
+
+def load_timing_cache(path: Path, build_config: Any, log: TensorRTLog) -> None:
+    """Give a build what earlier ones measured; a file that TensorRT does not take is started anew.
+
+    Raises:
+        ExportError: TensorRT takes no empty cache either.
+    """
+    blob = b""
+    try:
+        blob = path.read_bytes()
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        _log.warning("timing cache %s cannot be read, and is not used: %s", path, exc.strerror)
+    cache = build_config.create_timing_cache(blob)
+    if cache is None or build_config.set_timing_cache(cache, False) is False:
+        _log.warning("timing cache %s is of another version or GPU; it is made anew", path)
+        empty = log.attempt("make a timing cache", ExportError, build_config.create_timing_cache, b"")
+        log.attempt("use a timing cache", ExportError, build_config.set_timing_cache, empty, False)
+
+
+def save_timing_cache(path: Path, build_config: Any) -> None:
+    """Keep what a build measured; a folder that cannot be written to costs time in the next build, no more."""
+    cache = build_config.get_timing_cache()
+    blob = cache.serialize() if cache is not None else None
+    if blob is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(bytes(memoryview(blob)))
+    except (OSError, ExportError) as exc:
+        _log.warning("timing cache %s was not kept: %s", path, exc)

@@ -14,9 +14,9 @@ import pytest
 
 from rest_deploy.artifact import files
 from rest_deploy.errors import ExportError
+from rest_deploy.export.engine.builder import load_timing_cache, save_timing_cache, timing_cache_path
 from rest_deploy.export.engine.choice import LibraryChoice
 from rest_deploy.export.engine.config import EngineConfig
-from rest_deploy.export.engine.timing_cache import load_timing_cache, save_timing_cache, timing_cache_path
 from rest_deploy.nvidia import ComputeCapability, Gpu, Library, TensorRTLog
 from tests.standins.bench import make_logger
 from tests.standins.cuda import FakeCuda, FakeDevice

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rest_deploy.export.engine.progress import BuildProgress, progress_monitor
+from rest_deploy.export.engine.builder import BuildProgress, progress_monitor
 from rest_deploy.nvidia import Library, is_installed, load_library
 
 ROOT = "Building engine"
