@@ -56,6 +56,36 @@ def test_every_part_has_its_layer() -> None:
     assert parts - {"__init__", "__pycache__", "data"} == set(RANK)
 
 
+def _at_import(path: Path) -> set[str]:
+    """Modules of rest_deploy that a module imports as it is imported, those for types alone left out."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+def test_no_circle_of_imports() -> None:
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    left = {name: (_at_import(path) & set(modules)) - {name} for name, path in modules.items()}
+    while free := [name for name, needed in left.items() if not needed & set(left)]:
+        for name in free:
+            del left[name]
+    assert not left, f"these import each other: {left}"
+
+
+def test_no_module_only_hands_something_on() -> None:
+    kinds = (ast.Import, ast.ImportFrom, ast.Expr, ast.If)
+    for path in PACKAGE.rglob("*.py"):
+        own = [node for node in ast.parse(path.read_text()).body if not isinstance(node, kinds)]
+        assert own or path.name == "__init__.py", f"{path} defines nothing"
+
+
 def test_public_names() -> None:
     assert rest_deploy.__all__ == [
         "Prediction",
