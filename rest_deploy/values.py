@@ -352,10 +352,10 @@ def _reader_or_none(kind: Any) -> _Reader | None:  # noqa: PLR0911
     if origin is not None and issubclass(origin, Mapping):
         return _mapping(parts[1], _MANY)
     if typing.is_typeddict(kind):
-        return _typed_dict(kind)
+        return functools.partial(_take_object, kind)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return functools.partial(_member, kind)
-    return _dataclass(kind) if is_dataclass(kind) else None
+    return functools.partial(_take_object, kind) if is_dataclass(kind) else None
 
 
 def _annotated(kind: Any, rules: list[Any]) -> _Reader | None:
@@ -472,6 +472,15 @@ def _take_named(takes: Mapping[str, _Reader], needed: frozenset[str], value: Any
         except Refused as exc:
             raise exc.within(name) from None
     return made
+
+
+def _take_object(kind: Any, value: Any) -> Any:
+    return _object_reader(kind)(value)
+
+
+@functools.cache  # and not before it is needed: most records have no engine, and its fields take milliseconds
+def _object_reader(kind: Any) -> _Reader:
+    return _typed_dict(kind) if typing.is_typeddict(kind) else _dataclass(kind)
 
 
 def _typed_dict(kind: Any) -> _Reader:
