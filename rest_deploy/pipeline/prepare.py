@@ -125,8 +125,11 @@ def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
         activation=request.activation,
     )
     if request.strict and info.assumed:
-        unsaid = "; ".join(f"{what}: {value} ({ASSUMABLE[what]})" for what, value in info.assumed.items())
-        raise ConfigError(f"strict: neither the checkpoint nor the request says what would be assumed: {unsaid}")
+        missing = ", ".join(f"{what} ({ASSUMABLE[what]})" for what in info.assumed)
+        raise ConfigError(
+            f"strict: neither the checkpoint nor the request gives: {missing}; give them, or leave strict out and read "
+            "what is assumed"
+        )
     packages = ("rest_deploy", *get_format(SOURCE).packages)
     brought_by = importlib.metadata.packages_distributions()  # reads every package's files, a fifth of a small export
     dtype = "float16" if request.precision_config.half_io else "float32"
