@@ -176,7 +176,7 @@ class ArtifactInfo:
     activation: Activation = Activation.SOFTMAX
     assumed: Mapping[str, str] = field(default_factory=dict)
     input: TensorSpec
-    outputs: Annotated[tuple[Output, ...], Many(1, 100)]
+    outputs: Annotated[tuple[Output, ...], Many(1, 16)]
     versions: Mapping[str, str] = field(default_factory=dict)
     verification: Verification | None = None
     extra: Annotated[Mapping[str, Scalar], Many(), ABSENT] = field(default_factory=dict)

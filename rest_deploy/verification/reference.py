@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.artifact.engine import LogitsCase, MapCase
+from rest_deploy.artifact.engine import LogitsCase
 from rest_deploy.artifact.profile import InputSize, Profile, narrowest
 from rest_deploy.errors import VerificationError
 from rest_deploy.specs import LOGITS, ImageSize
@@ -65,32 +65,30 @@ class CaseFigures:
     case: Case
     outputs: Mapping[str, LogitFigures | ValueFigures]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """What a record says of each output; the name of one that has no others is left out."""
-        return [self._row(name, figures) for name, figures in self.outputs.items()]
-
-    def judged_rows(self, limits: Limits) -> list[dict[str, Any]]:
-        """The same, and what is allowed."""
-        rows = []
-        for row, own in zip(self.rows(), self.outputs.values(), strict=True):
-            if isinstance(own, ValueFigures):
-                rows.append({**row, **asdict(judge_values(own, limits))})
-            else:
-                rows.append({**row, "limit": limits.allowed(own), "passed": not judge(own, limits)})
-        return rows
+    def rows(self, limits: Limits | None = None) -> list[dict[str, Any]]:
+        """What a record says of each output; with limits, also what is allowed of it."""
+        return [
+            self._row(name, own) | (_judged(own, limits) if limits is not None else {})
+            for name, own in self.outputs.items()
+        ]
 
     def _row(self, name: str, figures: LogitFigures | ValueFigures) -> dict[str, Any]:
         sizes = dict(zip(("batch", "height", "width"), self.case.sizes, strict=True))
-        if isinstance(figures, LogitFigures):
-            known, named = LogitsCase.__annotations__, self.named(name)
-        else:
-            known, named = MapCase.__annotations__, name
-        own = {key: getattr(figures, key) for key in known if key not in ("output", *sizes)}
-        return {**({"output": named} if named else {}), **sizes, **own}
+        if isinstance(figures, ValueFigures):
+            return {"output": name, **sizes, **asdict(figures)}
+        named = {"output": name} if self.named(name) else {}
+        left = [key for key in LogitsCase.__annotations__ if key not in ("output", *sizes)]
+        return {**named, **sizes, **{key: getattr(figures, key) for key in left}}
 
     def named(self, output: str) -> str:
         """The name of an output where there are others; else nothing."""
         return output if len(self.outputs) > 1 else ""
+
+
+def _judged(figures: LogitFigures | ValueFigures, limits: Limits) -> dict[str, Any]:
+    if isinstance(figures, ValueFigures):
+        return asdict(judge_values(figures, limits))
+    return {"limit": limits.allowed(figures), "passed": not judge(figures, limits)}
 
 
 @dataclass(frozen=True)

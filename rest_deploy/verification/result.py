@@ -119,7 +119,7 @@ class ArtifactResult:
         cases, allowed, own = [], self.allowed, None
         if self.synthetic is not None:
             own = self.synthetic.limits
-            cases = [row for case in self.synthetic.cases for row in case.judged_rows(own)]
+            cases = [row for case in self.synthetic.cases for row in case.rows(own)]
         return {
             **self.about,
             "tolerance": _tolerance(own) if own is not None else None,

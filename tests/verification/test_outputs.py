@@ -137,7 +137,7 @@ def test_the_outputs_are_named_wherever_figures_are_shown(
     assert [(row["output"], row["passed"]) for row in artifact["images"][0]["maps"]] == [("map", False)]
     kinds = [row["what"] for row in csv.DictReader(files[1].open())]
     assert kinds == ["synthetic logits", "synthetic map", "images", "images map"]
-    page = render([read_record(files[0])])
+    page = render(read_record(files[0]), None)
     assert "errors of each output" in page
     assert "errors of each map" in page
 
