@@ -115,7 +115,7 @@ def test_where_a_gpu_is_the_engine_itself_is_verified(
     with Predictor(result.path) as predictor:
         batch = images(2, 3, 33, 17)
         assert machine.trt.network is not None
-        np.testing.assert_array_equal(predictor.logits(batch), machine.trt.network(batch))
+        np.testing.assert_array_equal(predictor.logits(batch), machine.trt.network(batch)["logits"])
 
 
 def test_an_engine_that_disagrees_is_not_kept(
