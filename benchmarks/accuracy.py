@@ -81,9 +81,9 @@ def _subject(name: str, model: ResT, folder: Path, default_init: bool) -> Subjec
 
 
 def _errors(subject: Subject, batch: np.ndarray, as_written: bool) -> tuple[float, float, float]:
-    exact, plain = (run(batch) for run in subject.runs)
+    exact, plain = (run(batch)["logits"] for run in subject.runs)
     theirs = subject.theirs.run(None, {"image": batch})[0] if as_written else np.full_like(exact, np.nan)
-    return tuple(float(np.abs(y - exact).max()) for y in (subject.ours.run(batch), plain, theirs))
+    return tuple(float(np.abs(y - exact).max()) for y in (subject.ours.run(batch)["logits"], plain, theirs))
 
 
 def _fixed_sizes(subject: Subject, rng: np.random.Generator) -> bool:

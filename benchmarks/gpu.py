@@ -122,7 +122,7 @@ def _in_onnxruntime(model: ResT, folder: Path) -> dict[str, Run]:
         request = ExportRequest(None, path, checkpoint=weights, precision=precision, verify=False, options=options)
         runtime = open_runtime(run_export(request).path, "cuda")
         _print_nodes(name, runtime._session)
-        runs[name] = runtime.run
+        runs[name] = lambda batch, run=runtime.run: run(batch)["logits"]
     return runs
 
 

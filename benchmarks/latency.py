@@ -66,7 +66,7 @@ def _write_both(model: ResT, folder: Path) -> tuple[Path, Path]:
     ours, theirs = folder / "ours.onnx", folder / "as_written.onnx"
     image = TensorSpec("image", "float32", ("batch", 3, "height", "width"))
     logits = TensorSpec("logits", "float32", ("batch", model.config.num_classes))
-    export(to_deploy(model), image, logits, ours, OnnxConfig())
+    export(to_deploy(model), image, [logits], ours, OnnxConfig())
     export_as_written(model, theirs)
     return ours, theirs
 

@@ -118,7 +118,10 @@ def write_pictures(digits: NDArray[np.float64], folder: Path) -> None:
 
 def answers_of(run: Run, images: NDArray[np.float64], steps: Preprocessing) -> Answers:
     """What a network says of digits, rendered at each of the sizes."""
-    rows = [np.concatenate([run(batch).argmax(axis=1) for batch in _batches(images, size, steps)]) for size in SIZES]
+    rows = [
+        np.concatenate([run(batch)["logits"].argmax(axis=1) for batch in _batches(images, size, steps)])
+        for size in SIZES
+    ]
     return Answers(np.stack(rows))
 
 

@@ -26,7 +26,7 @@ from rest_deploy.errors import (
 from rest_deploy.machine import SHARE, USUAL, available_bytes, check_memory
 from rest_deploy.models.memory import pixels_within
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation
+from rest_deploy.specs import LOGITS, MAX_PIXELS, THREADS, TOP_K, Activation
 from rest_deploy.values import check
 
 if TYPE_CHECKING:  # Pillow is imported with the first image: a service that feeds batches starts without it
@@ -144,15 +144,15 @@ class Predictor:
             PredictorError: It is closed, was forked, or memory is short; whatever the batch is.
         """
         if not isinstance(batch, np.ndarray):  # on a GPU, of whose memory this says nothing
-            return self._runtime.run(batch)
+            return self._runtime.run(batch)[LOGITS]
         self._runtime.check(batch)
         count, _, height, width = batch.shape
         if self._runtime.call_bytes(count, height, width) <= USUAL:
             self._check_input(count, height, width, "the batch", InputError)
-            return self._runtime.run(batch)
+            return self._runtime.run(batch)[LOGITS]
         with self._large:  # so that what is free is not promised twice
             self._check_input(count, height, width, "the batch", InputError)
-            return self._runtime.run(batch)
+            return self._runtime.run(batch)[LOGITS]
 
     @overload
     def classify(

@@ -31,6 +31,7 @@ IMAGES = Whole(1, 1 << 30)  # of a folder
 HEADS = Whole(1, 1 << 12)
 NUM_HEADS = Annotated[tuple[Annotated[int, HEADS], ...], Many(4, 4)]
 #: What a tensor that goes in or out may hold.
+STRIDE = Whole(1, 4096)
 DTYPE = OneOf("float32", "float16")
 
 
@@ -377,3 +378,21 @@ class TensorSpec:
     name: Annotated[str, Text(1000)]
     dtype: Annotated[str, DTYPE]
     shape: Annotated[tuple[Annotated[int, SIDE] | Annotated[str, Text(1000)], ...], Many(1, 8)]
+
+
+#: Name of the output that a classifier has.
+LOGITS = "logits"
+
+
+@dataclass(frozen=True)
+class Output(TensorSpec):
+    """An output: (batch, classes), or where it has a stride, a map (batch, channels, height, width) of so many pixels a
+    step.
+    """
+
+    stride: Annotated[Annotated[int, STRIDE] | None, ABSENT] = None
+
+    def sizes(self, batch: int, height: int, width: int) -> tuple[int, ...]:
+        """Its shape for images of a size; a map ends with the pixels that are left over."""
+        size = () if self.stride is None else (-(-height // self.stride), -(-width // self.stride))
+        return (batch, int(self.shape[1]), *size)

@@ -45,7 +45,7 @@ class Machine:
         request = FormatRequest(self.format, Precision.FP32, config, verify=False, command=command)
         path = get_format(self.format).check(request).make(onnx, read_info(onnx), folder).path
         reference = OnnxRuntime(onnx)
-        self.trt.network = reference.run
+        self.trt.network = lambda batch: reference.run(batch)["logits"]
         self.forget()
         return path
 

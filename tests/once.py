@@ -67,9 +67,9 @@ class Once:
 
             def answer(batch: Any) -> Any:
                 key = (
-                    f"{hashlib.sha256(network.encode() + repr(batch.shape).encode() + batch.tobytes()).hexdigest()}.npy"
+                    f"{hashlib.sha256(network.encode() + repr(batch.shape).encode() + batch.tobytes()).hexdigest()}.npz"
                 )
-                return np.load(io.BytesIO(self.get(key, lambda: _saved(run(batch)))))
+                return dict(np.load(io.BytesIO(self.get(key, lambda: _saved(run(batch))))))
 
             return answer
 
@@ -100,7 +100,7 @@ def key_of(model: nn.Module, *asked: Any) -> str:
     return digest.hexdigest()
 
 
-def _saved(array: Any) -> bytes:
+def _saved(outputs: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    np.save(file, array)
+    np.savez(file, **outputs)
     return file.getvalue()

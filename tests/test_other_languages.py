@@ -27,7 +27,7 @@ from rest_deploy.pipeline.vector import make_test_vector
 from rest_deploy.predictor import Predictor
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.transform import transform
-from rest_deploy.specs import ImageSize, Precision, Preprocessing, TensorSpec
+from rest_deploy.specs import ImageSize, Output, Precision, Preprocessing, TensorSpec
 from tests.conftest import IMAGES, ROOT, TINY
 
 PROGRAMS = ROOT / "examples" / "other_languages"
@@ -155,7 +155,7 @@ def _info(steps: Preprocessing) -> ArtifactInfo:
         labels=None,
         preprocessing=steps,
         input=TensorSpec("image", "float32", ("batch", len(steps.mean), "height", "width")),
-        output=TensorSpec("logits", "float32", ("batch", 7)),
+        outputs=(Output("logits", "float32", ("batch", 7)),),
     )
 
 

@@ -365,10 +365,10 @@ def test_an_image_without_finite_logits_is_named_and_the_others_answered(
     with Predictor(tiny_onnx) as own:
         alone, run = own.classify(pictures), own._runtime._run
 
-        def overflowing(batch: np.ndarray) -> np.ndarray:
-            logits = run(batch)
-            logits[1, 3] = math.inf
-            return logits
+        def overflowing(batch: np.ndarray) -> dict[str, np.ndarray]:
+            outputs = run(batch)
+            outputs["logits"][1, 3] = math.inf
+            return outputs
 
         monkeypatch.setattr(own._runtime, "_run", overflowing)
         with pytest.raises(ImageError, match=r"image 1 of the list: .*not finite"):
@@ -408,5 +408,5 @@ def test_where_the_system_does_not_tell_what_is_free_large_batches_run(
         monkeypatch.setattr(f"rest_deploy.{module}.available_bytes", lambda: None)
     with Predictor(tiny_onnx) as predictor:
         assert predictor.max_pixels is None
-        monkeypatch.setattr(predictor._runtime, "_run", lambda batch: np.zeros((len(batch), 7), np.float32))
+        monkeypatch.setattr(predictor._runtime, "_run", lambda batch: {"logits": np.zeros((len(batch), 7), np.float32)})
         assert predictor.logits(np.zeros((1, 3, 1500, 1500), np.float32)).shape == (1, 7)

@@ -181,8 +181,8 @@ Input to_input(const Bytes& file, const Json& steps) {
 // ---- 5. The network
 
 std::vector<float> logits_of(Ort::Session& session, const Json& record, Input& input) {
-  std::string in = record["input"]["name"], out = record["output"]["name"];
-  const char *in_names[] = {in.c_str()}, *out_names[] = {out.c_str()};
+  std::string in = record["input"]["name"];
+  const char *in_names[] = {in.c_str()}, *out_names[] = {"logits"};
   auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   auto tensor = Ort::Value::CreateTensor<float>(memory, input.data.data(), input.data.size(), input.shape.data(), 4);
   auto result = session.Run(Ort::RunOptions{nullptr}, in_names, &tensor, 1, out_names, 1);

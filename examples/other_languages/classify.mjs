@@ -47,7 +47,7 @@ async function decode(picture) {
 
 async function logitsOf(session, record, { data, dims }) {
   const result = await session.run({ [record.input.name]: new Tensor("float32", data, dims) });
-  return Array.from(result[record.output.name].data);
+  return Array.from(result.logits.data);
 }
 
 const largest = (values) => values.reduce((a, b) => (a >= b ? a : b)); // NaN goes through, and is no number below

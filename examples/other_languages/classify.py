@@ -69,7 +69,7 @@ def to_input(image, steps):
 def logits_of(session, record, batch):
     """(B, channels, height, width) -> (B, classes)."""
     batch = batch.astype(record["input"]["dtype"])  # float16 of a file that was exported with --half-io
-    return session.run([record["output"]["name"]], {record["input"]["name"]: batch})[0].astype(np.float32)
+    return session.run(["logits"], {record["input"]["name"]: batch})[0].astype(np.float32)
 
 
 def check(session, record):

@@ -16,12 +16,13 @@ _BYTES, _LAYERS = Whole(0, 1 << 50), Whole(0, 1 << 30)
 _FIGURE, _SHARE = Real(0), Real(0, 1)
 
 
-class CaseRecord(TypedDict):
-    """Figures of one case, as ``verification/figures.py`` measures them."""
-
+class _Sizes(TypedDict):
     batch: Annotated[int, BATCH]
     height: Annotated[int, SIDE]
     width: Annotated[int, SIDE]
+
+
+class _LogitsCase(_Sizes):
     max_error: Annotated[float, _FIGURE]
     mean_error: Annotated[float, _FIGURE]
     reference_error: Annotated[float, _FIGURE] | None
@@ -33,13 +34,35 @@ class CaseRecord(TypedDict):
     top5_agreement: Annotated[float, _SHARE]
 
 
+class LogitsCase(_LogitsCase, total=False):
+    """Figures of the logits in one case, as ``verification/figures.py`` measures them."""
+
+    output: Annotated[str, Text(1000)]  # where there are others
+
+
+class MapCase(_Sizes):
+    """Figures of a map in one case."""
+
+    output: Annotated[str, Text(1000)]
+    max_error: Annotated[float, _FIGURE]
+    rms_error: Annotated[float, _FIGURE]
+    reference_error: Annotated[float, _FIGURE] | None
+    scale: Annotated[float, _FIGURE]
+    std: Annotated[float, _FIGURE]
+
+
+def _case(value: Any) -> Any:
+    """Read figures of one output in one case."""
+    return Is(MapCase if isinstance(value, Mapping) and "scale" in value else LogitsCase)(value)
+
+
 class VerificationRecord(TypedDict):
     """Figures of the check against the PyTorch model."""
 
     reference: Annotated[str, Text(1000)]
     passed: bool
     seed: Annotated[int, SEED]
-    cases: Annotated[list[CaseRecord], Many(1, 10_000)]
+    cases: Annotated[list[Annotated[Mapping[str, Any], _case]], Many(1, 10_000)]
 
 
 #: In Python a mapping, in a record laid out as that.

@@ -13,11 +13,13 @@ from rest_deploy.artifact.engine import EngineRecord, Verification
 from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ArtifactError, ConfigError, one_line
 from rest_deploy.specs import (
+    LOGITS,
     SEED,
     SIDE,
     Activation,
     ImageSize,
     Int8Target,
+    Output,
     Precision,
     Preprocessing,
     TensorSpec,
@@ -39,7 +41,7 @@ from rest_deploy.values import (
     shown,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 #: Key under which an ONNX file's metadata holds the record.
 METADATA_KEY = "rest_deploy"
 
@@ -148,7 +150,7 @@ class ArtifactInfo:
         labels: One name a class, or None where they are not known.
         preprocessing: From a picture to the input; None where the caller makes the input.
         input: (batch, channels, height, width) float32, or float16.
-        output: (batch, classes) of the same.
+        outputs: What it gives, of the same: ``logits``, (batch, classes), and maps beside them.
         activation: How logits become scores.
         assumed: What neither the checkpoint nor the caller said -> what was taken, in words; keys of :data:`ASSUMABLE`.
         versions: Of the packages that made the file.
@@ -160,7 +162,8 @@ class ArtifactInfo:
         test_vector: A picture, some values of its input and its logits, for other languages to check themselves by.
 
     Raises:
-        ArtifactError: The shapes are not those of a classifier, or labels and classes differ in number.
+        ArtifactError: There are no logits, a name stands twice, a shape is none of an image, logits or a map, or labels
+            and classes differ in number.
     """
 
     format: Annotated[str, Text(50, "[a-z][a-z0-9-]*", "the name of a format, such as onnx")]
@@ -173,7 +176,7 @@ class ArtifactInfo:
     activation: Activation = Activation.SOFTMAX
     assumed: Mapping[str, str] = field(default_factory=dict)
     input: TensorSpec
-    output: TensorSpec
+    outputs: Annotated[tuple[Output, ...], Many(1, 16)]
     versions: Mapping[str, str] = field(default_factory=dict)
     verification: Verification | None = None
     extra: Annotated[Mapping[str, Scalar], Many(), ABSENT] = field(default_factory=dict)
@@ -183,12 +186,21 @@ class ArtifactInfo:
 
     def __post_init__(self) -> None:
         hold(self)
-        for spec, rank in ((self.input, 4), (self.output, 2)):
+        ranks = [(self.input, 4), *((output, 2 if output.stride is None else 4) for output in self.outputs)]
+        for spec, rank in ranks:
             size = spec.shape[1] if len(spec.shape) == rank else None
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ArtifactError(
                     f"tensor {spec.name} has the shape {spec.shape}; needed: {rank} sizes, the second fixed"
                 )
+        names = [spec.name for spec, _ in ranks]
+        if len(set(names)) < len(names):
+            raise ArtifactError(f"tensors {', '.join(names)}; needed: each a name of its own")
+        classes = [output.name for output in self.outputs if output.stride is None]
+        if classes != [LOGITS]:
+            raise ArtifactError(
+                f"outputs without a stride: {', '.join(classes) or 'none'}; needed: {LOGITS} alone, others are maps"
+            )
         if self.labels is not None and len(self.labels) != self.num_classes:
             raise ArtifactError(f"{len(self.labels)} labels are named for {self.num_classes} classes")
         if self.preprocessing is not None and len(self.preprocessing.mean) != self.input.shape[1]:
@@ -202,7 +214,7 @@ class ArtifactInfo:
     @property
     def num_classes(self) -> int:
         """Number of logits an image gets."""
-        return int(self.output.shape[1])
+        return next(int(output.shape[1]) for output in self.outputs if output.name == LOGITS)
 
     @property
     def image_size(self) -> ImageSize | None:

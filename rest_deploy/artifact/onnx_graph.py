@@ -142,7 +142,7 @@ _GRAPH = _message(
         5: _Field("initializer", _TENSOR, MAX_NODES),
         10: _Field("doc_string", _TEXT),
         11: _Field("input", _VALUE_INFO, 1),
-        12: _Field("output", _VALUE_INFO, 1),
+        12: _Field("output", _VALUE_INFO, 16),
         13: _Field("value_info", _VALUE_INFO, MAX_NODES),
         15: "sparse weights",
     }

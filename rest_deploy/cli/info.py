@@ -37,7 +37,7 @@ def _text(path: Path, info: ArtifactInfo) -> str:
         "model": info.model,
         "weights": info.weights,
         "input": f"{info.input.name}: {info.input.dtype} {_shape(info.input.shape)}, {_sizes(info)}",
-        "output": f"{info.output.name}: {info.output.dtype} {_shape(info.output.shape)}",
+        "output": "; ".join(f"{own.name}: {own.dtype} {_shape(own.shape)}" for own in info.outputs),
         "classes": f"{info.num_classes}: {', '.join(info.label(i) for i in range(min(3, info.num_classes)))}, ...",
         **record_rows(info),
         "assumed": assumed(info),

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rest_deploy.artifact.info import ArtifactInfo
 
 
 def figures(verification: Mapping[str, Any]) -> str:
-    """The worst of them."""
-    cases = verification["cases"]
-    worst = max(cases, key=lambda case: case["max_error"])
+    """The worst of them, of each output."""
+    outputs: dict[str, list[Mapping[str, Any]]] = {}
+    for case in verification["cases"]:
+        outputs.setdefault(case.get("output", ""), []).append(case)
+    sizes = max(map(len, outputs.values()))
+    told = [_worst(f" of {name}" if name else "", cases) for name, cases in outputs.items()]
+    return "; ".join([f"against {verification['reference']} at {sizes} sizes", *told])
+
+
+def _worst(of: str, cases: Sequence[Mapping[str, Any]]) -> str:
+    worst = max(cases, key=lambda case: float(case["max_error"]))
     own = worst["reference_error"]
-    return (
-        f"against {verification['reference']} at {len(cases)} sizes; largest error {worst['max_error']:.2g} "
-        f"at {worst['batch']}x{worst['height']}x{worst['width']}"
-        + (f", where float32's own is {own:.2g}" if own is not None else "")
+    return f"largest error{of} {worst['max_error']:.2g} at {worst['batch']}x{worst['height']}x{worst['width']}" + (
+        f", where float32's own is {own:.2g}" if own is not None else ""
     )
 
 

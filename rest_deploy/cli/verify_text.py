@@ -8,8 +8,8 @@ from typing import Any
 from rest_deploy.cli.tables import Table, figure
 from rest_deploy.cli.terminal import clean
 from rest_deploy.verification import ArtifactResult, Verification
-from rest_deploy.verification.figures import BlockFigures, Difference
-from rest_deploy.verification.limits import Limits, judge_block
+from rest_deploy.verification.figures import Difference, ValueFigures
+from rest_deploy.verification.limits import ValueVerdict, judge_values
 
 _SHOWN = 10  # flipped images of an artifact and size, in the terminal; the record has more
 
@@ -41,9 +41,11 @@ def rows(found: Verification) -> list[Mapping[str, Any]]:
         values = artifact.to_dict()
         for case in values["synthetic"]:
             size = f"{case['batch']}x{case['height']}x{case['width']}"
-            made.append(_row(values, "synthetic", size, case))
+            made.append(_row(values, f"synthetic {case.get('output', '')}".strip(), size, case))
         for images in values["images"]:
             made.append(_row(values, "images", images["size"] or "", images))
+            for own in images.get("maps", ()):
+                made.append(_row(values, f"images {own['output']}", images["size"] or "", own))
         for block in (values["blocks"] or {}).get("rows", []):
             made.append(_row(values, f"block {block['block']}", values["blocks"]["case"], block))
     return made
@@ -101,13 +103,17 @@ def _tables(artifact: ArtifactResult, *, named: bool = False) -> Iterator[Table]
         yield _synthetic_table(artifact, prefix)
     if artifact.images:
         yield _image_table(artifact, prefix)
+    if any(own.maps for own in artifact.images):
+        yield _map_table(artifact, prefix)
     if artifact.blocks is not None:
         yield _block_table(artifact, prefix)
 
 
 def _synthetic_table(artifact: ArtifactResult, prefix: str) -> Table:
     assert artifact.synthetic is not None  # the caller has looked
-    return Table(f"{prefix}synthetic images, errors of the logits", *artifact.synthetic.columns())
+    several = any(len(own.outputs) > 1 for own in artifact.synthetic.cases)
+    of = "each output" if several else "the logits"
+    return Table(f"{prefix}synthetic images, errors of {of}", *artifact.synthetic.columns())
 
 
 def _image_table(artifact: ArtifactResult, prefix: str) -> Table:
@@ -138,15 +144,27 @@ def _image_table(artifact: ArtifactResult, prefix: str) -> Table:
 def _block_table(artifact: ArtifactResult, prefix: str) -> Table:
     blocks = artifact.blocks
     assert blocks is not None  # the caller has looked
-    lines = [_block_row(row, blocks.limits) for row in blocks.rows]
-    head = ("block", "max error", "rms error", "float32's", "allowed", "")
-    return Table(f"{prefix}block by block at {blocks.case}, errors of each block's output", head, lines, words=1)
+    judged = blocks.verdicts
+    lines = [(name, *_values_row(own, judged[name])) for name, own in blocks.blocks.items()]
+    return Table(
+        f"{prefix}block by block at {blocks.case}, errors of each block's output", ("block", *_VALUES), lines, words=1
+    )
 
 
-def _block_row(row: BlockFigures, limits: Limits) -> tuple[str, ...]:
-    verdict = judge_block(row, limits)
+def _map_table(artifact: ArtifactResult, prefix: str) -> Table:
+    lines = [
+        (str(images.size or "own"), name, *_values_row(own, judge_values(own, artifact.allowed)))
+        for images in artifact.images
+        for name, own in images.maps.items()
+    ]
+    return Table(f"{prefix}real images, errors of each map", ("size", "output", *_VALUES), lines)
+
+
+_VALUES = ("max error", "rms error", "float32's", "allowed", "")
+
+
+def _values_row(row: ValueFigures, verdict: ValueVerdict) -> tuple[str, ...]:
     return (
-        row.block,
         f"{row.max_error:.2e}",
         f"{row.rms_error:.2e}",
         figure(row.reference_error, ".2e"),

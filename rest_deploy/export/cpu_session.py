@@ -29,7 +29,8 @@ class CpuSession:
 
     def __init__(self, model: onnx.ModelProto, outputs: Sequence[str] = (), threads: int | None = None) -> None:
         (value,) = model.graph.input
-        self._input, self._outputs = value.name, list(outputs) or None
+        self._input = value.name
+        self._outputs = list(outputs) or [own.name for own in model.graph.output]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what fails here is told by us
         options.intra_op_num_threads = threads or usable_cores()
@@ -40,15 +41,14 @@ class CpuSession:
         except Exception as exc:  # ONNX Runtime's errors share no public base class
             raise ExportError(f"ONNX Runtime does not load it: {one_line(exc)}") from exc
 
-    def run(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """All outputs for a float32 (B, channels, H, W) batch.
+    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """All outputs by name for a float32 (B, channels, H, W) batch.
 
         Raises:
             ExportError: ONNX Runtime fails on it.
         """
         try:
-            values: list[NDArray[np.float32]] = self._session.run(self._outputs, {self._input: batch})
-            return values
+            return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: batch}), strict=True))
         except Exception as exc:  # ONNX Runtime's errors share no public base class
             raise ExportError(f"ONNX Runtime does not run it on {batch.shape}: {one_line(exc)}") from exc
 

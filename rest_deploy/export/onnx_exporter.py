@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,14 @@ class OnnxNotes:
     not_simplified_why: str | None = None
 
 
-def export(deploy: DeployResT, image: TensorSpec, logits: TensorSpec, target: Path, config: OnnxConfig) -> OnnxNotes:
+def export(
+    deploy: DeployResT, image: TensorSpec, outputs: Sequence[TensorSpec], target: Path, config: OnnxConfig
+) -> OnnxNotes:
     """Write a deploy form as ONNX.
 
     Args:
         deploy: In float32, on the CPU.
-        image, logits: Names and shapes of the input and the output.
+        image, outputs: Names and shapes of the input and the outputs.
         target: File to write, without metadata.
         config: How.
 
@@ -62,7 +64,7 @@ def export(deploy: DeployResT, image: TensorSpec, logits: TensorSpec, target: Pa
         blocks=len(attentions),
         heads=frozenset((a.num_heads, a.q.out_features // a.num_heads) for a in attentions),
     )
-    model = free_sizes(_to_onnx(deploy, int(image.shape[1]), config.opset), image, logits)
+    model = free_sizes(_to_onnx(deploy, int(image.shape[1]), config.opset), image, outputs)
     check_graph(model, expected)
     why = None
     if config.simplify:

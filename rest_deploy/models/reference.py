@@ -17,9 +17,10 @@ from torch import nn
 from rest_deploy.machine import usable_cores
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.rest import ResT
-from rest_deploy.specs import Precision
+from rest_deploy.specs import LOGITS, Precision
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]
+#: float32 (B, channels, H, W) -> outputs by name
+Run = Callable[[NDArray[np.float32]], dict[str, NDArray[np.floating[Any]]]]
 
 
 class torch_threads(contextlib.ContextDecorator):
@@ -83,9 +84,8 @@ def _run_in(model: nn.Module, dtype: torch.dtype, threads: int | None) -> Run:
     module = copy.deepcopy(model).to(device="cpu", dtype=dtype)
 
     @torch_threads(threads)
-    def run(batch: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+    def run(batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating[Any]]]:
         with torch.inference_mode():
-            output: NDArray[np.floating[Any]] = module(torch.from_numpy(batch).to(dtype)).numpy()
-            return output
+            return {LOGITS: module(torch.from_numpy(batch).to(dtype)).numpy()}
 
     return run

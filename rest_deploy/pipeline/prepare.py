@@ -136,7 +136,7 @@ def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
     return replace(
         info,
         input=replace(info.input, dtype=dtype),
-        output=replace(info.output, dtype=dtype),
+        outputs=tuple(replace(output, dtype=dtype) for output in info.outputs),
         format=SOURCE,
         precision=request.precision,
         versions={package: _version(brought_by.get(package, [package])[0]) for package in packages},

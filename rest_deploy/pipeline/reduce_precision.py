@@ -176,8 +176,8 @@ class Verdict:
 
 
 def _worst(comparison: Comparison) -> float:
-    """Largest error, in standard deviations of the logits."""
-    return max(case.max_error / (case.logit_std or 1.0) for case in comparison.cases)
+    """Largest error of an output, in standard deviations of it."""
+    return max(own.max_error / (own.std or 1.0) for case in comparison.cases for own in case.outputs.values())
 
 
 @dataclass(frozen=True)

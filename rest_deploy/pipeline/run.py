@@ -134,12 +134,13 @@ def _export(prepared: Prepared, folder: Path) -> ExportResult:
     from rest_deploy.models.deploy import to_deploy
 
     info, seconds = prepared.info, dict[str, float]()
-    image, logits = (replace(spec, dtype="float32") for spec in (info.input, info.output))
+    image = replace(info.input, dtype="float32")
+    outputs = tuple(replace(output, dtype="float32") for output in info.outputs)
     path = _new(folder / "fp32") / prepared.file
     with _timed(seconds, "export", prepared.report), replacing(path) as target:
         deploy = to_deploy(prepared.loaded.model)
-        written = onnx_exporter.export(deploy, image, logits, target, prepared.request.configs[SOURCE])
-        info = replace(info, precision=Precision.FP32, input=image, output=logits, extra=asdict(written))
+        written = onnx_exporter.export(deploy, image, outputs, target, prepared.request.configs[SOURCE])
+        info = replace(info, precision=Precision.FP32, input=image, outputs=outputs, extra=asdict(written))
         write_record(target, info)
     why = written.not_simplified_why
     return ExportResult(path, info, None, seconds, (f"not simplified: {why}",) if why is not None else ())

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.preprocess.transform import transform
-from rest_deploy.specs import Precision, Preprocessing, Resize
+from rest_deploy.specs import LOGITS, Precision, Preprocessing, Resize
 from rest_deploy.verification import Run
 
 #: Height and width of the picture where the network sees it as it is, and of an input that is no picture.
@@ -36,7 +36,7 @@ def make_test_vector(info: ArtifactInfo, run: Run) -> dict[str, Any]:
 
     Args:
         info: Its record.
-        run: float32 (B, channels, H, W) -> (B, classes).
+        run: float32 (B, channels, H, W) -> outputs by name.
 
     Returns:
         ``picture``: a PNG in base64. ``input``: its ``shape`` (1, channels, height, width), some of its values as
@@ -62,7 +62,7 @@ def make_test_vector(info: ArtifactInfo, run: Run) -> dict[str, Any]:
         }
     if values.shape[2] * values.shape[3] > _MOST_RUN:
         return {**told, "logits": None}
-    logits = [float(value) for value in np.asarray(run(values), np.float32)[0]]
+    logits = [float(value) for value in np.asarray(run(values)[LOGITS], np.float32)[0]]
     tolerance = _LOGITS_DIFFER[info.precision] * (0.1 + max(map(abs, logits)))
     return {**told, "logits": {"values": logits, "tolerance": tolerance}}
 

@@ -175,7 +175,19 @@ _FIGURES = {
     **_numbers(_cosine, "cosine"),
 }
 _CASE = _named(_SIZE, "batch", "height", "width")
-_SYNTHETIC = {**_CASE, **_FIGURES, **_numbers(percent, top1_agreement="top-1", top5_agreement="top-5"), "passed": _FLAG}
+_VALUES = {
+    **_numbers(deviation, max_error="max error", rms_error="rms error", reference_error="float32's", limit="allowed"),
+    **_numbers(plain, "std"),
+    "judged_by": _TEXT,
+    "passed": _FLAG,
+}
+_SYNTHETIC = {
+    **_CASE,
+    "output": _TEXT,
+    **_VALUES,
+    **_FIGURES,
+    **_numbers(percent, top1_agreement="top-1", top5_agreement="top-5"),
+}
 _IMAGES: Mapping[str, Shape] = {
     "size": _TEXT,
     **_numbers(count, "images", "flips", "wrong"),
@@ -184,14 +196,9 @@ _IMAGES: Mapping[str, Shape] = {
     **_numbers(percent, top1_agreement="top-1 same", top5_agreement="top-5 same"),
     **_numbers(deviation, rms_error="rms error", max_kl_divergence="largest KL"),
     **dict.fromkeys(("worst_flips", "worst_wrong", "worst_errors"), (_PICTURE,)),
+    "maps": ({"output": _NAME, **_VALUES},),
 }
-_BLOCK = {
-    "block": _NAME,
-    **_numbers(deviation, max_error="max error", rms_error="rms error", reference_error="float32's", limit="allowed"),
-    **_numbers(plain, "std"),
-    "judged_by": _TEXT,
-    "passed": _FLAG,
-}
+_BLOCK = {"block": _NAME, **_VALUES}
 _KNOWN = _named(_TEXT, "path", "sha256", "format", "precision", "device", "computed", "model")
 _ARTIFACT: Mapping[str, Shape] = {
     "name": _NAME,

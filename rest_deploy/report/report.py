@@ -307,7 +307,7 @@ class Records:
         drawn = []
         for artifact in self.artifacts:
             own = self.every(which, [artifact])
-            made = [_error_row(case_text(row) if which == "synthetic" else row["block"].text, row) for row in own]
+            made = [_error_row(output_text(row) if which == "synthetic" else row["block"].text, row) for row in own]
             title = f"error of {artifact['name'].text}"
             drawn += [rows(title, f"{title}, with what is allowed.", [("", made)], also=also)] if made else []
         return drawn
@@ -454,6 +454,11 @@ def _area(case: Node) -> tuple[int, int]:
 def case_text(case: Node) -> str:
     """A case as the terminal calls it."""
     return "x".join(case[name].text for name in ("batch", "height", "width"))
+
+
+def output_text(row: Node) -> str:
+    """A case that was checked, and which output where there are several."""
+    return f"{case_text(row)} {row['output'].text}".strip()
 
 
 def moment(environment: Node) -> str:

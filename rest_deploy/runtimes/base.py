@@ -26,7 +26,7 @@ _SIZES_KNOWN = 256
 
 
 class Runtime(ABC):
-    """A network loaded from a file: float32 (B, channels, H, W) -> float32 (B, classes).
+    """A network loaded from a file: float32 (B, channels, H, W) -> float32 outputs by name, each of B rows.
 
     Calls may come from several threads at once. A subclass sets ``info``, and writes ``_run`` and ``_close``.
 
@@ -67,20 +67,20 @@ class Runtime(ABC):
         _open.add(self)
 
     def run(self, batch: Any) -> Any:
-        """Logits of a batch.
+        """The outputs for a batch.
 
         An image with a value that is not finite, or beyond ``largest_input``, has no answer: integers would make finite
-        logits of it, and take the scale of its neighbours from it. Its logits are NaN, and the others are those of a
-        batch without it. An array on a GPU is not looked at, as that would take a copy: there such an image may have
-        finite, wrong logits, above all in INT8, whose scales are fixed in an engine and cut it off.
+        values of it, and take the scale of its neighbours from it. Its row of each output is NaN, and the others are
+        those of a batch without it. An array on a GPU is not looked at, as that would take a copy: there such an image
+        may have finite, wrong outputs, above all in INT8, whose scales are fixed in an engine and cut it off.
 
         Args:
             batch: float32, or what the network itself takes, of shape (B, channels, H, W), every size at least 1,
                 already normalised; a NumPy array, or of an engine one on its GPU, of the network's own dtype.
 
         Returns:
-            A new float32 array of shape (B, classes), the caller's to keep; where the batch was, and on a GPU of the
-            network's own dtype.
+            Output's name -> a new float32 array of shape (B, classes), or of a map (B, channels, H / stride, W /
+            stride), the caller's to keep; where the batch was, and on a GPU of the network's own dtype.
 
         Raises:
             InputError: Wrong type, dtype, rank or size.
@@ -92,13 +92,15 @@ class Runtime(ABC):
         self.check(batch)
         batch = np.asarray(batch)  # a masked array hides values that the network would see
         if self._holds(batch) or not self._takes(len(batch), *batch.shape[2:]):  # which is refused, whatever is in it
-            return self._logits(batch)
-        logits = np.full((len(batch), self.info.num_classes), np.nan, np.float32)
+            return self._outputs(batch)
+        shapes = {spec.name: spec.sizes(len(batch), *batch.shape[2:]) for spec in self.info.outputs}
+        outputs = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
         held = [row for row, image in enumerate(batch) if self._holds(image)]
         if held:
             run = held if self._takes(len(held), *batch.shape[2:]) else held + held[:1] * (len(batch) - len(held))
-            logits[held] = self._logits(batch[run])[: len(held)]
-        return logits
+            for name, values in self._outputs(batch[run]).items():
+                outputs[name][held] = values[: len(held)]
+        return outputs
 
     @property
     def largest_input(self) -> float:
@@ -113,8 +115,16 @@ class Runtime(ABC):
             low, high = float(values.min()), float(values.max())  # NaN, where one is among them
         return -self.largest_input <= low and high <= self.largest_input
 
-    def _logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        return self._run(self._as_input(batch)).astype(np.float32, copy=False)
+    def _outputs(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        outputs = self._run(self._as_input(batch))
+        for spec in self.info.outputs:
+            values = outputs[spec.name]
+            if spec.stride is not None and values.shape != (wanted := spec.sizes(len(batch), *batch.shape[2:])):
+                raise PredictorError(
+                    f"{self.path}: {spec.name} is of shape {values.shape}, and by its record {wanted}; export it again"
+                )
+            outputs[spec.name] = values.astype(np.float32, copy=False)
+        return outputs
 
     def check(self, batch: NDArray[Any]) -> None:
         """Refuse a batch that :meth:`run` would.
@@ -192,8 +202,8 @@ class Runtime(ABC):
         raise InputError(f"input is a {type(batch).__name__}; {self._needed()}, as a NumPy array")
 
     @abstractmethod
-    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run a checked, contiguous batch; return a fresh array."""
+    def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run a checked, contiguous batch; return the record's outputs, by name, as fresh arrays."""
 
     @abstractmethod
     def _close(self) -> None:

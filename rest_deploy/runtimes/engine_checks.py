@@ -108,7 +108,7 @@ def check_tensors(engine: Any, info: ArtifactInfo, library: Library, path: Path)
         found[kind, name] = (DTYPES.get(dtype, dtype), tuple(engine.get_tensor_shape(name)))
     said = {
         (kind, spec.name): (spec.dtype, tuple(size if isinstance(size, int) else -1 for size in spec.shape))
-        for kind, spec in (("input", info.input), ("output", info.output))
+        for kind, spec in (("input", info.input), *(("output", output) for output in info.outputs))
     }
     if found != said:
         differs = f"inputs and outputs {found} where the manifest says {said}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -25,7 +25,7 @@ from rest_deploy.runtimes.device_arrays import DeviceArray
 from rest_deploy.runtimes.device_inputs import DeviceInput, device_input
 from rest_deploy.runtimes.engine_loading import LoadedEngine
 from rest_deploy.runtimes.gpu_times import GpuCall, Marks
-from rest_deploy.specs import ImageSize
+from rest_deploy.specs import ImageSize, Output
 
 _log = logging.getLogger(__name__)
 
@@ -56,14 +56,16 @@ class EngineSession:
         self._profile: int | None = 0  # that the context is on; None where a switch failed half-way
         self._calls = 0  # of this shape in a row
         self._kept = False  # whether what TensorRT-RTX compiled was saved
-        self._addresses: tuple[int, int] | None = None
+        self._addresses: dict[str, int] | None = None
         self._graph: CallGraph | None = None  # of this shape and these addresses
         self._graphs = not library.is_rtx  # TensorRT-RTX captures them itself
         self._engine: Any = None
         self._context: Any = None
         self._stream: Any = None
-        self._buffers = {name: Buffer.on_device(self._cuda) for name in ("input", "output", "scratch")}
-        self._staging = {name: Buffer.pinned(self._cuda) for name in ("input", "output")}
+        tensors = (self._info.input, *self._info.outputs)
+        self._buffers = {tensor.name: Buffer.on_device(self._cuda) for tensor in tensors}
+        self._staging = {tensor.name: Buffer.pinned(self._cuda) for tensor in tensors}
+        self._scratch = Buffer.on_device(self._cuda)
         with self._cuda.on_device(self._gpu):
             try:
                 self._stream = self._cuda.call("cudaStreamCreateWithFlags", self._cuda.api.cudaStreamNonBlocking)
@@ -74,11 +76,11 @@ class EngineSession:
                 raise
             self._context = self._engine.context
 
-    def run_host(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run a contiguous batch of the host; give a new array."""
+    def run_host(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run a contiguous batch of the host; give new arrays by name."""
         with self._cuda.on_device(self._gpu), self._reporting(batch.shape):
-            shape = self._bind(batch.shape)
-            staged_in, staged_out = self._staged(batch.shape, shape, batch.dtype)
+            self._bind(batch.shape)
+            staged_in, staged_out = self._staged(batch)
             np.copyto(staged_in, batch)
             self._calls += 1
             if self._graphs and self._graph is None and self._calls > _CALLS_BEFORE_GRAPH:
@@ -89,7 +91,7 @@ class EngineSession:
                 self._enqueue(staged_in, staged_out)
             self._cuda.call("cudaStreamSynchronize", self._stream)
             self._keep_kernels()
-            return staged_out.copy()
+            return {name: values.copy() for name, values in staged_out.items()}
 
     def gpu_call(self, batch: NDArray[np.float32]) -> GpuCall:
         """Where the time of a call goes: one as it is, by the host's clock, and one piece by piece, by CUDA's."""
@@ -97,7 +99,8 @@ class EngineSession:
         self.run_host(batch)
         whole = time.perf_counter() - start
         with self._cuda.on_device(self._gpu), self._reporting(batch.shape), Marks(self._cuda, self._stream, 4) as marks:
-            staged_in, staged_out = self._staged(batch.shape, self._bind(batch.shape), batch.dtype)
+            self._bind(batch.shape)
+            staged_in, staged_out = self._staged(batch)
             marks.set()
             self._copy_in(staged_in)
             marks.set()
@@ -116,16 +119,20 @@ class EngineSession:
         with self._cuda.on_device(self._gpu):
             return device_input(value, self._cuda, self._gpu, int(self._stream))
 
-    def run_device(self, batch: DeviceInput) -> DeviceArray:
-        """Run a batch that lies on the GPU; give a new array on the GPU, computed when this returns."""
+    def run_device(self, batch: DeviceInput) -> dict[str, DeviceArray]:
+        """Run a batch that lies on the GPU; give new arrays on the GPU by name, computed when this returns."""
         with self._cuda.on_device(self._gpu), self._reporting(batch.shape):
-            shape = self._bind(batch.shape)
-            output = DeviceArray.empty(self._cuda, self._gpu, shape, np.dtype(self._info.output.dtype))
-            self._set_addresses(batch.pointer, output.pointer)
+            self._bind(batch.shape)
+            outputs = {
+                spec.name: DeviceArray.empty(self._cuda, self._gpu, shape, np.dtype(spec.dtype))
+                for spec, shape in self._shapes(batch.shape)
+            }
+            addresses = {name: output.pointer for name, output in outputs.items()}
+            self._set_addresses({self._info.input.name: batch.pointer, **addresses})
             self._execute()
             self._cuda.call("cudaStreamSynchronize", self._stream)
             self._keep_kernels()
-            return output
+            return outputs
 
     def _keep_kernels(self) -> None:
         """Once something has run: a process that is killed has then not compiled in vain."""
@@ -151,11 +158,15 @@ class EngineSession:
                 raise kind(f"{self._path}: on input {shape}: {exc}") from exc
             raise
 
-    def _bind(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Set the context to an input shape, with the narrowest profile that fits; give the output's shape."""
-        output = (shape[0], self._info.num_classes)
+    def _shapes(self, given: tuple[int, ...]) -> Iterator[tuple[Output, tuple[int, ...]]]:
+        """Each output, and its shape for an input of a shape."""
+        batch, _, height, width = given
+        return ((spec, spec.sizes(batch, height, width)) for spec in self._info.outputs)
+
+    def _bind(self, shape: tuple[int, ...]) -> None:
+        """Set the context to an input shape, with the narrowest profile that fits."""
         if shape == self._shape:
-            return output
+            return
         profile = self._fitting(shape)
         self._drop_graph()
         self._shape, self._calls, self._graphs = None, 0, not self._library.is_rtx
@@ -167,12 +178,12 @@ class EngineSession:
             self._profile = profile
         self._try("take the input's shape", self._context.set_input_shape, self._info.input.name, shape)
         missing = self._try("infer shapes", self._context.infer_shapes)
-        found = tuple(self._context.get_tensor_shape(self._info.output.name))
-        if missing or found != output:
-            raise PredictorError(f"{self._library} infers {found}, needed {output}; not set: {missing}")
+        for spec, wanted in self._shapes(shape):
+            found = tuple(self._context.get_tensor_shape(spec.name))
+            if missing or found != wanted:
+                raise PredictorError(f"{self._library} infers {found}, needed {wanted}; not set: {missing}")
         self._give_scratch()
         self._shape = shape
-        return output
 
     def _fitting(self, shape: tuple[int, ...]) -> int:
         wanted = InputSize(shape[0], ImageSize(shape[2], shape[3]))
@@ -189,44 +200,44 @@ class EngineSession:
     def _give_scratch(self) -> None:
         needed = self._try("tell its memory", self._context.update_device_memory_size_for_shapes)
         if needed:
-            self._buffers["scratch"].ensure(needed)
-            self._context.device_memory = self._buffers["scratch"].pointer
+            self._scratch.ensure(needed)
+            self._context.device_memory = self._scratch.pointer
 
-    def _staged(
-        self, given: tuple[int, ...], made: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Pinned arrays for input and output, with memory on the GPU for each."""
-        out = np.dtype(self._info.output.dtype)
-        arrays = []
-        for name, shape, kind in (("input", given, dtype), ("output", made, out)):
-            nbytes = int(np.prod(shape)) * kind.itemsize
-            self._staging[name].ensure(nbytes)
-            self._buffers[name].ensure(nbytes)
-            arrays.append(self._staging[name].array(shape, kind))
-        self._set_addresses(self._buffers["input"].pointer, self._buffers["output"].pointer)
-        return arrays[0], arrays[1]
+    def _staged(self, batch: NDArray[Any]) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+        """Pinned arrays for the input and the outputs, with memory on the GPU for each."""
+        name, arrays = self._info.input.name, dict[str, NDArray[Any]]()
+        made = ((spec.name, shape, np.dtype(spec.dtype)) for spec, shape in self._shapes(batch.shape))
+        for tensor, shape, dtype in ((name, batch.shape, batch.dtype), *made):
+            nbytes = int(np.prod(shape)) * dtype.itemsize
+            self._staging[tensor].ensure(nbytes)
+            self._buffers[tensor].ensure(nbytes)
+            arrays[tensor] = self._staging[tensor].array(shape, dtype)
+        self._set_addresses({tensor: buffer.pointer for tensor, buffer in self._buffers.items()})
+        return arrays.pop(name), arrays
 
-    def _set_addresses(self, given: int, made: int) -> None:
-        if self._addresses == (given, made):
+    def _set_addresses(self, addresses: dict[str, int]) -> None:
+        if self._addresses == addresses:
             return
         self._addresses = None
-        for name, address in ((self._info.input.name, given), (self._info.output.name, made)):
+        for name, address in addresses.items():
             self._try(f"take the address of {name}", self._context.set_tensor_address, name, address)
-        self._addresses = (given, made)
+        self._addresses = addresses
 
-    def _enqueue(self, staged_in: NDArray[Any], staged_out: NDArray[Any]) -> None:
+    def _enqueue(self, staged_in: NDArray[Any], staged_out: Mapping[str, NDArray[Any]]) -> None:
         """Copy in, run, copy out, all on the stream."""
         self._copy_in(staged_in)
         self._execute()
         self._copy_out(staged_out)
 
     def _copy_in(self, staged: NDArray[Any]) -> None:
-        kind, given = self._cuda.api.cudaMemcpyKind.cudaMemcpyHostToDevice, self._buffers["input"].pointer
+        kind, given = self._cuda.api.cudaMemcpyKind.cudaMemcpyHostToDevice, self._buffers[self._info.input.name].pointer
         self._cuda.call("cudaMemcpyAsync", given, staged.ctypes.data, staged.nbytes, kind, self._stream)
 
-    def _copy_out(self, staged: NDArray[Any]) -> None:
-        kind, made = self._cuda.api.cudaMemcpyKind.cudaMemcpyDeviceToHost, self._buffers["output"].pointer
-        self._cuda.call("cudaMemcpyAsync", staged.ctypes.data, made, staged.nbytes, kind, self._stream)
+    def _copy_out(self, staged: Mapping[str, NDArray[Any]]) -> None:
+        kind = self._cuda.api.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        for name, values in staged.items():
+            made = self._buffers[name].pointer
+            self._cuda.call("cudaMemcpyAsync", values.ctypes.data, made, values.nbytes, kind, self._stream)
 
     def _execute(self) -> None:
         self._try("run the network", self._context.execute_async_v3, int(self._stream))
@@ -234,7 +245,7 @@ class EngineSession:
     def _try(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._log.attempt(what, PredictorError, function, *arguments)
 
-    def _captured(self, staged_in: NDArray[Any], staged_out: NDArray[Any]) -> CallGraph | None:
+    def _captured(self, staged_in: NDArray[Any], staged_out: Mapping[str, NDArray[Any]]) -> CallGraph | None:
         """A call of this shape, or None where it cannot be captured; then none is tried again for this shape."""
         try:
             return CallGraph(self._cuda, self._stream, lambda: self._enqueue(staged_in, staged_out))
@@ -262,7 +273,7 @@ class EngineSession:
 
     def _release(self) -> None:
         """Whatever fails, go on: what was computed is the caller's already, and what is left can be let go of."""
-        buffers = (*self._buffers.values(), *self._staging.values())
+        buffers = (*self._buffers.values(), self._scratch, *self._staging.values())
         for free in (self._drop_graph, self._drop_engine, *(buffer.free for buffer in buffers), self._drop_stream):
             try:
                 free()

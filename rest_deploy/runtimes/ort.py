@@ -52,7 +52,7 @@ class OnnxRuntime(Runtime):
         self._session: Any = self._opened()
         _check_shapes(self._session, self.info, self.path)
         self._turns = _turns(threads or usable_cores())
-        self._names = [self.info.output.name]
+        self._names = [output.name for output in self.info.outputs]
         self._input = self.info.input.name
 
     def _opened(self) -> Any:
@@ -74,15 +74,14 @@ class OnnxRuntime(Runtime):
                 allow_spinning=self._allow_spinning,
             )
 
-    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         self._turns.get()
         try:
             session = self._session
             if session is None:  # closed by another thread, after run() looked
                 self._check_usable()
             more = (_giving_back(),) if self.call_bytes(len(batch), *batch.shape[2:]) > USUAL else ()
-            output: NDArray[np.float32] = session.run(self._names, {self._input: batch}, *more)[0]
-            return output
+            return dict(zip(self._names, session.run(self._names, {self._input: batch}, *more), strict=True))
         except RestDeployError:
             raise
         except Exception as exc:  # ONNX Runtime's errors share no public base class
@@ -139,8 +138,8 @@ def _turns(threads: int) -> queue.SimpleQueue[None]:
 
 def _check_shapes(session: Any, info: ArtifactInfo, path: Path) -> None:
     """The record and the graph behind it must tell of the same network."""
-    for found, said in ((session.get_inputs(), info.input), (session.get_outputs(), info.output)):
-        if len(found) != 1 or found[0].name != said.name or found[0].shape != list(said.shape):
+    for found, said in ((session.get_inputs(), (info.input,)), (session.get_outputs(), info.outputs)):
+        if [(value.name, value.shape) for value in found] != [(spec.name, list(spec.shape)) for spec in said]:
             raise ArtifactError(f"{path}: its record tells of another network than its graph; export it again")
 
 

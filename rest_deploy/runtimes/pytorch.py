@@ -21,8 +21,10 @@ from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.devices import Device
 from rest_deploy.specs import (
     IMAGENET_MEAN,
+    LOGITS,
     PICTURE_CHANNELS,
     Activation,
+    Output,
     Precision,
     Preprocessing,
     PreprocessingChange,
@@ -59,7 +61,7 @@ class PyTorchRuntime(Runtime):
         self._home = threading.get_ident()
         self._thread = ThreadPoolExecutor(1, "rest_deploy-pytorch")  # starts it when it is first needed
 
-    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         if threading.get_ident() == self._home:
             return self._run_here(batch)
         try:
@@ -69,15 +71,14 @@ class PyTorchRuntime(Runtime):
             raise PredictorError(f"{self.path}: no thread to run it on: {exc}") from exc
         return waiting.result()
 
-    def _run_here(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run_here(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with self._lock, self._threads, torch.inference_mode():
             self._check_usable()
             try:
-                output = self._model(torch.tensor(batch).to(self._device))
+                logits = self._model(torch.tensor(batch).to(self._device))
             except RuntimeError as exc:
                 raise PredictorError(f"{self.path}: PyTorch failed on input {batch.shape}: {exc}") from exc
-            result: NDArray[np.float32] = output.float().cpu().numpy()
-            return result
+            return {LOGITS: logits.float().cpu().numpy()}
 
     def _close(self) -> None:
         self._thread.shutdown()
@@ -147,7 +148,7 @@ def describe(
         activation=activation,
         assumed=assumed,
         input=TensorSpec("image", "float32", ("batch", config.in_channels, "height", "width")),
-        output=TensorSpec("logits", "float32", ("batch", config.num_classes)),
+        outputs=(Output(LOGITS, "float32", ("batch", config.num_classes)),),
         versions={"torch": torch.__version__},
     )
 

@@ -27,7 +27,7 @@ class TensorRTRuntime(Runtime):
     """An engine of ours. Everything its manifest tells is checked before TensorRT is handed the plan.
 
     Beside NumPy arrays it takes arrays that lie on its GPU, by ``__dlpack__`` or ``__cuda_array_interface__``, and then
-    gives one that lies there too.
+    gives such that lie there too.
 
     Raises:
         ArtifactError: Plan or manifest is missing or damaged, or of another version of the library.
@@ -71,7 +71,7 @@ class TensorRTRuntime(Runtime):
             self._check_usable()
             return [self._session.gpu_call(checked) for _ in range(count)]
 
-    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with self._lock:
             self._check_usable()
             return self._session.run_host(batch)

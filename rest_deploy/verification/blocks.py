@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.errors import VerificationError
-from rest_deploy.verification.figures import BlockFigures, Values, measure_block
-from rest_deploy.verification.limits import Limits, judge_block
+from rest_deploy.verification.figures import Outputs, ValueFigures, Values, largest_errors, measure_values
+from rest_deploy.verification.limits import Limits, ValueVerdict, judge_values
 from rest_deploy.verification.reference import Case
 
 if TYPE_CHECKING:
@@ -21,28 +21,35 @@ if TYPE_CHECKING:
 
     from rest_deploy.models.blocks import BlockRun
 
-Outputs = Mapping[str, Values]
-
+_LOGITS = "head"  # the block whose output is the logits
 #: Operators whose results are weights and sizes, which blocks may share.
 _NO_OUTPUTS = frozenset({"Constant", "Shape", "Gather", "Concat", "DequantizeLinear"})
 
 
 @dataclass(frozen=True)
 class BlockComparison:
-    """All blocks, in order, on the images of a case, and what is allowed of them."""
+    """All blocks by the authors' names, in order, on the images of a case, and what is allowed of them."""
 
     case: Case
-    rows: tuple[BlockFigures, ...]
+    blocks: Mapping[str, ValueFigures]
     limits: Limits
+
+    @property
+    def verdicts(self) -> dict[str, ValueVerdict]:
+        """The judgement of each."""
+        return {
+            name: judge_values(figures, self.limits, largest=name == _LOGITS) for name, figures in self.blocks.items()
+        }
 
     @property
     def first_past_tolerance(self) -> str | None:
         """The block at which the difference begins; None where all are within the limits."""
-        return next((row.block for row in self.rows if not judge_block(row, self.limits).passed), None)
+        return next((name for name, verdict in self.verdicts.items() if not verdict.passed), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        rows = [{**asdict(row), **asdict(judge_block(row, self.limits))} for row in self.rows]
+        judged = self.verdicts
+        rows = [{"block": name, **asdict(own), **asdict(judged[name])} for name, own in self.blocks.items()]
         return {"case": str(self.case), "first_past_tolerance": self.first_past_tolerance, "rows": rows}
 
 
@@ -56,8 +63,13 @@ def compare_blocks(
     """
     if list(ours) != list(exact):
         raise VerificationError(f"the artifact has the blocks {', '.join(ours)}, the reference {', '.join(exact)}")
-    rows = (measure_block(name, ours[name], exact[name], baseline[name] if baseline else None) for name in exact)
-    return BlockComparison(case, tuple(rows), limits)
+    lost, found = largest_errors(baseline, exact), dict[str, ValueFigures]()
+    for name, values in exact.items():
+        try:
+            found[name] = measure_values(ours[name], values, lost[name] if lost is not None else None)
+        except VerificationError as exc:
+            raise VerificationError(f"block {name}: {exc}") from exc
+    return BlockComparison(case, found, limits)
 
 
 def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
@@ -79,8 +91,8 @@ def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
     session = CpuSession(with_explicit_rounding(model), list(values.values()), threads)
 
     def run(batch: NDArray[np.float32]) -> dict[str, Values]:
-        outputs = zip(values, session.run(batch), strict=True)
-        return {block_name(piece): _positions(output) for piece, output in outputs}
+        outputs = session.run(batch)
+        return {block_name(piece): _positions(outputs[name]) for piece, name in values.items()}
 
     return run
 

@@ -1,9 +1,9 @@
-"""How far two networks are apart, in figures: of logits, of images, of blocks. Nothing is judged here."""
+"""How far two networks are apart, in figures: of logits, of maps, of images, of blocks. Nothing is judged here."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,11 @@ from rest_deploy.specs import ImageSize
 
 _TOP = 5
 _TINY = float(np.finfo(np.float64).tiny)
+
+Values = NDArray[np.floating[Any]]
+#: An output or a block by its name -> what it gives.
+Outputs = Mapping[str, Values]
+
 #: Of each artifact and size, how many images are listed.
 MOST_FLIPS, MOST_WRONG, MOST_ERRORS = 24, 24, 8
 #: How many pairs of a class and a wrong answer are listed: all that there can be of 20 classes.
@@ -50,6 +55,16 @@ class LogitFigures:
     max_kl_divergence: float
     top1_agreement: float
     top5_agreement: float
+
+    @property
+    def scale(self) -> float:
+        """As of other values."""
+        return self.logit_scale
+
+    @property
+    def std(self) -> float:
+        """As of other values."""
+        return self.logit_std
 
     def in_std(self) -> LogitFigures:
         """Errors in standard deviations of the reference's logits; as they are where these do not differ."""
@@ -206,7 +221,8 @@ class ImageFigures:
 
     Args:
         size: In place of the transform's own; None for that.
-        figures: Against the reference.
+        figures: Of the logits, against the reference's.
+        maps: Of the other outputs, by name.
         accuracy: Where the classes are known.
         flips: Images with another best class than the reference's, the surest of it first.
         wrong: Images with another best class than their own, those that the reference answers rightly first.
@@ -215,6 +231,7 @@ class ImageFigures:
 
     size: ImageSize | None
     figures: LogitFigures
+    maps: Mapping[str, ValueFigures]
     accuracy: Accuracy | None
     flips: tuple[Difference, ...]
     wrong: tuple[Difference, ...]
@@ -229,8 +246,9 @@ def measure_images(
     names: Sequence[str],
     classes: Sequence[int | None],
     reference_error: float | None,
+    maps: Mapping[str, ValueFigures] | None = None,
 ) -> ImageFigures:
-    """Measure logits of shape (images, classes) against the reference's.
+    """Measure logits of shape (images, classes) against the reference's, beside what is known of other outputs.
 
     Raises:
         VerificationError: The shapes differ.
@@ -253,6 +271,7 @@ def measure_images(
     return ImageFigures(
         size,
         figures,
+        maps or {},
         accuracy,
         tuple(difference(int(i)) for i in flips),
         tuple(difference(i) for i in wrong),
@@ -269,22 +288,20 @@ def _margins(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return margins
 
 
-# ---- blocks
+# ---- maps and blocks
 
 
 @dataclass(frozen=True)
-class BlockFigures:
-    """One block's output against the reference's.
+class ValueFigures:
+    """Values of a map, or of a block inside a network, against the reference's.
 
     Args:
-        block: By the authors' name.
         max_error, rms_error: Largest and root mean squared difference.
-        reference_error: Largest of PyTorch in float32; None where the reference has none.
-        scale: Largest absolute value of the reference's output.
-        std: Its standard deviation.
+        reference_error: The baseline error: the largest of PyTorch in float32; None where the reference has none.
+        scale: Largest absolute value of the reference's.
+        std: Their standard deviation.
     """
 
-    block: str
     max_error: float
     rms_error: float
     reference_error: float | None
@@ -292,26 +309,67 @@ class BlockFigures:
     std: float
 
 
-Values = NDArray[np.floating[Any]]
-
-
-def measure_block(name: str, ours: Values, exact: Values, baseline: Values | None) -> BlockFigures:
-    """Compare the output of a block with the reference's, and with PyTorch's in float32.
+def measure_values(ours: Values, exact: Values, reference_error: float | None = None) -> ValueFigures:
+    """Compare values with the reference's.
 
     Raises:
         VerificationError: The shapes differ.
     """
     if ours.shape != exact.shape:
-        raise VerificationError(f"block {name} gives {ours.shape}, the reference's {exact.shape}")
+        raise VerificationError(f"the artifact gives values of shape {ours.shape}, the reference {exact.shape}")
     wide = exact.astype(np.float64, copy=False)
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(ours.astype(np.float64) - wide)
-        own = float(np.abs(baseline.astype(np.float64) - wide).max()) if baseline is not None else None
-        return BlockFigures(
-            block=name,
+        return ValueFigures(
             max_error=float(error.max()),
             rms_error=float(np.sqrt(np.square(error).mean())),
-            reference_error=own,
+            reference_error=reference_error,
             scale=float(np.abs(wide).max()),
             std=float(wide.std()),
         )
+
+
+def measure_outputs(
+    ours: Outputs, exact: Outputs, reference_errors: Mapping[str, float] | None
+) -> dict[str, LogitFigures | ValueFigures]:
+    """Compare every output with the reference's: two axes are logits, others a map.
+
+    Raises:
+        VerificationError: The outputs or their shapes differ.
+    """
+    if ours.keys() != exact.keys():
+        raise VerificationError(f"the artifact gives {', '.join(ours)}, the reference {', '.join(exact)}")
+    found: dict[str, LogitFigures | ValueFigures] = {}
+    for name, values in exact.items():
+        measure = measure_logits if values.ndim == 2 else measure_values
+        lost = reference_errors[name] if reference_errors is not None else None
+        try:
+            found[name] = measure(np.asarray(ours[name], np.float64), np.asarray(values, np.float64), lost)
+        except VerificationError as exc:
+            raise VerificationError(f"{name}: {exc}" if len(exact) > 1 else str(exc)) from exc
+    return found
+
+
+def largest_errors(ours: Outputs | None, exact: Outputs) -> dict[str, float] | None:
+    """The largest difference of each output or block; None where there is nothing to compare."""
+    if ours is None:
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        return {
+            name: float(np.abs(ours[name].astype(np.float64) - values.astype(np.float64, copy=False)).max())
+            for name, values in exact.items()
+        }
+
+
+def joined(parts: Sequence[tuple[int, ValueFigures]]) -> ValueFigures:
+    """Figures of values that were measured a part at a time: (how many values, figures). ``std`` is within a part."""
+    weights = [count for count, _ in parts]
+
+    def root_mean(name: str) -> float:
+        return float(np.sqrt(np.average([getattr(part, name) ** 2 for _, part in parts], weights=weights)))
+
+    def largest(name: str) -> float:
+        return float(np.max([getattr(part, name) for _, part in parts]))  # NaN stays NaN
+
+    lost = largest("reference_error") if parts[0][1].reference_error is not None else None
+    return ValueFigures(largest("max_error"), root_mean("rms_error"), lost, largest("scale"), root_mean("std"))

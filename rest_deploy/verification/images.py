@@ -17,11 +17,21 @@ from rest_deploy.preprocess.dataset import Dataset, open_dataset
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.thumbnail import thumbnail
 from rest_deploy.preprocess.transform import fed_size, transform
-from rest_deploy.specs import BATCH, IMAGES, Alpha, ImageSize, Precision, Preprocessing, PreprocessingChange
+from rest_deploy.specs import BATCH, IMAGES, LOGITS, Alpha, ImageSize, Precision, Preprocessing, PreprocessingChange
 from rest_deploy.values import hold
-from rest_deploy.verification.figures import MOST_FLIPS, MOST_WRONG, ImageFigures, accuracy_of, measure_images
+from rest_deploy.verification.figures import (
+    MOST_FLIPS,
+    MOST_WRONG,
+    ImageFigures,
+    Outputs,
+    ValueFigures,
+    accuracy_of,
+    joined,
+    measure_images,
+    measure_values,
+)
 from rest_deploy.verification.opened import OpenReference, Subject
-from rest_deploy.verification.reference import loss
+from rest_deploy.verification.reference import losses
 from rest_deploy.verification.result import DataResult
 
 
@@ -145,7 +155,8 @@ class _Answers:
         images: Which of the data set's images were read, by number.
         exact: Reference's logits of each.
         ours: Artifact's name -> its logits of each.
-        lost: Precision -> its baseline error.
+        maps: (artifact's name, map) -> of each call, how many values it gave, and their figures.
+        lost: Precision -> its baseline error of the logits.
         errors: Artifact's name -> why it gave no answers.
     """
 
@@ -153,6 +164,7 @@ class _Answers:
     images: list[int] = field(default_factory=list)
     exact: list[NDArray[np.float64]] = field(default_factory=list)
     ours: dict[str, list[NDArray[np.floating[Any]]]] = field(default_factory=dict)
+    maps: dict[tuple[str, str], list[tuple[int, ValueFigures]]] = field(default_factory=dict)
     lost: dict[Precision, float | None] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
@@ -162,6 +174,16 @@ class _Answers:
         del self.images[whole:], self.exact[whole:]
         for rows in self.ours.values():
             del rows[whole:]
+        calls = min(map(len, self.maps.values()), default=0)
+        for parts in self.maps.values():
+            del parts[calls:]
+
+    def add_maps(self, artifact: str, ours: Outputs, exact: Outputs, lost: Mapping[str, float] | None) -> None:
+        """Measure the outputs of a call that are no logits."""
+        for name in exact:
+            if name != LOGITS:
+                figures = measure_values(ours[name], exact[name], lost[name] if lost is not None else None)
+                self.maps.setdefault((artifact, name), []).append((exact[name].size, figures))
 
 
 @dataclass
@@ -232,23 +254,25 @@ class _Going:
 
     def _answer(self, answers: _Answers, group: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
         batch = np.stack([pixels for _, pixels in group])
-        exact = np.asarray(self.reference.subject.run(batch), np.float64)
+        exact = self.reference.subject.run(batch)
         answers.images += [number for number, _ in group]
-        answers.exact += list(exact)
+        answers.exact += list(np.asarray(exact[LOGITS], np.float64))
+        lost = dict[Precision, dict[str, float] | None]()
         for precision in {subject.info.precision for subject in self.subjects}:
-            lost = loss(self.reference.baseline(precision), batch, exact)
+            own = lost[precision] = losses(self.reference.baseline(precision), batch, exact)
             before = answers.lost.get(precision) or 0.0
-            answers.lost[precision] = None if lost is None else float(np.maximum(lost, before))  # NaN stays NaN
+            answers.lost[precision] = None if own is None else float(np.maximum(own[LOGITS], before))  # NaN stays NaN
         for subject in self.subjects:
             if subject.name in answers.errors:
                 continue
             try:
                 with np.errstate(invalid="ignore", over="ignore"):
-                    logits = np.asarray(subject.run(batch))  # float32, of which a large data set takes gigabytes
+                    outputs = subject.run(batch)
             except RestDeployError as exc:  # of an engine that was not built for the size; the others are answered
                 answers.errors[subject.name] = str(exc)
                 continue
-            answers.ours.setdefault(subject.name, []).extend(logits)
+            answers.ours.setdefault(subject.name, []).extend(outputs[LOGITS])  # of all images: float32 as it is
+            answers.add_maps(subject.name, outputs, exact, lost[subject.info.precision])
 
 
 def _figures(subject: Subject, answers: Sequence[_Answers], data: Dataset) -> Iterator[ImageFigures]:
@@ -259,7 +283,8 @@ def _figures(subject: Subject, answers: Sequence[_Answers], data: Dataset) -> It
         classes = [data.classes[number] for number in at.images]
         ours, exact = np.stack(at.ours[subject.name]).astype(np.float64), np.stack(at.exact)
         lost = at.lost[subject.info.precision]
-        yield measure_images(at.size, ours, exact, names=names, classes=classes, reference_error=lost)
+        maps = {name: joined(parts) for (artifact, name), parts in at.maps.items() if artifact == subject.name}
+        yield measure_images(at.size, ours, exact, names=names, classes=classes, reference_error=lost, maps=maps)
 
 
 def _data_result(data: Dataset, going: _Going) -> DataResult:

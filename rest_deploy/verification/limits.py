@@ -17,9 +17,7 @@ from typing import Annotated
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.specs import FACTOR, SHARE, Precision
 from rest_deploy.values import Real, hold
-from rest_deploy.verification.figures import BlockFigures, LogitFigures
-
-_LOGITS = "head"  # the block whose output is the logits
+from rest_deploy.verification.figures import LogitFigures, ValueFigures
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,8 @@ class Limits:
         baseline_factor: Largest difference of a logit, in units of the baseline error: that of the model as written,
             for less than FP32 that of its deploy form, which is what was narrowed.
         floor: Largest difference of a logit, relative to the largest logit or to 1, whichever is more.
-        max_block_rms: Root mean squared error of the output of a block inside the network, in its standard deviations,
-            in place of its largest error; None judges the largest.
+        max_block_rms: Root mean squared error of a map, or of the output of a block inside the network, in its
+            standard deviations, in place of its largest error; None judges the largest.
         reason: Why these.
 
     Raises:
@@ -75,9 +73,9 @@ class Limits:
             return math.nan
         return min(max(self._terms(reference_error, scale, std)), sys.float_info.max)
 
-    def allowed(self, figures: LogitFigures) -> float:
-        """Largest error that is allowed of logits."""
-        return self.allowed_error(figures.reference_error, figures.logit_scale, figures.logit_std)
+    def allowed(self, figures: LogitFigures | ValueFigures) -> float:
+        """Largest error that is allowed."""
+        return self.allowed_error(figures.reference_error, figures.scale, figures.std)
 
     def _terms(self, reference_error: float | None, scale: float, std: float) -> tuple[float, float, float]:
         lost = self.baseline_factor * (reference_error or 0.0)
@@ -200,7 +198,7 @@ def of_artifact(info: ArtifactInfo, asked: Limits = _NOTHING) -> Limits:
     return on_synthetic(info.precision, asked)
 
 
-def judge(figures: LogitFigures, limits: Limits, *, accuracy_loss: float | None = None) -> list[str]:
+def judge(figures: LogitFigures | ValueFigures, limits: Limits, *, accuracy_loss: float | None = None) -> list[str]:
     """Why figures are past the limits, in words; nothing where they are within. What is no number is past them.
 
     Args:
@@ -208,6 +206,12 @@ def judge(figures: LogitFigures, limits: Limits, *, accuracy_loss: float | None 
         limits: What is allowed.
         accuracy_loss: Top-1 accuracy of the reference less the artifact's; None where the classes are not known.
     """
+    if isinstance(figures, ValueFigures):
+        verdict = judge_values(figures, limits)
+        error = f"{_JUDGED_BY[verdict.judged_by]} error {getattr(figures, verdict.judged_by):.3g}"
+        if math.isnan(verdict.limit):
+            return [f"{error}: the reference's values, or what float32 loses of them, are not finite"]
+        return [] if verdict.passed else [f"{error} is over {verdict.limit:.3g}"]
     reasons, allowed = [], limits.allowed(figures)
     if math.isnan(allowed):
         reasons.append(
@@ -225,18 +229,27 @@ def judge(figures: LogitFigures, limits: Limits, *, accuracy_loss: float | None 
 
 
 @dataclass(frozen=True)
-class BlockVerdict:
-    """By which error a block is judged, ``max_error`` or ``rms_error``, and what is allowed of it."""
+class ValueVerdict:
+    """By which error values are judged, ``max_error`` or ``rms_error``, and what is allowed of it."""
 
     judged_by: str
     limit: float
     passed: bool
 
 
-def judge_block(figures: BlockFigures, limits: Limits) -> BlockVerdict:
-    """Judge the output of a block; an error that is no number is not within."""
-    if limits.max_block_rms is None or figures.block == _LOGITS:
-        allowed = limits.allowed_error(figures.reference_error, figures.scale, figures.std)
-        return BlockVerdict("max_error", allowed, figures.max_error <= allowed)
+_JUDGED_BY = {"max_error": "largest", "rms_error": "root mean squared"}
+
+
+def judge_values(figures: ValueFigures, limits: Limits, *, largest: bool = False) -> ValueVerdict:
+    """Judge a map or a block; an error that is no number is not within.
+
+    Args:
+        figures: What was measured.
+        limits: What is allowed.
+        largest: Whether the largest error is judged in any case, as of the block whose output is the logits.
+    """
+    if limits.max_block_rms is None or largest:
+        allowed = limits.allowed(figures)
+        return ValueVerdict("max_error", allowed, figures.max_error <= allowed)
     allowed = limits.max_block_rms * figures.std
-    return BlockVerdict("rms_error", allowed, figures.rms_error <= allowed)
+    return ValueVerdict("rms_error", allowed, figures.rms_error <= allowed)

@@ -66,7 +66,7 @@ def candidate_of(model: onnx.ModelProto, threads: int | None = None) -> Run:
     from rest_deploy.export.precision.rounding import with_explicit_rounding
 
     session = CpuSession(with_explicit_rounding(model), threads=threads)
-    return lambda batch: session.run(batch)[0]
+    return session.run
 
 
 def reference_evaluator_of(path: str | Path) -> Run:
@@ -82,10 +82,12 @@ def reference_evaluator_of(path: str | Path) -> Run:
     (name,) = (value.name for value in model.graph.input)
     dtype = file.info.input.dtype
 
-    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    names = [output.name for output in file.info.outputs]
+
+    def run(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with np.errstate(over="ignore", invalid="ignore"):  # its Sigmoid tries both of two formulas
-            logits: NDArray[np.float32] = evaluator.run(None, {name: batch.astype(dtype)})[0].astype(np.float32)
-        return logits
+            outputs = evaluator.run(names, {name: batch.astype(dtype)})
+        return {own: values.astype(np.float32) for own, values in zip(names, outputs, strict=True)}
 
     return run
 

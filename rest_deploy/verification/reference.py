@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.artifact.engine import CaseRecord
+from rest_deploy.artifact.engine import LogitsCase
 from rest_deploy.artifact.profile import InputSize, Profile, narrowest
 from rest_deploy.errors import VerificationError
-from rest_deploy.specs import ImageSize
-from rest_deploy.verification.figures import LogitFigures, measure_logits
-from rest_deploy.verification.limits import Limits, judge
+from rest_deploy.specs import LOGITS, ImageSize
+from rest_deploy.verification.figures import (
+    LogitFigures,
+    Outputs,
+    ValueFigures,
+    largest_errors,
+    measure_logits,
+    measure_outputs,
+)
+from rest_deploy.verification.limits import Limits, judge, judge_values
 
-#: float32 (B, channels, H, W) -> (B, classes)
-Run = Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]
+#: float32 (B, channels, H, W) -> outputs by name
+Run = Callable[[NDArray[np.float32]], Outputs]
 
 #: A batch of images of one size.
 Case = InputSize
@@ -52,15 +59,36 @@ def synthetic_images(rng: np.random.Generator, case: Case, channels: int) -> NDA
 
 
 @dataclass(frozen=True)
-class CaseFigures(LogitFigures):
-    """What was measured in one case."""
+class CaseFigures:
+    """What was measured in one case, of each output by its name."""
 
     case: Case
+    outputs: Mapping[str, LogitFigures | ValueFigures]
 
-    def to_dict(self) -> dict[str, Any]:
-        """What a record says of it."""
+    def rows(self, limits: Limits | None = None) -> list[dict[str, Any]]:
+        """What a record says of each output; with limits, also what is allowed of it."""
+        return [
+            self._row(name, own) | (_judged(own, limits) if limits is not None else {})
+            for name, own in self.outputs.items()
+        ]
+
+    def _row(self, name: str, figures: LogitFigures | ValueFigures) -> dict[str, Any]:
         sizes = dict(zip(("batch", "height", "width"), self.case.sizes, strict=True))
-        return {name: sizes[name] if name in sizes else getattr(self, name) for name in CaseRecord.__annotations__}
+        if isinstance(figures, ValueFigures):
+            return {"output": name, **sizes, **asdict(figures)}
+        named = {"output": name} if self.named(name) else {}
+        left = [key for key in LogitsCase.__annotations__ if key not in ("output", *sizes)]
+        return {**named, **sizes, **{key: getattr(figures, key) for key in left}}
+
+    def named(self, output: str) -> str:
+        """The name of an output where there are others; else nothing."""
+        return output if len(self.outputs) > 1 else ""
+
+
+def _judged(figures: LogitFigures | ValueFigures, limits: Limits) -> dict[str, Any]:
+    if isinstance(figures, ValueFigures):
+        return asdict(judge_values(figures, limits))
+    return {"limit": limits.allowed(figures), "passed": not judge(figures, limits)}
 
 
 @dataclass(frozen=True)
@@ -80,7 +108,12 @@ class Comparison:
     @property
     def failures(self) -> list[str]:
         """Cases that are past the limits, in words."""
-        return [f"{figures.case}: {reason}" for figures in self.cases for reason in judge(figures, self.limits)]
+        return [
+            f"{' '.join(filter(None, (str(own.case), own.named(name))))}: {reason}"
+            for own in self.cases
+            for name, figures in own.outputs.items()
+            for reason in judge(figures, self.limits)
+        ]
 
     @property
     def passed(self) -> bool:
@@ -89,7 +122,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """What a record says of it."""
-        cases = [figures.to_dict() for figures in self.cases]
+        cases = [row for figures in self.cases for row in figures.rows()]
         return {"reference": "PyTorch float64", "passed": self.passed, "seed": self.seed, "cases": cases}
 
     def require(self, name: str) -> None:
@@ -102,34 +135,46 @@ class Comparison:
             raise VerificationError(f"{name} disagrees with the PyTorch model; {'; '.join(self.failures)}")
 
     def columns(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """The figures as texts: names of the columns, and a row for each case."""
-        head = ("batch x size", "max error", "mean error", "float32's", "times", "allowed", "cosine", "KL", "top-1",
+        """The figures as texts: names of the columns, and a row for each case and output."""
+        several = any(len(own.outputs) > 1 for own in self.cases)
+        head = ("batch x size", *(("output",) if several else ()), "max error", "mean error",
+                *(("rms error",) if several else ()), "float32's", "times", "allowed", "cosine", "KL", "top-1",
                 "top-5")  # fmt: skip
-        return head, [self._row(figures) for figures in self.cases]
+        return head, [self._row(own, name, several) for own in self.cases for name in own.outputs]
 
-    def _row(self, own: CaseFigures) -> tuple[str, ...]:
+    def _row(self, case: CaseFigures, name: str, several: bool) -> tuple[str, ...]:
+        own = case.outputs[name]
+        verdict = judge_values(own, self.limits) if isinstance(own, ValueFigures) else None
+        limit = verdict.limit if verdict is not None else self.limits.allowed(own)
+        by_rms = verdict is not None and verdict.judged_by == "rms_error"
+
+        def text(field: str, form: str) -> str:
+            return format(getattr(own, field), form) if hasattr(own, field) else "-"
+
         return (
-            f"{own.case.batch} x {own.case.size}",
+            f"{case.case.batch} x {case.case.size}",
+            *((name,) if several else ()),
             f"{own.max_error:.2e}",
-            f"{own.mean_error:.2e}",
+            text("mean_error", ".2e"),
+            *((f"{own.rms_error:.2e}",) if several else ()),
             f"{own.reference_error:.2e}" if own.reference_error is not None else "-",
             f"{own.max_error / own.reference_error:.2f}" if own.reference_error else "-",
-            f"{self.limits.allowed(own):.1e}",
-            f"{own.cosine:.9f}",
-            f"{own.kl_divergence:.1e}",
-            f"{own.top1_agreement:.1%}",
-            f"{own.top5_agreement:.1%}",
+            f"{limit:.1e}{' rms' if by_rms else ''}",
+            text("cosine", ".9f"),
+            text("kl_divergence", ".1e"),
+            text("top1_agreement", ".1%"),
+            text("top5_agreement", ".1%"),
         )
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A case, its images, their exact logits, and the baseline error."""
+    """A case, its images, their exact outputs, and the baseline error of each."""
 
     case: Case
     images: NDArray[np.float32]
-    exact: NDArray[np.float64]
-    lost: float | None
+    exact: Outputs
+    lost: Mapping[str, float] | None
 
 
 class Reference:
@@ -151,13 +196,13 @@ class Reference:
         self._known = []
         for case in cases:
             images = synthetic_images(rng, case, channels)
-            logits = np.asarray(exact(images), np.float64)
-            self._known.append(_Known(case, images, logits, loss(baseline, images, logits)))
+            outputs = exact(images)
+            self._known.append(_Known(case, images, outputs, losses(baseline, images, outputs)))
 
     def measured_by(self, baseline: Run | None) -> Reference:
-        """The same images and exact logits beside another baseline."""
+        """The same images and exact outputs beside another baseline."""
         other = copy(self)
-        other._known = [replace(known, lost=loss(baseline, known.images, known.exact)) for known in self._known]
+        other._known = [replace(known, lost=losses(baseline, known.images, known.exact)) for known in self._known]
         return other
 
     def images(self, case: Case) -> NDArray[np.float32] | None:
@@ -173,7 +218,7 @@ class Reference:
             cases: Those of the reference's that it takes; None for all.
 
         Raises:
-            VerificationError: It gives logits of another shape.
+            VerificationError: It gives other outputs, or of other shapes.
         """
         wanted = [known for known in self._known if cases is None or known.case in cases]
         return Comparison(self._seed, tuple(_measured(known, candidate) for known in wanted), limits)
@@ -181,21 +226,20 @@ class Reference:
 
 def _measured(known: _Known, candidate: Run) -> CaseFigures:
     with np.errstate(invalid="ignore", over="ignore"):  # an artifact that gives no numbers fails, without noise
-        ours = np.asarray(candidate(known.images), np.float64)
+        ours = candidate(known.images)
     try:
-        figures = measure_logits(ours, known.exact, known.lost)
+        return CaseFigures(known.case, measure_outputs(ours, known.exact, known.lost))
     except VerificationError as exc:
         raise VerificationError(f"{known.case}: {exc}") from exc
-    return CaseFigures(**vars(figures), case=known.case)
 
 
-def loss(baseline: Run | None, images: NDArray[np.float32], exact: NDArray[np.float64]) -> float | None:
-    """The baseline error; None where there is none."""
-    return float(np.abs(np.asarray(baseline(images)) - exact).max()) if baseline is not None else None
+def losses(baseline: Run | None, images: NDArray[np.float32], exact: Outputs) -> dict[str, float] | None:
+    """The baseline error of each output; None where there is no baseline."""
+    return largest_errors(baseline(images) if baseline is not None else None, exact)
 
 
 class Pictures:
-    """Real images with the FP32 network's answers, to measure narrower ones by.
+    """Real images with the FP32 network's logits, to measure those of narrower ones by.
 
     Args:
         reference: The FP32 network.
@@ -204,7 +248,7 @@ class Pictures:
 
     def __init__(self, reference: Run, batches: Iterable[NDArray[np.float32]]) -> None:
         self._batches = batches
-        self._logits = [np.asarray(reference(batch), np.float64) for batch in batches]
+        self._logits = [np.asarray(reference(batch)[LOGITS], np.float64) for batch in batches]
 
     def first(self, count: int) -> Pictures:
         """The first batches alone, held in memory."""
@@ -215,5 +259,5 @@ class Pictures:
     def compare(self, candidate: Run) -> LogitFigures:
         """Measure a narrower network, errors in standard deviations of the FP32 network's logits."""
         with np.errstate(invalid="ignore", over="ignore"):  # what gives no numbers agrees with nothing, without noise
-            ours = [np.asarray(candidate(batch), np.float64) for batch in self._batches]
+            ours = [np.asarray(candidate(batch)[LOGITS], np.float64) for batch in self._batches]
         return measure_logits(np.concatenate(ours), np.concatenate(self._logits)).in_std()

@@ -8,8 +8,8 @@ from typing import Any
 
 from rest_deploy.specs import Precision
 from rest_deploy.verification.blocks import BlockComparison
-from rest_deploy.verification.figures import MOST_FLIPS, MOST_WRONG, Accuracy, ImageFigures
-from rest_deploy.verification.limits import Limits, judge, on_images
+from rest_deploy.verification.figures import MOST_FLIPS, MOST_WRONG, Accuracy, ImageFigures, ValueFigures
+from rest_deploy.verification.limits import Limits, judge, judge_values, on_images
 from rest_deploy.verification.reference import Comparison
 
 KIND, SCHEMA = "rest-verify", 1
@@ -92,8 +92,10 @@ class ArtifactResult:
             failures += self.synthetic.failures
         for images in self.images:
             where = f"{images.figures.images} images" + (f" at {images.size}" if images.size is not None else "")
-            reasons = judge(images.figures, self._allowed, accuracy_loss=self._accuracy_loss(images))
+            reasons = judge(images.figures, self.allowed, accuracy_loss=self._accuracy_loss(images))
             failures += [f"{where}: {reason}" for reason in reasons]
+            for name, figures in images.maps.items():
+                failures += [f"{where} {name}: {reason}" for reason in judge(figures, self.allowed)]
         if self.blocks is not None and self.blocks.first_past_tolerance is not None:
             failures.append(f"{self.blocks.case}: the difference begins at block {self.blocks.first_past_tolerance}")
         return failures
@@ -104,8 +106,8 @@ class ArtifactResult:
         return not self.failures
 
     @property
-    def _allowed(self) -> Limits:
-        """On real images."""
+    def allowed(self) -> Limits:
+        """What is allowed on real images."""
         return on_images(self.precision, self.asked)
 
     def _accuracy_loss(self, images: ImageFigures) -> float | None:
@@ -114,13 +116,10 @@ class ArtifactResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        cases, allowed, own = [], self._allowed, None
+        cases, allowed, own = [], self.allowed, None
         if self.synthetic is not None:
             own = self.synthetic.limits
-            cases = [
-                {**case.to_dict(), "limit": own.allowed(case), "passed": not judge(case, own)}
-                for case in self.synthetic.cases
-            ]
+            cases = [row for case in self.synthetic.cases for row in case.rows(own)]
         return {
             **self.about,
             "tolerance": _tolerance(own) if own is not None else None,
@@ -141,7 +140,8 @@ class ArtifactResult:
         return {
             "size": _key(images),
             **asdict(images.figures),
-            "limit": self._allowed.allowed(images.figures),
+            "limit": self.allowed.allowed(images.figures),
+            **({"maps": [self._map_dict(name, own) for name, own in images.maps.items()]} if images.maps else {}),
             **(accuracy.to_dict(self.name_of) if accuracy is not None else NO_ACCURACY),
             "flips": len(images.flips),
             "worst_flips": [flip.to_dict(self.name_of, self.thumbnails.get(flip.image)) for flip in flips],
@@ -149,6 +149,9 @@ class ArtifactResult:
             "worst_wrong": [one.to_dict(self.name_of, self.thumbnails.get(one.image)) for one in wrong],
             "worst_errors": [worst.to_dict(self.name_of) for worst in images.worst],
         }
+
+    def _map_dict(self, name: str, figures: ValueFigures) -> dict[str, Any]:
+        return {"output": name, **asdict(figures), **asdict(judge_values(figures, self.allowed))}
 
 
 def _tolerance(limits: Limits) -> dict[str, Any]:

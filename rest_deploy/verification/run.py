@@ -118,12 +118,19 @@ def verify(
 
 
 def _check_alike(subject: Subject, reference: Subject) -> None:
-    ours, theirs = ((own.info.input.shape[1], own.info.num_classes) for own in (subject, reference))
+    ours, theirs = ((own.info.input.shape[1], _outputs(own)) for own in (subject, reference))
     if ours != theirs:
         raise ConfigError(
-            f"{subject.path} has {ours[0]} channels and {ours[1]} classes, {reference.path} {theirs[0]} and "
-            f"{theirs[1]}; give the checkpoint it was made from"
+            f"{subject.path} has {ours[0]} channels and {ours[1]}, {reference.path} {theirs[0]} and {theirs[1]}; give "
+            "the checkpoint it was made from"
         )
+
+
+def _outputs(subject: Subject) -> str:
+    """Its outputs, in words."""
+    maps = [own for own in subject.info.outputs if own.stride is not None]
+    told = [f"{own.name} of {own.shape[1]} channels and stride {own.stride}" for own in maps]
+    return ", ".join([f"{subject.info.num_classes} classes", *told])
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,11 @@ def _by_block(
     for number, subject in enumerate(subjects):
         say(number / len(subjects), f"{subject.name} block by block")
         allowed, own = of_artifact(subject.info, limits), synthetic.comparisons.get(subject.name)
-        failed = (figures.case for figures in (own.cases if own is not None else ()) if judge(figures, allowed))
+        failed = (
+            figures.case
+            for figures in (own.cases if own is not None else ())
+            if any(judge(output, allowed) for output in figures.outputs.values())
+        )
         case = next(failed, first)
         images = synthetic.reference.images(case) if synthetic.reference is not None else None
         if images is None:

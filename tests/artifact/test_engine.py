@@ -27,6 +27,12 @@ FIGURES = {
     ],
 }
 
+#: As one leaves them of a map.
+MAP_CASE = {
+    **{"output": "map", "batch": 1, "height": 224, "width": 224, "max_error": 1e-6, "rms_error": 1e-7},
+    **{"reference_error": 2e-6, "scale": 3.0, "std": 1.0},
+}
+
 
 def make_record(**changes):
     """A record with a value other than the default in every field."""
@@ -115,6 +121,16 @@ def test_a_missing_field_is_named(field):
         ("layers", {"stem": {"a b": "x"}}, r"layers.stem\['a b'\] is 'x'"),
         ("source_verification", 0.1, "source_verification is 0.1; accepted: an object"),
         ("source_verification", {**FIGURES, "cases": []}, "source_verification.cases has 0 values"),
+        *(
+            ("source_verification", {**FIGURES, "cases": [*FIGURES["cases"], case]}, rf"cases\[1\]{said}")
+            for case, said in (
+                (3, " is 3; accepted: an object"),
+                ({**FIGURES["cases"][0], "rms_error": 1.0}, ".rms_error is unknown"),
+                ({**MAP_CASE, "cosine": 1.0}, ".cosine is unknown"),
+                ({key: value for key, value in MAP_CASE.items() if key != "output"}, ".output is missing"),
+                ({**MAP_CASE, "scale": "3"}, ".scale is '3'"),
+            )
+        ),
         ("options", 3, "options is 3; accepted: an object"),
         ("options", {"a": []}, r"options.a is \[\]"),
         ("activation_bytes", [], r"activation_bytes is \[\]"),

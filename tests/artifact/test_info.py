@@ -6,9 +6,11 @@ import pytest
 
 from rest_deploy.artifact.info import SCHEMA, ArtifactInfo, Weights
 from rest_deploy.errors import ArtifactError, ConfigError
-from rest_deploy.specs import Activation, ImageSize, Precision, Preprocessing, Resize, TensorSpec
+from rest_deploy.specs import Activation, ImageSize, Output, Precision, Preprocessing, Resize, TensorSpec
 from rest_deploy.values import plain
 from tests.artifact.test_engine import FIGURES, PLAN, make_record
+
+OUTPUTS = (Output("logits", "float32", ("batch", 3)),)
 
 
 def make_info(**changes):
@@ -21,7 +23,7 @@ def make_info(**changes):
         "labels": ("cat", "Käse", "犬"),
         "preprocessing": Preprocessing(Resize.WARP, ImageSize(384, 416)),
         "input": TensorSpec("image", "float32", ("batch", 3, "height", "width")),
-        "output": TensorSpec("logits", "float32", ("batch", 3)),
+        "outputs": OUTPUTS,
         "versions": {"torch": "2.13.0"},
         "verification": FIGURES,
         "extra": {"opset": 18},
@@ -54,6 +56,7 @@ def without_labels(**fields):
         {"weights": Weights(sha256=PLAN)},
         {"test_vector": {"input": {"shape": [1, 3, 2, 2]}, "logits": {"values": [1.0], "tolerance": 0.1}}},
         {"format": "trt", "verification": None, "engine": make_record()},
+        {"outputs": (*OUTPUTS, Output("map", "float16", ("batch", 64, "rows", "columns"), stride=4))},
     ],
 )
 def test_json_round_trip(changes):
@@ -170,7 +173,7 @@ def test_what_could_not_be_read_again_is_not_made():
         ("input", None),
         ("input", {"name": "image", "dtype": "float32"}),
         ("input", {"name": "image", "dtype": "float32", "shape": 4}),
-        ("output", []),
+        ("outputs", {}),
         ("versions", None),
         ("verification", 0.1),
         ("extra", None),
@@ -198,7 +201,39 @@ def test_an_output_without_a_number_of_classes_is_refused(shape, labels):
     """Read here, with the file's name, and not when the first image comes."""
     output = {"name": "logits", "dtype": "float32", "shape": shape}
     with pytest.raises(ArtifactError, match=r"metadata|needed: [24] sizes, the second fixed"):
-        ArtifactInfo.from_dict(without_labels(labels=labels, output=output))
+        ArtifactInfo.from_dict(without_labels(labels=labels, outputs=[output]))
+
+
+MAP = {"name": "map", "dtype": "float32", "shape": ["batch", 64, "rows", "columns"], "stride": 4}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ([], r"outputs has 0 values"),
+        ([MAP], "outputs without a stride: none; needed: logits"),
+        ([*plain(OUTPUTS), {**MAP, "stride": None}], "tensor map has the shape .*needed: 2 sizes"),
+        ([*plain(OUTPUTS), {**MAP, "shape": ["batch", 64]}], "tensor map has the shape .*needed: 4 sizes"),
+        ([*plain(OUTPUTS), {**MAP, "stride": 0}], r"outputs\[1\].stride is 0; accepted: a whole number from 1"),
+        ([*plain(OUTPUTS), {**MAP, "stride": "4"}], r"outputs\[1\].stride is '4'"),
+        ([*plain(OUTPUTS), {**MAP, "name": "logits"}], "tensors image, logits, logits; needed: each a name of its own"),
+        ([*plain(OUTPUTS), {**MAP, "name": "image"}], "each a name of its own"),
+        ([{**plain(OUTPUTS)[0], "name": "scores"}], "outputs without a stride: scores; needed: logits"),
+        ([*plain(OUTPUTS), {**plain(OUTPUTS)[0], "name": "more"}], "outputs without a stride: logits, more"),
+        ([{**plain(OUTPUTS)[0], "stride": 4}], "tensor logits has the shape .*needed: 4 sizes"),
+    ],
+)
+def test_outputs_that_are_none_are_refused(outputs, said):
+    with pytest.raises(ArtifactError, match=said):
+        ArtifactInfo.from_dict({**make_info().to_dict(), "outputs": outputs})
+
+
+def test_an_output_knows_its_shape_for_a_size():
+    logits, own = OUTPUTS[0], Output("map", "float32", ("batch", 64, "rows", "columns"), stride=4)
+    assert [own.sizes(2, *size) for size in ((1, 1), (4, 5), (224, 225))] == [
+        (2, 64, 1, 1), (2, 64, 1, 2), (2, 64, 56, 57),
+    ]  # fmt: skip
+    assert logits.sizes(2, 224, 225) == (2, 3)
 
 
 @pytest.mark.parametrize("shape", [[], ["batch"], ["batch", "channels", "height", "width"], ["batch", None, 8, 8]])

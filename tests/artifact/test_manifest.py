@@ -67,7 +67,7 @@ def test_what_is_written_is_read(engine):
 def test_the_manifest_is_text_for_people(engine):
     text = manifest_path(engine).read_text("utf-8")
     assert "犬" in text
-    assert text.startswith('{\n  "schema": 2,\n')
+    assert text.startswith('{\n  "schema": 3,\n')
     assert text.endswith("}\n")
 
 
@@ -157,7 +157,7 @@ def test_a_truncated_manifest_is_refused_wherever_it_was_cut(engine):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda values: values.update(schema=3), "metadata of schema 3; this version reads 2; upgrade rest_deploy"),
+        (lambda values: values.update(schema=4), "metadata of schema 4; this version reads 3; upgrade rest_deploy"),
         (lambda values: values["engine"].update(library="x"), "metadata cannot be read: engine.library is 'x'"),
         (lambda values: values["engine"].pop("targets"), "metadata cannot be read: engine.targets is missing"),
         (lambda values: values["engine"].update(profiles=[]), "metadata cannot be read: engine.profiles has 0 values"),

@@ -33,7 +33,7 @@ def test_every_opset_gives_the_same_function(
     tiny_model: ResT, tmp_path: Path, opset: int, rng: np.random.Generator
 ) -> None:
     path = tmp_path / "tiny.onnx"
-    notes = export(to_deploy(tiny_model), IMAGE, LOGITS, path, OnnxConfig(opset=opset))
+    notes = export(to_deploy(tiny_model), IMAGE, [LOGITS], path, OnnxConfig(opset=opset))
     model = onnx.load(str(path))
     assert notes.simplified
     assert [(o.domain, o.version) for o in model.opset_import] == [("", opset)]
@@ -89,7 +89,7 @@ def test_gelu_is_written_as_runtimes_know_it(tiny_model: ResT, tmp_path: Path, o
     and ONNX Runtime leaves it unfused.
     """
     path = tmp_path / "tiny.onnx"
-    export(to_deploy(tiny_model), IMAGE, LOGITS, path, OnnxConfig(opset=opset, simplify=simplify))
+    export(to_deploy(tiny_model), IMAGE, [LOGITS], path, OnnxConfig(opset=opset, simplify=simplify))
     model = onnx.load(str(path))
     makers = {output: node for node in model.graph.node for output in node.output}
     users = {name: node for node in model.graph.node for name in node.input}
@@ -118,12 +118,12 @@ def test_gelu_is_written_as_runtimes_know_it(tiny_model: ResT, tmp_path: Path, o
 def test_the_same_model_gives_the_same_bytes(tiny_model: ResT, tmp_path: Path) -> None:
     paths = [tmp_path / "one.onnx", tmp_path / "two.onnx"]
     for path in paths:
-        export(to_deploy(tiny_model), IMAGE, LOGITS, path, OnnxConfig())
+        export(to_deploy(tiny_model), IMAGE, [LOGITS], path, OnnxConfig())
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_without_simplifying(tiny_model: ResT, tmp_path: Path) -> None:
-    notes = export(to_deploy(tiny_model), IMAGE, LOGITS, tmp_path / "tiny.onnx", OnnxConfig(simplify=False))
+    notes = export(to_deploy(tiny_model), IMAGE, [LOGITS], tmp_path / "tiny.onnx", OnnxConfig(simplify=False))
     assert (notes.simplified, notes.not_simplified_why) == (False, None)
 
 

@@ -80,7 +80,7 @@ def test_sizes_are_freed_and_names_given() -> None:
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3, 96, 128]) for name in ("x", "y")]
     model = helper.make_model(helper.make_graph([node], "main", value[:1], value[1:]))
     image, logits = (TensorSpec(name, "float32", ("batch", 3, "height", "width")) for name in ("image", "logits"))
-    freed = free_sizes(model, image, logits)
+    freed = free_sizes(model, image, [logits])
     onnx.checker.check_model(freed)
     assert [d.dim_param or d.dim_value for d in freed.graph.input[0].type.tensor_type.shape.dim] == list(image.shape)
     assert (freed.graph.node[0].input[0], freed.graph.node[0].output[0]) == ("image", "logits")
@@ -135,7 +135,7 @@ def test_reductions_that_onnxsim_merges_are_not_kept(
     """Left to itself onnxsim merges the two steps of the variance, which shows in the logits at large sizes only."""
     path = tmp_path / "tiny.onnx"
     image, logits = (TensorSpec(n, "float32", s) for n, s in (("image", ("b", 3, "h", "w")), ("logits", ("b", 7))))
-    export(to_deploy(tiny_model), image, logits, path, OnnxConfig(simplify=False))
+    export(to_deploy(tiny_model), image, [logits], path, OnnxConfig(simplify=False))
     raw = onnx.load(str(path))
     merging = [name for name in simplify_module._SKIPPED if name != "fuse_consecutive_reduce"]
     monkeypatch.setattr(simplify_module, "_SKIPPED", merging)

@@ -74,7 +74,7 @@ def test_shapes_profiles_and_graphs_give_the_same_as_alone(engine: Path, tiny_mo
     with open_runtime(engine) as runtime:
         for seed, shape in enumerate(shapes):
             batch = images(*shape, seed=seed)
-            np.testing.assert_allclose(runtime.run(batch), exact(batch), atol=2e-3)
+            np.testing.assert_allclose(runtime.run(batch)["logits"], exact(batch)["logits"], atol=2e-3)
         if runtime.info.format == "trt":
             assert runtime._session._graph is not None  # type: ignore[attr-defined]
 
@@ -86,9 +86,9 @@ def test_arrays_on_the_gpu(engine: Path) -> None:
     batch = images(2, 3, 40, 40)
     with open_runtime(engine) as runtime:
         given = torch.from_numpy(batch).cuda()
-        made = runtime.run(given)
+        made = runtime.run(given)["logits"]
         assert isinstance(made, DeviceArray)
-        np.testing.assert_allclose(torch.from_dlpack(made).cpu().numpy(), runtime.run(batch), atol=1e-5)
+        np.testing.assert_allclose(torch.from_dlpack(made).cpu().numpy(), runtime.run(batch)["logits"], atol=1e-5)
 
 
 def test_onnx_runtime_on_the_gpu_agrees_with_pytorch(gpu: Gpu, tiny_onnx: Path, tiny_model: ResT) -> None:

@@ -115,7 +115,7 @@ def test_where_a_gpu_is_the_engine_itself_is_verified(
     with Predictor(result.path) as predictor:
         batch = images(2, 3, 33, 17)
         assert machine.trt.network is not None
-        np.testing.assert_array_equal(predictor.logits(batch), machine.trt.network(batch))
+        np.testing.assert_array_equal(predictor.logits(batch), machine.trt.network(batch)["logits"])
 
 
 def test_an_engine_that_disagrees_is_not_kept(
@@ -123,7 +123,7 @@ def test_an_engine_that_disagrees_is_not_kept(
 ) -> None:
     machine = Machine.make(monkeypatch, RTX)
     run = OnnxRuntime(tiny_onnx).run
-    machine.trt.network = lambda batch: run(batch) + np.float32(1e-3)
+    machine.trt.network = lambda batch: run(batch)["logits"] + np.float32(1e-3)
     with pytest.raises(VerificationError, match=r"x\.engine \(not kept\) disagrees with the PyTorch model"):
         run_export(_request(tiny_checkpoint, tmp_path / "x.engine", "trt-rtx"))
     assert list(tmp_path.iterdir()) == []

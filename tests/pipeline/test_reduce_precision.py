@@ -71,7 +71,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Expo
 
 def test_fp16_is_half_as_large_and_says_what_it_is(half: ExportResult) -> None:
     info = read_info(half.path)
-    assert (info.precision, info.input.dtype, info.output.dtype) == (Precision.FP16, "float32", "float32")
+    assert (info.precision, info.input.dtype, info.outputs[0].dtype) == (Precision.FP16, "float32", "float32")
     assert info.precision_plan is not None
     assert (dict(info.precision_plan.kept), info.precision_plan.int8_target) == ({}, None)
     assert info.verification is not None
@@ -94,13 +94,13 @@ def test_verify_rounds_as_a_gpu_would(half: ExportResult, calibrated: ExportResu
     batch = synthetic_images(np.random.default_rng(4), Case(8, ImageSize(64, 64)), 3)
     with open_candidate(half.path) as (rounded, _), Predictor(half.path) as bare, Predictor(DIGITS) as exact:
         wanted = exact.logits(batch)
-        assert np.square(rounded(batch) - wanted).mean() > 1.2 * np.square(bare.logits(batch) - wanted).mean()
+        assert np.square(rounded(batch)["logits"] - wanted).mean() > 1.2 * np.square(bare.logits(batch) - wanted).mean()
     for made in (half, calibrated):
         comparison = verify(made.path, DIGITS).artifacts[0].synthetic
         assert comparison is not None
         assert comparison.passed
         assert comparison.limits == on_synthetic(made.info.precision)
-        assert [case.max_error for case in comparison.cases] == pytest.approx(
+        assert [case.outputs["logits"].max_error for case in comparison.cases] == pytest.approx(
             [case["max_error"] for case in (made.info.verification or {})["cases"]], rel=1e-3
         )
 

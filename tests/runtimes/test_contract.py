@@ -42,7 +42,7 @@ def _batch(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def test_names_and_shapes(runtime: Runtime, artifact: Path) -> None:
-    assert (runtime.info.input.name, runtime.info.output.name) == ("image", "logits")
+    assert (runtime.info.input.name, [output.name for output in runtime.info.outputs]) == ("image", ["logits"])
     assert runtime.info.input.shape == ("batch", 3, "height", "width")
     assert runtime.info.num_classes == TINY.num_classes
     assert read_info(artifact) == runtime.info
@@ -50,7 +50,7 @@ def test_names_and_shapes(runtime: Runtime, artifact: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (4, 3, 1, 30), (2, 3, 33, 17), (1, 3, 96, 160)])
 def test_logits_are_float32_for_any_size(runtime: Runtime, rng: np.random.Generator, shape: tuple[int, ...]) -> None:
-    logits = runtime.run(_batch(rng, *shape))
+    logits = runtime.run(_batch(rng, *shape))["logits"]
     assert logits.dtype == np.float32
     assert logits.shape == (shape[0], TINY.num_classes)
     assert np.isfinite(logits).all()
@@ -58,19 +58,19 @@ def test_logits_are_float32_for_any_size(runtime: Runtime, rng: np.random.Genera
 
 def test_outputs_are_the_callers(runtime: Runtime, rng: np.random.Generator) -> None:
     batch = _batch(rng, 1, 3, 20, 20)
-    first = runtime.run(batch)
+    first = runtime.run(batch)["logits"]
     kept = first.copy()
-    second = runtime.run(_batch(rng, 1, 3, 20, 20))
+    second = runtime.run(_batch(rng, 1, 3, 20, 20))["logits"]
     np.testing.assert_array_equal(first, kept)
     assert not np.shares_memory(first, second)
     first[:] = 0  # writable
-    np.testing.assert_array_equal(runtime.run(batch), kept)
+    np.testing.assert_array_equal(runtime.run(batch)["logits"], kept)
 
 
 def test_the_input_is_left_alone_and_may_be_strided(runtime: Runtime, rng: np.random.Generator) -> None:
     images = _batch(rng, 2, 20, 24, 3).transpose(0, 3, 1, 2)
     before = images.copy()
-    np.testing.assert_array_equal(runtime.run(images), runtime.run(np.ascontiguousarray(images)))
+    np.testing.assert_array_equal(runtime.run(images)["logits"], runtime.run(np.ascontiguousarray(images))["logits"])
     np.testing.assert_array_equal(images, before)
 
 
@@ -114,7 +114,7 @@ def test_no_fallback_from_a_gpu_that_is_not_there(artifact: Path) -> None:
 
 def test_threads(artifact: Path, rng: np.random.Generator) -> None:
     with open_runtime(artifact, threads=1) as one:
-        assert one.run(_batch(rng, 1, 3, 9, 9)).shape == (1, TINY.num_classes)
+        assert one.run(_batch(rng, 1, 3, 9, 9))["logits"].shape == (1, TINY.num_classes)
 
 
 def test_missing_empty_and_damaged_files(artifact: Path, tmp_path: Path) -> None:

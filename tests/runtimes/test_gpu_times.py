@@ -44,7 +44,7 @@ def test_an_engine_is_marked_before_and_after_each_piece(machine: Machine, runti
     assert call.enqueue_ms > 0
     assert min(call.compute_ms, call.copy_in_ms, call.copy_out_ms) >= 0
     assert machine.trt.network is not None
-    np.testing.assert_array_equal(runtime.run(batch), machine.trt.network(batch))
+    np.testing.assert_array_equal(runtime.run(batch)["logits"], machine.trt.network(batch))
 
 
 def test_events_are_given_back(machine: Machine, runtime: TensorRTRuntime) -> None:
@@ -58,7 +58,7 @@ def test_events_are_given_back_where_a_call_fails(machine: Machine, runtime: Ten
         runtime.gpu_calls(images(1, 3, 16, 24), 1)
     assert machine.count("cudaEventDestroy") == machine.count("cudaEventCreateWithFlags") == 4
     machine.cuda.fail.clear()
-    assert runtime.run(images(1, 3, 16, 24)).shape == (1, 7)
+    assert runtime.run(images(1, 3, 16, 24))["logits"].shape == (1, 7)
 
 
 def test_it_is_checked_as_any_call(runtime: TensorRTRuntime) -> None:

@@ -102,11 +102,11 @@ def _faults(runtime: Runtime, shape: tuple[int, ...], *kinds: str) -> list[str]:
     good, faults = images(*shape, seed=sum(shape)), []
     for row in range(len(good)):
         others = np.arange(len(good)) != row
-        alone = runtime.run(good[others]) if others.any() else None
+        alone = runtime.run(good[others])["logits"] if others.any() else None
         for what in kinds:
             batch = good.copy()
             batch[row] = _spoiled(good[row], what, tuple((row * 7 + 5) % size for size in shape[1:]))
-            logits = runtime.run(batch)
+            logits = runtime.run(batch)["logits"]
             if np.isfinite(logits[row]).any():
                 faults.append(f"{what} in image {row} of {len(good)}: its own answer is finite")
             if alone is not None and not np.array_equal(logits[others], alone):
@@ -139,13 +139,13 @@ def test_the_check_would_be_missed(
 
 def test_several_and_all_of_them(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = images(4, 3, 20, 24)
-    alone = runtime.run(batch[[1, 3]])
+    alone = runtime.run(batch[[1, 3]])["logits"]
     batch[0, 1, 2, 3], batch[2] = np.nan, -np.inf
-    logits = runtime.run(batch)
+    logits = runtime.run(batch)["logits"]
     np.testing.assert_array_equal(logits[[1, 3]], alone)
     assert np.isnan(logits[[0, 2]]).all()
     monkeypatch.setattr(runtime, "_run", pytest.fail)  # there is nothing to run
-    logits = runtime.run(batch[[0, 2]])
+    logits = runtime.run(batch[[0, 2]])["logits"]
     assert (logits.dtype, logits.shape) == (np.float32, (2, TINY.num_classes))
     assert np.isnan(logits).all()
 
@@ -155,9 +155,9 @@ def test_what_is_given_is_left_alone_and_what_is_made_is_the_callers(runtime: Ru
     batch[1, 2, 0, 0] = np.nan
     before = batch.copy()
     batch.flags.writeable = False
-    logits = runtime.run(batch)
+    logits = runtime.run(batch)["logits"]
     kept = logits.copy()
-    again = runtime.run(np.ascontiguousarray(batch))
+    again = runtime.run(np.ascontiguousarray(batch))["logits"]
     assert not np.shares_memory(logits, again)
     logits[:] = 0  # writable
     np.testing.assert_array_equal(again, kept)
@@ -178,7 +178,7 @@ def test_the_largest_value(kind: str, make: Make) -> None:
             batch[1, 0, 19, 23] = sign * most
             runtime.run(batch)
             batch[1, 0, 19, 23] = sign * np.nextafter(np.float32(most), np.float32(np.inf))
-            assert np.isnan(runtime.run(batch)[1]).all()
+            assert np.isnan(runtime.run(batch)["logits"][1]).all()
         assert run == [2, 1, 2, 1]
 
 
@@ -189,22 +189,22 @@ def test_large_inputs_are_answered_as_pytorch_answers_them(precision: str, value
     batch = images(3, 3, 20, 24)
     batch[0], batch[1, 1, 7, 9], batch[2] = value, value, batch[2] * (value / 8)
     with open_runtime(make(precision)) as runtime, open_runtime(make("pytorch")) as exact:
-        wanted = exact.run(batch)
+        wanted = exact.run(batch)["logits"]
         allowed = (1e-3 if precision == "onnx" else 0.5) * wanted.std()
-        np.testing.assert_allclose(runtime.run(batch), wanted, rtol=0, atol=allowed)
+        np.testing.assert_allclose(runtime.run(batch)["logits"], wanted, rtol=0, atol=allowed)
 
 
 def test_halves_as_input(make: Make) -> None:
     with open_runtime(make("half io")) as runtime:
         assert runtime.info.input.dtype == "float16"
         batch = images(4, 3, 20, 24).astype(np.float16)
-        alone = runtime.run(batch[[0, 2]])
+        alone = runtime.run(batch[[0, 2]])["logits"]
         batch[1, 0, 0, 0], batch[3, 2, 19, 23] = np.nan, -np.inf
-        logits = runtime.run(batch)
+        logits = runtime.run(batch)["logits"]
         np.testing.assert_array_equal(logits[[0, 2]], alone)
         assert np.isnan(logits[[1, 3]]).all()
         strided = np.ascontiguousarray(batch.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
-        np.testing.assert_array_equal(runtime.run(strided), logits)
+        np.testing.assert_array_equal(runtime.run(strided)["logits"], logits)
 
 
 def test_an_engine_of_halves(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,9 +215,9 @@ def test_an_engine_of_halves(make: Make, tmp_path: Path, monkeypatch: pytest.Mon
         for dtype, what in product((np.float32, np.float16), ("NaN", "infinity")):
             batch = images(2, 3, 20, 24).astype(dtype)
             batch[0, 0, 3, 4] = BAD[what]
-            logits = runtime.run(batch)
+            logits = runtime.run(batch)["logits"]
             assert np.isnan(logits[0]).all()
-            np.testing.assert_array_equal(logits[1:], runtime.run(batch[1:]))
+            np.testing.assert_array_equal(logits[1:], runtime.run(batch[1:])["logits"])
         assert _faults(runtime, (4, 3, 20, 24), "1e20") == []
 
 
@@ -238,7 +238,7 @@ def test_an_engine_that_takes_no_smaller_batch(make: Make, tmp_path: Path, monke
         for rows in ([0], [0, 2, 3], [1, 2], [3]):
             batch, others = good.copy(), [row for row in range(4) if row not in rows]
             batch[rows] = np.nan
-            logits = runtime.run(batch)
+            logits = runtime.run(batch)["logits"]
             assert np.isnan(logits[rows]).all()
             np.testing.assert_array_equal(logits[others], _like_integers(good[others]))
         assert [shape[0] for shape in shapes] == [3, 4, 2, 3]
@@ -253,14 +253,14 @@ def test_many_threads(make: Make) -> None:
     """Each with another bad row, in the file whose images share their scales."""
     with open_runtime(make("int8 cpu")) as runtime:
         good = images(4, 3, 20, 24)
-        alone = [runtime.run(np.delete(good, row, axis=0)) for row in range(4)]
+        alone = [runtime.run(np.delete(good, row, axis=0))["logits"] for row in range(4)]
         wrong: list[int] = []
 
         def work(row: int) -> None:
             batch = good.copy()
             batch[row, 0, row, row] = np.nan
             for _ in range(10):
-                logits = runtime.run(batch)
+                logits = runtime.run(batch)["logits"]
                 if not np.array_equal(np.delete(logits, row, axis=0), alone[row]) or not np.isnan(logits[row]).all():
                     wrong.append(row)
 
@@ -275,7 +275,7 @@ def test_many_threads(make: Make) -> None:
 def test_values_that_a_mask_hides(make: Make) -> None:
     batch = np.ma.masked_invalid(_spoiled(images(2, 3, 20, 24), "NaN", (1, 0, 4, 4)))
     with open_runtime(make("onnx")) as runtime:
-        logits = runtime.run(batch)
+        logits = runtime.run(batch)["logits"]
     assert np.isfinite(logits[0]).all()
     assert np.isnan(logits[1]).all()
 

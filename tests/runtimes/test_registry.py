@@ -14,13 +14,13 @@ from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError
 from rest_deploy.runtimes import registry
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.registry import RUNTIMES, RuntimeRow, open_runtime, read_info
-from rest_deploy.specs import Precision, Preprocessing, TensorSpec
+from rest_deploy.specs import Output, Precision, Preprocessing, TensorSpec
 
 FUNCTIONS = pytest.mark.parametrize("function", [open_runtime, read_info])
 
 
 IMAGE = TensorSpec("image", "float32", ("batch", 3, "height", "width"))
-LOGITS = TensorSpec("logits", "float32", ("batch", 3))
+LOGITS = Output("logits", "float32", ("batch", 3))
 INFO = ArtifactInfo(
     format="onnx",
     precision=Precision.FP32,
@@ -30,7 +30,7 @@ INFO = ArtifactInfo(
     labels=None,
     preprocessing=Preprocessing(),
     input=IMAGE,
-    output=LOGITS,
+    outputs=(LOGITS,),
 )
 
 

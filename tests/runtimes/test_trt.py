@@ -12,15 +12,17 @@ import pytest
 from cuda.bindings import runtime as real
 
 from rest_deploy.artifact.profile import Profile
-from rest_deploy.errors import DeviceError, InputError, RestDeployError
+from rest_deploy.errors import DeviceError, InputError, PredictorError, RestDeployError
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.nvidia import Cuda
 from rest_deploy.predictor import Predictor
 from rest_deploy.runtimes.device_arrays import DeviceArray
+from rest_deploy.runtimes.ort import OnnxRuntime
 from rest_deploy.runtimes.trt import TensorRTRuntime
 from tests.conftest import IMAGES, TINY
 from tests.engines import GPU, RTX, Machine, images
 from tests.standins.tensorrt import API_FILES
+from tests.two_outputs import write_two_outputs
 
 CONTEXT = "IExecutionContext"
 PLAIN = [file for file in API_FILES if file != RTX]
@@ -49,7 +51,7 @@ def runtime(engine: Path, machine: Machine) -> Iterator[TensorRTRuntime]:
 
 def _same(machine: Machine, runtime: TensorRTRuntime, batch: np.ndarray) -> None:
     assert machine.trt.network is not None
-    np.testing.assert_array_equal(runtime.run(batch), machine.trt.network(batch))
+    np.testing.assert_array_equal(runtime.run(batch)["logits"], machine.trt.network(batch))
 
 
 def test_the_calls_of_a_first_run(machine: Machine, runtime: TensorRTRuntime) -> None:
@@ -269,7 +271,7 @@ def test_arrays_on_the_gpu_in_and_out(machine: Machine, runtime: TensorRTRuntime
     kind = real.cudaMemcpyKind.cudaMemcpyHostToDevice
     cuda.call("cudaMemcpy", given.pointer, batch.ctypes.data, batch.nbytes, kind)
     machine.forget()
-    logits = runtime.run(given)
+    logits = runtime.run(given)["logits"]
     assert isinstance(logits, DeviceArray)
     assert machine.count("cudaMemcpyAsync") == 0  # nothing is copied
     assert ("image", given.pointer) in [call.args for call in machine.trt.calls]
@@ -280,6 +282,29 @@ def test_arrays_on_the_gpu_in_and_out(machine: Machine, runtime: TensorRTRuntime
     np.testing.assert_array_equal(logits.numpy(), expected)  # the caller's own
     with Predictor(runtime.path) as predictor:
         np.testing.assert_array_equal(predictor.logits(given).numpy(), expected)
+
+
+def test_every_output_by_its_name_from_the_host_and_on_the_gpu(machine: Machine, tmp_path: Path) -> None:
+    onnx = write_two_outputs(tmp_path / "two.onnx")
+    engine = machine.build(onnx, tmp_path)
+    with OnnxRuntime(onnx) as reference, TensorRTRuntime(engine) as runtime:
+        machine.trt.network, machine.trt.stride = reference.run, 4
+        for seed, size in enumerate([(2, 3, 33, 40)] * 4 + [(1, 3, 64, 64), (2, 3, 33, 40)]):  # as a CUDA graph too
+            batch = images(*size, seed=seed)
+            wanted, outputs = reference.run(batch), runtime.run(batch)
+            assert list(outputs) == ["logits", "map"]
+            for name, values in outputs.items():
+                np.testing.assert_array_equal(values, wanted[name])
+        cuda = Cuda()
+        given = DeviceArray.empty(cuda, 0, batch.shape, batch.dtype)
+        kind = real.cudaMemcpyKind.cudaMemcpyHostToDevice
+        cuda.call("cudaMemcpy", given.pointer, batch.ctypes.data, batch.nbytes, kind)
+        for name, values in runtime.run(given).items():
+            assert isinstance(values, DeviceArray)
+            np.testing.assert_array_equal(values.numpy(), wanted[name])
+        machine.trt.stride = 8  # another network than its record tells of
+        with pytest.raises(PredictorError, match=r"infers \(2, 4, 4, 5\), needed \(2, 4, 8, 10\)"):
+            runtime.run(images(2, 3, 32, 40))
 
 
 def test_the_callers_gpu_stays_current(monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path, tmp_path: Path) -> None:
@@ -319,7 +344,7 @@ def test_many_threads(machine: Machine, runtime: TensorRTRuntime) -> None:
     def work(seed: int) -> None:
         batch = images(1 + seed % 3, 3, 8 + seed % 4, 12, seed=seed)
         for _ in range(5):
-            if not np.array_equal(runtime.run(batch), machine.trt.network(batch)):  # type: ignore[misc]
+            if not np.array_equal(runtime.run(batch)["logits"], machine.trt.network(batch)):  # type: ignore[misc]
                 wrong.append(f"thread {seed}")
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]

@@ -174,14 +174,16 @@ class IExecutionContext(Behaviour):
         return Dims(self._shape(name))
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor; the free axis of an output is the batch of the first input."""
+        """Shape of a tensor; free axes of an output are the batch of the first input, and its size over the stride."""
         tensor = self._engine.plan.tensor(name)
         assert tensor is not None
         if name in self._shapes:
             return self._shapes[name]
-        batch = self._shapes.get(self._engine.plan.inputs[0].name, (-1,))[0]
-        is_output = tensor in self._engine.plan.outputs
-        return tuple(batch if size == -1 and is_output else size for size in tensor.shape)
+        given = self._shapes.get(self._engine.plan.inputs[0].name)
+        if given is None or tensor not in self._engine.plan.outputs:
+            return tensor.shape
+        free = (given[0], -1, *(-(-size // self.owner.stride) for size in given[2:]))
+        return tuple(free[axis] if size == -1 else size for axis, size in enumerate(tensor.shape))
 
     def update_device_memory_size_for_shapes(self) -> int:
         if self.infer_shapes():
@@ -276,7 +278,7 @@ class IExecutionContext(Behaviour):
     def _work(self) -> Any:
         """What the engine does, with the addresses, shapes and memory of now."""
         cuda, plan, device = self.owner.gpu(), self._engine.plan, self._engine.device
-        source, target = plan.inputs[0], plan.outputs[0]
+        source = plan.inputs[0]
         places = {t.name: (self._addresses[t.name], self._shape(t.name), t.dtype) for t in plan.inputs + plan.outputs}
         scratch = None
         if self._config.strategy == "USER_MANAGED" and self._scratch is not None:
@@ -291,10 +293,12 @@ class IExecutionContext(Behaviour):
             if scratch is not None:
                 cuda.array(scratch[0], scratch[1:], np.uint8, device, "scratch memory")[:] = _GARBAGE
             images = tensor(source.name).astype(np.float32)
-            given = default_network(images, plan.classes) if network is None else network(images)
-            wanted = tensor(target.name)
-            assert given.shape == wanted.shape, f"the network gave {given.shape}, the engine has {wanted.shape}"
-            wanted[:] = given.astype(wanted.dtype)
+            made = default_network(images, plan.classes) if network is None else network(images)
+            outputs = made if isinstance(made, dict) else {plan.outputs[0].name: made}
+            for target in plan.outputs:
+                given, wanted = outputs[target.name], tensor(target.name)
+                assert given.shape == wanted.shape, f"the network gave {given.shape}, the engine has {wanted.shape}"
+                wanted[:] = given.astype(wanted.dtype)
 
         return run
 

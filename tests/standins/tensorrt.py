@@ -91,8 +91,9 @@ class FakeTensorRT:
         errors_to_log: Told to the logger when one of ``returns`` gives None, False or -1.
         layers_text: The message of the layers; None sends none.
         datatype: Of the layers in the generated message; ``datatypes`` holds others, by name of the ONNX node.
-        network: What engines compute, (B, C, H, W) -> (B, classes), float32; None is
+        network: What engines compute, (B, C, H, W) -> (B, classes), or outputs by name, float32; None is
             :func:`tests.standins.plan.default_network`.
+        stride: Of maps among the outputs.
     """
 
     #: Value of ``layers_text`` for a message made from the ONNX file.
@@ -110,7 +111,8 @@ class FakeTensorRT:
         self.layers_text: str | None = self.GENERATED
         self.datatype: str | None = None
         self.datatypes: dict[str, str] = {}
-        self.network: Callable[[np.ndarray], np.ndarray] | None = None
+        self.network: Callable[[np.ndarray], Any] | None = None
+        self.stride = 1
         self.alive: WeakSet[Any] = WeakSet()  # of what code has constructed
         has_v2 = "device_memory_size_v2" in self.names["ICudaEngine"]
         self.deprecated = _DEPRECATED_RTX if self.is_rtx else _DEPRECATED_10_1 if has_v2 else _DEPRECATED_10

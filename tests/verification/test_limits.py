@@ -11,13 +11,13 @@ import pytest
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import Precision
 from rest_deploy.verification import Limits
-from rest_deploy.verification.figures import BlockFigures, LogitFigures
+from rest_deploy.verification.figures import LogitFigures, ValueFigures
 from rest_deploy.verification.limits import (
     ON_IMAGES,
     ON_SYNTHETIC,
     budget_record,
     judge,
-    judge_block,
+    judge_values,
     of_export,
     on_images,
     on_synthetic,
@@ -143,9 +143,9 @@ def test_a_tighter_error_is_meant_of_real_images_where_there_are_any(
 
 
 def test_a_block_is_judged_by_its_root_mean_square_where_that_is_limited() -> None:
-    block = BlockFigures("stem", max_error=9.0, rms_error=0.7, reference_error=0.1, scale=5.0, std=1.0)
+    block = ValueFigures(max_error=9.0, rms_error=0.7, reference_error=0.1, scale=5.0, std=1.0)
     by_rms, by_largest = Limits(1.0, max_block_rms=0.75), Limits(1.0)
-    assert judge_block(block, by_rms).passed
-    assert not judge_block(replace(block, rms_error=0.8), by_rms).passed
-    assert not judge_block(block, by_largest).passed
-    assert judge_block(replace(block, block="head"), by_rms).judged_by == "max_error"
+    assert judge_values(block, by_rms).passed
+    assert not judge_values(replace(block, rms_error=0.8), by_rms).passed
+    assert not judge_values(block, by_largest).passed
+    assert judge_values(block, by_rms, largest=True).judged_by == "max_error"

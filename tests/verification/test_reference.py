@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rest_deploy.errors import VerificationError
 from rest_deploy.specs import ImageSize, Precision
 from rest_deploy.verification import CASES, Case, Comparison, Limits, Pictures, Reference, synthetic_images
+from rest_deploy.verification.figures import LogitFigures
 from rest_deploy.verification.limits import judge, on_synthetic
 from rest_deploy.verification.reference import Run
 
@@ -23,14 +24,29 @@ def _exact(batch: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.arange(10.0) + np.abs(batch.astype(np.float64)).mean(axis=(1, 2, 3))[:, None]
 
 
-def _measure(candidate: Run, baseline_error: float = 0.0, precision: Precision = Precision.FP32) -> Comparison:
-    reference = Reference(_exact, lambda batch: _exact(batch) + baseline_error, channels=3, cases=[CASE])
-    return reference.compare(candidate, on_synthetic(precision))
+Logits = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+
+
+def _run(logits: Logits) -> Run:
+    return lambda batch: {"logits": logits(batch)}
+
+
+def _measure(candidate: Logits, baseline_error: float = 0.0, precision: Precision = Precision.FP32) -> Comparison:
+    baseline = _run(lambda batch: _exact(batch) + baseline_error)
+    reference = Reference(_run(_exact), baseline, channels=3, cases=[CASE])
+    return reference.compare(_run(candidate), on_synthetic(precision))
+
+
+def _figures(comparison: Comparison) -> LogitFigures:
+    (case,) = comparison.cases
+    figures = case.outputs["logits"]
+    assert isinstance(figures, LogitFigures)
+    return figures
 
 
 def test_equal_outputs_pass() -> None:
     comparison = _measure(_exact)
-    (figures,) = comparison.cases
+    figures = _figures(comparison)
     assert comparison.passed
     assert (figures.max_error, figures.mean_error, figures.top1_agreement, figures.top5_agreement) == (0, 0, 1, 1)
     assert figures.cosine == pytest.approx(1, abs=1e-12)
@@ -43,7 +59,7 @@ def test_a_shifted_logit_is_measured_and_fails() -> None:
         return logits
 
     comparison = _measure(shifted)
-    (figures,) = comparison.cases
+    figures = _figures(comparison)
     assert figures.max_error == pytest.approx(0.5)
     assert figures.mean_error == pytest.approx(0.5 / 40)
     (failure,) = comparison.failures
@@ -58,7 +74,7 @@ def test_a_swapped_pair_is_seen_in_the_agreements() -> None:
         logits[0, [0, 9]] = logits[0, [9, 0]]
         return logits
 
-    (figures,) = _measure(swapped).cases
+    figures = _figures(_measure(swapped))
     assert figures.top1_agreement == 0.75
     assert figures.top5_agreement == pytest.approx(0.75 + 0.25 * 0.8)
 
@@ -109,11 +125,11 @@ def test_a_reference_that_is_no_number_confirms_nothing(bad: float, precision: P
         return logits
 
     with np.errstate(invalid="ignore"):
-        reference = Reference(broken, broken, channels=3, cases=[CASE])
-        comparison = reference.compare(broken if same else _exact, on_synthetic(precision))
+        reference = Reference(_run(broken), _run(broken), channels=3, cases=[CASE])
+        comparison = reference.compare(_run(broken if same else _exact), on_synthetic(precision))
     (failure,) = comparison.failures
     assert "not finite" in failure
-    assert comparison.cases[0].top1_agreement <= 0.75
+    assert _figures(comparison).top1_agreement <= 0.75
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -131,11 +147,15 @@ def _logits(batch: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.arange(5.0) * batch[:, 0, 0, :1]
 
 
+def _compare(reference: Logits, candidate: Logits) -> LogitFigures:
+    return Pictures(_run(reference), BATCHES).compare(_run(candidate))
+
+
 STD = np.concatenate([_logits(batch) for batch in BATCHES]).std()
 
 
 def test_equal_answers_agree() -> None:
-    agreement = Pictures(_logits, BATCHES).compare(_logits)
+    agreement = _compare(_logits, _logits)
     assert (agreement.images, agreement.top1_agreement, agreement.max_error, agreement.rms_error) == (6, 1.0, 0.0, 0.0)
     assert agreement.cosine == pytest.approx(1)
     assert judge(agreement, Limits(1e-9, 1.0)) == []
@@ -148,7 +168,7 @@ def test_a_flipped_image_is_measured_in_standard_deviations() -> None:
             logits[1, [3, 4]] = logits[1, [4, 3]]
         return logits
 
-    agreement = Pictures(_logits, BATCHES).compare(flipped)
+    agreement = _compare(_logits, flipped)
     assert agreement.top1_agreement == pytest.approx(5 / 6)
     assert agreement.max_error == pytest.approx(2 / STD)
     assert agreement.rms_error == pytest.approx(np.sqrt(8 / 30) / STD)
@@ -158,7 +178,7 @@ def test_a_flipped_image_is_measured_in_standard_deviations() -> None:
 
 
 def test_logits_that_do_not_differ_have_no_standard_deviation_to_measure_in() -> None:
-    agreement = Pictures(lambda batch: np.ones((2, 1)), BATCHES).compare(lambda batch: np.full((2, 1), 1.5))
+    agreement = _compare(lambda batch: np.ones((2, 1)), lambda batch: np.full((2, 1), 1.5))
     assert agreement.max_error == 0.5
     assert judge(agreement, Limits(0.6)) == []
     assert len(judge(agreement, Limits(0.4))) == 1
@@ -166,7 +186,7 @@ def test_logits_that_do_not_differ_have_no_standard_deviation_to_measure_in() ->
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_no_numbers_agree_with_nothing(bad: float) -> None:
-    agreement = Pictures(_logits, BATCHES).compare(lambda batch: _logits(batch) * bad)
+    agreement = _compare(_logits, lambda batch: _logits(batch) * bad)
     assert agreement.top1_agreement == 0
     assert len(judge(agreement, Limits(1e9, 0.5))) == 2
 
@@ -178,7 +198,7 @@ def test_nothing_agrees_with_a_reference_that_gives_no_numbers(bad: float) -> No
 
     for candidate in (_logits, broken):
         with np.errstate(invalid="ignore"):
-            agreement = Pictures(broken, BATCHES).compare(candidate)
+            agreement = _compare(broken, candidate)
         assert agreement.top1_agreement == pytest.approx(2 / 3)
         assert len(judge(agreement, Limits(1e9, 0.9))) == 2
 
@@ -191,4 +211,4 @@ class _Again:
 
 
 def test_the_first_images_alone() -> None:
-    assert Pictures(_logits, _Again()).first(2).compare(_logits).images == 4
+    assert Pictures(_run(_logits), _Again()).first(2).compare(_run(_logits)).images == 4

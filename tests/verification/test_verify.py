@@ -30,7 +30,7 @@ from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import Alpha, ImageSize, Precision, Preprocessing, PreprocessingChange
 from rest_deploy.verification import Case, Images, Limits, Verification, synthetic_images
 from rest_deploy.verification import images as images_module
-from rest_deploy.verification.figures import accuracy_of
+from rest_deploy.verification.figures import LogitFigures, accuracy_of
 from tests.conftest import IMAGES, TINY, lively
 
 SIZE = ImageSize(33, 40)
@@ -104,7 +104,7 @@ def test_a_file_passes_against_its_own_checkpoint(tiny_onnx: Path, tiny_checkpoi
     assert found.passed
     assert found.failures == []
     assert artifact.synthetic is not None
-    (case,) = artifact.synthetic.cases
+    case = artifact.synthetic.cases[0].outputs["logits"]
     assert 0 < case.max_error <= artifact.synthetic.limits.allowed(case)  # two float32 computations are never equal
     assert case.reference_error is not None
     assert found.reference["computed"] == "PyTorch float64"
@@ -127,10 +127,11 @@ def test_another_number_of_classes_is_refused(tiny_onnx: Path, tmp_path: Path) -
 
 def test_a_scaled_logit_is_told_with_its_size(scaled: Path, tiny_onnx: Path) -> None:
     with OnnxRuntime(tiny_onnx) as runtime:
-        exact = runtime.run(synthetic_images(np.random.default_rng(0), ONE[0], 3))
+        exact = runtime.run(synthetic_images(np.random.default_rng(0), ONE[0], 3))["logits"]
     (artifact,) = verify(scaled, tiny_onnx, cases=ONE).artifacts
     assert artifact.synthetic is not None
-    (case,) = artifact.synthetic.cases
+    case = artifact.synthetic.cases[0].outputs["logits"]
+    assert isinstance(case, LogitFigures)
     assert case.max_error == pytest.approx(np.abs(exact[:, 2]).max(), rel=1e-6)
     assert case.mean_error == pytest.approx(np.abs(exact[:, 2]).sum() / exact.size, rel=1e-6)
     assert case.reference_error is None  # an artifact has no float64 of its own
@@ -140,7 +141,7 @@ def test_a_scaled_logit_is_told_with_its_size(scaled: Path, tiny_onnx: Path) -> 
 def test_an_artifact_against_itself_does_not_differ(tiny_onnx: Path) -> None:
     (artifact,) = verify(tiny_onnx, tiny_onnx, cases=ONE).artifacts
     assert artifact.synthetic is not None
-    assert artifact.synthetic.cases[0].max_error == 0
+    assert artifact.synthetic.cases[0].outputs["logits"].max_error == 0
     assert artifact.passed
 
 
@@ -152,7 +153,8 @@ def test_many_artifacts_in_one_run(tiny_onnx: Path, scaled: Path, tiny_checkpoin
     assert [a.passed for a in found.artifacts] == [True, False, True, True]
     float32 = found.artifacts[2].synthetic
     assert float32 is not None
-    assert float32.cases[0].max_error == float32.cases[0].reference_error  # PyTorch float32 is the baseline itself
+    figures = float32.cases[0].outputs["logits"]
+    assert figures.max_error == figures.reference_error  # PyTorch float32 is the baseline itself
 
 
 def test_the_first_block_past_tolerance_is_named(shifted: Path, tiny_checkpoint: Path) -> None:
@@ -160,8 +162,8 @@ def test_the_first_block_past_tolerance_is_named(shifted: Path, tiny_checkpoint:
     blocks = artifact.blocks
     assert blocks is not None
     assert blocks.first_past_tolerance == "stage3.0"
-    assert [row.block for row in blocks.rows] == BLOCKS
-    by_name = {row.block: row for row in blocks.rows}
+    by_name = blocks.blocks
+    assert list(by_name) == BLOCKS
     assert by_name["stage3.0"].max_error == pytest.approx(0.125, rel=1e-3)
     assert by_name["stage3.0"].rms_error == pytest.approx(0.125, rel=1e-3)
     assert by_name["patch_embed_3"].max_error < 1e-4
@@ -173,7 +175,7 @@ def test_blocks_of_a_file_that_is_right(tiny_onnx: Path, tiny_checkpoint: Path) 
     for artifact in found.artifacts:
         assert artifact.blocks is not None
         assert artifact.blocks.first_past_tolerance is None
-        assert [row.block for row in artifact.blocks.rows] == BLOCKS
+        assert list(artifact.blocks.blocks) == BLOCKS
         assert str(artifact.blocks.case) == "1x33x40"
     assert found.passed
 
@@ -191,8 +193,8 @@ def test_blocks_of_narrowed_files(precision: Precision, tiny_checkpoint: Path, t
     ).path
     (artifact,) = verify(path, tiny_checkpoint, synthetic=False, sizes=[(33, 40)], per_block=True).artifacts
     assert artifact.blocks is not None
-    assert [row.block for row in artifact.blocks.rows] == BLOCKS
-    errors = {row.block: row.rms_error / row.std for row in artifact.blocks.rows}
+    assert list(artifact.blocks.blocks) == BLOCKS
+    errors = {name: own.rms_error / own.std for name, own in artifact.blocks.blocks.items()}
     assert errors["stem"] < 1e-3
     assert 1e-6 < errors["stage2.0"] < 0.5
 
@@ -209,7 +211,7 @@ def folder(tmp_path: Path, swapped: Path, tiny_onnx: Path, rng: np.random.Genera
             height, width = (int(side) for side in rng.integers(20, 60, 2))
             pixels = rng.integers(0, 256, (2, 2, 3), dtype=np.uint8)
             image = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
-            logits = runtime.run(transform(image, runtime.info.preprocessing)[None])
+            logits = runtime.run(transform(image, runtime.info.preprocessing)[None])["logits"]
             own = folder / "abcdefg"[int(logits.argmax())]
             own.mkdir(parents=True, exist_ok=True)
             image.save(own / f"{number:02d}.png")
@@ -220,7 +222,7 @@ def _flipped(folder: Path, honest: Path) -> Iterator[tuple[str, float]]:
     """Images whose best class is one of the two that are swapped, and the honest file's margin."""
     with OnnxRuntime(honest) as runtime:
         for path in sorted(folder.rglob("*.png")):
-            logits = np.sort(runtime.run(transform(load_image(path), runtime.info.preprocessing)[None])[0])
+            logits = np.sort(runtime.run(transform(load_image(path), runtime.info.preprocessing)[None])["logits"][0])
             if path.parent.name in "ab":
                 yield path.relative_to(folder).as_posix(), float(logits[-1] - logits[-2])
 
@@ -468,8 +470,8 @@ def test_an_error_that_was_asked_for_is_all_that_is_allowed(tiny_onnx: Path, tin
     found = verify(tiny_onnx, tiny_checkpoint, cases=ONE, per_block=True, limits=Limits(max_error=1e-12))
     (artifact,) = found.artifacts
     assert artifact.synthetic is not None
-    (case,) = artifact.synthetic.cases
-    assert artifact.synthetic.limits.allowed(case) == pytest.approx(1e-12 * case.logit_std)
+    case = artifact.synthetic.cases[0].outputs["logits"]
+    assert artifact.synthetic.limits.allowed(case) == pytest.approx(1e-12 * case.std)
     assert artifact.blocks is not None
     assert artifact.blocks.first_past_tolerance == "stem"
 
@@ -480,8 +482,8 @@ def test_blocks_are_compared_on_the_images_that_failed(shifted: Path, tiny_check
     assert artifact.synthetic is not None
     assert artifact.blocks is not None
     assert str(artifact.blocks.case) == "1x16x16"
-    head = artifact.blocks.rows[-1]
-    assert head.max_error == pytest.approx(artifact.synthetic.cases[0].max_error, rel=1e-4)
+    head = artifact.blocks.blocks["head"]
+    assert head.max_error == pytest.approx(artifact.synthetic.cases[0].outputs["logits"].max_error, rel=1e-4)
 
 
 def test_ctrl_c_keeps_the_images_that_were_done(

@@ -139,13 +139,14 @@ class _Build:
             "input": [network.get_input(i) for i in range(network.num_inputs)],
             "output": [network.get_output(i) for i in range(network.num_outputs)],
         }
-        for kind, said in (("input", self._info.input), ("output", self._info.output)):
+        for kind, said in (("input", (self._info.input,)), ("output", self._info.outputs)):
             tensors = [(tensor.name, tuple(tensor.shape)) for tensor in found[kind]]
-            wanted = (said.name, tuple(size if isinstance(size, int) else -1 for size in said.shape))
-            if tensors != [wanted]:
+            wanted = [(one.name, tuple(size if isinstance(size, int) else -1 for size in one.shape)) for one in said]
+            if tensors != wanted:
+                needed = " and ".join(f"{name} of shape {shape}" for name, shape in wanted)
                 raise ExportError(
-                    f"{path.name}: its {kind}s are {tensors}; needed: {wanted[0]} of shape {wanted[1]} alone, -1 "
-                    "being free; export the ONNX file again"
+                    f"{path.name}: its {kind}s are {tensors}; needed: {needed} alone, -1 being free; export the ONNX "
+                    "file again"
                 )
 
     def _settings(self, profiles: Sequence[Profile]) -> tuple[Any, dict[str, Any]]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 
 from rest_deploy.specs import TensorSpec
 
 
-def free_sizes(model: onnx.ModelProto, image: TensorSpec, logits: TensorSpec) -> onnx.ModelProto:
-    """Give the graph the declared input and output, and no other shapes.
+def free_sizes(model: onnx.ModelProto, image: TensorSpec, outputs: Sequence[TensorSpec]) -> onnx.ModelProto:
+    """Give the graph the declared input and outputs, and no other shapes.
 
-    Postcondition: the graph has one input and one output, with names, dtypes and shapes as declared; its nodes carry no
-    traces of the exporter's source files.
+    Postcondition: the graph has one input and these outputs, with names, dtypes and shapes as declared; its nodes carry
+    no traces of the exporter's source files.
     """
     model.graph.name = "rest"
-    _rename(model, model.graph.input[0].name, image.name)
-    _rename(model, model.graph.output[0].name, logits.name)
-    for value, spec in ((model.graph.input[0], image), (model.graph.output[0], logits)):
+    for value, spec in zip((*model.graph.input, *model.graph.output), (image, *outputs), strict=True):
+        _rename(model, value.name, spec.name)
         value.CopyFrom(onnx.helper.make_tensor_value_info(spec.name, onnx.TensorProto.FLOAT, spec.shape))
     del model.graph.value_info[:]
     del model.metadata_props[:]

@@ -49,18 +49,18 @@ def calibrate(
         if image in histograms:
             _add(histograms, image, batch)
         large = batch.shape[0] * batch.shape[2] * batch.shape[3] > _LARGE_PIXELS
-        for group, session in sessions(_AT_ONCE_IF_LARGE if large else len(inner)):
-            for name, values in zip(group, session.run(batch), strict=True):
+        for session in sessions(_AT_ONCE_IF_LARGE if large else len(inner)):
+            for name, values in session.run(batch).items():
                 _add(histograms, name, values)
         if report is not None:
             report(done)
     return {name: range_of(histogram, method) for name, histogram in histograms.items()}
 
 
-def _sessions(model: onnx.ModelProto, inner: Sequence[str], at_once: int) -> list[tuple[Sequence[str], CpuSession]]:
+def _sessions(model: onnx.ModelProto, inner: Sequence[str], at_once: int) -> list[CpuSession]:
     """The graph with some of its inner values as outputs, until each has been one."""
     groups = [inner[start : start + at_once] for start in range(0, len(inner), max(1, at_once))]
-    return [(group, CpuSession(model, group)) for group in groups]
+    return [CpuSession(model, group) for group in groups]
 
 
 def _add(histograms: Mapping[str, Histogram], name: str, values: NDArray[np.float32]) -> None:

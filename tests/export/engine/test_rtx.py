@@ -178,7 +178,7 @@ def test_the_log_tells_the_precision_that_was_built(
     config = EngineConfig(max_size=ImageSize(64, 64), opt_size=ImageSize(32, 32), min_size=ImageSize(8, 8))
     config = replace(config, targets=("sm89",))
     info: ArtifactInfo = read_info(tiny_onnx)
-    info = replace(info, labels=None, output=replace(info.output, shape=("batch", 8)))
+    info = replace(info, labels=None, outputs=(replace(info.outputs[0], shape=("batch", 8)),))
     layers = build(source.read_bytes(), source, info, choose_library("trt-rtx", config, Precision.FP32), config).layers
     counts = histogram(layers)
     assert datatype in counts["stem"]

@@ -72,7 +72,7 @@ def test_everything_kept_is_the_graph_as_it_was(tiny_deploy: nn.Sequential, tiny
     same = to_half(tiny_graph, plan)
     assert not any(tensor.data_type == TensorProto.FLOAT16 for tensor in same.graph.initializer)
     image = _image((33, 47))
-    assert np.array_equal(candidate_of(same)(image), candidate_of(tiny_graph)(image))
+    assert np.array_equal(candidate_of(same)(image)["logits"], candidate_of(tiny_graph)(image)["logits"])
 
 
 @pytest.mark.parametrize("half_io", [False, True])
@@ -86,8 +86,8 @@ def test_rounding_is_what_the_reference_evaluator_computes(
     given = image.astype(np.float16) if half_io else image
     with np.errstate(over="ignore", invalid="ignore"):
         theirs = ReferenceEvaluator(half).run(None, {"image": given})[0].astype(np.float32)
-    exact = candidate_of(tiny_graph)(image)
-    ours = candidate_of(half)(image)
+    exact = candidate_of(tiny_graph)(image)["logits"]
+    ours = candidate_of(half)(image)["logits"]
     error, their_error = np.abs(ours - exact).max(), np.abs(theirs - exact).max()
     assert 0.2 * their_error < error < 5 * their_error
     assert error > 30 * np.finfo(np.float32).eps * np.abs(exact).max()  # it does round, as ONNX Runtime would not
@@ -108,7 +108,7 @@ def test_each_half_value_of_one_node_is_exactly_rounded() -> None:
     image = np.array([0.1, 3e-4, 400.0, -7.77], np.float32)  # a subnormal and an overflow among them
     with np.errstate(over="ignore"):
         (theirs,) = ReferenceEvaluator(model).run(None, {"image": image})
-    ours = candidate_of(model)(image)
+    ours = candidate_of(model)(image)["logits"]
     assert np.array_equal(ours, theirs)
     assert np.isinf(ours[2])
     assert not np.array_equal(ours, (image * weight_of(weight)) + weight_of(weight))
@@ -136,9 +136,9 @@ def test_without_rounding_the_fault_would_be_hidden(tiny_deploy: nn.Sequential, 
         if factor is not None:
             tensor.CopyFrom(numpy_helper.from_array(np.float32(factor) * numpy_helper.to_array(tensor), tensor.name))
     half = to_half(broken, plan_for(tiny_deploy, Precision.FP16))
-    assert not np.isfinite(candidate_of(half)(_image((33, 47)))).all()
+    assert not np.isfinite(candidate_of(half)(_image((33, 47)))["logits"]).all()
     kept = plan_for(tiny_deploy, Precision.FP16).changed(["stem"], Precision.FP32)
-    assert np.isfinite(candidate_of(to_half(broken, kept))(_image((33, 47)))).all()
+    assert np.isfinite(candidate_of(to_half(broken, kept))(_image((33, 47)))["logits"]).all()
 
 
 def test_nodes_in_fp32_are_told_for_the_proof_of_engines(

@@ -102,10 +102,10 @@ def test_qdq_is_computed_alike_by_the_reference_evaluator(
     plan = plan_for(tiny_deploy, Precision.INT8)
     quantized = to_qdq(tiny_graph, plan, _ranges(tiny_graph, plan))
     image = _image()
-    ours = candidate_of(quantized)(image)
+    ours = candidate_of(quantized)(image)["logits"]
     quantized.opset_import[0].version = 19  # of which the evaluator knows Q/DQ
     (theirs,) = ReferenceEvaluator(quantized).run(None, {"image": image})
-    exact = candidate_of(tiny_graph)(image)
+    exact = candidate_of(tiny_graph)(image)["logits"]
     error = np.abs(ours - exact).max()
     assert error > 1e-3  # INT8 it is
     assert np.abs(ours - theirs).max() < 0.3 * error
@@ -135,7 +135,7 @@ def test_an_activation_that_is_always_zero_has_a_usable_scale(
     graph = to_qdq(tiny_graph, plan, dict.fromkeys(quantized_inputs(tiny_graph, plan), 0.0))
     scale = next(t for t in graph.graph.initializer if t.name == "image/scale")
     assert numpy_helper.to_array(scale) == np.float32(2.0**-14)
-    assert np.isfinite(candidate_of(graph)(_image())).all()
+    assert np.isfinite(candidate_of(graph)(_image())["logits"]).all()
 
 
 @pytest.mark.parametrize(("reduced", "largest"), [(False, 127), (True, 64)])
@@ -152,7 +152,7 @@ def test_integers_for_the_cpu(
     quantizers = [node for node in model.graph.node if node.op_type == "DynamicQuantizeLinear"]
     assert len(products) == 31 > len(quantizers)  # keys and values share theirs
     image = _image(batch=3)
-    exact = candidate_of(tiny_graph)(image)
+    exact = candidate_of(tiny_graph)(image)["logits"]
     (ours,) = ReferenceEvaluator(model).run(None, {"image": image})  # exact sums, which not every CPU has
     error = np.abs(ours - exact).max() / exact.std()
     assert 1e-3 < error < 2  # these weights amplify rounding; other tests hold real networks to their budgets
@@ -164,7 +164,7 @@ def test_integers_for_the_cpu_are_what_the_standard_says(
     model = to_dynamic_int8(tiny_graph, plan_for(tiny_deploy, Precision.INT8), reduced_range=True)
     image = _image()
     (theirs,) = ReferenceEvaluator(model).run(None, {"image": image})
-    exact, ours = candidate_of(tiny_graph)(image), candidate_of(model)(image)
+    exact, ours = candidate_of(tiny_graph)(image)["logits"], candidate_of(model)(image)["logits"]
     assert np.abs(ours - theirs).max() < 0.3 * np.abs(ours - exact).max()
 
 
@@ -187,7 +187,7 @@ def test_weights_that_are_turned_when_the_graph_runs_are_turned_before() -> None
     image = np.array([[1.0, -2.0, 0.5]], np.float32)
     for quantized in (to_dynamic_int8(model, plan, reduced_range=False), to_qdq(folded, plan, {"image": 2.0})):
         wanted = image @ numpy_helper.to_array(weight).T
-        assert np.abs(candidate_of(quantized)(image) - wanted).max() < 0.05 * np.abs(wanted).max()
+        assert np.abs(candidate_of(quantized)(image)["logits"] - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize(("attribute", "value"), [("alpha", 2.0), ("beta", 0.5), ("transA", 1)])

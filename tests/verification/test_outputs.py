@@ -1,0 +1,231 @@
+"""A network of several outputs, from its record to its figures: each is run, measured and judged by itself."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rest_deploy import Predictor
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.cli import verify as command
+from rest_deploy.cli.verification_text import figures as words
+from rest_deploy.errors import ArtifactError, ConfigError, PredictorError, VerificationError
+from rest_deploy.report.fields import read_record
+from rest_deploy.report.report import render
+from rest_deploy.runtimes.registry import open_runtime
+from rest_deploy.specs import ImageSize, Output, Precision
+from rest_deploy.verification import Case, Limits, Reference, verify
+from rest_deploy.verification.figures import ValueFigures, joined, measure_values
+from rest_deploy.verification.limits import ON_SYNTHETIC
+from tests.conftest import IMAGES, TINY
+from tests.two_outputs import INFO, MAP, write_two_outputs
+
+CASES = [Case(2, ImageSize(33, 40)), Case(1, ImageSize(1, 1))]
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return write_two_outputs(tmp_path / "good.onnx")
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    """Its map is off, its logits are not."""
+    return write_two_outputs(tmp_path / "wrong.onnx", fault=0.125)
+
+
+def test_a_runtime_gives_every_output_by_its_name(good: Path, rng: np.random.Generator) -> None:
+    batch = rng.standard_normal((3, 3, 33, 40)).astype(np.float32)
+    with open_runtime(good) as runtime:
+        outputs = runtime.run(batch)
+    assert {name: values.shape for name, values in outputs.items()} == {"logits": (3, 7), "map": (3, 4, 9, 10)}
+    with Predictor(good) as predictor:
+        assert predictor.info.num_classes == 7
+        np.testing.assert_array_equal(predictor.logits(batch), outputs["logits"])
+
+
+@pytest.mark.parametrize("rows", [[1], [0, 2], [0, 1, 2]])
+def test_an_image_that_is_not_finite_has_no_output(good: Path, rng: np.random.Generator, rows: list[int]) -> None:
+    batch = rng.standard_normal((3, 3, 33, 40)).astype(np.float32)
+    with open_runtime(good) as runtime:
+        whole = runtime.run(batch)
+        batch[rows, 1, 7, 9] = np.nan
+        outputs = runtime.run(batch)
+    others = [row for row in range(3) if row not in rows]
+    for name, values in outputs.items():
+        assert values.shape == whole[name].shape
+        assert np.isnan(values[rows]).all()
+        np.testing.assert_allclose(values[others], whole[name][others], rtol=0, atol=1e-6)
+
+
+def test_a_map_of_another_stride_than_its_record_says(tmp_path: Path, rng: np.random.Generator) -> None:
+    lying = replace(INFO, outputs=(INFO.outputs[0], replace(MAP, stride=8)))
+    with open_runtime(write_two_outputs(tmp_path / "lying.onnx", info=lying)) as runtime:
+        for bad in (0.0, np.nan):
+            batch = rng.standard_normal((2, 3, 33, 40)).astype(np.float32)
+            batch[0, 0, 0, 0] += bad
+            with pytest.raises(PredictorError, match=r"map is of shape \(\d, 4, 9, 10\), and by its record \(\d, 4, 5"):
+                runtime.run(batch)
+
+
+@pytest.mark.parametrize("outputs", [INFO.outputs[:1], INFO.outputs[::-1], (*INFO.outputs, replace(MAP, name="more"))])
+def test_a_record_of_other_outputs_than_the_graph(tmp_path: Path, outputs: tuple[Output, ...]) -> None:
+    path = write_two_outputs(tmp_path / "x.onnx", info=replace(INFO, outputs=outputs))
+    with pytest.raises(ArtifactError, match="record tells of another network"):
+        open_runtime(path)
+
+
+def test_a_fault_in_one_output_alone_is_found(good: Path, wrong: Path) -> None:
+    found = verify([good, wrong], good, cases=CASES)
+    assert [artifact.passed for artifact in found.artifacts] == [True, False]
+    artifact = found.artifacts[1]
+    assert artifact.synthetic is not None
+    assert [failure.split(" error")[0] for failure in artifact.failures] == [
+        "2x33x40 map: largest",
+        "1x1x1 map: largest",
+    ]
+    for case in artifact.synthetic.cases:
+        logits, own = case.outputs["logits"], case.outputs["map"]
+        assert logits.max_error == 0
+        assert own.max_error == pytest.approx(0.125, rel=1e-5)
+        assert own.rms_error == pytest.approx(0.125, rel=1e-5)
+        assert own.reference_error is None
+
+
+def test_a_fault_in_one_output_alone_is_found_on_images(good: Path, wrong: Path) -> None:
+    found = verify([good, wrong], good, data=IMAGES, synthetic=False)
+    assert [artifact.passed for artifact in found.artifacts] == [True, False]
+    (images,) = found.artifacts[1].images
+    assert images.figures.max_error == 0
+    assert images.maps["map"].max_error == pytest.approx(0.125, rel=1e-4)
+    assert all(" map: largest error" in failure for failure in found.artifacts[1].failures)
+
+
+def test_a_fault_in_the_logits_alone_is_not_the_maps(good: Path, tmp_path: Path) -> None:
+    """What is measured of one output is not of another."""
+    import onnx
+    from onnx import numpy_helper
+
+    from rest_deploy.artifact.onnx_file import write_record
+
+    model = onnx.load(good)
+    head = next(own for own in model.graph.initializer if own.name == "head")
+    head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) * np.float32(1.1), "head"))
+    del model.metadata_props[:]
+    other = tmp_path / "other.onnx"
+    onnx.save(model, other)
+    write_record(other, INFO)
+    (artifact,) = verify(other, good, cases=CASES[:1]).artifacts
+    (failure,) = artifact.failures
+    assert failure.startswith("2x33x40 logits: largest error")
+
+
+def test_the_outputs_are_named_wherever_figures_are_shown(
+    good: Path, wrong: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / f"v.{suffix}" for suffix in ("json", "csv", "md")]
+    argv = [str(wrong), "--reference", str(good), "--data", str(IMAGES), "--sizes", "33x40"]
+    assert command.main([*argv, *(word for file in files for word in ("-o", str(file)))]) == 1
+    told = capsys.readouterr().out
+    assert "errors of each output" in told
+    assert "errors of each map" in told
+    (artifact,) = json.loads(files[0].read_text())["artifacts"]
+    assert [(row["output"], row["passed"]) for row in artifact["synthetic"]] == [("logits", True), ("map", False)]
+    assert [(row["output"], row["passed"]) for row in artifact["images"][0]["maps"]] == [("map", False)]
+    kinds = [row["what"] for row in csv.DictReader(files[1].open())]
+    assert kinds == ["synthetic logits", "synthetic map", "images", "images map"]
+    page = render(read_record(files[0]), None)
+    assert "errors of each output" in page
+    assert "errors of each map" in page
+
+
+def test_a_checkpoint_that_gives_other_outputs_is_no_reference(good: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match=r"7 classes, map of 4 channels and stride 4, .* 7 classes; give"):
+        verify(good, tiny_checkpoint, cases=CASES)
+    assert INFO.num_classes == TINY.num_classes
+
+
+def _reference(baseline_error: float) -> Reference:
+    """Logits that are as they are, and a map whose baseline loses something."""
+
+    def exact(batch: np.ndarray) -> dict[str, np.ndarray]:
+        wide = batch.astype(np.float64)
+        return {"logits": wide.mean(axis=(2, 3)), "map": wide[:, :2, ::4, ::4]}
+
+    def baseline(batch: np.ndarray) -> dict[str, np.ndarray]:
+        own = exact(batch)
+        return {**own, "map": own["map"] + baseline_error}
+
+    return Reference(exact, baseline, channels=3, cases=CASES[:1])
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_each_output_has_its_own_baseline_and_its_own_limit(precision: Precision) -> None:
+    def candidate(batch: np.ndarray) -> dict[str, np.ndarray]:
+        return {"logits": batch.mean(axis=(2, 3)), "map": batch[:, :2, ::4, ::4] + np.float32(1.9)}
+
+    within, over = (
+        _reference(error).compare(candidate, replace(ON_SYNTHETIC[precision], floor=0.0, max_error=None))
+        for error in (1.0, 0.1)
+    )
+    (case,) = within.cases
+    assert case.outputs["map"].reference_error == pytest.approx(1.0)
+    assert case.outputs["logits"].reference_error == 0
+    if precision is Precision.FP32:
+        assert [failure.split(":")[0] for failure in over.failures] == ["2x33x40 logits", "2x33x40 map"]
+        assert [failure.split(":")[0] for failure in within.failures] == ["2x33x40 logits"]
+    if precision is Precision.INT8:  # by what most of the values lose
+        assert over.failures[1].startswith("2x33x40 map: root mean squared error 1.9")
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        ({"logits": (2, 3)}, "the artifact gives logits, the reference logits, map"),
+        ({"logits": (2, 3), "map": (2, 2, 9, 9)}, r"map: .*\(2, 2, 9, 9\), the reference \(2, 2, 9, 10\)"),
+    ],
+)
+def test_other_outputs_or_shapes_are_refused(ours: dict[str, tuple[int, ...]], said: str) -> None:
+    with pytest.raises(VerificationError, match=said):
+        _reference(0.0).compare(lambda _: {name: np.zeros(shape) for name, shape in ours.items()}, Limits(1.0))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_map_that_is_no_number_is_past_every_limit(bad: float) -> None:
+    def candidate(batch: np.ndarray) -> dict[str, np.ndarray]:
+        values = batch[:, :2, ::4, ::4].copy()
+        values[1, 1, 2, 3] = bad
+        return {"logits": batch.mean(axis=(2, 3)), "map": values}
+
+    for limits in (Limits(1e9), Limits(1e9, max_block_rms=1e9)):
+        (failure,) = _reference(0.0).compare(candidate, limits).failures
+        assert failure.startswith("2x33x40 map: ")
+
+
+def test_figures_in_parts_are_those_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    exact = rng.standard_normal((6, 4, 5, 5))
+    ours = exact + 0.1 * rng.standard_normal(exact.shape)
+    whole, cut = measure_values(ours, exact, 0.5), (0, 1, 4, 6)
+    parts = [
+        (exact[a:b].size, measure_values(ours[a:b], exact[a:b], lost))
+        for a, b, lost in zip(cut, cut[1:], (0.1, 0.5, 0.2), strict=False)
+    ]
+    made = joined(parts)
+    assert (made.max_error, made.scale, made.reference_error) == (whole.max_error, whole.scale, 0.5)
+    assert made.rms_error == pytest.approx(whole.rms_error)
+    assert made.std == pytest.approx(whole.std, rel=0.05)  # within a part
+    assert np.isnan(joined([*parts, (1, ValueFigures(np.nan, np.nan, np.nan, 1.0, 1.0))]).max_error)
+
+
+def test_the_figures_of_a_record_name_their_outputs(good: Path, wrong: Path) -> None:
+    synthetic = verify(good, wrong, cases=CASES).artifacts[0].synthetic
+    assert synthetic is not None
+    info = replace(INFO, verification=synthetic.to_dict())
+    assert ArtifactInfo.from_json(info.to_json(), "x.onnx") == info
+    told = words(synthetic.to_dict())
+    assert "at 2 sizes; largest error of logits 0 at" in told
+    assert "; largest error of map 0.12" in told or "; largest error of map 0.13" in told
