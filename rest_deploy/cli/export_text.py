@@ -71,7 +71,7 @@ def result_text(result: ExportResult) -> str:
         title = "largest and mean error of the logits against PyTorch float64:"
         lines.append(Table(title, *result.comparison.columns()).text())
         if result.info.precision_plan is not None:
-            lines.append('(in logits; "float32\'s" is what the deploy form loses; what is allowed: docs/precision.md)')
+            lines.append("(fp32 error: of the deploy form in float32; the limit: docs/precision.md)")
         lines.append("")
     plan = result.info.precision_plan
     if plan is not None:

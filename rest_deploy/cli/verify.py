@@ -24,8 +24,8 @@ from rest_deploy.specs import BATCH, FACTOR, IMAGES, SEED, SHARE, THREADS, Image
 def _parser() -> argparse.ArgumentParser:
     made = parser(
         "rest-verify",
-        "Compare artifacts with the checkpoint they were made from, or with another artifact. Exits with 1 where one "
-        "is past what is allowed.",
+        "Compare artifacts with the checkpoint they were made from, or with another artifact. Exits with 1 where an "
+        "error is over its limit.",
     )
     add = made.add_argument
     add("artifacts", nargs="+", metavar="ARTIFACT", help=".onnx or .engine file, or a checkpoint; any number")
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of synthetic images, and of the choice of real ones (default 0)",
     )
     _add_images(made.add_argument_group("real images"))
-    _add_limits(made.add_argument_group("what is allowed (default: by precision, docs/measuring.md)"))
+    _add_limits(made.add_argument_group("limits (default: by precision, docs/measuring.md)"))
     add_weights_flags(made.add_argument_group("weights of the reference (default: those it was made of)"))
     add_output_flags(made)
     add("--benchmark", metavar="FILE.json", type=Path, help="what rest-bench wrote, to go into the report too")

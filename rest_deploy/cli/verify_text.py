@@ -18,7 +18,7 @@ def text(found: Verification) -> str:
     """Everything, for a terminal."""
     parts = [_head(found)]
     if found.interrupted:
-        parts.append("INTERRUPTED: figures of images are of those before")
+        parts.append("INTERRUPTED: the figures are of the images before")
     for artifact in found.artifacts:
         parts.append(f"{_about(artifact)}")
         parts += [table.text() for table in _tables(artifact)]
@@ -54,7 +54,7 @@ def rows(found: Verification) -> list[Mapping[str, Any]]:
 def notes(found: Verification) -> list[str]:
     """What the tables do not say, a line each."""
     verdicts = [f"{own.about['name']}: {'passed' if own.passed else 'FAILED'}" for own in found.artifacts]
-    interrupted = ["INTERRUPTED: figures of images are of those before"] if found.interrupted else []
+    interrupted = ["INTERRUPTED: the figures are of the images before"] if found.interrupted else []
     return [*_head(found).splitlines(), *interrupted, *verdicts, *found.failures]
 
 
@@ -117,7 +117,7 @@ def _synthetic_table(artifact: ArtifactResult, prefix: str) -> Table:
 
 
 def _image_table(artifact: ArtifactResult, prefix: str) -> Table:
-    head = ("size", "images", "max error", "mean error", "float32's", "cosine", "KL", "top-1 same", "top-5 same",
+    head = ("size", "images", "max error", "mean error", "fp32 error", "cosine", "KL", "top-1 same", "top-5 same",
             "flips", "top-1 right", "top-5 right")  # fmt: skip
     lines = []
     for own in artifact.images:
@@ -160,7 +160,7 @@ def _map_table(artifact: ArtifactResult, prefix: str) -> Table:
     return Table(f"{prefix}real images, errors of each map", ("size", "output", *_VALUES), lines)
 
 
-_VALUES = ("max error", "rms error", "float32's", "allowed", "")
+_VALUES = ("max error", "rms error", "fp32 error", "limit", "")
 
 
 def _values_row(row: ValueFigures, verdict: ValueVerdict) -> tuple[str, ...]:
@@ -169,7 +169,7 @@ def _values_row(row: ValueFigures, verdict: ValueVerdict) -> tuple[str, ...]:
         f"{row.rms_error:.2e}",
         figure(row.reference_error, ".2e"),
         f"{verdict.limit:.1e}{'' if verdict.judged_by == 'max_error' else ' rms'}",
-        "" if verdict.passed else "past what is allowed",
+        "" if verdict.passed else "over the limit",
     )
 
 
