@@ -24,7 +24,7 @@ from rest_deploy.cli.tables import (
     to_json,
     write_outputs,
 )
-from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_display
+from rest_deploy.cli.terminal import clean, command, failed, parser, progress_display
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import BATCH, SEED, THREADS, ImageSize
 
@@ -114,7 +114,9 @@ def _main(arguments: argparse.Namespace) -> int:
         write_report(arguments.report, verification=verification, benchmark=record)
     if made.interrupted:
         return INTERRUPTED
-    return FAILED if made.failures or (made.comparison is not None and made.comparison.found) else OK
+    slower = made.comparison.found if made.comparison is not None else []
+    regressions = [f"{row.contender} at {row.case} is slower than in {arguments.compare}" for row in slower]
+    return failed([*(f"not measured: {failure}" for failure in made.failures), *regressions])
 
 
 def _old(arguments: argparse.Namespace) -> dict[str, Any] | None:

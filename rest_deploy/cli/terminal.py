@@ -118,6 +118,15 @@ def _terminating() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def failed(failures: Sequence[str]) -> int:
+    """The exit code of what may fail in parts; where some did, a line on stderr says the first of them."""
+    if not failures:
+        return OK
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    print(f"error: {clean(failures[0])}{more}", file=sys.stderr)
+    return FAILED
+
+
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with what every command has."""
     made = argparse.ArgumentParser(prog=name, description=description)

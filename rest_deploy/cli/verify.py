@@ -15,7 +15,7 @@ from rest_deploy.cli.preprocessing_flags import (
 )
 from rest_deploy.cli.process import INTERRUPTED, start
 from rest_deploy.cli.tables import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
-from rest_deploy.cli.terminal import FAILED, OK, command, parser, progress_display
+from rest_deploy.cli.terminal import command, failed, parser, progress_display
 from rest_deploy.cli.verify_text import notes, rows, tables, text
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import BATCH, FACTOR, IMAGES, SEED, SHARE, THREADS, ImageSize
@@ -115,7 +115,7 @@ def _main(arguments: argparse.Namespace) -> int:
         write_report(arguments.report, verification=record, benchmark=benchmark)
     if found.interrupted:
         return INTERRUPTED
-    return OK if found.passed else FAILED
+    return failed(found.failures)
 
 
 def _given(value: int | None, default: int) -> int:

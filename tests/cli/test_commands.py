@@ -43,7 +43,7 @@ def test_export_predict_info(tmp_path: Path, tiny_checkpoint: Path, capsys: pyte
     output = tmp_path / "tiny.onnx"
     made = Outcome(export, ["--checkpoint", tiny_checkpoint, "-o", output], capsys)
     assert (made.code, made.err) == (0, "")
-    assert "float32's" in made.out
+    assert "fp32 error" in made.out
     assert f"{output}: tiny, " in made.out
     assert "MiB, verified" in made.out
 
