@@ -7,6 +7,7 @@ import html
 import itertools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from rest_deploy.errors import install
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
+from rest_deploy.runtimes.registry import read_info
 from tests.cli.test_commands import Outcome
 from tests.conftest import TINY, lively
+from tests.reliability.odd_values import bare_graph, sealed_with
 
 QUICK = ["--sizes", "16", "--min-rounds", "8", "--min-seconds", "0", "--threads", "1", "--no-cold"]
 
@@ -68,6 +71,8 @@ def test_verify_fails(tiny_onnx: Path, other: Path, capsys: pytest.CaptureFixtur
     done = Outcome(verify, [tiny_onnx, "--reference", other, "--sizes", "33x40"], capsys)
     assert done.code == 1
     assert "tiny.onnx: FAILED" in done.out
+    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith("error: tiny.onnx: ")
     assert "1x33x40: largest error" in done.out
     loose = Outcome(verify, [tiny_onnx, "--reference", other, "--sizes", "33x40", "--max-error", "100"], capsys)
     assert loose.code == 0
@@ -273,6 +278,21 @@ def test_tables() -> None:
         r"| a\|b | 1.5 | slower |",
         "| long name | 10.25 |  |",
     ]
+
+
+def test_what_was_not_measured_is_said_where_errors_are(
+    tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For who reads stdout by a program: the figures of the others are there."""
+    info = read_info(tiny_onnx)
+    other = replace(info, input=replace(info.input, name="another")).to_json()  # than the graph's: not opened
+    broken = sealed_with(bare_graph(tiny_onnx), tmp_path / "broken.onnx", other)
+    done = Outcome(bench, [tiny_onnx, broken, *QUICK, "--json"], capsys)
+    assert done.code == 1
+    assert [case["contender"] for case in json.loads(done.out)["cases"][0]["results"]][:1] == ["tiny.onnx"]
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: not measured: ")
+    assert "broken.onnx" in line
 
 
 def test_a_table_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
