@@ -22,10 +22,9 @@ from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.rest import ResT
 from rest_deploy.pipeline import ExportRequest, run_export
-from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.ort import open_session
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.specs import Precision
+from rest_deploy.specs import Device, Precision
 from rest_deploy.timing import time_paired
 from tests.golden import golden_model
 

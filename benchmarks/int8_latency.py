@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks.environment import environment
 from rest_deploy.machine import describe_cpu
 from rest_deploy.pipeline import ExportRequest, run_export
+from rest_deploy.runtimes.ort import sums_saturate
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.runtimes.saturation import sums_saturate
 from rest_deploy.specs import Precision
 from rest_deploy.timing import time_paired
 

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 from rest_deploy.errors import DeviceError, MissingPackageError, one_line
 from rest_deploy.machine import affinity, cpu_quota, describe_cpu, kernel_text, physical_cores
+from rest_deploy.runtimes.registry import RUNTIMES
 
-#: Distributions whose version bears on what is measured.
+#: Distributions whose version bears on what is measured, beside those that the runtimes name.
 _PACKAGES = (
-    *("rest-deploy", "numpy", "pillow", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxsim", "onnxscript"),
-    *("openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "cuda-bindings", "safetensors"),
+    *("rest-deploy", "numpy", "pillow", "onnx", "onnxsim", "onnxscript", "openvino", "tensorrt-rtx-cu13-libs"),
+    *("cuda-bindings", "safetensors"),
 )
 #: Environment variables that change how fast something runs.
 _VARIABLE = re.compile(
@@ -63,9 +64,14 @@ def describe_environment(command: str | None = None) -> dict[str, Any]:
         "governor": governor(),
         "gpus": gpus,
         "gpus_note": gpus_note,
-        "packages": {name: version for name in _PACKAGES if (version := installed_version(name)) is not None},
+        "packages": {name: version for name in _packages() if (version := installed_version(name)) is not None},
         "variables": speed_variables(os.environ),
     }
+
+
+def _packages() -> tuple[str, ...]:
+    named = (name for row in RUNTIMES.values() for names in row.packages.values() for name in names)
+    return tuple(dict.fromkeys((*_PACKAGES, *named)))
 
 
 def installed_version(distribution: str) -> str | None:

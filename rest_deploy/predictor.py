@@ -25,7 +25,7 @@ from rest_deploy.errors import (
 )
 from rest_deploy.machine import SHARE, USUAL, available_bytes, check_memory
 from rest_deploy.models.memory import pixels_within
-from rest_deploy.runtimes.registry import open_runtime
+from rest_deploy.runtimes.registry import RUNTIMES, open_runtime
 from rest_deploy.specs import LOGITS, MAX_PIXELS, THREADS, TOP_K, Activation
 from rest_deploy.values import check
 
@@ -299,7 +299,8 @@ class Predictor:
         if self._runtime.device != "cpu" or (free := available_bytes()) is None:
             return None
         info = self.info
-        return pixels_within(info.config, int(SHARE * free), precision=info.precision, format=info.format)
+        memory = RUNTIMES[info.format].memory
+        return pixels_within(info.config, int(SHARE * free), precision=info.precision, format=memory)
 
     def _images_a_call(self, height: int, width: int) -> int:
         """How many images of a size run together: as many as memory and the artifact allow."""

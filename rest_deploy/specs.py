@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Annotated, Any, ClassVar
 
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, DeviceError
 from rest_deploy.values import ABSENT, Many, OneOf, Real, Text, Whole, check, hold, plain, shown
 
 #: CPU threads of a call. Each one that is started takes memory before anything is computed: a hundred thousand take 3.5
@@ -369,6 +369,29 @@ class PreprocessingChange:
         if self.alpha is None:
             unsaid["alpha"] = result.alpha.value
         return unsaid
+
+
+@dataclass(frozen=True)
+class Device:
+    """``cpu``, or ``cuda`` with the number of a GPU."""
+
+    kind: str
+    index: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Device:
+        """Read ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+
+        Raises:
+            DeviceError: Anything else.
+        """
+        match = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", text)
+        if not match:
+            raise DeviceError(f"device {text!r}; accepted: cpu, cuda, cuda:0, cuda:1, ...")
+        return cls("cuda" if text.startswith("cuda") else "cpu", int(match[1] or 0))
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
 
 
 @dataclass(frozen=True)

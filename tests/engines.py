@@ -11,7 +11,8 @@ import pytest
 
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.formats import FormatRequest, get_format
-from rest_deploy.runtimes.ort import OnnxRuntime, read_info
+from rest_deploy.runtimes.ort import OnnxRuntime
+from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import Precision
 from tests.standins.cuda import FakeCuda, FakeDevice
 from tests.standins.tensorrt import FakeTensorRT

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, DeviceError
 from rest_deploy.specs import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Alpha,
+    Device,
     ImageSize,
     Interpolation,
     Precision,
@@ -218,3 +219,28 @@ def test_preprocessing_names_an_unknown_field():
 def test_preprocessing_refuses_a_field_of_the_wrong_kind(field, value):
     with pytest.raises(ConfigError, match=rf"^preprocessing\.{field}\b"):
         Preprocessing.from_dict({**Preprocessing().to_dict(), field: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "device", "full"),
+    [
+        ("cpu", Device("cpu"), "cpu"),
+        ("cuda", Device("cuda", 0), "cuda:0"),
+        ("cuda:0", Device("cuda", 0), "cuda:0"),
+        ("cuda:1", Device("cuda", 1), "cuda:1"),
+        ("cuda:15", Device("cuda", 15), "cuda:15"),
+    ],
+)
+def test_devices_are_read_and_written(text, device, full):
+    assert Device.parse(text) == device
+    assert str(device) == full
+    assert Device.parse(full) == device
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "gpu", "CPU", "Cuda", " cpu", "cpu\n", "cpu:0", "cuda:", "cuda:-1", "cuda:a", "cuda:0,1", "cuda:1111"],
+)
+def test_other_names_of_devices_are_refused(text):
+    with pytest.raises(DeviceError, match=r"device .*; accepted: cpu, cuda, cuda:0, cuda:1, \.\.\."):
+        Device.parse(text)

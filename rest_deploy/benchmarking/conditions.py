@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from rest_deploy.environment import Load
 from rest_deploy.errors import DeviceError, MissingPackageError, one_line
-from rest_deploy.runtimes.devices import Device
 from rest_deploy.runtimes.ort import import_onnxruntime
+from rest_deploy.specs import Device
 
 #: Shares past which a run is called noisy. Quiet runs on a shared machine of two cores stay under them
 #: (docs/benchmarks.md, "Noise").

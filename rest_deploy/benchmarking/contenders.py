@@ -22,9 +22,8 @@ from rest_deploy.benchmarking.sessions import (
 )
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.models.config import get_config
-from rest_deploy.nvidia import LIBRARIES
-from rest_deploy.runtimes.devices import Device
-from rest_deploy.runtimes.registry import read_info
+from rest_deploy.runtimes.registry import RUNTIMES, read_info
+from rest_deploy.specs import Device
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,7 @@ class Contender:
     @property
     def where(self) -> str:
         """The device it runs on: ``"cpu"``, ``"cuda:0"``, ..."""
-        if self.device is None:
-            return "cuda:0" if self.format in LIBRARIES else "cpu"
-        return str(Device.parse(self.device))
+        return str(Device.parse(self.device)) if self.device is not None else RUNTIMES[self.format].default_device
 
     def open(self) -> Session:
         """Make it ready to run.

@@ -6,12 +6,14 @@ The report is whole at every moment: Ctrl-C keeps what was measured before it.
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +40,7 @@ from rest_deploy.errors import ConfigError, MissingPackageError, RestDeployError
 from rest_deploy.machine import usable_cores
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.models.flops import count_flops
-from rest_deploy.runtimes.gpu_times import gpu_medians
+from rest_deploy.runtimes.base import GpuCall
 from rest_deploy.specs import SEED, THREADS, ImageSize, input_size
 from rest_deploy.values import check
 
@@ -351,6 +353,12 @@ def _with_gpu(
         made.notes.append(f"{result.contender} at {case}: where its time on the GPU goes: {one_line(exc)}")
         return result
     return replace(result, gpu=gpu_medians(calls)) if calls else result
+
+
+def gpu_medians(calls: Sequence[GpuCall]) -> dict[str, Any]:
+    """Median of each figure, and the number of calls, as plain values for JSON."""
+    names = list(GpuCall.__dataclass_fields__)
+    return {name: statistics.median(getattr(call, name) for call in calls) for name in names} | {"calls": len(calls)}
 
 
 @contextmanager

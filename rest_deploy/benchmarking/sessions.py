@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from rest_deploy.environment import installed_version
 from rest_deploy.errors import DeviceError, RestDeployError, one_line
-from rest_deploy.runtimes.devices import Device
-from rest_deploy.runtimes.gpu_times import GpuCall
+from rest_deploy.runtimes.base import GpuCall
 from rest_deploy.runtimes.ort import open_session
-from rest_deploy.runtimes.registry import open_runtime
+from rest_deploy.runtimes.registry import RUNTIMES, open_runtime
+from rest_deploy.specs import Device
 
 _RECOMPILATIONS = 256
 
@@ -66,7 +66,10 @@ class ArtifactSession(Session):
     def __init__(self, path: Path, device: str | None, threads: int | None) -> None:
         self._runtime = open_runtime(path, device, threads)
         self.run = self._runtime.run  # without a call in between, which would be timed
-        self.description = _description(self._runtime.info.format, self._runtime.device)
+        row = RUNTIMES[self._runtime.info.format]
+        versions = (installed_version(name) for names in row.packages.values() for name in names)
+        told = (row.title, next(filter(None, versions), None), f"on {self._runtime.device}")
+        self.description = " ".join(filter(None, told))
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of calls on a GPU goes."""
@@ -75,21 +78,6 @@ class ArtifactSession(Session):
     def close(self) -> None:
         """Let go of the network."""
         self._runtime.close()
-
-
-#: Format of an artifact -> what runs it, and the distributions that may bring it.
-_RUNNERS = {
-    "onnx": ("ONNX Runtime", ("onnxruntime", "onnxruntime-gpu")),
-    "pytorch": ("PyTorch", ("torch",)),
-    "trt": ("TensorRT", ("tensorrt",)),
-    "trt-rtx": ("TensorRT-RTX", ("tensorrt-rtx-cu13-libs",)),
-}
-
-
-def _description(format: str, device: str) -> str:
-    title, packages = _RUNNERS.get(format, (format, ()))
-    versions = (installed_version(package) for package in packages)
-    return " ".join(filter(None, (title, next(filter(None, versions), None), f"on {device}")))
 
 
 class PlainOnnxSession(Session):

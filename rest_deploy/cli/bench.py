@@ -26,6 +26,7 @@ from rest_deploy.cli.tables import (
 )
 from rest_deploy.cli.terminal import clean, command, failed, parser, progress_display
 from rest_deploy.errors import ConfigError
+from rest_deploy.runtimes.registry import device_help
 from rest_deploy.specs import BATCH, SEED, THREADS, ImageSize
 
 _BASELINES = "torch, torch-compile, as-written, openvino"
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", nargs="+", metavar="NAME", default=[], help="networks by name, for baselines without an artifact")
     add("--checkpoint", metavar="FILE", help="weights of the baselines (default random, which takes as long)")
     add("--relative-to", metavar="NAME", help="contender that ratios are formed to (default the first of a network)")
-    add("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
+    add("--device", help=device_help())
     add(
         "--threads", type=number_as(THREADS), help="CPU threads of a call (default: one for each core that may be used)"
     )

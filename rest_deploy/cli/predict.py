@@ -15,6 +15,7 @@ from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progres
 from rest_deploy.cli.verification_text import assumed, record_rows
 from rest_deploy.errors import ImageError
 from rest_deploy.predictor import Prediction, Predictor
+from rest_deploy.runtimes.registry import device_help
 from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation
 
 
@@ -28,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K",
         help="predictions for each image (default 5, or all where each class has a score of its own)",
     )
-    made.add_argument("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
+    made.add_argument("--device", help=device_help())
     made.add_argument(
         "--threads", type=number_as(THREADS), help="CPU threads (default: one for each core that may be used)"
     )

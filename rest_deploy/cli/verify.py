@@ -18,6 +18,7 @@ from rest_deploy.cli.tables import add_output_flags, check_outputs, finite, read
 from rest_deploy.cli.terminal import command, failed, parser, progress_display
 from rest_deploy.cli.verify_text import notes, rows, tables, text
 from rest_deploy.errors import ConfigError
+from rest_deploy.runtimes.registry import device_help
 from rest_deploy.specs import BATCH, FACTOR, IMAGES, SEED, SHARE, THREADS, ImageSize
 
 
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--threads", type=number_as(THREADS), help="CPU threads of a call (default: one for each core that may be used)"
     )
-    add("--device", help="cpu, cuda or cuda:N, never another than asked (default cpu, of an engine cuda)")
+    add("--device", help=device_help())
     add(
         "--seed",
         type=number_as(SEED),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 from rest_deploy.doctor.checks import (
     CUDA_PYTHON,
@@ -19,6 +17,7 @@ from rest_deploy.doctor.checks import (
     find_gpus,
     modules_to_check,
     not_installed,
+    probe,
     repair,
 )
 from rest_deploy.doctor.records import (
@@ -32,24 +31,24 @@ from rest_deploy.doctor.records import (
     Integers,
     Package,
     Possible,
-    Provider,
     Report,
     State,
 )
 from rest_deploy.environment import describe_environment
-from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError, RestDeployError, install
+from rest_deploy.errors import ConfigError, RestDeployError, install
 from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig
-from rest_deploy.export.formats import FORMATS
+from rest_deploy.export.formats import FORMATS, SOURCE
 from rest_deploy.nvidia import LIBRARIES, Gpu, TensorRTLog, is_installed, load_library
+from rest_deploy.runtimes.registry import RUNTIMES, RuntimeRow
 from rest_deploy.specs import Int8Target, Precision
-
-if TYPE_CHECKING:
-    from rest_deploy.runtimes.registry import RuntimeRow
 
 _T = TypeVar("_T")
 #: The library that builds engines on machines without a GPU.
 _WITHOUT_GPU = "trt-rtx"
+#: Runtimes that are not asked by a probe: ONNX Runtime was before others load, and engines are looked at by library.
+_TOLD_BY_OTHERS = frozenset({SOURCE, *LIBRARIES})
+_FOR_CPUS = "INT8 files for CPUs run on CPUs; for a GPU export with --fp16, or build an engine with --int8"
 _REDUCED = "8-bit sums saturate on this CPU: of INT8 files it runs those with --reduced-range, as are made on it"
 
 
@@ -60,8 +59,9 @@ def examine(command: str | None = None, progress: Callable[[float, str], None] |
         command: The command line that asks, for the record.
         progress: Called with the share that is done, 0 to 1, and what is looked at.
     """
-    modules = modules_to_check(attempt(_registry_modules).value or ())
-    total, done = len(modules) + 5, 0
+    modules = modules_to_check(_registry_modules())
+    others = [(name, device) for name, row in RUNTIMES.items() if name not in _TOLD_BY_OTHERS for device in row.devices]
+    total, done = len(modules) + len(others) + 5, 0
 
     def look(what: str, function: Callable[..., _T], *arguments: object) -> _T:
         nonlocal done
@@ -75,7 +75,9 @@ def examine(command: str | None = None, progress: Callable[[float, str], None] |
     providers = {device: look(f"ONNX Runtime on {device}", check_provider, device) for device in (CPU, CUDA)}
     integers = look("8-bit integers", check_integers)
     packages = {module: look(module, check_package, module) for module in modules}
-    findings = Findings(packages, providers, find_gpus(), integers)
+    probes = {(SOURCE, device): provider.problem for device, provider in providers.items()}
+    probes |= {pair: look(f"{RUNTIMES[pair[0]].title} on {pair[1]}", probe, *pair) for pair in others}
+    findings = Findings(packages, find_gpus(), integers, probes)
     artifacts = look("artifacts", attempt, check_artifacts, findings)
     return Report(
         environment=environment,
@@ -105,9 +107,9 @@ class Demand:
             ConfigError: There is no such kind of artifact, or no such ability.
         """
         key, colon, ability = text.partition(":")
-        known = attempt(artifact_keys)
-        if known.value is not None and key not in known.value:
-            raise ConfigError(f"unknown artifact {key!r}; accepted: {', '.join(known.value)}")
+        known = artifact_keys()
+        if key not in known:
+            raise ConfigError(f"unknown artifact {key!r}; accepted: {', '.join(known)}")
         if colon and ability not in ABILITIES:
             raise ConfigError(f"{text!r}; accepted after {key}: {', '.join(f':{name}' for name in ABILITIES)}")
         return cls(key, ability or None)
@@ -135,12 +137,12 @@ class Demand:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of the machine: packages by module, providers by device."""
+    """What is known of the machine: packages by module; by runtime and device, what keeps it from computing there."""
 
     packages: Mapping[str, Package]
-    providers: Mapping[str, Provider]
     gpus: Gpus
     integers: Integers
+    probes: Mapping[tuple[str, str], str]
 
     @property
     def no_gpu(self) -> str:
@@ -154,17 +156,12 @@ class Kind:
 
     key: str
     title: str
-    format: str | None  # None: it is not exported
-    precision: Precision | None  # None: any
-    runtime: RuntimeRow
+    name: str  # of its format, where it is exported, and of its runtime, where it is run
+    for_cpus: bool = False  # INT8 whose operators only CPUs have
 
 
 def artifact_keys() -> tuple[str, ...]:
-    """Keys of the kinds of artifact, in order.
-
-    Raises:
-        ImportError: NumPy, without which nothing runs, does not load.
-    """
+    """Keys of the kinds of artifact, in order."""
     return tuple(kind.key for kind in _kinds())
 
 
@@ -175,42 +172,31 @@ def check_artifacts(findings: Findings) -> tuple[Artifact, ...]:
 
 def _registry_modules() -> tuple[str, ...]:
     """Modules of the packages that the registries name."""
-    from rest_deploy.runtimes.registry import RUNTIMES
-
     exporting = [module for row in FORMATS.values() for module in row.packages]
-    return tuple(dict.fromkeys([*(row.package for row in RUNTIMES.values()), *exporting]))
+    return tuple(dict.fromkeys([*(module for row in RUNTIMES.values() for module in row.packages), *exporting]))
 
 
 def _kinds() -> Iterator[Kind]:
     """Formats, those that no TensorRT builds in each precision; then what is only run."""
-    from rest_deploy.runtimes.registry import RUNTIMES, RuntimeRow
-
     for name, row in FORMATS.items():
-        runtime = RUNTIMES.get(row.suffix, RuntimeRow("", "", "", "", ()))
         if name in LIBRARIES:
-            yield Kind(name, f"{row.suffix} by {LIBRARIES[name].title}", name, None, runtime)
+            yield Kind(name, f"{row.suffix} by {LIBRARIES[name].title}", name)
             continue
         for precision in row.precisions:
             key = name if precision is Precision.FP32 else f"{name}-{precision.value}"
-            use = " for CPUs" if precision is Precision.INT8 and Int8Target.CPU in row.int8_targets else ""
-            yield Kind(key, f"{row.suffix} in {precision.value}{use}", name, precision, runtime)
-    exported = {row.suffix for row in FORMATS.values()}
-    others: dict[RuntimeRow, list[str]] = {}
-    for suffix, runtime in RUNTIMES.items():
-        if suffix not in exported:
-            others.setdefault(runtime, []).append(suffix)
-    for runtime, suffixes in others.items():
-        yield Kind(runtime.module.rpartition(".")[2], f"checkpoint {' '.join(suffixes)}", None, None, runtime)
+            for_cpus = precision is Precision.INT8 and Int8Target.CPU in row.int8_targets
+            title = f"{row.suffix} in {precision.value}{' for CPUs' if for_cpus else ''}"
+            yield Kind(key, title, name, for_cpus)
+    for name, own in RUNTIMES.items():
+        if name not in FORMATS:
+            yield Kind(name, f"{' '.join(own.suffixes)} by {own.title}", name)
 
 
 def _check(kind: Kind, findings: Findings) -> Artifact:
-    running = _RUNTIMES.get(kind.runtime.package, _run_any)(kind, findings)
-    if kind.format is None:
-        made = Ability.never("it is what artifacts are exported from")
-    else:
-        made = _export(kind.format, findings)
-        if kind.precision is Precision.INT8:
-            made = replace(made, note=running[CPU].note)
+    running = {device: _run(kind, device, findings) for device in (CPU, CUDA)}
+    made = _export(kind.name, findings) if kind.name in FORMATS else Ability.never("rest-export makes no such file")
+    if kind.for_cpus:
+        made = replace(made, note=running[CPU].note)
     return Artifact(kind.key, kind.title, {EXPORT: made, **running})
 
 
@@ -225,7 +211,7 @@ def _export(name: str, findings: Findings) -> Ability:
     steps = [not_installed([packages[module].name for module in missing], [row.packages[module] for module in missing])]
     steps += [package.note for package in packages.values() if package.state in {State.OLD, State.BROKEN}]
     if ONNXRUNTIME in packages and packages[ONNXRUNTIME].state is State.WORKS:
-        steps.append(findings.providers[CPU].problem)  # what is exported is run there
+        steps.append(findings.probes[SOURCE, CPU])  # what is exported is run there
     if name not in LIBRARIES:
         return Ability.unless(*steps)
     reasons, note = _build(name, findings)
@@ -245,29 +231,40 @@ def _build(name: str, findings: Findings) -> tuple[list[str], str]:
 # Whether it can be run, by device.
 
 
-def _run_onnx(kind: Kind, findings: Findings) -> dict[str, Ability]:
-    package = findings.packages[ONNXRUNTIME]
-    old = package.note if package.state is State.OLD else ""
-    on_cpu, on_gpu = (findings.providers[device].problem for device in (CPU, CUDA))
-    if package.conflict or package.state is State.BROKEN:  # other steps would leave it as it is, or empty
-        on_cpu, on_gpu = on_cpu and package.note, on_gpu and package.note
-    if kind.precision is not Precision.INT8:
-        return {CPU: Ability.unless(old, on_cpu), CUDA: Ability.unless(findings.no_gpu, old, on_gpu)}
-    note = _REDUCED if findings.integers.saturate else ""
-    why = "INT8 files for CPUs run on CPUs; for a GPU export with --fp16, or build an engine with --int8"
-    return {CPU: Ability.unless(old, on_cpu or findings.integers.problem, note=note), CUDA: Ability.never(why)}
+def _run(kind: Kind, device: str, findings: Findings) -> Ability:
+    row = RUNTIMES.get(kind.name)
+    if row is None:
+        return Ability.never(f"rest_deploy has no runtime that opens files of format {kind.name}")
+    if device not in row.devices:
+        return Ability.never(row.only)
+    if kind.name in LIBRARIES:
+        return _run_engine(kind.name, findings)
+    if device == CUDA and kind.for_cpus:
+        return Ability.never(_FOR_CPUS)
+    problem = _package_problem(row, device, findings, findings.probes[kind.name, device])
+    if not kind.for_cpus:
+        return Ability.unless(findings.no_gpu if device == CUDA else "", problem)
+    return Ability.unless(problem or findings.integers.problem, note=_REDUCED if findings.integers.saturate else "")
 
 
-def _run_engine(kind: Kind, findings: Findings) -> dict[str, Ability]:
-    name = kind.format or kind.runtime.package
+def _package_problem(row: RuntimeRow, device: str, findings: Findings, problem: str) -> str:
+    """What is wrong with the packages of a runtime, and the step that repairs it; else a problem that it has."""
+    packages = [findings.packages[module] for module in row.packages]
+    missing = [package.name for package in packages if package.state is State.MISSING]
+    if missing:
+        return not_installed(missing, [row.devices[device]])
+    wrong = (p.note for p in packages if p.state is not State.WORKS or (problem and p.conflict))
+    return next(wrong, problem)  # other steps would leave packages that overwrite each other as they are, or empty
+
+
+def _run_engine(name: str, findings: Findings) -> Ability:
     missing = _library_problem(name, findings, also=CUDA_PYTHON)
     cuda = findings.packages[CUDA_PYTHON]  # one that is not installed is told of with the library
     unusable = cuda.note if cuda.state is not State.WORKS or findings.gpus.found else findings.gpus.problem
     note = ""
     if not missing and findings.gpus.found:
         missing, note = _start_engine(name, findings.gpus.found[0])
-    never = Ability.never("an engine runs on an NVIDIA GPU; on the CPU use an .onnx file")
-    return {CPU: never, CUDA: Ability.unless(unusable, missing, note=note)}
+    return Ability.unless(unusable, missing, note=note)
 
 
 def _library_problem(name: str, findings: Findings, also: str | None = None) -> str:
@@ -307,60 +304,3 @@ def _start_runtime(name: str) -> None:
     log = TensorRTLog(library)
     runtime = log.attempt("start its runtime", RestDeployError, library.api.Runtime, log.logger)
     del runtime  # before its log
-
-
-def _run_pytorch(kind: Kind, findings: Findings) -> dict[str, Ability]:
-    def add() -> None:
-        """A torch that sees the GPU may have no kernels for it."""
-        import torch
-
-        from rest_deploy.runtimes.devices import Device
-
-        _load_runtime(kind).check_cuda(Device("cuda"))
-        if float(torch.ones(2, device="cuda").sum()) != 2:
-            raise DeviceError("PyTorch adds wrongly on the GPU")
-
-    on_cpu = _loading_problem(kind, findings)
-    on_gpu = on_cpu or attempt(add).problem.removeprefix("device cuda:0: ")
-    return {CPU: Ability.unless(on_cpu), CUDA: Ability.unless(findings.no_gpu, on_gpu)}
-
-
-def _run_nothing(kind: Kind, findings: Findings) -> dict[str, Ability]:
-    why = Ability.never(f"rest_deploy has no runtime that opens files of format {kind.format}")
-    return {CPU: why, CUDA: why}
-
-
-def _run_any(kind: Kind, findings: Findings) -> dict[str, Ability]:
-    """A runtime that is new here: whether it loads."""
-    unknown = Ability(Possible.UNKNOWN, ("rest-doctor has no check of it",))
-    return {CPU: Ability.unless(_loading_problem(kind, findings)), CUDA: unknown}
-
-
-def _loading_problem(kind: Kind, findings: Findings) -> str:
-    package = findings.packages[kind.runtime.package]
-    if package.state is State.MISSING:
-        return not_installed([package.name], [kind.runtime.extra])
-    if package.state is not State.WORKS:
-        return package.note
-    return attempt(_load_runtime, kind).problem
-
-
-def _load_runtime(kind: Kind) -> Any:
-    """The runtime's module, and with it all that it imports.
-
-    Raises:
-        MissingPackageError: Something that it needs is not installed.
-    """
-    row = kind.runtime
-    try:
-        return importlib.import_module(row.module)
-    except ModuleNotFoundError as exc:
-        if exc.name is None or exc.name.split(".")[0] == "rest_deploy":
-            raise
-        raise MissingPackageError(exc.name.partition(".")[0], "open such files", row.extra) from exc
-
-
-#: Package of a runtime -> whether what it opens can be run.
-_RUNTIMES: Mapping[str, Callable[[Kind, Findings], dict[str, Ability]]] = MappingProxyType(
-    {ONNXRUNTIME: _run_onnx, "tensorrt": _run_engine, "torch": _run_pytorch, "": _run_nothing}
-)

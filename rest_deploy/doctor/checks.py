@@ -5,7 +5,6 @@ Nothing that is broken raises; it becomes one line, with the pip line that repai
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import importlib
@@ -16,14 +15,15 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from rest_deploy.doctor.records import CPU, CUDA, Gpus, Integers, Package, Provider, State
 from rest_deploy.environment import installed_version
-from rest_deploy.errors import DeviceError, MissingPackageError, RestDeployError, install, one_line
+from rest_deploy.errors import MissingPackageError, RestDeployError, install, one_line
 from rest_deploy.nvidia import LIBRARIES, NO_GPU, Cuda, CudaError, cuda_version, find_gpu
+from rest_deploy.runtimes.registry import RUNTIMES
+from rest_deploy.specs import Device
 
 _T = TypeVar("_T")
 
@@ -119,20 +119,9 @@ _MODULES = (
     "torch",  # last: it brings CUDA's libraries into the process, with which others load that would not without it
 )
 
-#: Module -> distributions that bring it, where their name is another; the first is the one that rest-deploy asks for.
+#: Module that no runtime names -> distribution that brings it, where its name is another.
 _DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "PIL": ("pillow",),
-        CUDA_PYTHON: ("cuda-bindings",),
-        "pynvml": ("nvidia-ml-py",),
-        ONNXRUNTIME: (
-            *("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn"),
-            *("onnxruntime-rocm", "onnxruntime-migraphx"),
-        ),
-        "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
-        "tensorrt_rtx": ("tensorrt-rtx",),
-        "tensorrt_rtx_bindings": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
-    }
+    {"PIL": ("pillow",), CUDA_PYTHON: ("cuda-bindings",), "pynvml": ("nvidia-ml-py",)}
 )
 _CONFLICT = "are installed together and overwrite each other's files, so which of them runs is chance"
 
@@ -142,9 +131,15 @@ def modules_to_check(others: Sequence[str] = ()) -> tuple[str, ...]:
     return (*(module for module in dict.fromkeys(others) if module not in _MODULES), *_MODULES)
 
 
+def _distributions(module: str) -> tuple[str, ...]:
+    """What may bring a module; the first is what rest-deploy asks for."""
+    named = {name: distributions for row in RUNTIMES.values() for name, distributions in row.packages.items()}
+    return named.get(module) or _DISTRIBUTIONS.get(module, (module,))
+
+
 def check_package(module: str) -> Package:
     """Import a package for real."""
-    distributions = _DISTRIBUTIONS.get(module, (module,))
+    distributions = _distributions(module)
     versions = {name: version for name in distributions if (version := installed_version(name)) is not None}
     outcome = attempt(_LOADERS.get(module, load_module), module)
     names = tuple(versions) or distributions[:1]
@@ -185,7 +180,6 @@ def load_module(name: str) -> Any:
 
 def _load_onnxruntime(module: str) -> Any:
     from rest_deploy.runtimes import ort
-    from rest_deploy.runtimes.devices import Device
 
     try:
         return ort.import_onnxruntime(Device("cpu"))
@@ -211,62 +205,44 @@ def _broken(package: Package, outcome: Outcome[Any]) -> str:
 
 def _once_more(problem: str, names: Sequence[str]) -> str:
     """A problem of ONNX Runtime, of which one package at most may be installed, with the steps that repair it."""
-    all_names = " ".join(dict.fromkeys([*_DISTRIBUTIONS[ONNXRUNTIME][:2], *names]))
+    all_names = " ".join(dict.fromkeys([*_distributions(ONNXRUNTIME)[:2], *names]))
     reason = problem.partition("; pip ")[0]
     return f"{reason}; pip uninstall {all_names}, then {install('cpu')} or {install('gpu')}"
 
 
-# Execution providers of ONNX Runtime.
+# Runtimes, and execution providers of ONNX Runtime.
 
-#: An ONNX file of one float32 Conv (1, 1, h, w) by (1, 1, 1, 1), which on a GPU needs cuDNN as ResT does;
-#: tests/doctor/test_checks.py builds the same bytes with the onnx package.
-_GRAPH = base64.b64decode(
-    "CAUSC3Jlc3RfZGVwbG95OnYKDwoBeAoBdxIBeSIEQ29udhIIcHJvdmlkZXJaHQoBeBIYChYIARISCgIIAQoCCAEKAxIBaAoDEgF3WhsKAXcSFgoU"
-    "CAESEAoCCAEKAggBCgIIAQoCCAFiHQoBeRIYChYIARISCgIIAQoCCAEKAxIBaAoDEgF3QgQKABAL"
-)
-_FACTORS = 3.0, 5.0
 _PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
 _STDERR = 2
 #: How ONNX Runtime logs that a provider's shared library does not load, and how it colours what it logs.
 _NOT_LOADED, _COLOUR = re.compile(r"with error: ([^\n]+)"), re.compile(r"\x1b\[[\d;]*m")
 
 
-def check_provider(device: str) -> Provider:
-    """Run a network of one operator on ``"cpu"`` or ``"cuda"``."""
+def probe(name: str, device: str) -> str:
+    """Why a runtime does not compute on ``"cpu"`` or ``"cuda"``; empty where it does."""
     with _stderr_held_back() as held:
-        problem = attempt(_run, device).problem
+        problem = attempt(lambda: RUNTIMES[name].load("open such files").probe(Device(device))).problem
     reason = _NOT_LOADED.search(_COLOUR.sub("", "".join(held)))
     if problem and reason and reason[1] not in problem:
         problem = f"{problem} ({' '.join(reason[1].split())[:200]})"
-    return Provider(_PROVIDERS[device], device, problem.removeprefix(f"device {device}:0: "))
+    return problem.removeprefix(f"device {device}:0: ")
+
+
+def check_provider(device: str) -> Provider:
+    """Let ONNX Runtime compute on ``"cpu"`` or ``"cuda"``."""
+    return Provider(_PROVIDERS[device], device, probe("onnx", device))
 
 
 def check_integers() -> Integers:
     """Ask ONNX Runtime whether it adds 8-bit products exactly on this CPU."""
 
     def ask() -> bool:
-        from rest_deploy.runtimes.saturation import sums_saturate
+        from rest_deploy.runtimes.ort import sums_saturate
 
         return sums_saturate()
 
     outcome = attempt(ask)
     return Integers(outcome.value, outcome.problem)
-
-
-def _run(device: str) -> None:
-    """Open the network as :mod:`rest_deploy.runtimes.ort` opens one, and compare what it gives."""
-    import numpy as np
-
-    from rest_deploy.runtimes.devices import Device
-    from rest_deploy.runtimes.ort import open_session
-
-    session = open_session(_GRAPH, Path("one convolution"), Device.parse(device), 1)
-    if session.get_providers()[:1] != [_PROVIDERS[device]]:
-        raise DeviceError(f"ONNX Runtime did not start its {_PROVIDERS[device]}; it has {session.get_providers()}")
-    first, second = (np.full((1, 1, 1, 1), factor, np.float32) for factor in _FACTORS)
-    (product,) = session.run(None, {"x": first, "w": second})
-    if float(product.item()) != _FACTORS[0] * _FACTORS[1]:
-        raise DeviceError(f"ONNX Runtime multiplies wrongly on {device}: {_FACTORS} gave {product.item()}")
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from rest_deploy.export.precision.plan import PrecisionPlan, display
 from rest_deploy.pipeline.prepare import ImageInputs
 from rest_deploy.pipeline.sensitivities import Sensitivity, write_sensitivities
 from rest_deploy.preprocess.sample import Sample, Source
-from rest_deploy.runtimes.saturation import sums_saturate
+from rest_deploy.runtimes.ort import sums_saturate
 from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision, largest_input
 from rest_deploy.verification import (
     Case,

@@ -7,9 +7,10 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,25 +18,45 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, InputError, PredictorError
 from rest_deploy.models.memory import network_bytes
-from rest_deploy.specs import largest_input
+from rest_deploy.runtimes.registry import RUNTIMES
+from rest_deploy.specs import Device, largest_input
 
 if TYPE_CHECKING:
-    from rest_deploy.runtimes.gpu_times import GpuCall
+    from rest_deploy.models.blocks import BlockRun
 
 _SIZES_KNOWN = 256
+
+
+@dataclass(frozen=True)
+class GpuCall:
+    """One call, in milliseconds.
+
+    Args:
+        host_to_host_ms: From an array of the host to one of the host, by the host's clock.
+        compute_ms: The network alone, by CUDA events.
+        copy_in_ms, copy_out_ms: The copies to the GPU and back, by CUDA events.
+        enqueue_ms: That the host was busy handing the network's work to the GPU.
+    """
+
+    host_to_host_ms: float
+    compute_ms: float
+    copy_in_ms: float
+    copy_out_ms: float
+    enqueue_ms: float
 
 
 class Runtime(ABC):
     """A network loaded from a file: float32 (B, channels, H, W) -> float32 outputs by name, each of B rows.
 
-    Calls may come from several threads at once. A subclass sets ``info``, and writes ``_run`` and ``_close``.
+    Calls may come from several threads at once. A subclass sets ``info``, and writes ``read_info``, ``_run`` and
+    ``_close``; of the rest what differs from here. Its row is in :mod:`rest_deploy.runtimes.registry`.
 
     In a process that is forked later it says so when it is called. Threads are not inherited, nor is a GPU: a call
     would wait for ever, and so would whatever lets go of what is held.
 
     Args:
         path: The artifact.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; None for ``default_device``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``, of a kind that its row has.
         threads: CPU threads for one call; None takes one for each physical core that this process may use, at most its
             cgroup's quota.
         allow_spinning: Whether threads may wait for the next call by spinning.
@@ -45,26 +66,42 @@ class Runtime(ABC):
     """
 
     info: ArtifactInfo
-    default_device = "cpu"
-    #: Why ``allow_spinning=False`` cannot be had; None where it can.
-    spinning_advice: str | None = "leave allow_spinning out"
+    #: What to do where ``allow_spinning=False`` cannot be had; None where it can.
+    spinning_advice: ClassVar[str | None] = "leave allow_spinning out"
 
     def __init__(
         self,
         path: str | Path,
-        device: str | None = None,
+        device: str = "cpu",
         threads: int | None = None,
         allow_spinning: bool = True,
     ) -> None:
         self.path = Path(path)
         if not allow_spinning and self.spinning_advice is not None:
-            raise ConfigError(f"{path}: spinning can be turned off for .onnx files alone; {self.spinning_advice}")
-        self.device = device if device is not None else self.default_device
+            raise ConfigError(f"{path}: it cannot turn spinning off; {self.spinning_advice}, or use an .onnx file")
+        self.device, self.target = device, Device.parse(device)
         self.threads = threads
         self._closed = self._forked = False
         self._call_bytes: dict[tuple[int, int, int], int] = {}  # asked for at every call
         self._closing = threading.Lock()
         _open.add(self)
+
+    @classmethod
+    @abstractmethod
+    def read_info(cls, path: Path) -> ArtifactInfo:
+        """The record of a file, without loading its network where that can be had.
+
+        Raises:
+            ArtifactError: The file is missing, damaged or not ours.
+        """
+
+    @classmethod  # noqa: B027  # that its module was imported may be all there is to try
+    def probe(cls, device: Device) -> None:
+        """Compute something small on a device, for rest-doctor.
+
+        Raises:
+            RestDeployError: It does not run there; says what is missing.
+        """
 
     def run(self, batch: Any) -> Any:
         """The outputs for a batch.
@@ -145,7 +182,9 @@ class Runtime(ABC):
             info = self.info
             if len(known) == _SIZES_KNOWN:
                 known = self._call_bytes = {}
-            known[size] = network_bytes(info.config, *size, precision=info.precision, format=info.format)
+            known[size] = network_bytes(
+                info.config, *size, precision=info.precision, format=RUNTIMES[info.format].memory
+            )
         return known[size]
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
@@ -156,6 +195,16 @@ class Runtime(ABC):
             count: How many.
         """
         return []
+
+    def blocks(self) -> BlockRun:
+        """What each of its blocks gives, on the CPU.
+
+        Raises:
+            ConfigError: They cannot be seen.
+        """
+        raise ConfigError(
+            f"{self.path}: the blocks of such a file cannot be looked into; give the .onnx file it is made from"
+        )
 
     def _check_usable(self) -> None:
         """Refuse a call after a fork, or after another thread closed it; runtimes ask again once it is their turn."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import logging
 import queue
 import threading
@@ -26,9 +28,7 @@ from rest_deploy.errors import (
 )
 from rest_deploy.machine import USUAL, describe_cpu, usable_cores
 from rest_deploy.runtimes.base import Runtime
-from rest_deploy.runtimes.devices import Device
-from rest_deploy.runtimes.saturation import sums_saturate
-from rest_deploy.specs import Int8Target
+from rest_deploy.specs import Device, Int8Target
 
 _log = logging.getLogger(__name__)
 
@@ -38,17 +38,31 @@ _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _SHAPE_OPERATORS = frozenset({"Shape", "Gather", "Concat", "Cast", "Reciprocal", "Squeeze", "Unsqueeze"})
 
 
+#: ONNX files for asking ONNX Runtime what it does here, where the onnx package is not installed; tests/runtimes/
+#: test_ort.py builds the same bytes with it. One float32 Conv (1, 1, h, w) by (1, 1, 1, 1), which on a GPU needs cuDNN
+#: as ResT does; and one MatMulInteger of uint8 (m, k) and int8 (k, n).
+_CONVOLUTION = base64.b64decode(
+    "CAUSC3Jlc3RfZGVwbG95OnYKDwoBeAoBdxIBeSIEQ29udhIIcHJvdmlkZXJaHQoBeBIYChYIARISCgIIAQoCCAEKAxIBaAoDEgF3WhsKAXcSFgoU"
+    "CAESEAoCCAEKAggBCgIIAQoCCAFiHQoBeRIYChYIARISCgIIAQoCCAEKAxIBaAoDEgF3QgQKABAL"
+)
+_PRODUCT = base64.b64decode(
+    "CAUSC3Jlc3RfZGVwbG95OmsKGAoBYQoBYhIBeSINTWF0TXVsSW50ZWdlchIKc2F0dXJhdGlvbloVCgFhEhAKDggCEgoKAxIBbQoDEgFrWhUKAWISEAoO"
+    "CAMSCgoDEgFrCgMSAW5iFQoBeRIQCg4IBhIKCgMSAW0KAxIBbkIECgAQCg=="
+)
+_FACTORS = 3.0, 5.0
+_SIDE = 64
+
+
 class OnnxRuntime(Runtime):
     """An ONNX file of ours in ONNX Runtime."""
 
     spinning_advice = None
 
     def __init__(
-        self, path: str | Path, device: str | None = None, threads: int | None = None, allow_spinning: bool = True
+        self, path: str | Path, device: str = "cpu", threads: int | None = None, allow_spinning: bool = True
     ) -> None:
         super().__init__(path, device, threads, allow_spinning)
         self._allow_spinning = allow_spinning
-        self._device = Device.parse(self.device)
         self._session: Any = self._opened()
         _check_shapes(self._session, self.info, self.path)
         self._turns = _turns(threads or usable_cores())
@@ -62,17 +76,36 @@ class OnnxRuntime(Runtime):
         int8_target = self.info.int8_target
         with file.checking_seal():
             file.check_graph()
-            import_onnxruntime(self._device)
+            import_onnxruntime(self.target)
             if int8_target is Int8Target.CPU:
-                _check_integers(self.info, self._device, self.path)
+                _check_integers(self.info, self.target, self.path)
             return open_session(
                 file.model,
                 self.path,
-                self._device,
+                self.target,
                 self.threads,
                 fuse_qdq=int8_target is not Int8Target.TRT,
                 allow_spinning=self._allow_spinning,
             )
+
+    @classmethod
+    def read_info(cls, path: Path) -> ArtifactInfo:
+        """The record inside an ONNX file, without ONNX Runtime, once the file has been found to be as it was made."""
+        file = OnnxFile(path)
+        file.check_seal()
+        return file.info
+
+    @classmethod
+    def probe(cls, device: Device) -> None:
+        """Run a network of one operator."""
+        session = open_session(_CONVOLUTION, Path("one convolution"), device, 1)
+        wanted = _CUDA if device.kind == "cuda" else _CPU
+        if session.get_providers()[:1] != [wanted]:
+            raise DeviceError(f"ONNX Runtime did not start its {wanted}; it has {session.get_providers()}")
+        first, second = (np.full((1, 1, 1, 1), factor, np.float32) for factor in _FACTORS)
+        (product,) = session.run(None, {"x": first, "w": second})
+        if float(product.item()) != _FACTORS[0] * _FACTORS[1]:
+            raise DeviceError(f"ONNX Runtime multiplies wrongly on {device}: {_FACTORS} gave {product.item()}")
 
     def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         self._turns.get()
@@ -143,17 +176,6 @@ def _check_shapes(session: Any, info: ArtifactInfo, path: Path) -> None:
             raise ArtifactError(f"{path}: its record tells of another network than its graph; export it again")
 
 
-def read_info(path: Path) -> ArtifactInfo:
-    """The record inside an ONNX file, read without ONNX Runtime, once the file has been found to be as it was made.
-
-    Raises:
-        ArtifactError: The file is missing, damaged, changed, or was not made by rest-export.
-    """
-    file = OnnxFile(path)
-    file.check_seal()
-    return file.info
-
-
 def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:
     """An INT8 file for CPUs runs on CPUs, and with weights of 8 bits only on those that add their products exactly.
 
@@ -171,6 +193,31 @@ def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:
             f"{path}: its INT8 weights have 8 bits, and on this CPU, {describe_cpu()}, sums of 8-bit products "
             "saturate, so its answers would be wrong; export it with --reduced-range"
         )
+
+
+@functools.cache
+def sums_saturate() -> bool:
+    """Whether sums of 8-bit products saturate in ONNX Runtime on this CPU.
+
+    x86 without VNNI multiplies unsigned by signed bytes with vpmaddubsw, which adds two products in 16 bits and
+    saturates: with weights of the full range, sums come out too small, and nothing says so. Whether it happens depends
+    on the CPU and on ONNX Runtime's kernels, so it is tried: 255 times 127, summed.
+
+    Raises:
+        DeviceError: ONNX Runtime cannot multiply integers here.
+    """
+    import onnxruntime
+
+    largest = np.full((1, _SIDE), 255, np.uint8), np.full((_SIDE, _SIDE), 127, np.int8)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(_PRODUCT, options, providers=[_CPU])
+        (sums,) = session.run(None, dict(zip(("a", "b"), largest, strict=True)))
+    except Exception as exc:  # ONNX Runtime's errors share no public base class
+        raise DeviceError(f"ONNX Runtime cannot multiply 8-bit integers on this CPU: {one_line(exc)}") from exc
+    return bool((np.asarray(sums) != 255 * 127 * _SIDE).any())
 
 
 def open_session(

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.info import ArtifactInfo, Weights
 from rest_deploy.artifact.labels import default_labels
 from rest_deploy.errors import CheckpointError, ConfigError, DeviceError, PredictorError
+from rest_deploy.models.blocks import BlockRun, as_written_blocks
 from rest_deploy.models.factory import LoadedModel, load_model
 from rest_deploy.models.reference import torch_threads
 from rest_deploy.runtimes.base import Runtime
-from rest_deploy.runtimes.devices import Device
 from rest_deploy.specs import (
     IMAGENET_MEAN,
     LOGITS,
     PICTURE_CHANNELS,
     Activation,
+    Device,
     Output,
     Precision,
     Preprocessing,
@@ -43,7 +44,7 @@ class PyTorchRuntime(Runtime):
     spinning_advice = "for PyTorch set OMP_WAIT_POLICY=PASSIVE before the process starts"
 
     def __init__(
-        self, path: str | Path, device: str | None = None, threads: int | None = None, allow_spinning: bool = True
+        self, path: str | Path, device: str = "cpu", threads: int | None = None, allow_spinning: bool = True
     ) -> None:
         super().__init__(path, device, threads, allow_spinning)
         if torch_threads.forked and (threads or 1) > 1:
@@ -51,15 +52,30 @@ class PyTorchRuntime(Runtime):
                 f"threads is {threads}; in a process that was forked PyTorch has 1: leave threads out, or start "
                 "processes by spawn"
             )
-        target = Device.parse(self.device)
-        check_cuda(target)
+        check_cuda(self.target)
         loaded = _loaded(self.path)
         self.info = describe(loaded)
-        self._model = loaded.model.to(str(target))
-        self._device = str(target)
+        self._device = str(self.target)
+        self._model = loaded.model.to(self._device)
         self._lock, self._threads = threading.Lock(), torch_threads(threads)
         self._home = threading.get_ident()
         self._thread = ThreadPoolExecutor(1, "rest_deploy-pytorch")  # starts it when it is first needed
+
+    @classmethod
+    def read_info(cls, path: Path) -> ArtifactInfo:
+        """The record of a checkpoint."""
+        return describe(_loaded(path))
+
+    @classmethod
+    def probe(cls, device: Device) -> None:
+        """Add two numbers: a torch that sees a GPU may have no kernels for it."""
+        check_cuda(device)
+        if float(torch.ones(2, device=device.kind).sum()) != 2:
+            raise DeviceError(f"PyTorch adds wrongly on {device}")
+
+    def blocks(self) -> BlockRun:
+        """What each block of the checkpoint gives, in float32 on the CPU."""
+        return torch_threads(self.threads)(as_written_blocks(self._model, torch.float32))
 
     def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         if threading.get_ident() == self._home:
@@ -84,11 +100,6 @@ class PyTorchRuntime(Runtime):
         self._thread.shutdown()
         with self._lock:  # not while another thread runs it
             del self._model
-
-
-def read_info(path: Path) -> ArtifactInfo:
-    """The record of a checkpoint."""
-    return describe(_loaded(path))
 
 
 def _loaded(path: Path) -> LoadedModel:

@@ -1,48 +1,144 @@
-"""Which runtime opens which file: rows of suffix, where the class lives, and the extra that brings its package."""
+"""The runtimes: one row each, and which of them opens a file.
+
+A runtime is a module that holds a subclass of :class:`~rest_deploy.runtimes.base.Runtime`. A row says what can be known
+without importing it; everything else is asked of the class.
+"""
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import ArtifactError, ConfigError, MissingPackageError
+from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, MissingPackageError
 from rest_deploy.models.config import ResTConfig
-from rest_deploy.runtimes.base import Runtime
+from rest_deploy.specs import Device
+
+if TYPE_CHECKING:
+    from rest_deploy.runtimes.base import Runtime
 
 
 @dataclass(frozen=True)
 class RuntimeRow:
-    """Module (with ``read_info``) and class of a runtime, the package it imports, the extra that installs it, and the
-    formats that records of its files may tell of.
+    """A row.
+
+    Args:
+        title: For people.
+        suffixes: Of the files that it opens, in lower case.
+        runtime: Module and class; the module may import anything heavy.
+        packages: Import names that it needs -> the distributions that may bring each, first the one that an extra
+            installs. The version of the first that is installed is told of in benchmarks.
+        devices: Kinds of devices that it runs on, the default first -> the extra that installs what it needs there.
+        memory: Whose measured use of memory on the CPU is its own too (``models/memory.py``): ``"onnx"`` for ONNX
+            Runtime's, ``"pytorch"`` for PyTorch's.
+        content: How files begin that are known by it whatever their suffix is; None for none.
+        more_suffixes: Of files that are mostly known by their content.
     """
 
-    module: str
-    name: str
-    package: str
-    extra: str
-    formats: tuple[str, ...]
+    title: str
+    suffixes: tuple[str, ...]
+    runtime: tuple[str, str]
+    packages: Mapping[str, tuple[str, ...]]
+    devices: Mapping[str, str]
+    memory: str = "onnx"
+    content: re.Pattern[bytes] | None = None
+    more_suffixes: tuple[str, ...] = ()
+
+    @property
+    def default_device(self) -> str:
+        """``"cpu"`` or ``"cuda:0"``: where it runs unless another device is asked for."""
+        return str(Device(next(iter(self.devices))))
+
+    @property
+    def only(self) -> str:
+        """Where it runs, in words, for who asked for another device."""
+        kinds, suffix = " and ".join(self.devices), self.suffixes[0]
+        return f"{self.title} runs {suffix} files on {kinds} only; use device {kinds}, or elsewhere an .onnx file"
+
+    def load(self, purpose: str) -> type[Runtime]:
+        """Its class.
+
+        Args:
+            purpose: What it is for, as it reads after "is needed to".
+
+        Raises:
+            MissingPackageError: A package that its module imports is not installed.
+        """
+        module, name = self.runtime
+        try:
+            kind: type[Runtime] = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as exc:
+            if exc.name is None or exc.name.partition(".")[0] == "rest_deploy":
+                raise
+            raise MissingPackageError(exc.name.partition(".")[0], purpose, next(iter(self.devices.values()))) from exc
+        return kind
 
 
-_ORT = RuntimeRow("rest_deploy.runtimes.ort", "OnnxRuntime", "onnxruntime", "cpu", ("onnx",))
-_PYTORCH = RuntimeRow("rest_deploy.runtimes.pytorch", "PyTorchRuntime", "torch", "export", ("pytorch",))
-_TRT = RuntimeRow("rest_deploy.runtimes.trt", "TensorRTRuntime", "tensorrt", "trt", ("trt", "trt-rtx"))
+def _tensorrt(title: str, extra: str, packages: dict[str, tuple[str, ...]]) -> RuntimeRow:
+    return RuntimeRow(
+        title=title,
+        suffixes=(".engine",),
+        runtime=("rest_deploy.runtimes.tensorrt", "TensorRTRuntime"),
+        packages=packages,
+        devices={"cuda": extra},
+    )
 
-RUNTIMES: Mapping[str, RuntimeRow] = MappingProxyType(
-    {".onnx": _ORT, ".engine": _TRT, **dict.fromkeys((".pth", ".pt", ".safetensors"), _PYTORCH)}
-)
-#: A ZIP archive as torch.save makes it, and a bare pickle: checkpoints have any suffix, as ``checkpoint.pth.tar``.
-_PICKLES = (b"PK\x03\x04", b"\x80")
-#: Other suffixes that checkpoints have; what such a file is, its reader says.
-_CHECKPOINTS = frozenset([".ckpt", ".tar", ".pkl"])
+
+_ROWS = {
+    "onnx": RuntimeRow(
+        title="ONNX Runtime",
+        suffixes=(".onnx",),
+        runtime=("rest_deploy.runtimes.ort", "OnnxRuntime"),
+        packages={
+            "onnxruntime": (
+                *("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn"),
+                *("onnxruntime-rocm", "onnxruntime-migraphx"),
+            )
+        },
+        devices={"cpu": "cpu", "cuda": "gpu"},
+    ),
+    "trt": _tensorrt("TensorRT", "trt", {"tensorrt": ("tensorrt", *(f"tensorrt-cu{n}" for n in (13, 12, 11)))}),
+    "trt-rtx": _tensorrt(
+        "TensorRT-RTX",
+        "trt-rtx",
+        {
+            "tensorrt_rtx": ("tensorrt-rtx",),
+            "tensorrt_rtx_bindings": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
+        },
+    ),
+    "pytorch": RuntimeRow(
+        title="PyTorch",
+        suffixes=(".pth", ".pt", ".safetensors"),
+        runtime=("rest_deploy.runtimes.pytorch", "PyTorchRuntime"),
+        packages={"torch": ("torch",)},
+        devices={"cpu": "export", "cuda": "export"},
+        memory="pytorch",
+        # A ZIP archive as torch.save makes it; a bare pickle; the end of the length of a safetensors header under
+        # 1 TiB, and its beginning.
+        content=re.compile(rb"PK\x03\x04|\x80|.{5}\0\0\0\{", re.DOTALL),
+        more_suffixes=(".ckpt", ".tar", ".pkl"),  # checkpoints have any, as checkpoint.pth.tar
+    ),
+}
+#: By the format that the records of its files have.
+RUNTIMES: Mapping[str, RuntimeRow] = MappingProxyType(_ROWS)
 
 
 def is_checkpoint(path: str | Path) -> bool:
     """Whether a file is one that PyTorch opens."""
-    return _row(path) is _PYTORCH
+    return _row(path) is RUNTIMES["pytorch"]
+
+
+def device_help() -> str:
+    """What ``--device`` takes."""
+    defaults = {suffix[1:]: next(iter(row.devices)) for row in RUNTIMES.values() for suffix in row.suffixes}
+    articles = {kind: "an" if kind[0] in "aeiou" else "a" for kind in defaults}
+    others = "".join(f", of {articles[kind]} {kind} {device}" for kind, device in defaults.items() if device != "cpu")
+    return f"cpu, cuda or cuda:N, never another than asked (default cpu{others})"
 
 
 def open_runtime(
@@ -58,13 +154,16 @@ def open_runtime(
             then sleep between two calls.
 
     Raises:
-        ConfigError: Spinning is to be off for another artifact than an .onnx file.
+        ConfigError: Spinning is to be off, and the runtime cannot turn it off.
         ArtifactError: Unknown suffix, or the file is missing, damaged or not ours.
         MissingPackageError: The runtime's package is not installed.
-        DeviceError: The device is not there.
+        DeviceError: The device is not there, or the runtime does not run on it.
     """
-    kind: type[Runtime] = getattr(_module_for(path), _row_for(path).name)
-    runtime = kind(path, device=device, threads=threads, allow_spinning=allow_spinning)
+    row = _row_for(path)
+    device = device if device is not None else row.default_device
+    if Device.parse(device).kind not in row.devices:
+        raise DeviceError(f"{path}: device {device}: {row.only}")
+    runtime = row.load(_purpose(path))(path, device, threads, allow_spinning)
     try:
         _check_record(runtime.info, path)
     except ArtifactError:
@@ -80,14 +179,19 @@ def read_info(path: str | Path) -> ArtifactInfo:
         ArtifactError: Unknown suffix, or the file is missing, damaged or not ours.
         MissingPackageError: The package that reads it is not installed.
     """
-    info: ArtifactInfo = _module_for(path).read_info(Path(path))
+    info = _row_for(path).load(_purpose(path)).read_info(Path(path))
     _check_record(info, path)
     return info
 
 
+def _purpose(path: str | Path) -> str:
+    return f"open {Path(path).suffix} files"
+
+
 def _check_record(info: ArtifactInfo, path: str | Path) -> None:
     """What a record says by itself may be well, and not fit the file or any network."""
-    formats = _row_for(path).formats
+    own = _row_for(path)
+    formats = [name for name, row in RUNTIMES.items() if row.runtime == own.runtime]
     if info.format not in formats:
         raise ArtifactError(f"{path}: its record says format {info.format}; accepted: {', '.join(formats)}")
     try:
@@ -99,32 +203,25 @@ def _check_record(info: ArtifactInfo, path: str | Path) -> None:
 def _row_for(path: str | Path) -> RuntimeRow:
     row = _row(path)
     if row is None:
+        suffixes = dict.fromkeys(suffix for row in RUNTIMES.values() for suffix in row.suffixes)
         raise ArtifactError(
-            f"{path}: unknown kind of artifact; accepted: {', '.join(RUNTIMES)}, and PyTorch checkpoints of any name"
+            f"{path}: unknown kind of artifact; accepted: {', '.join(suffixes)}, and PyTorch checkpoints of any name"
         )
     return row
 
 
 def _row(path: str | Path) -> RuntimeRow | None:
+    """The first row of a file's suffix, else of its content."""
     path = Path(path)
-    known = _PYTORCH if path.suffix.lower() in _CHECKPOINTS else RUNTIMES.get(path.suffix.lower())
-    if known is not None or not path.is_file():
-        return known
+    suffix = path.suffix.lower()
+    for row in RUNTIMES.values():
+        if suffix in row.suffixes or suffix in row.more_suffixes:
+            return row
+    if not path.is_file():
+        return None
     try:
         with path.open("rb") as file:
-            head = file.read(9)
+            head = file.read(16)
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}") from exc
-    safetensors = head[5:9] == b"\0\0\0{"  # the end of the length of a header under 1 TiB, and its beginning
-    return _PYTORCH if safetensors or head.startswith(_PICKLES) else None
-
-
-def _module_for(path: str | Path) -> ModuleType:
-    row = _row_for(path)
-    try:
-        return importlib.import_module(row.module)
-    except ModuleNotFoundError as exc:
-        if exc.name is not None and exc.name.split(".")[0] == "rest_deploy":
-            raise
-        package = (exc.name or row.package).partition(".")[0]
-        raise MissingPackageError(package, f"open {Path(path).suffix} files", row.extra) from exc
+    return next((row for row in RUNTIMES.values() if row.content is not None and row.content.match(head)), None)

@@ -17,6 +17,7 @@ from rest_deploy.preprocess.dataset import Dataset, open_dataset
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.thumbnail import thumbnail
 from rest_deploy.preprocess.transform import fed_size, transform
+from rest_deploy.runtimes.registry import RUNTIMES
 from rest_deploy.specs import BATCH, IMAGES, LOGITS, Alpha, ImageSize, Precision, Preprocessing, PreprocessingChange
 from rest_deploy.values import hold
 from rest_deploy.verification.figures import (
@@ -249,8 +250,8 @@ class _Going:
             for subject in (reference, *self.subjects):
                 info, wide = subject.info, 2 if subject is reference and subject.info.format == "pytorch" else 1
                 if subject.device == "cpu" and info.engine is None:
-                    own_size = (info.config, size.height, size.width, name)
-                    check_image(*own_size, precision=info.precision, format=info.format, widening=wide)
+                    own_size, memory = (info.config, size.height, size.width, name), RUNTIMES[info.format].memory
+                    check_image(*own_size, precision=info.precision, format=memory, widening=wide)
 
     def _answer(self, answers: _Answers, group: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
         batch = np.stack([pixels for _, pixels in group])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,18 +42,8 @@ def open_candidate(
     ONNX files with half values are computed with each of them rounded where the device is the CPU, whose own runtime
     does not round (``export/precision/rounding.py``).
     """
-    if _rounds_halves(read_info(path), device):
-        import onnx
-
-        file = read_checked(path)
-        yield candidate_of(onnx.load_model_from_string(bytes(file.content)), threads), file.info
-        return
-    with open_runtime(path, device, threads) as runtime:
-        yield runtime.run, runtime.info
-
-
-def _rounds_halves(info: ArtifactInfo, device: str | None) -> bool:
-    return info.format == "onnx" and info.holds_halves and device in (None, "cpu")
+    with open_subject(Path(path).name, Path(path), device, threads) as subject:
+        yield subject.run, subject.info
 
 
 def candidate_of(model: onnx.ModelProto, threads: int | None = None) -> Run:
@@ -95,7 +85,8 @@ def reference_evaluator_of(path: str | Path) -> Run:
 @dataclass(frozen=True)
 class Subject:
     """An artifact that is open. ``name`` is its own among those that are measured, ``computed`` what runs it, in words;
-    ``threads`` are those of a call, None for each core that may be used.
+    ``blocks`` gives its blocks, or raises ConfigError where they cannot be seen; ``threads`` are those of a call, None
+    for each core that may be used.
     """
 
     name: str
@@ -104,32 +95,13 @@ class Subject:
     run: Run
     device: str
     computed: str
+    blocks: Callable[[], BlockRun]
     threads: int | None = None
 
     @property
     def own_cases(self) -> tuple[Case, ...]:
         """Batches and sizes that it is checked at where none are asked for."""
         return CASES if self.info.engine is None else cases_within(self.info.engine.profiles)
-
-    def blocks(self) -> BlockRun:
-        """Its blocks.
-
-        Raises:
-            ConfigError: They cannot be seen.
-        """
-        if self.info.format == "onnx":
-            return onnx_blocks(self.path, self.threads)
-        if is_checkpoint(self.path):
-            import torch
-
-            from rest_deploy.models.blocks import as_written_blocks
-            from rest_deploy.models.factory import load_model
-            from rest_deploy.models.reference import torch_threads
-
-            return torch_threads(self.threads)(as_written_blocks(load_model(None, self.path).model, torch.float32))
-        raise ConfigError(
-            f"{self.path}: blocks of an engine cannot be looked into; give the .onnx file it is made from"
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """What a record says of it."""
@@ -150,10 +122,17 @@ class Subject:
 @contextmanager
 def open_subject(name: str, path: Path, device: str | None, threads: int | None) -> Iterator[Subject]:
     """Open an artifact under a name of its own."""
-    with open_candidate(path, device, threads) as (run, info):
-        where = device or ("cpu" if info.engine is None else "cuda:0")
-        computed = "every half value rounded, as a GPU holds it" if _rounds_halves(info, device) else "as it runs"
-        yield Subject(name, path, info, run, where, computed, threads)
+    info, in_graph = read_info(path), partial(onnx_blocks, path, threads)
+    if info.format == "onnx" and info.holds_halves and device in (None, "cpu"):
+        import onnx
+
+        file, computed = read_checked(path), "every half value rounded, as a GPU holds it"
+        run = candidate_of(onnx.load_model_from_string(bytes(file.content)), threads)
+        yield Subject(name, path, file.info, run, "cpu", computed, in_graph, threads)
+        return
+    with open_runtime(path, device, threads) as runtime:
+        blocks = in_graph if info.format == "onnx" else runtime.blocks
+        yield Subject(name, path, runtime.info, runtime.run, runtime.device, "as it runs", blocks, threads)
 
 
 class OpenReference:
@@ -181,7 +160,7 @@ class OpenReference:
         from rest_deploy.models.reference import torch_threads
 
         own = as_written_blocks if precision is Precision.FP32 else deploy_blocks
-        exact, baseline = as_written_blocks(self._model, torch.float64), own(self._model, torch.float32)
+        exact, baseline = self.subject.blocks(), own(self._model, torch.float32)
         threads = torch_threads(self.subject.threads)
         return threads(exact), threads(baseline)
 
@@ -233,13 +212,17 @@ def open_reference(
             yield OpenReference(subject, None)
         return
     try:
+        import torch
+
+        from rest_deploy.models.blocks import as_written_blocks
         from rest_deploy.models.reference import reference_runs
         from rest_deploy.runtimes.pytorch import describe
     except ModuleNotFoundError as exc:
         raise MissingPackageError(exc.name or "torch", "run the reference", "export") from exc
     loaded = _loaded(path, choice, records)
     exact, _ = reference_runs(loaded.model, threads=threads)
-    about = Subject(path.name, path, describe(loaded), exact, "cpu", "PyTorch float64", threads)
+    blocks = partial(as_written_blocks, loaded.model, torch.float64)
+    about = Subject(path.name, path, describe(loaded), exact, "cpu", "PyTorch float64", blocks, threads)
     yield OpenReference(about, loaded.model)
 
 

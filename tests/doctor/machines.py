@@ -16,7 +16,7 @@ import pytest
 from rest_deploy.doctor import Report, checks, examine
 from rest_deploy.doctor.records import ABILITIES
 from rest_deploy.nvidia import LIBRARIES
-from rest_deploy.runtimes import saturation
+from rest_deploy.runtimes import ort
 from tests.standins.cuda import FakeCuda, FakeDevice
 from tests.standins.tensorrt import FakeTensorRT
 
@@ -136,9 +136,9 @@ class _Options:
 
 def forget_sums() -> Iterator[None]:
     """For a fixture: let the CPU be asked anew, before and after."""
-    saturation.sums_saturate.cache_clear()
+    ort.sums_saturate.cache_clear()
     yield
-    saturation.sums_saturate.cache_clear()
+    ort.sums_saturate.cache_clear()
 
 
 def broken_module(monkeypatch: pytest.MonkeyPatch, folder: Any, name: str, statement: str) -> None:

@@ -15,7 +15,7 @@ from rest_deploy.doctor.artifacts import artifact_keys
 from rest_deploy.doctor.records import CPU, CUDA, EXPORT
 from rest_deploy.export.formats import FORMATS
 from rest_deploy.runtimes import registry
-from rest_deploy.runtimes.registry import RUNTIMES, RuntimeRow
+from rest_deploy.runtimes.registry import RuntimeRow
 from tests.doctor.machines import (
     CPU_EP,
     CUDA_EP,
@@ -91,7 +91,7 @@ def test_nothing_is_there(monkeypatch: MonkeyPatch) -> None:
             "torch and safetensors and onnx and onnxscript and onnxsim and onnxruntime are not installed; "
             'pip install "rest-deploy[export,cpu]"',
         )
-        run = 'onnxruntime is needed to run .onnx files; install it: pip install "rest-deploy[{}]"'
+        run = 'onnxruntime is not installed; pip install "rest-deploy[{}]"'
         assert steps(report, key, CPU) == (run.format("cpu"),)
         assert key == "onnx-int8" or steps(report, key, CUDA) == (run.format("gpu"),)
     assert steps(report, "trt", CUDA) == (
@@ -232,12 +232,15 @@ def test_a_new_row_shows_up_by_itself(monkeypatch: MonkeyPatch) -> None:
         FORMATS["onnx"], suffix=".tflite", precisions=FORMATS["onnx"].precisions[:1], packages={"tflite": "edge"}
     )
     monkeypatch.setattr(artifacts, "FORMATS", MappingProxyType({**FORMATS, "tflite": row}))
-    runtime = RuntimeRow("rest_deploy.runtimes.tflite", "TFLiteRuntime", "tflite", "edge", ("tflite",))
-    monkeypatch.setattr(registry, "RUNTIMES", MappingProxyType({**RUNTIMES, ".tflite": runtime}))
+    runtime = RuntimeRow(
+        "TFLite", (".tflite",), ("rest_deploy.runtimes.tflite", "TFLite"), {"tflite": ("tflite",)}, {"cpu": "edge"}
+    )
+    monkeypatch.setitem(registry._ROWS, "tflite", runtime)
     machine = Machine(monkeypatch, onnxruntime=cpu_only(), tflite="2.0")
     fake_module(monkeypatch, "tflite")
     report = machine.look()
-    assert table(report)["tflite"] == "yes no unknown"
+    assert table(report)["tflite"] == "yes no never"
+    assert steps(report, "tflite", CPU) == ("ModuleNotFoundError: No module named 'rest_deploy.runtimes.tflite'",)
     assert "tflite" in {package.module for package in report.packages}
     machine.versions.pop("tflite")
     hide(monkeypatch, "tflite")

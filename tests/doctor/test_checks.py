@@ -36,6 +36,7 @@ from rest_deploy.doctor.records import Gpus, Integers, Package, Provider, State
 from rest_deploy.errors import DeviceError, MissingPackageError
 from rest_deploy.errors import install as pip_line
 from rest_deploy.nvidia import LIBRARIES
+from rest_deploy.runtimes import ort
 from tests.conftest import ROOT
 from tests.doctor.machines import CPU_EP, CUDA_EP, RTX_4090, FakeOnnxRuntime, broken_module, fake_module, hide, install
 from tests.standins.cuda import FakeCuda, FakeDevice
@@ -125,7 +126,8 @@ def test_every_extra_that_is_advised_is_one_of_pyproject() -> None:
 
     extras = set(re.findall(r"^([\w-]+) = \[\"", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
     advised = {extra for row in FORMATS.values() for extra in row.packages.values()}
-    advised |= {row.extra for row in (*LIBRARIES.values(), *RUNTIMES.values())} | {"cpu", "gpu"}
+    advised |= {row.extra for row in LIBRARIES.values()}
+    advised |= {extra for row in RUNTIMES.values() for extra in row.devices.values()}
     assert advised <= extras
 
 
@@ -310,7 +312,7 @@ def test_the_graph_is_what_the_onnx_package_writes() -> None:
     opsets = [helper.make_opsetid("", 11)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=5, producer_name="rest_deploy")
     onnx.checker.check_model(model)
-    assert model.SerializeToString() == checks._GRAPH
+    assert model.SerializeToString() == ort._CONVOLUTION
 
 
 def test_the_real_onnxruntime_runs_it_on_the_cpu() -> None:
@@ -340,7 +342,7 @@ def test_a_gpu_that_runs_it(monkeypatch: MonkeyPatch) -> None:
         (FakeOnnxRuntime(BOTH, stray=("Conv",)), "one convolution: on cuda:0 ONNX Runtime would run Conv on the CPU"),
         (FakeOnnxRuntime(BOTH, raises=RuntimeError("CUDA failure 999:\n unknown error")),
          "one convolution: ONNX Runtime 1.32.0 cannot load it: CUDA failure 999: unknown error"),
-        (FakeOnnxRuntime(BOTH, factor=0.5), "ONNX Runtime multiplies wrongly on cuda: (3.0, 5.0) gave 7.5"),
+        (FakeOnnxRuntime(BOTH, factor=0.5), "ONNX Runtime multiplies wrongly on cuda:0: (3.0, 5.0) gave 7.5"),
     ],
 )  # fmt: skip
 def test_a_gpu_that_does_not(monkeypatch: MonkeyPatch, fake: FakeOnnxRuntime, words: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import pytest
@@ -38,12 +37,10 @@ def test_abilities_that_there_are_not(text: str) -> None:
         Demand.parse(text)
 
 
-def test_where_not_even_the_registries_load_anything_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is asked for is told to be missing, for the reason of all."""
-    monkeypatch.setitem(sys.modules, "rest_deploy.runtimes.registry", None)
-    demand = Demand.parse("onnx:cuda")
+def test_where_nothing_can_be_told_the_reason_is_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rest_deploy.doctor.artifacts._kinds", None)
     report = Machine(monkeypatch, onnxruntime=FakeOnnxRuntime()).look()
-    assert demand.unmet(report).startswith("onnx:cuda: nothing can be told of artifacts here: ModuleNotFoundError: ")
+    assert Demand("onnx", "cuda").unmet(report).startswith("onnx:cuda: nothing can be told of artifacts here: TypeErr")
 
 
 MACHINES = {
@@ -65,9 +62,9 @@ MACHINES = {
         ("cpu", "pytorch", ""),
         ("cpu", "onnx:cuda", "onnx:cuda: it cannot be run on cuda here: there is no NVIDIA driver here"),
         ("cpu", "onnx-int8:cuda", "onnx-int8:cuda: it cannot be run on cuda here: INT8 files for CPUs run on CPUs"),
-        ("cpu", "pytorch:export", "pytorch:export: it cannot be made here: it is what artifacts are exported from"),
+        ("cpu", "pytorch:export", "pytorch:export: it cannot be made here: rest-export makes no such file"),
         ("cpu", "trt-rtx", "trt-rtx: it cannot be made here: tensorrt-rtx-cu13-bindings is not installed"),
-        ("cpu", "trt:cpu", "trt:cpu: it cannot be run on cpu here: an engine runs on an NVIDIA GPU"),
+        ("cpu", "trt:cpu", "trt:cpu: it cannot be run on cpu here: TensorRT runs .engine files on cuda only"),
         ("rtx, no GPU", "trt-rtx", ""),
         ("rtx, no GPU", "trt-rtx:cuda", "trt-rtx:cuda: it cannot be run on cuda here: there is no NVIDIA driver here"),
         ("rtx, no GPU", "trt", "trt: it cannot be made here: there is no NVIDIA driver here"),

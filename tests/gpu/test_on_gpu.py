@@ -14,7 +14,7 @@ from rest_deploy.models.reference import reference_runs
 from rest_deploy.models.rest import ResT
 from rest_deploy.nvidia import Gpu, find_gpu, is_installed
 from rest_deploy.pipeline import ExportRequest, run_export
-from rest_deploy.runtimes.device_arrays import DeviceArray
+from rest_deploy.runtimes.cuda_arrays import DeviceArray
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import Precision
 from rest_deploy.verification import Reference, cases_within

@@ -64,7 +64,7 @@ def _sensitivities(folder: Path, version: int) -> None:
 
 def _caches(folder: Path, version: int) -> None:
     from rest_deploy.export.engine.builder import save_timing_cache
-    from rest_deploy.runtimes.engine_loading import LoadedEngine
+    from rest_deploy.runtimes.tensorrt_open import LoadedEngine
 
     kept: Any = SimpleNamespace(serialize=lambda: CONTENT[version])
     save_timing_cache(folder / "timing.cache", SimpleNamespace(get_timing_cache=lambda: kept))
@@ -273,7 +273,7 @@ def try_writer(write: Write, folder: Path, most: int) -> dict[str, Any]:
 def main(folder: Path, most: int, faults: list[str], names: list[str]) -> None:
     """Try each writer with each of the faults."""
     for module in ("report", "export.formats", "pipeline.run", "pipeline.sensitivities", "models.checkpoint",
-                   "cli.tables", "export.engine.builder", "runtimes.engine_loading"):  # fmt: skip
+                   "cli.tables", "export.engine.builder", "runtimes.tensorrt_open"):  # fmt: skip
         importlib.import_module(f"rest_deploy.{module}")  # so that a fault is planted in all of them
     if {"a checkpoint", "an ONNX file"} & set(names):
         for version in range(2):

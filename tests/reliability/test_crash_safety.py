@@ -99,7 +99,7 @@ WRITING = {
     "pipeline/reduce_precision": "an ONNX file",
     "pipeline/sensitivities": "tables of sensitivity and their plots",
     "report/__init__": "a report",
-    "runtimes/engine_loading": "caches of TensorRT",
+    "runtimes/tensorrt_open": "caches of TensorRT",
 }
 #: A call that writes into a file by its path; ``path.open`` and ``open`` by their mode.
 _WRITES = re.compile(r"""\.write_(?:text|bytes)\(|\bopen\([^()]*["'][rb]*[wax+]|\bonnx\.save\(|copyfile\(""")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +11,16 @@ import numpy as np
 import pytest
 
 from rest_deploy.artifact.manifest import manifest_path
-from rest_deploy.errors import ArtifactError, CheckpointError, DeviceError, InputError, RestDeployError
+from rest_deploy.errors import ArtifactError, CheckpointError, DeviceError, InputError, PredictorError, RestDeployError
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.registry import open_runtime, read_info
 from tests.conftest import TINY
 from tests.engines import Machine
+from tests.runtimes.toy import add_toy, make_toy
 from tests.standins.tensorrt import API_FILES
 
 
-@pytest.fixture(params=["onnx", "pytorch", *API_FILES])
+@pytest.fixture(params=["onnx", "pytorch", "toy", *API_FILES])
 def artifact(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An artifact of each kind; engines are built and run by the stand-in of each version of TensorRT."""
     if request.param == "pytorch":
@@ -28,6 +30,9 @@ def artifact(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         return onnx
     folder = tmp_path / "built"
     folder.mkdir()
+    if request.param == "toy":
+        add_toy(monkeypatch)
+        return make_toy(onnx, folder)
     return Machine.make(monkeypatch, request.param).build(onnx, folder)
 
 
@@ -99,6 +104,21 @@ def test_closing_twice(artifact: Path) -> None:
     runtime.close()
     with pytest.raises(RestDeployError, match="is closed"):
         runtime.run(np.zeros((1, 3, 8, 8), np.float32))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from Python 3.12 on; the child ends at once
+def test_a_forked_child_is_refused(runtime: Runtime) -> None:
+    batch = np.zeros((1, 3, 8, 8), np.float32)
+    child = os.fork()
+    if not child:
+        try:
+            runtime.run(batch)
+        except PredictorError as exc:
+            os._exit(7 if "forked" in str(exc) else 1)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert np.isfinite(runtime.run(batch)["logits"]).all()
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "CPU", "", "cuda:-1"])

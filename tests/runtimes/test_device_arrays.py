@@ -19,9 +19,8 @@ from cuda.bindings.runtime import cudaError_t, cudaMemoryType
 
 from rest_deploy.errors import InputError, RestDeployError
 from rest_deploy.nvidia import Cuda, CudaError
-from rest_deploy.runtimes import device_arrays, dlpack
-from rest_deploy.runtimes.device_arrays import DeviceArray
-from rest_deploy.runtimes.device_inputs import DeviceInput, device_input
+from rest_deploy.runtimes import cuda_arrays
+from rest_deploy.runtimes.cuda_arrays import DeviceArray, DeviceInput, device_input
 from tests.standins.cuda import RTX_4090, FakeCuda
 
 CUDA, MANAGED, ROCM = 2, 13, 10
@@ -42,7 +41,7 @@ class Producer:
     def __dlpack__(self, **asked: Any) -> Any:
         self.asked.append(asked)
         capsule = self.array.__dlpack__(max_version=asked.get("max_version"))
-        managed = dlpack.open_capsule(capsule)[0]
+        managed = cuda_arrays.open_capsule(capsule)[0]
         managed.tensor.device_type, managed.tensor.device_id = self.device
         for name, value in self.changes.items():
             setattr(managed if name == "major" else managed.tensor, name, value)
@@ -153,7 +152,7 @@ def test_memory_is_freed_once_and_the_thread_keeps_its_gpu(gpus: FakeCuda, cuda:
 
 def test_the_end_of_the_process_asks_nothing_of_cuda() -> None:
     program = (
-        "import numpy as np; from rest_deploy.runtimes.device_arrays import DeviceArray\n"
+        "import numpy as np; from rest_deploy.runtimes.cuda_arrays import DeviceArray\n"
         "class Gone:\n    def call(self, *_): raise RuntimeError('CUDA is gone')\n"
         "array = DeviceArray(Gone(), 0, (1,), np.dtype('f4'), 64)\n"
         "capsule, cycle = array.__dlpack__(), [array]; cycle.append(cycle)"
@@ -170,7 +169,7 @@ def test_the_end_of_the_process_asks_nothing_of_cuda() -> None:
 def test_torch_reads_a_capsule_and_keeps_its_memory(
     gpus: FakeCuda, cuda: Cuda, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int] | None, dtype: type
 ) -> None:
-    monkeypatch.setattr(device_arrays, "CUDA", 1)
+    monkeypatch.setattr(cuda_arrays, "CUDA", 1)
     values = counting(np.dtype(dtype))
     array = filled(cuda, values)
     capsule = array.__dlpack__(max_version=version)
@@ -191,7 +190,7 @@ def test_torch_reads_a_capsule_and_keeps_its_memory(
 
 @pytest.mark.parametrize("read", [np.from_dlpack, torch.from_dlpack])
 def test_from_dlpack_shares_the_memory(gpus: FakeCuda, cuda: Cuda, monkeypatch: pytest.MonkeyPatch, read: Any) -> None:
-    monkeypatch.setattr(device_arrays, "CUDA", 1)
+    monkeypatch.setattr(cuda_arrays, "CUDA", 1)
     array = filled(cuda, counting())
     shared = read(array)
     shared[0, 0, 0] = 9
@@ -207,7 +206,7 @@ def test_a_capsule_tells_cuda_and_the_gpu(gpus: FakeCuda, cuda: Cuda) -> None:
     assert array.__dlpack_device__() == (CUDA, 5)
     for version in (None, (1, 0)):
         capsule = array.__dlpack__(stream=1, max_version=version, dl_device=(CUDA, 5), copy=False)
-        tensor = dlpack.open_capsule(capsule)[0].tensor
+        tensor = cuda_arrays.open_capsule(capsule)[0].tensor
         assert (tensor.device_type, tensor.device_id, tensor.data) == (CUDA, 5, array.pointer)
 
 
@@ -285,18 +284,18 @@ def test_a_view_keeps_its_producer_s_memory(gpus: FakeCuda, cuda: Cuda, kind: An
     assert alive() is None
 
 
-@pytest.mark.parametrize("name", list(dlpack._CAPSULES))
+@pytest.mark.parametrize("name", list(cuda_arrays._CAPSULES))
 def test_a_capsule_is_marked_as_taken_and_its_deleter_called_once(gpus: FakeCuda, cuda: Cuda, name: bytes) -> None:
-    struct, used = dlpack._CAPSULES[name]
+    struct, used = cuda_arrays._CAPSULES[name]
     values, deleted = counting(), []
     deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(deleted.append)
     managed = struct(deleter=ctypes.cast(deleter, ctypes.c_void_p).value)
     sizes = (ctypes.c_int64 * 3)(*values.shape)
-    tensor = dlpack.Tensor(values.ctypes.data, CUDA, 0, 3, 2, 32, 1, sizes, None, 0)
+    tensor = cuda_arrays.Tensor(values.ctypes.data, CUDA, 0, 3, 2, 32, 1, sizes, None, 0)
     managed.tensor = tensor
     if name.endswith(b"versioned"):
         managed.major = 1
-    new = dlpack._python_api("PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    new = cuda_arrays._python_api("PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
     capsule = new(ctypes.addressof(managed), name, None)
     held = [capsule]
     value = SimpleNamespace(__dlpack_device__=lambda: (CUDA, 0), __dlpack__=lambda **_: held[0])

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from cuda.bindings import runtime as real
 
+from rest_deploy.benchmarking.run import gpu_medians
 from rest_deploy.errors import InputError, RestDeployError
-from rest_deploy.runtimes.gpu_times import GpuCall, gpu_medians
+from rest_deploy.runtimes.base import GpuCall
 from rest_deploy.runtimes.ort import OnnxRuntime
-from rest_deploy.runtimes.trt import TensorRTRuntime
+from rest_deploy.runtimes.tensorrt import TensorRTRuntime
 from tests.engines import Machine, images
 from tests.standins.tensorrt import API_FILES
 

@@ -23,6 +23,7 @@ from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import LARGEST_HALF, LARGEST_INPUT, Precision
 from tests.conftest import TINY
 from tests.engines import Machine, images
+from tests.runtimes.toy import add_toy, make_toy
 from tests.standins.tensorrt import API_FILES
 
 Make = Callable[[str], Path]
@@ -77,11 +78,14 @@ def _like_integers(batch: NDArray[Any]) -> NDArray[np.float32]:
     return (means[:, None] * np.arange(1, TINY.num_classes + 1)).astype(np.float32)
 
 
-@pytest.fixture(params=["pytorch", *ONNX, *API_FILES])
+@pytest.fixture(params=["pytorch", "toy", *ONNX, *API_FILES])
 def runtime(
     request: pytest.FixtureRequest, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Runtime]:
-    if request.param not in API_FILES:
+    if request.param == "toy":
+        add_toy(monkeypatch)
+        path = make_toy(make("onnx"), tmp_path)
+    elif request.param not in API_FILES:
         path = make(request.param)
     else:
         machine = Machine.make(monkeypatch, request.param)

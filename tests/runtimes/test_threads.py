@@ -30,11 +30,10 @@ from rest_deploy.export.trace import trace
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.reference import reference_runs, torch_threads
 from rest_deploy.models.rest import ResT
-from rest_deploy.runtimes import ort, saturation
-from rest_deploy.runtimes.devices import Device
+from rest_deploy.runtimes import ort
 from rest_deploy.runtimes.ort import open_session
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.specs import CalibrationMethod, Precision
+from rest_deploy.specs import CalibrationMethod, Device, Precision
 from rest_deploy.verification.opened import candidate_of, open_reference, open_subject
 from tests.conftest import ROOT, TINY
 
@@ -135,7 +134,7 @@ SESSIONS: dict[str, Callable[[Any], object]] = {
     "calibration": lambda given: calibrate(given.graph, [given.inner], [IMAGE], CalibrationMethod.MIN_MAX),
     "rounded halves": lambda given: candidate_of(given.graph)(IMAGE),
     "blocks": lambda given: _blocks(given.onnx),
-    "saturation": lambda given: saturation.sums_saturate.__wrapped__(),
+    "saturation": lambda given: ort.sums_saturate.__wrapped__(),
     "the machine's rate": lambda given: _machine(),
     "exported plainly": lambda given: _plain(given.model, given.folder),
 }
@@ -209,7 +208,6 @@ def test_no_place_is_left_out() -> None:
         "models/reference.py",
         "runtimes/ort.py",
         "runtimes/pytorch.py",
-        "runtimes/saturation.py",
     }
 
 

@@ -16,9 +16,9 @@ from rest_deploy.errors import DeviceError, InputError, PredictorError, RestDepl
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.nvidia import Cuda
 from rest_deploy.predictor import Predictor
-from rest_deploy.runtimes.device_arrays import DeviceArray
+from rest_deploy.runtimes.cuda_arrays import DeviceArray
 from rest_deploy.runtimes.ort import OnnxRuntime
-from rest_deploy.runtimes.trt import TensorRTRuntime
+from rest_deploy.runtimes.tensorrt import TensorRTRuntime
 from tests.conftest import IMAGES, TINY
 from tests.engines import GPU, RTX, Machine, images
 from tests.standins.tensorrt import API_FILES

@@ -18,7 +18,8 @@ from rest_deploy.cli import export as cli
 from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, RestDeployError
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility
 from rest_deploy.pipeline import ExportRequest
-from rest_deploy.runtimes.trt import TensorRTRuntime
+from rest_deploy.runtimes.registry import open_runtime
+from rest_deploy.runtimes.tensorrt import TensorRTRuntime
 from tests.engines import GPU, RTX, Machine, images
 from tests.standins.cuda import FakeCuda, FakeDevice
 from tests.standins.tensorrt import API_FILES, FakeTensorRT
@@ -205,8 +206,8 @@ def test_what_rtx_itself_says_of_a_plan(make: Make, tiny_onnx: Path, tmp_path: P
 
 def test_the_cpu_is_no_place_for_an_engine(make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
     path = make(RTX).build(tiny_onnx, tmp_path)
-    with pytest.raises(DeviceError, match="an engine runs on an NVIDIA GPU; use device cuda"):
-        TensorRTRuntime(path, "cpu")
+    with pytest.raises(DeviceError, match=r"tiny\.engine: device cpu: .* on cuda only; use device cuda"):
+        open_runtime(path, "cpu")
 
 
 def test_no_driver_and_no_gpu(make: Make, tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

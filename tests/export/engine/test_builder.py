@@ -14,7 +14,7 @@ from rest_deploy.errors import ConfigError, DeviceError, ExportError
 from rest_deploy.export.engine.builder import Built, build
 from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility
-from rest_deploy.runtimes.ort import read_info
+from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import ImageSize, Precision
 from tests.engines import GPU, RTX, Machine
 from tests.standins.bench import write_onnx

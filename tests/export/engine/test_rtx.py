@@ -27,7 +27,7 @@ from rest_deploy.export.engine.proof import prove
 from rest_deploy.export.formats import FormatRequest, get_format
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.pipeline import ExportRequest, run_export
-from rest_deploy.runtimes.ort import read_info
+from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import ImageSize, Precision
 from tests.conftest import DIGITS
 

@@ -1,36 +1,111 @@
-"""An engine of TensorRT on a GPU, by cuda-python alone: one execution context, one stream, memory that is reused.
+"""TensorRT engines with their manifests, on an NVIDIA GPU that they were built for, by cuda-python alone.
 
-One code path for TensorRT 10 and 11 and TensorRT-RTX. The scratch memory of the context is ours, as much as the sizes
-in use need, so that an engine for large images costs no more than the images that come.
+One code path for TensorRT 10 and 11 and TensorRT-RTX: one execution context, one stream, memory that is reused. The
+scratch memory of the context is ours, as much as the sizes in use need, so that an engine for large images costs no
+more than the images that come.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.artifact.manifest import EngineFile
-from rest_deploy.artifact.profile import InputSize, narrowest, nearest
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.manifest import EngineFile, read_engine, read_manifest
+from rest_deploy.artifact.profile import InputSize, largest_batch, narrowest, nearest
 from rest_deploy.errors import DeviceError, InputError, PredictorError, RestDeployError, one_line
-from rest_deploy.nvidia import Cuda, CudaError, Library, TensorRTLog, frames_let_go
-from rest_deploy.runtimes.buffers import Buffer
-from rest_deploy.runtimes.call_graph import CallGraph
-from rest_deploy.runtimes.device_arrays import DeviceArray
-from rest_deploy.runtimes.device_inputs import DeviceInput, device_input
-from rest_deploy.runtimes.engine_loading import LoadedEngine
-from rest_deploy.runtimes.gpu_times import GpuCall, Marks
+from rest_deploy.nvidia import Cuda, CudaError, Library, TensorRTLog, find_gpu, frames_let_go, load_library
+from rest_deploy.runtimes.base import GpuCall, Runtime
+from rest_deploy.runtimes.cuda_arrays import DeviceArray, DeviceInput, device_input
+from rest_deploy.runtimes.cuda_calls import Buffer, CallGraph, Marks
+from rest_deploy.runtimes.tensorrt_open import LoadedEngine, check_gpu, check_version
 from rest_deploy.specs import ImageSize, Output
 
 _log = logging.getLogger(__name__)
 
 _LOG_LINES = 1000  # of a session that may run for months
 _CALLS_BEFORE_GRAPH = 2  # of one shape in a row; TensorRT must have run a shape once before it can be captured
+
+
+class TensorRTRuntime(Runtime):
+    """An engine of ours. Everything its manifest tells is checked before TensorRT is handed the plan.
+
+    Beside NumPy arrays it takes arrays that lie on its GPU, by ``__dlpack__`` or ``__cuda_array_interface__``, and then
+    gives such that lie there too.
+
+    Raises:
+        ArtifactError: Plan or manifest is missing or damaged, or of another version of the library.
+        MissingPackageError: The library that built it, or cuda-python, is not installed.
+        DeviceError: No driver, no GPU, or one that the engine was not built for.
+    """
+
+    def __init__(
+        self, path: str | Path, device: str = "cuda:0", threads: int | None = None, allow_spinning: bool = True
+    ) -> None:
+        self._finalizer: Any = None  # once there is something to let go of
+        super().__init__(path, device, threads, allow_spinning)
+        file = read_engine(self.path)
+        self.info, record = file.info, file.info.engine
+        assert record is not None  # read_engine has looked
+        library = load_library(record.library, "run this engine")
+        check_version(record, library, self.path)
+        check_gpu(record, self.info.precision, find_gpu(self.target.index), self.path)
+        self._profiles = record.profiles
+        self._lock = threading.Lock()
+        self._session = EngineSession(file, library, self.target.index)
+        self._finalizer = weakref.finalize(self, self._session.close)  # for those who do not close it
+
+    @classmethod
+    def read_info(cls, path: Path) -> ArtifactInfo:
+        """The record of an engine, out of its manifest, once the plan has been found to be the one it tells of."""
+        return read_manifest(path)
+
+    def max_batch(self, height: int, width: int) -> int | None:
+        """Most images of a size that one call takes; None where no profile takes the size."""
+        return largest_batch(self._profiles, height, width)
+
+    def _takes(self, batch: int, height: int, width: int) -> bool:
+        return narrowest(self._profiles, InputSize(batch, ImageSize(height, width))) is not None
+
+    def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
+        """Where the time of so many calls goes."""
+        checked = self._checked(batch)
+        self._check_usable()  # before the lock, which nobody lets go of in a forked process
+        with self._lock:
+            self._check_usable()
+            return [self._session.gpu_call(checked) for _ in range(count)]
+
+    def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        with self._lock:
+            self._check_usable()
+            return self._session.run_host(batch)
+
+    def _run_foreign(self, batch: Any) -> Any:
+        with self._lock:
+            self._check_usable()
+            given = self._session.device_input(batch)
+            if given is None:
+                return super()._run_foreign(batch)
+            self._check(given.dtype, given.shape)
+            return self._session.run_device(given)
+
+    def _leave(self) -> None:
+        super()._leave()
+        if self._finalizer is not None:
+            self._finalizer.detach()
+
+    def _close(self) -> None:
+        with self._lock:  # not while another thread runs it
+            self._finalizer()
 
 
 class EngineSession:
