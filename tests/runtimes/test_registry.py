@@ -72,7 +72,6 @@ def test_every_row_leads_to_a_runtime(name):
 def test_rows_of_tensorrt_are_those_of_its_libraries():
     for name, library in LIBRARIES.items():
         row = RUNTIMES[name]
-        assert (row.title, tuple(row.packages), row.devices) == (
         assert (row.title, tuple(row.packages)) == (library.title, library.modules)
         assert row.devices == {"cuda": library.extra}
         assert library.package in {name for names in row.packages.values() for name in names}
@@ -219,9 +218,7 @@ def test_a_toys_packages_are_recorded(toy):
 
 
 def test_what_a_toy_does_not_have_is_refused_with_what_it_has(toy, tmp_path, monkeypatch):
-    with pytest.raises(
-        DeviceError, match=r"tiny\.toy: device cuda:1: Toy runs \.toy files on cpu only; use device cpu"
-    ):
+    with pytest.raises(DeviceError, match=r"tiny\.toy: device cuda:1: .* on cpu only; use device cpu"):
         open_runtime(toy, "cuda:1")
     with pytest.raises(ConfigError, match=r"tiny\.toy: .*it has no threads"):
         open_runtime(toy, allow_spinning=False)
