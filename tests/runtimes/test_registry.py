@@ -184,7 +184,7 @@ def test_a_toy_is_verified_and_its_blocks_where_it_shows_them(toy, tiny_checkpoi
     monkeypatch.setattr(ToyRuntime, "blocks", lambda self: onnx_blocks(self.path), raising=False)
     (result,) = verify(toy, reference=tiny_checkpoint, sizes=SMALL, per_block=True).artifacts
     assert result.blocks.first_past_tolerance is None
-    assert result.blocks.rows[-1].block == "head"
+    assert list(result.blocks.blocks)[-1] == "head"
 
 
 def test_a_toy_is_timed_under_its_title(toy, tiny_onnx, capsys):
