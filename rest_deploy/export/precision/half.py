@@ -68,14 +68,14 @@ class _Half:
         self._used: dict[str, onnx.TensorProto] = {}
 
     def run(self) -> None:
-        ends, kind = (*self._graph.input, *self._graph.output), "half" if self._plan.half_io else "fp32"
+        kind = "half" if self._plan.half_io else "fp32"
         self._types |= {value.name: kind for value in self._graph.input}
         for node in self._graph.node:
             self._add(node)
         for value in self._graph.output:
             self._end_in(value.name, kind)
         if self._plan.half_io:
-            for value in ends:
+            for value in (*self._graph.input, *self._graph.output):
                 value.type.tensor_type.elem_type = TensorProto.FLOAT16
         del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
         self._graph.node.extend(self._nodes)
@@ -102,11 +102,14 @@ class _Half:
             return name
         cast = f"{name}/{kind}"
         if cast not in self._types:
-            module = node.name.partition("/")[0]
-            to = TensorProto.FLOAT if kind == "fp32" else TensorProto.FLOAT16
-            self._nodes.append(helper.make_node("Cast", [name], [cast], f"{module}/cast:{cast}", to=to))
-            self._types[cast] = kind
+            self._cast(name, cast, kind, node)
         return cast
+
+    def _cast(self, value: str, to: str, kind: str, beside: onnx.NodeProto) -> None:
+        element = TensorProto.FLOAT if kind == "fp32" else TensorProto.FLOAT16
+        name = f"{beside.name.partition('/')[0]}/cast:{to}"
+        self._nodes.append(helper.make_node("Cast", [value], [to], name, to=element))
+        self._types[to] = kind
 
     def _constant(self, name: str, kind: str) -> str:
         tensor = self._constants[name]
@@ -121,15 +124,15 @@ class _Half:
         return half
 
     def _end_in(self, name: str, kind: str) -> None:
-        """Cast the graph's output, which keeps its name."""
+        """Cast an output of the graph, which keeps its name; nodes of the graph take it as it was."""
         if self._types[name] == kind:
             return
         last = next(node for node in self._nodes if name in node.output)
         inner = f"{name}/{self._types[name]}"
-        last.output[:] = [inner if other == name else other for other in last.output]
-        module = last.name.partition("/")[0]
-        to = TensorProto.FLOAT if kind == "fp32" else TensorProto.FLOAT16
-        self._nodes.append(helper.make_node("Cast", [inner], [name], f"{module}/cast:{name}", to=to))
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                names[:] = [inner if other == name else other for other in names]
+        self._cast(inner, name, kind, last)
 
 
 def _result(node: onnx.NodeProto, kind: str) -> str:

@@ -151,6 +151,24 @@ def test_nodes_in_fp32_are_told_for_the_proof_of_engines(
     assert {"stage2_0.attn.softmax", "stage2_0.attn.norm", "head.pool"} <= {name.partition("/")[0] for name in nodes}
 
 
+def test_an_output_may_go_on_inside() -> None:
+    """A map that is given and that another node takes: float32 outside, half inside."""
+    nodes = [
+        helper.make_node("Mul", ["image", "image"], ["map"], "a/mul"),
+        helper.make_node("Add", ["map", "map"], ["logits"], "b/add"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("image", "map", "logits")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", values[:1], values[1:]), opset_imports=[helper.make_opsetid("", 18)], ir_version=8
+    )
+    half = to_half(model, PrecisionPlan({"a": Precision.FP16, "b": Precision.FP16}))
+    image = np.array([1.5, 0.1], np.float32)
+    given, logits = ReferenceEvaluator(half).run(None, {"image": image})
+    exact = image.astype(np.float16) ** 2
+    assert (given.dtype, given.tolist()) == (np.float32, exact.tolist())
+    assert logits.tolist() == (exact + exact).tolist()
+
+
 def test_constants_of_nodes_are_taken_in_each_type() -> None:
     """A constant that an FP32 and a half node share, with onnxsim left out."""
     plan = PrecisionPlan({"a": Precision.FP16, "b": Precision.FP32})
