@@ -70,7 +70,7 @@ def reference_runs(model: ResT, precision: Precision = Precision.FP32, threads: 
     Args:
         model: As its authors wrote it.
         precision: What is to be measured. For FP32 the baseline is the model as written; for less its deploy form, as
-            it is made from that, and the model as written can lose a thousand times as much.
+            that is what was narrowed, and the model as written can lose a thousand times as much.
         threads: CPU threads of a call; None as of :class:`torch_threads`.
 
     Returns:
