@@ -180,17 +180,6 @@ LARGEST_INPUT = 2.0**40
 #: The same where half values are computed with: the largest of them.
 LARGEST_HALF = 65504.0
 
-
-def holds_halves(precision: Precision, int8_target: Int8Target | None) -> bool:
-    """Whether a network computes with half values, as FP16 does and INT8 for TensorRT; INT8 for CPUs does not."""
-    return precision is not Precision.FP32 and int8_target is not Int8Target.CPU
-
-
-def largest_input(precision: Precision, int8_target: Int8Target | None) -> float:
-    """Largest absolute value of an input that a network in a precision holds."""
-    return LARGEST_HALF if holds_halves(precision, int8_target) else LARGEST_INPUT
-
-
 #: Pixels of the largest size that images are resized to, or made of to measure with.
 MAX_INPUT_PIXELS = 1 << 26
 

@@ -25,6 +25,7 @@ LAYERS = (
     {"models"},
     {"artifact", "preprocess", "nvidia"},
     {"machine"},
+    {"recipes"},
     {"specs", "timing"},
     {"values"},
     {"errors"},

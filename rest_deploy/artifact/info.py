@@ -12,18 +12,17 @@ from typing import Annotated, Any, TypedDict
 from rest_deploy.artifact.engine import EngineRecord, Verification
 from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ArtifactError, ConfigError, one_line
+from rest_deploy.recipes import Recipe, recipe_of
 from rest_deploy.specs import (
     LOGITS,
     SEED,
     SIDE,
     Activation,
     ImageSize,
-    Int8Target,
     Output,
     Precision,
     Preprocessing,
     TensorSpec,
-    holds_halves,
 )
 from rest_deploy.values import (
     ABSENT,
@@ -158,7 +157,7 @@ class ArtifactInfo:
             done where the file was made.
         extra: What only this format has to say.
         engine: How it was built and what may run it; only of TensorRT engines.
-        precision_plan: How it was narrowed; only of FP16 and INT8.
+        precision_plan: How it was made; only of a lower precision than FP32.
         test_vector: A picture, some values of its input and its logits, for other languages to check themselves by.
 
     Raises:
@@ -222,14 +221,10 @@ class ArtifactInfo:
         return self.preprocessing.size if self.preprocessing is not None else None
 
     @property
-    def holds_halves(self) -> bool:
-        """Whether it computes with half values (:func:`~rest_deploy.specs.holds_halves`)."""
-        return holds_halves(self.precision, self.int8_target)
-
-    @property
-    def int8_target(self) -> Int8Target | None:
-        """What it is made for, where it is INT8."""
-        return self.precision_plan.int8_target if self.precision_plan is not None else None
+    def recipe(self) -> Recipe:
+        """How its precision is made, judged and run."""
+        plan = self.precision_plan
+        return recipe_of(self.precision, plan.int8_target if plan is not None else None)
 
     def label(self, index: int) -> str:
         """Name of a class, or ``"class 7"`` where names are not known."""

@@ -59,7 +59,7 @@ class CalibrationRecord:
 
 @dataclass(frozen=True)
 class PrecisionRecord:
-    """How a network was narrowed.
+    """How a network of lower precision was made.
 
     Args:
         kept: Part of the network -> its precision, of those wider than the artifact's; the parts that are always FP32

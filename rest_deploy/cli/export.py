@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     precision = made.add_mutually_exclusive_group()
     precision.add_argument("--precision", choices=[p.value for p in Precision], help="number format (default fp32)")
-    for name in (Precision.FP16, Precision.INT8):
+    for name in _lower():
         precision.add_argument(
             f"--{name.value}",
             dest="precision",
@@ -60,11 +60,15 @@ def _parser() -> argparse.ArgumentParser:
     return made
 
 
+def _lower() -> list[Precision]:
+    return [precision for precision in Precision if precision is not Precision.FP32]
+
+
 def _groups() -> dict[type, str]:
     """Classes of options -> title, each once."""
     titles: dict[type, str] = {}
     for name, kind in config_classes(tuple(FORMATS)).items():
-        title = FORMATS[name].title if name in FORMATS else "FP16 and INT8"
+        title = FORMATS[name].title if name in FORMATS else " and ".join(own.value.upper() for own in _lower())
         titles[kind] = f"{titles[kind]} and {title}" if kind in titles else title
     return titles
 

@@ -15,7 +15,7 @@ from rest_deploy.export.formats import SOURCE
 from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.machine import describe_cpu
 from rest_deploy.pipeline import ExportResult, Job, Prepared
-from rest_deploy.specs import Int8Target, Precision
+from rest_deploy.specs import Precision
 
 _MIB = 2**20
 
@@ -56,8 +56,8 @@ def _precision(prepared: Prepared) -> str:
     if request.precision is Precision.FP32:
         return ""
     words = [request.precision.value]
-    if request.int8_target is not None:
-        words.append(f"for {request.int8_target.value}")
+    if request.recipe.target is not None:
+        words.append(f"for {request.recipe.target.value}")
     if sample is not None:
         ranges = f"{len(sample.calibration)} to take ranges from, " if sample.calibration else ""
         words.append(f"images of {sample.folder}: {ranges}{len(sample.judged)} to judge by")
@@ -77,7 +77,7 @@ def result_text(result: ExportResult) -> str:
     if plan is not None:
         lines += [f"kept in higher precision: {clean(step)}" for step in plan.steps]
         lines += [f"{name:<10} {clean(value)}" for name, value in precision_rows(plan).items() if value]
-        if plan.int8_target is Int8Target.CPU:
+        if result.info.recipe.integers:
             lines.append(f"{'this CPU':<10} {clean(describe_cpu())}")
         lines.append("")
     engine = result.info.engine

@@ -1,4 +1,4 @@
-"""How a network was narrowed, in words."""
+"""How a network of lower precision was made, in words."""
 
 from __future__ import annotations
 

@@ -40,8 +40,9 @@ from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.formats import FORMATS, SOURCE
 from rest_deploy.nvidia import LIBRARIES, Gpu, TensorRTLog, is_installed, load_library
+from rest_deploy.recipes import recipe_of
 from rest_deploy.runtimes.registry import RUNTIMES, RuntimeRow
-from rest_deploy.specs import Int8Target, Precision
+from rest_deploy.specs import Precision
 
 _T = TypeVar("_T")
 #: The library that builds engines on machines without a GPU.
@@ -182,9 +183,9 @@ def _kinds() -> Iterator[Kind]:
         if name in LIBRARIES:
             yield Kind(name, f"{row.suffix} by {LIBRARIES[name].title}", name)
             continue
-        for precision in row.precisions:
+        for precision in row.made_in:
             key = name if precision is Precision.FP32 else f"{name}-{precision.value}"
-            for_cpus = precision is Precision.INT8 and Int8Target.CPU in row.int8_targets
+            for_cpus = recipe_of(precision, row.targets(precision)[0]).integers
             title = f"{row.suffix} in {precision.value}{' for CPUs' if for_cpus else ''}"
             yield Kind(key, title, name, for_cpus)
     for name, own in RUNTIMES.items():
@@ -284,12 +285,12 @@ def _library_problem(name: str, findings: Findings, also: str | None = None) -> 
 
 def _start_engine(name: str, gpu: Gpu) -> tuple[str, str]:
     """Start TensorRT's runtime on a GPU that it has engines for: what is wrong, and what else to know."""
-    refused = {precision: _refusal(name, gpu, precision) for precision in (Precision.FP32, Precision.FP16)}
-    if refused[Precision.FP16]:
+    refused = {precision: _refusal(name, gpu, precision) for precision in FORMATS[name].made_in}
+    if all(refused.values()):
         other = "" if is_installed("trt") else f"; {install('trt')}"
-        return f"{gpu}: {refused[Precision.FP16]}{other}", ""
-    note = f"not in fp32: {refused[Precision.FP32]}" if refused[Precision.FP32] else ""
-    return attempt(_start_runtime, name).problem, note
+        return f"{gpu}: {list(refused.values())[-1]}{other}", ""
+    notes = [f"not in {precision.value}: {why}" for precision, why in refused.items() if why]
+    return attempt(_start_runtime, name).problem, "; ".join(notes)
 
 
 def _refusal(name: str, gpu: Gpu, precision: Precision) -> str:

@@ -18,6 +18,7 @@ from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ConfigError
+from rest_deploy.recipes import recipes
 from rest_deploy.specs import ImageSize, Int8Target, Precision
 
 #: Called with the share of a step that is done, 0 to 1, and its name.
@@ -138,24 +139,40 @@ class Format:
         suffix: Of its files.
         exporter: Module that holds ``check``; importable without anything heavy.
         config: Module and class of its options, a frozen dataclass; likewise.
-        precisions: What it can be made in.
-        int8_targets: What its INT8 can be made for; the first unless another is asked for.
         packages: Import names that it needs -> the extra of rest-deploy that installs them.
+        precisions: What it can be made in; None for all that there are recipes for.
+        int8_targets: What its INT8 can be made for, the first unless another is asked for; None for all.
+        engine: Whether TensorRT builds it, which has a type for some precisions alone.
     """
 
     title: str
     suffix: str
     exporter: str
     config: tuple[str, str]
-    precisions: tuple[Precision, ...]
-    int8_targets: tuple[Int8Target, ...]
     packages: Mapping[str, str]
+    precisions: tuple[Precision, ...] | None = None
+    int8_targets: tuple[Int8Target, ...] | None = None
+    engine: bool = False
 
     @property
     def config_class(self) -> Any:
         """Class of its options."""
         module, name = self.config
         return getattr(importlib.import_module(module), name)
+
+    @property
+    def made_in(self) -> tuple[Precision, ...]:
+        """What it can be made in."""
+        return tuple(precision for precision in Precision if self.targets(precision))
+
+    def targets(self, precision: Precision) -> tuple[Int8Target | None, ...]:
+        """What it can be made for in a precision, the first unless another is asked for; none where it has not that."""
+        if self.precisions is not None and precision not in self.precisions:
+            return ()
+        made = [row.target for row in recipes(precision) if row.engine_type or not self.engine]
+        if self.int8_targets is None or made == [None]:
+            return tuple(made)
+        return tuple(target for target in self.int8_targets if target in made)
 
     def check(self, request: FormatRequest) -> Exporter:
         """What makes the file of a request.
@@ -187,8 +204,7 @@ def _engine(title: str) -> Format:
         suffix=".engine",
         exporter="rest_deploy.export.engine.exporter",
         config=("rest_deploy.export.engine.config", "EngineConfig"),
-        precisions=tuple(Precision),
-        int8_targets=(Int8Target.TRT,),
+        engine=True,
         packages=_EXPORT,  # which TensorRT there is, and whether it will do, is found out by choose_library
     )
 
@@ -199,8 +215,6 @@ _ROWS = {
         suffix=".onnx",
         exporter="rest_deploy.export.onnx_format",
         config=("rest_deploy.export.onnx_format", "OnnxConfig"),
-        precisions=tuple(Precision),
-        int8_targets=(Int8Target.CPU, Int8Target.TRT),
         packages=_EXPORT,
     ),
     "trt": _engine("TensorRT engine"),

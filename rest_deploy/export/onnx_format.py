@@ -14,7 +14,7 @@ from rest_deploy.errors import DeviceError, MissingPackageError
 from rest_deploy.export.formats import Exporter, FormatRequest, Made, Trial
 from rest_deploy.export.options import option
 from rest_deploy.nvidia import find_gpu
-from rest_deploy.specs import DEFAULT_OPSET, OPSETS, Int8Target
+from rest_deploy.specs import DEFAULT_OPSET, OPSETS
 from rest_deploy.values import Whole, hold
 
 
@@ -49,9 +49,9 @@ class OnnxExporter(Exporter):
         return Made(source, info)
 
     def trial(self, info: ArtifactInfo) -> Trial:
-        if info.int8_target is Int8Target.TRT:
+        if info.recipe.qdq:
             return Trial(None, "Q/DQ pairs are for TensorRT, which builds an engine from them")
-        device = "cuda" if info.int8_target is None and _runs_on_gpu() else "cpu"
+        device = "cpu" if info.recipe.integers or not _runs_on_gpu() else "cuda"
         return Trial(device, size=InputSize(1, info.image_size) if info.image_size is not None else Trial.size)
 
     def place(self, made: Made, output: Path) -> None:

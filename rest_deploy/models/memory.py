@@ -14,14 +14,10 @@ from typing import Any
 from rest_deploy.errors import ConfigError, ImageError
 from rest_deploy.machine import check_memory, describe_cpu
 from rest_deploy.models.config import ResTConfig
+from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import Precision
 
 _FLOAT = 4
-#: ONNX Runtime 1.32: maps of queries x keys that are alive at a time. With one head the softmax is done in place, where
-#: the runtime sees that its input and output are of one shape: operators of INT8 and casts of FP16 hide that from it.
-#: With several heads there is the product and what is mixed of it.
-_ONE_HEAD = {Precision.FP32: 1, Precision.INT8: 2, Precision.FP16: 3}
-_SEVERAL_HEADS = {Precision.FP32: 2, Precision.INT8: 2, Precision.FP16: 3}
 #: PyTorch 2.13 on the CPU: with one head the product, what is scaled of it and the softmax. With several it mixes heads
 #: by a convolution, for which oneDNN lays the product and the result out in blocks of channels, beside the plain
 #: product. Blocks are as wide as the CPU's vectors; measured with AVX2 only.
@@ -101,7 +97,7 @@ def network_bytes(
 
 
 def _maps_in_onnxruntime(stage: StageSize, precision: Precision) -> int:
-    return stage.attention * (_ONE_HEAD if stage.heads == 1 else _SEVERAL_HEADS)[precision]
+    return stage.attention * recipe_of(precision).attention_maps[stage.heads > 1]
 
 
 def _maps_in_pytorch(stage: StageSize) -> int:

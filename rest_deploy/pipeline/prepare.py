@@ -22,7 +22,7 @@ from rest_deploy.pipeline.request import ExportRequest, as_arguments
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.sample import ArrayInput, Sample, Source, choose_images
 from rest_deploy.preprocess.transform import fed_size, transform
-from rest_deploy.specs import LARGEST_INPUT, Alpha, ImageSize, Int8Target, Preprocessing, largest_input
+from rest_deploy.specs import LARGEST_INPUT, Alpha, ImageSize, Preprocessing
 
 if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
@@ -74,11 +74,11 @@ def prepare(request: ExportRequest, report: Progress | None = None) -> Prepared:
     config = request.precision_config
     if config.sensitivity is not None:
         check_writable(config.sensitivity)
-    target = request.int8_target
     sample = None
     if config.calibration is not None:
         count, seed = config.calibration_images, config.calibration_seed
-        calibrating, largest = target is Int8Target.TRT, largest_input(request.precision, target)
+        recipe = request.recipe
+        calibrating, largest = recipe.calibrated, recipe.largest_input
         sample = choose_images(config.calibration, count, seed, calibrating=calibrating, largest=largest)
     loaded = load_model(
         request.model,

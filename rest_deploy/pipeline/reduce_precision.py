@@ -1,10 +1,10 @@
-"""FP32 ONNX file -> the file in FP16 or INT8 that is within its limits, with as little kept wider as that takes."""
+"""FP32 ONNX file -> the file of lower precision within its limits, with as little kept out of it as that takes."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -19,12 +19,14 @@ from rest_deploy.artifact.precision import AgreementFigures, CalibrationRecord, 
 from rest_deploy.errors import VerificationError
 from rest_deploy.export.formats import Progress
 from rest_deploy.export.precision.config import PrecisionConfig
-from rest_deploy.export.precision.plan import PrecisionPlan, display
+from rest_deploy.export.precision.plan import Convert, PrecisionPlan, Source, display
 from rest_deploy.pipeline.prepare import ImageInputs
 from rest_deploy.pipeline.sensitivities import Sensitivity, write_sensitivities
-from rest_deploy.preprocess.sample import Sample, Source
+from rest_deploy.preprocess.sample import Sample
+from rest_deploy.preprocess.sample import Source as ImageSource
+from rest_deploy.recipes import Recipe
 from rest_deploy.runtimes.ort import sums_saturate
-from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision, largest_input
+from rest_deploy.specs import CalibrationMethod, ImageSize, Precision
 from rest_deploy.verification import (
     Case,
     Comparison,
@@ -57,8 +59,7 @@ class Network:
         graph: Its ONNX graph, transposes folded into the weights.
         info: Record of its file.
         plan: All its parts in the precision asked for.
-        precision: That precision.
-        target: Of INT8; None for FP16.
+        recipe: Of that precision.
         config: How.
         sample: Images to calibrate with and to judge by; None where there are none.
     """
@@ -66,73 +67,60 @@ class Network:
     graph: onnx.ModelProto
     info: ArtifactInfo
     plan: PrecisionPlan
-    precision: Precision
-    target: Int8Target | None
+    recipe: Recipe
     config: PrecisionConfig
     sample: Sample | None
 
     @property
-    def wider(self) -> Precision:
-        """What a part is in that cannot be in the precision asked for: FP16 of INT8 for TensorRT, else FP32."""
-        return Precision.FP16 if self.target is Int8Target.TRT else Precision.FP32
-
-    @property
     def reduced_range(self) -> bool:
         """Whether INT8 weights have 7 bits: asked for, or needed on this CPU."""
-        return self.config.reduced_range or sums_saturate()
+        return self.config.reduced_range or (self.recipe.integers and sums_saturate())
 
     @property
     def method(self) -> CalibrationMethod:
         """How ranges are taken."""
         return self.config.calibration_method or CalibrationMethod.MIN_MAX
 
-    def calibration_record(self) -> CalibrationRecord | None:
-        """Where ranges come from; None where none were taken."""
-        if self.sample is None or self.target is not Int8Target.TRT:
-            return None
-        return CalibrationRecord(
-            method=self.method,
-            images=self.sample.names(self.sample.calibration),
-            sha256=self.sample.sha256,
-            seed=self.sample.seed,
-            sizes=tuple(str(size) for size in self.config.calibration_sizes),
-        )
+    @property
+    def fp32(self) -> Run:
+        """It, to be run."""
+        return candidate_of(self.graph, self.info.recipe)
 
-    def inputs(self, sources: Sequence[Source], sizes: Sequence[ImageSize] = ()) -> ImageInputs:
+    def inputs(self, sources: Sequence[ImageSource], sizes: Sequence[ImageSize] = ()) -> ImageInputs:
         """Images or arrays of the sample as inputs."""
-        largest, channels = largest_input(self.precision, self.target), int(self.info.input.shape[1])
-        return ImageInputs(sources, self.info.preprocessing, sizes, channels, largest=largest, config=self.info.config)
+        info, channels = self.info, int(self.info.input.shape[1])
+        largest = self.recipe.largest_input
+        return ImageInputs(sources, info.preprocessing, sizes, channels, largest=largest, config=info.config)
 
+    def converter(self, report: Progress) -> Convert:
+        """What makes the graph of a plan; a recipe that takes ranges from images takes them here."""
 
-#: Makes the graph of a plan.
-Convert = Callable[[PrecisionPlan], "onnx.ModelProto"]
+        def ranges(names: Sequence[str]) -> Mapping[str, float]:
+            from rest_deploy.export.precision.calibration import calibrate
 
+            assert self.sample is not None  # PrecisionConfig.check has looked
+            images = self.inputs(self.sample.calibration, self.config.calibration_sizes)
+            return calibrate(
+                self.graph, names, images, self.method, lambda done: report(done / len(images), "calibrating")
+            )
 
-def _converter(network: Network, report: Progress) -> Convert:
-    """INT8 for TensorRT is calibrated here, once for all plans."""
-    from rest_deploy.export.precision.dynamic import to_dynamic_int8
-    from rest_deploy.export.precision.half import to_half
-    from rest_deploy.export.precision.qdq import to_qdq
+        return self.recipe.convert(Source(self.graph, self.plan, self.config, ranges, self.reduced_range))
 
-    graph = network.graph
-    if network.target is Int8Target.CPU:
-        return lambda plan: to_dynamic_int8(graph, plan, reduced_range=network.reduced_range)
-    if network.target is Int8Target.TRT:
-        ranges = _ranges(network, report)
-        return lambda plan: to_half(to_qdq(graph, plan, ranges), plan)
-    return lambda plan: to_half(graph, plan)
-
-
-def _ranges(network: Network, report: Progress) -> dict[str, float]:
-    from rest_deploy.export.precision.calibration import calibrate
-    from rest_deploy.export.precision.qdq import quantized_inputs
-
-    assert network.sample is not None  # PrecisionConfig.check has looked
-    names = quantized_inputs(network.graph, network.plan)
-    inputs = network.inputs(network.sample.calibration, network.config.calibration_sizes)
-    return calibrate(
-        network.graph, names, inputs, network.method, lambda done: report(done / len(inputs), "calibrating")
-    )
+    def record(self, plan: PrecisionPlan, budget: Mapping[str, float | None]) -> PrecisionRecord:
+        """What a file says of its precision before it is judged."""
+        sample, recipe, calibration = self.sample, self.recipe, None
+        if sample is not None and recipe.calibrated:
+            sizes = tuple(str(size) for size in self.config.calibration_sizes)
+            images = sample.names(sample.calibration)
+            calibration = CalibrationRecord(self.method, images, sample.sha256, sample.seed, sizes)
+        return PrecisionRecord(
+            kept={display(part): own for part, own in plan.kept(recipe.precision).items()},
+            half_io=plan.half_io,
+            int8_target=recipe.target,
+            reduced_range=self.reduced_range if recipe.integers else None,
+            calibration=calibration,
+            budget=budget,
+        )
 
 
 @dataclass(frozen=True)
@@ -180,53 +168,8 @@ def _worst(comparison: Comparison) -> float:
     return max(own.max_error / (own.std or 1.0) for case in comparison.cases for own in case.outputs.values())
 
 
-@dataclass(frozen=True)
-class Judge:
-    """Judges runs of a network in lower precision.
-
-    Args:
-        reference: Answers to synthetic images, beside the baseline error of the precision; None leaves them out.
-        images: Real images with FP32's answers; None where there are none.
-        on_synthetic, on_images: What is allowed.
-    """
-
-    reference: Reference | None
-    images: Pictures | None
-    on_synthetic: Limits
-    on_images: Limits
-
-    def __call__(self, run: Run) -> Verdict:
-        comparison = agreement = None
-        if self.reference is not None:
-            comparison = self.reference.compare(run, self.on_synthetic)
-            if self.images is not None:
-                agreement = self.images.compare(run)
-        return Verdict(comparison, agreement, self.on_images)
-
-
-def _judge_of(network: Network, reference: Reference | None) -> Judge:
-    """What judges a network: without a reference nothing, but parts are still compared on the images."""
-    config, sample, images = network.config, network.sample, None
-    if sample is not None and (reference is not None or config.sensitivity is not None):
-        images = Pictures(candidate_of(network.graph), network.inputs(sample.judged))
-    asked, random = Limits(config.max_error, config.min_top1_agreement), network.info.weights.random
-    judged = images is not None and reference is not None
-    return Judge(reference, images, *of_export(network.precision, asked, images=judged, random=random))
-
-
-@dataclass(frozen=True)
-class TriedPlan:
-    """A plan that was tried.
-
-    Args:
-        plan: The plan.
-        verdict: On its graph.
-        steps: What was kept wider, in order, and what that bought, in words.
-    """
-
-    plan: PrecisionPlan
-    verdict: Verdict
-    steps: tuple[str, ...] = ()
+#: A plan that was tried, the verdict on its graph, and what was kept out of the precision until then, in words.
+Tried = tuple[PrecisionPlan, Verdict, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -236,30 +179,34 @@ class Reduction:
     Args:
         network: What is reduced.
         convert: Makes the graph of a plan.
-        judge: Judges it.
+        reference: Answers to synthetic images, beside the baseline error of the precision; None judges nothing.
+        images: Real images with FP32's answers; None where there are none.
+        limits: What is allowed on synthetic images, and on real ones.
         report: Called as a search goes on.
     """
 
     network: Network
     convert: Convert
-    judge: Judge
+    reference: Reference | None
+    images: Pictures | None
+    limits: tuple[Limits, Limits]
     report: Progress
 
     @classmethod
     def of(cls, network: Network, reference: Reference | None, report: Progress) -> Reduction:
-        """Open the images, and take the ranges of INT8 for TensorRT.
-
-        Args:
-            network: What is reduced.
-            reference: PyTorch's answers to synthetic images, beside the baseline error of the precision; None judges
-                nothing.
-            report: Called as it goes on.
-        """
-        return cls(network, _converter(network, report), _judge_of(network, reference), report)
+        """Open the images, and take ranges from some where the recipe does."""
+        config, sample, images = network.config, network.sample, None
+        convert = network.converter(report)
+        if sample is not None and (reference is not None or config.sensitivity is not None):
+            images = Pictures(network.fp32, network.inputs(sample.judged))
+        asked, random = Limits(config.max_error, config.min_top1_agreement), network.info.weights.random
+        judged = images is not None and reference is not None
+        limits = of_export(network.recipe, asked, images=judged, random=random)
+        return cls(network, convert, reference, images, limits, report)
 
     def make(self, path: Path, info: ArtifactInfo) -> tuple[ArtifactInfo, Comparison | None]:
         """Write the file with everything in the precision asked for; where that is over the limits, with the worst
-        parts kept wider. What is judged is the file as it lies on disk.
+        parts kept out of it. What is judged is the file as it lies on disk.
 
         Args:
             path: File to write, with its record as far as it is known before it is judged.
@@ -271,13 +218,11 @@ class Reduction:
         Raises:
             VerificationError: No plan is within the limits.
         """
-        plan = self.network.plan
-        steps: tuple[str, ...] = ()
+        plan, steps = self.network.plan, tuple[str, ...]()
         info = self._write(plan, path, info)
         verdict = self._judge_file(path)
         if verdict is not None and not verdict.passed:
-            found = self._search(verdict)
-            plan, steps = found.plan, found.steps
+            plan, _, steps = self._search(verdict)
             info = self._write(plan, path, info)
             verdict = self._judge_file(path)
         elif self.network.config.sensitivity is not None:
@@ -286,10 +231,14 @@ class Reduction:
             return info, None
         if not verdict.passed:
             raise VerificationError(f"{path.name} (not kept): {'; '.join(verdict.failures)}")
+        assert info.precision_plan is not None  # it was written
+        record, sample, agreement = replace(info.precision_plan, steps=steps), self.network.sample, verdict.agreement
+        if sample is not None and agreement is not None:
+            figures = {name: getattr(agreement, name) for name in AgreementFigures.__annotations__}
+            record = replace(record, agreement=figures, judged_images=sample.names(sample.judged))
         comparison = verdict.comparison
-        figures = comparison.to_dict() if comparison is not None else None
-        info = replace(info, precision_plan=self._record(plan, verdict, steps), verification=figures)
-        return info, comparison
+        proved = comparison.to_dict() if comparison is not None else None
+        return replace(info, precision_plan=record, verification=proved), comparison
 
     def _write(self, plan: PrecisionPlan, path: Path, info: ArtifactInfo) -> ArtifactInfo:
         import onnx
@@ -297,129 +246,120 @@ class Reduction:
         model = self.convert(plan)
         del model.metadata_props[:]  # the record and the seal of the FP32 file
         extra = {**info.extra, "nodes": len(model.graph.node)}
-        info = replace(info, extra=extra, precision_plan=self._record(plan))
+        record = self.network.record(plan, budget_record(self.network.recipe, *self.limits))
+        info = replace(info, extra=extra, precision_plan=record)
         with replacing(path) as target:
             onnx.save(model, str(target))
             write_record(target, info)
         return info
 
     def _judge_file(self, path: Path) -> Verdict | None:
-        if self.judge.reference is None:
+        if self.reference is None:
             return None
         with open_candidate(path) as (run, _):
-            return self.judge(run)
+            return self._judge(run)
 
-    def _try(self, plan: PrecisionPlan) -> Verdict:
-        return self.judge(candidate_of(self.convert(plan)))
+    def _judge(self, run: Run) -> Verdict:
+        comparison = agreement = None
+        synthetic, images = self.limits
+        if self.reference is not None:
+            comparison = self.reference.compare(run, synthetic)
+            if self.images is not None:
+                agreement = self.images.compare(run)
+        return Verdict(comparison, agreement, images)
 
-    def _record(
-        self, plan: PrecisionPlan, verdict: Verdict | None = None, steps: tuple[str, ...] = ()
-    ) -> PrecisionRecord:
-        """What the file says of its precision."""
-        network, agreement = self.network, verdict.agreement if verdict is not None else None
-        sample, figures = network.sample, AgreementFigures.__annotations__
-        return PrecisionRecord(
-            kept={display(part): own for part, own in plan.kept(network.precision).items()},
-            half_io=plan.half_io,
-            int8_target=network.target,
-            reduced_range=network.reduced_range if network.target is Int8Target.CPU else None,
-            calibration=network.calibration_record(),
-            budget=budget_record(self.judge.on_synthetic, self.judge.on_images),
-            agreement={name: getattr(agreement, name) for name in figures} if agreement is not None else None,
-            judged_images=sample.names(sample.judged) if sample is not None and agreement is not None else (),
-            steps=steps,
-        )
+    def _run(self, plan: PrecisionPlan) -> Run:
+        return candidate_of(self.convert(plan), self.network.recipe)
 
-    def _search(self, failed: Verdict) -> TriedPlan:
+    def _search(self, failed: Verdict) -> Tried:
         """The plan within the limits, where everything in the precision asked for is not.
 
-        INT8 for TensorRT falls back to FP16, part by part, and to FP32 where not even FP16 will do; the others to FP32.
+        INT8 for TensorRT falls back to FP16, part by part, and to FP32 where not even FP16 will do; others to FP32.
 
         Raises:
             VerificationError: There is none.
         """
         _log.info("over the limits (%s); looking for the parts to blame", "; ".join(failed.failures))
-        plan, wider = self.network.plan, self.network.wider
+        plan, kept_in = self.network.plan, self.network.recipe.kept_in
         steps: tuple[str, ...] = ()
-        if wider is Precision.FP16:  # which must be within them first
-            half = plan.changed(plan.narrowed(), Precision.FP16)
-            verdict = self._try(half)
+        if kept_in is not Precision.FP32:  # which must be within them first
+            higher = plan.changed(plan.lowered(), kept_in)
+            verdict = self._judge(self._run(higher))
             if not verdict.passed:
-                found = self._kept(half, Precision.FP32, verdict, self._part_errors(half, Precision.FP32))
-                steps = found.steps
-                plan = plan.changed(found.plan.kept(Precision.FP16), Precision.FP32)
-                failed = self._try(plan)
+                table = self._part_errors(higher, Precision.FP32)
+                found, _, steps = self._keep(higher, Precision.FP32, verdict, table)
+                plan = plan.changed(found.kept(kept_in), Precision.FP32)
+                failed = self._judge(self._run(plan))
         table = self._sensitivities(plan)
         if failed.passed:
-            return TriedPlan(plan, failed, steps)
-        found = self._kept(plan, wider, failed, table)
-        return replace(found, steps=(*steps, *found.steps))
+            return plan, failed, steps
+        plan, verdict, more = self._keep(plan, kept_in, failed, table)
+        return plan, verdict, (*steps, *more)
 
-    def _kept(self, plan: PrecisionPlan, wider: Precision, failed: Verdict, worst_first: Iterable[str]) -> TriedPlan:
+    def _keep(self, plan: PrecisionPlan, kept_in: Precision, failed: Verdict, worst_first: Iterable[str]) -> Tried:
         done, parts = count(), list(worst_first)
 
         def judged(plan: PrecisionPlan) -> Verdict:
             self.report(next(done) / len(parts), "keeping the worst parts wider")
-            return self._try(plan)
+            return self._judge(self._run(plan))
 
-        return keep_worst(plan, wider, parts, failed, judged)
+        return keep_worst(plan, kept_in, parts, failed, judged)
 
     def _sensitivities(self, plan: PrecisionPlan) -> dict[str, Sensitivity]:
         """What each part costs alone, the worst first; written where that was asked for."""
-        network = self.network
-        table = self._part_errors(plan, network.wider)
-        if network.config.sensitivity is not None:
-            write_sensitivities(network.config.sensitivity, list(table.values()), network.precision, network.wider)
+        recipe, file = self.network.recipe, self.network.config.sensitivity
+        table = self._part_errors(plan, recipe.kept_in)
+        if file is not None:
+            write_sensitivities(file, list(table.values()), recipe.precision, recipe.kept_in)
         return table
 
-    def _part_errors(self, plan: PrecisionPlan, wider: Precision) -> dict[str, Sensitivity]:
-        if self.judge.images is not None:
-            images = self.judge.images.first(_PART_IMAGES)
+    def _part_errors(self, plan: PrecisionPlan, kept_in: Precision) -> dict[str, Sensitivity]:
+        if self.images is not None:
+            images = self.images.first(_PART_IMAGES)
         else:
             rng, channels = np.random.default_rng(0), int(self.network.info.input.shape[1])
             cases = [Case(2, ImageSize(*size)) for size in _PART_CASES]
-            noise = [synthetic_images(rng, case, channels) for case in cases]
-            images = Pictures(candidate_of(self.network.graph), noise)
-        done, parts = count(), len(plan.narrowed())
+            images = Pictures(self.network.fp32, [synthetic_images(rng, case, channels) for case in cases])
+        done, parts = count(), len(plan.lowered())
 
         def measure(plan: PrecisionPlan) -> tuple[float, float]:
             self.report(next(done) / parts, "what each part costs")
-            agreement = images.compare(candidate_of(self.convert(plan)))
+            agreement = images.compare(self._run(plan))
             return agreement.rms_error, agreement.top1_agreement
 
-        return sensitivities(plan, wider, measure)
+        return sensitivities(plan, kept_in, measure)
 
 
 def sensitivities(
-    plan: PrecisionPlan, wider: Precision, measure: Callable[[PrecisionPlan], tuple[float, float]]
+    plan: PrecisionPlan, kept_in: Precision, measure: Callable[[PrecisionPlan], tuple[float, float]]
 ) -> dict[str, Sensitivity]:
     """What each part in lower precision costs alone, the worst first.
 
     Args:
         plan: Its parts in lower precision are looked at.
-        wider: Precision of all the others meanwhile.
+        kept_in: Precision of all the others meanwhile.
         measure: Plan -> root mean squared error and top-1 agreement.
     """
-    lowered = [part for part in plan.narrowed() if plan.parts[part] is not wider]
+    lowered = [part for part in plan.lowered() if plan.parts[part] is not kept_in]
     found = {}
     for part in lowered:
-        error, agreement = measure(plan.changed([other for other in lowered if other != part], wider))
+        error, agreement = measure(plan.changed([other for other in lowered if other != part], kept_in))
         found[part] = Sensitivity(display(part), error if math.isfinite(error) else math.inf, agreement)
     return dict(sorted(found.items(), key=lambda item: -item[1].error))
 
 
 def keep_worst(
     plan: PrecisionPlan,
-    wider: Precision,
+    kept_in: Precision,
     worst_first: Sequence[str],
     failed: Verdict,
     judge: Callable[[PrecisionPlan], Verdict],
-) -> TriedPlan:
-    """Keep parts wider, the worst first, until the plan is within the limits.
+) -> Tried:
+    """Keep parts in a higher precision, the worst first, until the plan is within the limits.
 
     Args:
         plan: That is over the limits.
-        wider: Precision that parts are kept in.
+        kept_in: Precision that parts are kept in.
         worst_first: Parts of the plan.
         failed: Verdict on it.
         judge: Plan -> verdict.
@@ -431,12 +371,13 @@ def keep_worst(
     words: list[str] = []
     for part in worst_first[:-1]:
         kept.append(part)
-        before, verdict = verdict, judge(plan.changed(kept, wider))
-        words.append(f"{display(part)} {wider.value.upper()}: {before.change_to(verdict)}")
+        before, verdict = verdict, judge(plan.changed(kept, kept_in))
+        words.append(f"{display(part)} {kept_in.value.upper()}: {before.change_to(verdict)}")
         if verdict.passed:
-            return TriedPlan(plan.changed(kept, wider), verdict, tuple(words))
+            return plan.changed(kept, kept_in), verdict, tuple(words)
     precision = next(own for own in plan.parts.values() if own is not Precision.FP32)
     raise VerificationError(
-        f"{precision.value} does not hold the budget, whatever parts are kept in {wider.value}: "
-        f"{'; '.join(verdict.failures)}; allow more by --max-error or --min-top1-agreement, or export in {wider.value}"
+        f"{precision.value} does not hold the budget, whatever parts are kept in {kept_in.value}: "
+        f"{'; '.join(verdict.failures)}; allow more by --max-error or --min-top1-agreement, or export in "
+        f"{kept_in.value}"
     )

@@ -14,6 +14,7 @@ from rest_deploy.export.formats import FORMATS, SOURCE, get_format, parse_format
 from rest_deploy.export.options import command_line, declared, option
 from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.models.config import ResTConfig, get_config, list_models
+from rest_deploy.recipes import Recipe
 from rest_deploy.specs import (
     NUM_HEADS,
     SEED,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 else:
     Module = object  # a request is checked without torch
 
-#: Key of the config of FP16 and INT8 among those of the formats.
+#: Key of the config of lower precisions among those of the formats.
 PRECISION = "precision"
 
 
@@ -88,6 +89,7 @@ class ExportRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     formats: tuple[str, ...] = field(init=False)
     configs: Mapping[str, Any] = field(init=False)
+    recipe: Recipe = field(init=False)
 
     def __post_init__(self) -> None:
         self._set("formats", parse_formats(self.format))
@@ -108,7 +110,8 @@ class ExportRequest:
             get_config(self.model)
         self._check_weights()
         self._set("configs", MappingProxyType(_make_configs(self.formats, self.options)))
-        self.precision_config.check(self.precision, self._int8_targets, self.verify)
+        self._set("recipe", self.precision_config.recipe(self.precision, self._targets))
+        self.precision_config.check(self.recipe, self.verify)
         for name in self.formats:
             for package, extra in get_format(name).packages.items():
                 if importlib.util.find_spec(package) is None:
@@ -119,19 +122,14 @@ class ExportRequest:
 
     @property
     def precision_config(self) -> PrecisionConfig:
-        """How FP16 and INT8 are made."""
+        """How a lower precision is made."""
         config: PrecisionConfig = self.configs[PRECISION]
         return config
 
     @property
-    def int8_target(self) -> Int8Target | None:
-        """What INT8 is made for; None in another precision."""
-        return self.precision_config.target_for(self._int8_targets) if self.precision is Precision.INT8 else None
-
-    @property
-    def _int8_targets(self) -> tuple[Int8Target, ...]:
-        """What the INT8 of all formats can be made for, as the first of them prefers."""
-        first, *others = (get_format(name).int8_targets for name in self.formats)
+    def _targets(self) -> tuple[Int8Target | None, ...]:
+        """What all formats can be made for in the precision, as the first of them prefers."""
+        first, *others = (get_format(name).targets(self.precision) for name in self.formats)
         return tuple(target for target in first if all(target in other for other in others))
 
     def _check_weights(self) -> None:
@@ -148,9 +146,8 @@ class ExportRequest:
 
     def _check_precision(self) -> None:
         for name in self.formats:
-            made = get_format(name).precisions
-            if self.precision not in made:
-                words = ", ".join(precision.value for precision in made)
+            if not get_format(name).targets(self.precision):
+                words = ", ".join(precision.value for precision in get_format(name).made_in)
                 raise ConfigError(f"format {name} is not made in {self.precision.value}; it is made in {words}")
 
     def _check_output(self) -> None:

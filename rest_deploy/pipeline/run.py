@@ -25,7 +25,7 @@ from rest_deploy.pipeline.prepare import Job, Prepared, prepare
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.pipeline.speed import measure_speed
 from rest_deploy.pipeline.vector import make_test_vector
-from rest_deploy.specs import Int8Target, Precision
+from rest_deploy.specs import Precision
 from rest_deploy.verification import Comparison, Reference, cases_within, open_candidate
 from rest_deploy.verification.limits import of_artifact
 
@@ -163,24 +163,24 @@ def _prove(prepared: Prepared, fp32: ExportResult) -> tuple[ExportResult, Refere
 
 
 def _reduce(prepared: Prepared, fp32: ExportResult, reference: Reference | None, folder: Path) -> ExportResult:
-    """FP32 file that has been proved -> file in FP16 or INT8 that has been proved."""
+    """FP32 file that has been proved -> file of lower precision that has been proved."""
     import onnx
 
+    from rest_deploy.export.precision.int8 import fold_transposes
     from rest_deploy.export.precision.plan import plan_for
-    from rest_deploy.export.precision.weights import fold_transposes
     from rest_deploy.models.deploy import to_deploy
     from rest_deploy.models.reference import reference_runs
     from rest_deploy.pipeline.reduce_precision import Network, Reduction
 
     request = prepared.request
-    precision, config, target = request.precision, request.precision_config, request.int8_target
+    precision, recipe, config = request.precision, request.recipe, request.precision_config
     model, seconds = prepared.loaded.model, dict(fp32.seconds)
     if reference is not None:
         reference = reference.measured_by(reference_runs(model, precision)[1])
     plan = plan_for(to_deploy(model), precision, half_io=config.half_io)
     graph = fold_transposes(onnx.load(str(fp32.path)))
-    network = Network(graph, fp32.info, plan, precision, target, config, prepared.sample)
-    with _timed(seconds, "calibrate" if target is Int8Target.TRT else "prepare", prepared.report):
+    network = Network(graph, fp32.info, plan, recipe, config, prepared.sample)
+    with _timed(seconds, "calibrate" if recipe.calibrated else "prepare", prepared.report):
         reduction = Reduction.of(network, reference, prepared.report)
     path = _new(folder / precision.value) / prepared.file
     with _timed(seconds, f"{precision.value} and verify" if request.verify else precision.value, prepared.report):

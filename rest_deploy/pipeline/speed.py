@@ -15,8 +15,8 @@ from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import DeviceError, VerificationError
 from rest_deploy.export.formats import Trial
 from rest_deploy.export.precision.config import PrecisionConfig
+from rest_deploy.recipes import Recipe
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.specs import Precision
 from rest_deploy.timing import time_paired
 
 #: Rounds that are timed: as many as fit into these seconds, within bounds.
@@ -126,19 +126,14 @@ def measure_speed(
         require_speedup(None, least, str(exc))
         return None, (f"not timed against FP32: {exc}",)
     require_speedup(speed, least, "")
-    return speed, advice(speed, info.precision)
+    return speed, advice(speed, info.recipe)
 
 
-def advice(speed: Speed, precision: Precision) -> tuple[str, ...]:
+def advice(speed: Speed, recipe: Recipe) -> tuple[str, ...]:
     """What to use instead of an artifact that is not faster; nothing where it is."""
     if speed.faster:
         return ()
-    if precision is Precision.FP16 and speed.device == "cpu":
-        instead = "FP16 is for GPUs; on this CPU use --precision fp32, or --int8"
-    elif precision is Precision.INT8 and speed.device != "cpu":
-        instead = "on this GPU use --fp16"
-    else:
-        instead = "here use --precision fp32"
+    instead = recipe.instead.get(speed.device.partition(":")[0], "here use --precision fp32")
     return (f"not faster than FP32 beyond noise: {speed}; {instead}",)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.preprocess.transform import transform
-from rest_deploy.specs import LOGITS, Precision, Preprocessing, Resize
+from rest_deploy.specs import LOGITS, Preprocessing, Resize
 from rest_deploy.verification import Run
 
 #: Height and width of the picture where the network sees it as it is, and of an input that is no picture.
@@ -27,8 +27,6 @@ _MOST_PIXELS = 1 << 22
 #: at the size itself.
 _MOST_RUN = 1 << 20
 _SAMPLES = 32  # values of the input
-#: By how much of the largest logit another runtime or CPU may differ.
-_LOGITS_DIFFER = {Precision.FP32: 1e-3, Precision.FP16: 0.02, Precision.INT8: 0.1}
 
 
 def make_test_vector(info: ArtifactInfo, run: Run) -> dict[str, Any]:
@@ -63,7 +61,7 @@ def make_test_vector(info: ArtifactInfo, run: Run) -> dict[str, Any]:
     if values.shape[2] * values.shape[3] > _MOST_RUN:
         return {**told, "logits": None}
     logits = [float(value) for value in np.asarray(run(values)[LOGITS], np.float32)[0]]
-    tolerance = _LOGITS_DIFFER[info.precision] * (0.1 + max(map(abs, logits)))
+    tolerance = info.recipe.logits_tolerance * (0.1 + max(map(abs, logits)))
     return {**told, "logits": {"values": logits, "tolerance": tolerance}}
 
 

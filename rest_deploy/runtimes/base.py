@@ -19,7 +19,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, InputError, PredictorError
 from rest_deploy.models.memory import network_bytes
 from rest_deploy.runtimes.registry import RUNTIMES
-from rest_deploy.specs import Device, largest_input
+from rest_deploy.specs import Device
 
 if TYPE_CHECKING:
     from rest_deploy.models.blocks import BlockRun
@@ -142,7 +142,7 @@ class Runtime(ABC):
     @property
     def largest_input(self) -> float:
         """Largest absolute value of an input that its precision holds."""
-        return largest_input(self.info.precision, self.info.int8_target)
+        return self.info.recipe.largest_input
 
     def _holds(self, values: NDArray[Any]) -> bool:
         """Whether all values are finite and within ``largest_input``."""

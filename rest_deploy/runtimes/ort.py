@@ -28,7 +28,7 @@ from rest_deploy.errors import (
 )
 from rest_deploy.machine import USUAL, describe_cpu, usable_cores
 from rest_deploy.runtimes.base import Runtime
-from rest_deploy.specs import Device, Int8Target
+from rest_deploy.specs import Device
 
 _log = logging.getLogger(__name__)
 
@@ -73,18 +73,17 @@ class OnnxRuntime(Runtime):
         with _loading_beside(self.path):  # while the file is read
             file = OnnxFile(self.path)
         self.info = file.info
-        int8_target = self.info.int8_target
         with file.checking_seal():
             file.check_graph()
             import_onnxruntime(self.target)
-            if int8_target is Int8Target.CPU:
+            if self.info.recipe.integers:
                 _check_integers(self.info, self.target, self.path)
             return open_session(
                 file.model,
                 self.path,
                 self.target,
                 self.threads,
-                fuse_qdq=int8_target is not Int8Target.TRT,
+                fuse_qdq=not self.info.recipe.qdq,
                 allow_spinning=self._allow_spinning,
             )
 

@@ -58,7 +58,7 @@ class TensorRTRuntime(Runtime):
         assert record is not None  # read_engine has looked
         library = load_library(record.library, "run this engine")
         check_version(record, library, self.path)
-        check_gpu(record, self.info.precision, find_gpu(self.target.index), self.path)
+        check_gpu(record, self.info.recipe, find_gpu(self.target.index), self.path)
         self._profiles = record.profiles
         self._lock = threading.Lock()
         self._session = EngineSession(file, library, self.target.index)

@@ -17,8 +17,8 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import EngineFile
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ArtifactError, DeviceError, ExportError, PredictorError, install
-from rest_deploy.nvidia import AMPERE, HOPPER, LIBRARIES, TURING, Gpu, Library, TensorRTLog
-from rest_deploy.specs import Precision
+from rest_deploy.nvidia import AMPERE, HOPPER, LIBRARIES, ComputeCapability, Gpu, Library, TensorRTLog
+from rest_deploy.recipes import Recipe
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
-def check_gpu(record: EngineRecord, precision: Precision, gpu: Gpu, path: Path) -> None:
+def check_gpu(record: EngineRecord, recipe: Recipe, gpu: Gpu, path: Path) -> None:
     """An engine runs on the GPUs that it was built for.
 
     Raises:
@@ -56,7 +56,7 @@ def check_gpu(record: EngineRecord, precision: Precision, gpu: Gpu, path: Path) 
     here = gpu.compute_capability
     if record.library == "trt-rtx":
         if str(here) not in record.targets:
-            raise DeviceError(_no_target(record, precision, gpu, path))
+            raise DeviceError(_no_target(record, recipe, gpu, path))
         return
     same = str(here) in record.targets
     fits = {
@@ -71,13 +71,13 @@ def check_gpu(record: EngineRecord, precision: Precision, gpu: Gpu, path: Path) 
         )
 
 
-def _no_target(record: EngineRecord, precision: Precision, gpu: Gpu, path: Path) -> str:
+def _no_target(record: EngineRecord, recipe: Recipe, gpu: Gpu, path: Path) -> str:
     """What to do where an engine of TensorRT-RTX is not for the GPU here; not each GPU can have one."""
     here, built = gpu.compute_capability, f"{path}: built for {', '.join(record.targets)}, here is {gpu}"
     with_tensorrt = f"{install('trt')}, and build here: {record.rebuild(path, library='trt')}"
     if here == HOPPER:
         return f"{built}; TensorRT-RTX does not run on Hopper; {with_tensorrt}"
-    if here < TURING or (here == TURING and precision is Precision.FP32):
+    if here < ComputeCapability.parse(recipe.rtx_since):
         return f"{built}; TensorRT-RTX begins with Turing, in FP32 with Ampere; {with_tensorrt}"
     return f"{built}; rebuild: {record.rebuild(path, target=str(here))}"
 

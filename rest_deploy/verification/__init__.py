@@ -1,7 +1,7 @@
 """Measuring artifacts against the model they were made from, and judging the figures."""
 
+from rest_deploy.recipes import Limits
 from rest_deploy.verification.images import Images
-from rest_deploy.verification.limits import Limits
 from rest_deploy.verification.opened import WeightsChoice, candidate_of, open_candidate
 from rest_deploy.verification.reference import (
     CASES,

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.errors import VerificationError
+from rest_deploy.recipes import Limits
 from rest_deploy.verification.figures import Outputs, ValueFigures, Values, largest_errors, measure_values
-from rest_deploy.verification.limits import Limits, ValueVerdict, judge_values
+from rest_deploy.verification.limits import ValueVerdict, judge_values
 from rest_deploy.verification.reference import Case
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def compare_blocks(
 
 
 def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
-    """The blocks of an ONNX file of ours on the CPU, half values rounded, Q/DQ pairs as written.
+    """The blocks of an ONNX file of ours on the CPU, computed as its recipe says, every Q/DQ pair as written.
 
     Raises:
         VerificationError: Its nodes do not tell the blocks that they belong to.
@@ -81,14 +82,14 @@ def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
     import onnx
 
     from rest_deploy.export.cpu_session import CpuSession
-    from rest_deploy.export.precision.rounding import with_explicit_rounding
     from rest_deploy.models.blocks import block_name
 
-    model = onnx.load_model_from_string(bytes(read_checked(path).content))
+    file = read_checked(path)
+    model = onnx.load_model_from_string(bytes(file.content))
     values = _block_outputs(model)
     if len(values) < 2:
         raise VerificationError(f"{path}: its nodes are not named by their blocks; export it again")
-    session = CpuSession(with_explicit_rounding(model), list(values.values()), threads)
+    session = CpuSession(file.info.recipe.emulate(model), list(values.values()), threads)
 
     def run(batch: NDArray[np.float32]) -> dict[str, Values]:
         outputs = session.run(batch)

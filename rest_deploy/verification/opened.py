@@ -16,6 +16,7 @@ from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.errors import ConfigError, MissingPackageError
+from rest_deploy.recipes import Recipe
 from rest_deploy.runtimes.registry import is_checkpoint, open_runtime, read_info
 from rest_deploy.specs import NUM_HEADS, Precision
 from rest_deploy.values import hold
@@ -39,23 +40,21 @@ def open_candidate(
 ) -> Iterator[tuple[Run, ArtifactInfo]]:
     """Open an artifact for measuring: what the machine that it is made for would compute, and its record.
 
-    ONNX files with half values are computed with each of them rounded where the device is the CPU, whose own runtime
-    does not round (``export/precision/rounding.py``).
+    ONNX files that the CPU's own runtime does not compute as they are meant are computed as their recipe says.
     """
     with open_subject(Path(path).name, Path(path), device, threads) as subject:
         yield subject.run, subject.info
 
 
-def candidate_of(model: onnx.ModelProto, threads: int | None = None) -> Run:
-    """A graph as a function, every half value rounded, every Q/DQ pair as written.
+def candidate_of(model: onnx.ModelProto, recipe: Recipe, threads: int | None = None) -> Run:
+    """A graph in a precision as a function: what its recipe says that is computed, every Q/DQ pair as written.
 
     Raises:
         ExportError: ONNX Runtime does not load it, or later does not run it.
     """
     from rest_deploy.export.cpu_session import CpuSession
-    from rest_deploy.export.precision.rounding import with_explicit_rounding
 
-    session = CpuSession(with_explicit_rounding(model), threads=threads)
+    session = CpuSession(recipe.emulate(model), threads=threads)
     return session.run
 
 
@@ -123,12 +122,12 @@ class Subject:
 def open_subject(name: str, path: Path, device: str | None, threads: int | None) -> Iterator[Subject]:
     """Open an artifact under a name of its own."""
     info, in_graph = read_info(path), partial(onnx_blocks, path, threads)
-    if info.format == "onnx" and info.holds_halves and device in (None, "cpu"):
+    if info.format == "onnx" and info.recipe.emulator and device in (None, "cpu"):
         import onnx
 
-        file, computed = read_checked(path), "every half value rounded, as a GPU holds it"
-        run = candidate_of(onnx.load_model_from_string(bytes(file.content)), threads)
-        yield Subject(name, path, file.info, run, "cpu", computed, in_graph, threads)
+        file = read_checked(path)
+        run = candidate_of(onnx.load_model_from_string(bytes(file.content)), info.recipe, threads)
+        yield Subject(name, path, file.info, run, "cpu", info.recipe.emulated, in_graph, threads)
         return
     with open_runtime(path, device, threads) as runtime:
         blocks = in_graph if info.format == "onnx" else runtime.blocks

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.engine import LogitsCase
 from rest_deploy.artifact.profile import InputSize, Profile, narrowest
 from rest_deploy.errors import VerificationError
+from rest_deploy.recipes import Limits
 from rest_deploy.specs import LOGITS, ImageSize
 from rest_deploy.verification.figures import (
     LogitFigures,
@@ -23,7 +24,7 @@ from rest_deploy.verification.figures import (
     measure_logits,
     measure_outputs,
 )
-from rest_deploy.verification.limits import Limits, judge, judge_values
+from rest_deploy.verification.limits import judge, judge_values
 
 #: float32 (B, channels, H, W) -> outputs by name
 Run = Callable[[NDArray[np.float32]], Outputs]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rest_deploy.specs import Precision
+from rest_deploy.recipes import Limits, Recipe
 from rest_deploy.verification.blocks import BlockComparison
 from rest_deploy.verification.figures import MOST_FLIPS, MOST_WRONG, Accuracy, ImageFigures, ValueFigures
-from rest_deploy.verification.limits import Limits, judge, judge_values, on_images
+from rest_deploy.verification.limits import judge, judge_values, on_images
 from rest_deploy.verification.reference import Comparison
 
 KIND, SCHEMA = "rest-verify", 1
@@ -62,7 +62,7 @@ class ArtifactResult:
 
     Args:
         about: What it is, as plain values.
-        precision: Whose limits judge.
+        recipe: Whose limits judge.
         synthetic: Figures on synthetic images; None where none were run.
         blocks: Figures of its blocks; None where they were not asked for.
         asked: What is allowed in place of the precision's own limits.
@@ -74,7 +74,7 @@ class ArtifactResult:
     """
 
     about: Mapping[str, Any]
-    precision: Precision
+    recipe: Recipe
     synthetic: Comparison | None
     blocks: BlockComparison | None
     asked: Limits
@@ -108,7 +108,7 @@ class ArtifactResult:
     @property
     def allowed(self) -> Limits:
         """What is allowed on real images."""
-        return on_images(self.precision, self.asked)
+        return on_images(self.recipe, self.asked)
 
     def _accuracy_loss(self, images: ImageFigures) -> float | None:
         known = self.data.reference.get(_key(images)) if self.data is not None else None

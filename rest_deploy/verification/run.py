@@ -12,11 +12,12 @@ import numpy as np
 from rest_deploy.artifact.files import distinct_names
 from rest_deploy.environment import describe_environment
 from rest_deploy.errors import ConfigError, RestDeployError
+from rest_deploy.recipes import Limits
 from rest_deploy.specs import SEED, THREADS, ImageSize, input_size
 from rest_deploy.values import check
 from rest_deploy.verification.blocks import BlockComparison, compare_blocks
 from rest_deploy.verification.images import Images, ImagesResult, on_images
-from rest_deploy.verification.limits import Limits, judge, of_artifact
+from rest_deploy.verification.limits import judge, of_artifact
 from rest_deploy.verification.opened import OpenReference, Subject, WeightsChoice, open_reference, open_subject
 from rest_deploy.verification.reference import Case, CaseFigures, Comparison, Reference, synthetic_images
 from rest_deploy.verification.result import ArtifactResult, Verification
@@ -214,7 +215,7 @@ def _result(
     name = subject.name
     return ArtifactResult(
         about=subject.to_dict(),
-        precision=subject.info.precision,
+        recipe=subject.info.recipe,
         synthetic=synthetic.comparisons.get(name),
         blocks=blocks,
         asked=limits,

@@ -229,7 +229,7 @@ def test_the_keys_are_those_of_the_registries() -> None:
 def test_a_new_row_shows_up_by_itself(monkeypatch: MonkeyPatch) -> None:
     """A format with its runtime, whose package is there and whose module is not."""
     row = replace(
-        FORMATS["onnx"], suffix=".tflite", precisions=FORMATS["onnx"].precisions[:1], packages={"tflite": "edge"}
+        FORMATS["onnx"], suffix=".tflite", precisions=FORMATS["onnx"].made_in[:1], packages={"tflite": "edge"}
     )
     monkeypatch.setattr(artifacts, "FORMATS", MappingProxyType({**FORMATS, "tflite": row}))
     runtime = RuntimeRow(

@@ -89,7 +89,7 @@ def test_its_options_are_flags_and_values_and_the_line_that_makes_it_again(toy: 
 
 def test_a_row_says_what_int8_is_made_for() -> None:
     def target(format: str, **options: Any) -> Int8Target | None:
-        return ExportRequest("rest_lite", format=format, precision=Precision.INT8, options=options).int8_target
+        return ExportRequest("rest_lite", format=format, precision=Precision.INT8, options=options).recipe.target
 
     def row(**changes: Any) -> None:
         made = {"precisions": (Precision.INT8,), **changes}
@@ -101,9 +101,12 @@ def test_a_row_says_what_int8_is_made_for() -> None:
         target("toy", int8_target="trt", calibration="x")
     row(int8_targets=(Int8Target.TRT, Int8Target.CPU))
     assert target("toy", calibration="x") is Int8Target.TRT
+    row(int8_targets=(Int8Target.CPU,))
+    with pytest.raises(ConfigError, match="no INT8 in common; export them one at a time"):
+        target("trt-rtx,toy")
     row(int8_targets=())
-    with pytest.raises(ConfigError, match="one at a time"):
-        target("onnx,toy")
+    with pytest.raises(ConfigError, match="format toy is not made in int8"):
+        target("toy")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.export.options import Declared, command_line, declared
 from rest_deploy.export.precision.config import PrecisionConfig
+from rest_deploy.recipes import recipes
 from rest_deploy.specs import ImageSize, Precision
-from rest_deploy.verification.limits import ON_IMAGES
 
 KINDS = (PrecisionConfig, OnnxConfig, EngineConfig)
 #: A value of a type that is no option's default.
@@ -100,5 +100,6 @@ def test_what_the_type_refuses_is_wrong_usage(words: list[str], capsys: pytest.C
 
 def test_the_help_tells_the_budgets() -> None:
     told = declared(PrecisionConfig)["min_top1_agreement"].option.help
-    least = {name: limits.min_top1_agreement for name, limits in ON_IMAGES.items() if name is not Precision.FP32}
-    assert all(f"{name.value} {share}" in told for name, share in least.items())
+    assert "(default fp16 0.99, int8 0.98)" in told
+    shares = [recipe.on_images.min_top1_agreement for recipe in (*recipes(Precision.FP16), *recipes(Precision.INT8))]
+    assert shares == [0.99, 0.98, 0.98]

@@ -14,6 +14,7 @@ from rest_deploy.models.reference import reference_runs
 from rest_deploy.models.rest import ResT
 from rest_deploy.nvidia import Gpu, find_gpu, is_installed
 from rest_deploy.pipeline import ExportRequest, run_export
+from rest_deploy.recipes import recipe_of
 from rest_deploy.runtimes.cuda_arrays import DeviceArray
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import Precision
@@ -64,7 +65,7 @@ def test_the_engine_agrees_with_pytorch(engine: Path, tiny_model: ResT) -> None:
     exact, plain = reference_runs(tiny_model)
     with open_runtime(engine) as runtime:
         reference = Reference(exact, plain, channels=3, cases=cases_within(PROFILES))
-        found = reference.compare(runtime.run, on_synthetic(Precision.FP32))
+        found = reference.compare(runtime.run, on_synthetic(recipe_of(Precision.FP32)))
     assert found.failures == []
 
 
@@ -95,7 +96,7 @@ def test_onnx_runtime_on_the_gpu_agrees_with_pytorch(gpu: Gpu, tiny_onnx: Path, 
     _require_cuda_provider()
     exact, plain = reference_runs(tiny_model)
     with open_runtime(tiny_onnx, "cuda") as runtime:
-        found = Reference(exact, plain, channels=3).compare(runtime.run, on_synthetic(Precision.FP32))
+        found = Reference(exact, plain, channels=3).compare(runtime.run, on_synthetic(recipe_of(Precision.FP32)))
     assert found.failures == []
 
 

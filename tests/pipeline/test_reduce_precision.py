@@ -99,7 +99,7 @@ def test_verify_rounds_as_a_gpu_would(half: ExportResult, calibrated: ExportResu
         comparison = verify(made.path, DIGITS).artifacts[0].synthetic
         assert comparison is not None
         assert comparison.passed
-        assert comparison.limits == on_synthetic(made.info.precision)
+        assert comparison.limits == on_synthetic(made.info.recipe)
         assert [case.outputs["logits"].max_error for case in comparison.cases] == pytest.approx(
             [case["max_error"] for case in (made.info.verification or {})["cases"]], rel=1e-3
         )
@@ -175,7 +175,7 @@ def test_half_at_the_ends(tmp_path: Path) -> None:
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deploy form's declaration is lost: softmax to variance is narrowed like the rest."""
+    """The deploy form's declaration is lost: softmax to variance is lowered like the rest."""
     honest = plans.plan_for
 
     def plan_for(*arguments: Any, **options: Any) -> PrecisionPlan:
@@ -206,7 +206,7 @@ def test_the_search_finds_the_region_that_must_not_be_half(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.usefixtures("faulty")
 def test_the_gate_catches_it_where_nothing_may_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def give_up(plan: Any, wider: Any, worst_first: Any, failed: Any, judge: Any) -> None:
+    def give_up(plan: Any, kept_in: Any, worst_first: Any, failed: Any, judge: Any) -> None:
         raise VerificationError("; ".join(failed.failures))
 
     monkeypatch.setattr(reduce_precision, "keep_worst", give_up)
@@ -375,7 +375,7 @@ PLAN = PrecisionPlan({**dict.fromkeys(COSTS, Precision.FP16), "stage1_0.attn.nor
 
 
 def _error(plan: PrecisionPlan) -> float:
-    return sum(COSTS[part] for part in plan.narrowed())
+    return sum(COSTS[part] for part in plan.lowered())
 
 
 def _judge(plan: PrecisionPlan, allowed: float = 0.02) -> Verdict:
@@ -394,7 +394,7 @@ def test_each_part_is_looked_at_alone_and_the_worst_comes_first() -> None:
     seen = []
 
     def measure(plan: PrecisionPlan) -> tuple[float, float]:
-        seen.append(plan.narrowed())
+        seen.append(plan.lowered())
         return _error(plan), 0.5
 
     table = sensitivities(PLAN, Precision.FP32, measure)
@@ -406,10 +406,10 @@ def test_each_part_is_looked_at_alone_and_the_worst_comes_first() -> None:
 
 def test_the_worst_are_kept_until_the_budget_holds() -> None:
     order = list(sensitivities(PLAN, Precision.FP32, lambda plan: (_error(plan), 1.0)))
-    found = keep_worst(PLAN, Precision.FP32, order, _judge(PLAN), _judge)
-    assert found.plan.narrowed() == ("stem", "stage1_0.mlp")
-    assert found.verdict.passed
-    assert found.steps == (
+    plan, verdict, steps = keep_worst(PLAN, Precision.FP32, order, _judge(PLAN), _judge)
+    assert plan.lowered() == ("stem", "stage1_0.mlp")
+    assert verdict.passed
+    assert steps == (
         "head FP32: agreement 0.0% -> 53.8%, largest error nan -> 0.462",
         "stage1.0.attn.softmax FP32: agreement 53.8% -> 93.8%, largest error 0.462 -> 0.062",
         "stage1.0.attn FP32: agreement 93.8% -> 98.8%, largest error 0.062 -> 0.012",
@@ -429,5 +429,5 @@ def test_int8_falls_back_to_half() -> None:
     table = sensitivities(plan, Precision.FP16, lambda p: (float(p.parts["a"] is Precision.INT8), 1.0))
     assert list(table) == ["a", "b"]  # what is half already is not looked at
     good = Verdict(None, None, Limits(1.0))
-    found = keep_worst(plan, Precision.FP16, ["a", "b"], good, lambda p: good)
-    assert dict(found.plan.parts) == {"a": Precision.FP16, "b": Precision.INT8, "c": Precision.FP16}
+    found, _, _ = keep_worst(plan, Precision.FP16, ["a", "b"], good, lambda p: good)
+    assert dict(found.parts) == {"a": Precision.FP16, "b": Precision.INT8, "c": Precision.FP16}

@@ -10,6 +10,7 @@ from rest_deploy import timing
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import VerificationError
 from rest_deploy.pipeline.speed import Speed, advice, require_speedup, time_speed
+from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import ImageSize, Precision
 
 SPEED = Speed("cpu", "1x224x224", 30.0, 20.0, 1.5, 1.4, 1.6, 20)
@@ -30,7 +31,7 @@ def test_a_speedup_is_the_ratio_of_the_times(monkeypatch: pytest.MonkeyPatch) ->
     assert (speed.device, speed.size) == ("cpu", "2x48x64")
     assert (speed.fp32_ms, speed.ms, speed.speedup) == pytest.approx((30, 20, 1.5))
     assert 9 <= speed.rounds <= 60
-    assert str(speed).startswith("1.50 times FP32's speed on cpu at 2x48x64, the median ratio of 60 rounds")
+    assert str(speed).startswith("1.50x the speed of FP32 on cpu at 2x48x64")
 
 
 @pytest.mark.parametrize(
@@ -43,17 +44,17 @@ def test_a_speedup_is_the_ratio_of_the_times(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_what_is_not_faster_says_what_to_use(precision: Precision, device: str, instead: str) -> None:
-    (note,) = advice(replace(SPEED, speedup=1.0, device=device), precision)
-    assert note.startswith("not faster than FP32 beyond noise: 1.00 times")
+    (note,) = advice(replace(SPEED, speedup=1.0, device=device), recipe_of(precision))
+    assert note.startswith("not faster than FP32 beyond noise: 1.00x")
     assert instead in note
-    assert advice(replace(SPEED, device=device), precision) == ()
-    assert advice(replace(SPEED, low=0.8, device=device), precision) != ()  # undecided
+    assert advice(replace(SPEED, device=device), recipe_of(precision)) == ()
+    assert advice(replace(SPEED, low=0.8, device=device), recipe_of(precision)) != ()  # undecided
 
 
 def test_a_speedup_that_is_required() -> None:
     require_speedup(SPEED, None, "")
     require_speedup(SPEED, 1.5, "")
-    with pytest.raises(VerificationError, match=r"a speedup of 1\.6 is required; measured: 1\.50 times"):
+    with pytest.raises(VerificationError, match=r"a speedup of 1\.6 is required; measured: 1\.50x"):
         require_speedup(SPEED, 1.6, "")
     with pytest.raises(VerificationError, match=r"cannot be measured: there is no GPU"):
         require_speedup(None, 1.1, "there is no GPU")

@@ -30,6 +30,7 @@ from rest_deploy.export.trace import trace
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.reference import reference_runs, torch_threads
 from rest_deploy.models.rest import ResT
+from rest_deploy.recipes import recipe_of
 from rest_deploy.runtimes import ort
 from rest_deploy.runtimes.ort import open_session
 from rest_deploy.runtimes.registry import open_runtime
@@ -132,7 +133,7 @@ SESSIONS: dict[str, Callable[[Any], object]] = {
     "checks of exports": lambda given: CpuSession(given.graph).run(IMAGE),
     "onnxsim's check": lambda given: _simplify(given.graph),
     "calibration": lambda given: calibrate(given.graph, [given.inner], [IMAGE], CalibrationMethod.MIN_MAX),
-    "rounded halves": lambda given: candidate_of(given.graph)(IMAGE),
+    "rounded halves": lambda given: candidate_of(given.graph, recipe_of(Precision.FP16))(IMAGE),
     "blocks": lambda given: _blocks(given.onnx),
     "saturation": lambda given: ort.sums_saturate.__wrapped__(),
     "the machine's rate": lambda given: _machine(),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rest_deploy.errors import VerificationError
+from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import ImageSize, Precision
 from rest_deploy.verification import Case
 from rest_deploy.verification.blocks import compare_blocks
@@ -18,7 +19,7 @@ CASE = Case(1, ImageSize(50, 50))
 
 def test_int8_blocks_are_judged_by_what_most_of_their_values_lose() -> None:
     """On noise a few values lie far outside of the ranges of a file, which is right; other outputs are not."""
-    limits = on_synthetic(Precision.INT8)
+    limits = on_synthetic(recipe_of(Precision.INT8))
     exact = np.random.default_rng(0).standard_normal((1, 50, 50))
     exact -= exact.mean()  # else zeros would be further off than their standard deviation
     clipped = np.clip(exact, -1.5, 1.5)
@@ -35,7 +36,7 @@ def test_int8_blocks_are_judged_by_what_most_of_their_values_lose() -> None:
 
 
 def test_other_blocks_or_shapes_are_refused() -> None:
-    one, limits = np.ones((1, 4, 2)), on_synthetic(Precision.FP32)
+    one, limits = np.ones((1, 4, 2)), on_synthetic(recipe_of(Precision.FP32))
     with pytest.raises(VerificationError, match="the artifact has the blocks stem, the reference stem, head"):
         compare_blocks(CASE, {"stem": one}, {"stem": one, "head": one}, None, limits)
     with pytest.raises(VerificationError, match=r"block stem: .*\(1, 4, 2\), the reference \(1, 2, 4\)"):
@@ -51,4 +52,4 @@ def test_a_reference_that_is_no_number_confirms_no_block(precision: Precision, b
     with np.errstate(invalid="ignore"):
         for ours, reference, baseline in ((exact, broken, exact), (broken, broken, broken), (broken, exact, exact)):
             sides = ({"head": side} for side in (ours, reference, baseline))
-            assert compare_blocks(CASE, *sides, on_synthetic(precision)).first_past_tolerance == "head"
+            assert compare_blocks(CASE, *sides, on_synthetic(recipe_of(precision))).first_past_tolerance == "head"

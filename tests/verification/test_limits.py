@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from rest_deploy.errors import ConfigError
+from rest_deploy.recipes import Recipe, recipe_of, recipes
 from rest_deploy.specs import Precision
 from rest_deploy.verification import Limits
 from rest_deploy.verification.figures import LogitFigures, ValueFigures
 from rest_deploy.verification.limits import (
-    ON_IMAGES,
-    ON_SYNTHETIC,
     budget_record,
     judge,
     judge_values,
@@ -23,6 +22,8 @@ from rest_deploy.verification.limits import (
     on_synthetic,
 )
 
+RECIPES = [recipe for precision in Precision for recipe in recipes(precision)]
+INT8 = recipe_of(Precision.INT8)
 FIGURES = LogitFigures(
     images=40,
     max_error=0.5,
@@ -74,9 +75,9 @@ def test_agreement_and_accuracy_are_judged_where_they_are_limited() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("precision", list(Precision))
-def test_what_is_no_number_is_past_every_limit(precision: Precision, bad: float) -> None:
-    for limits in (on_synthetic(precision), on_images(precision), Limits(1e9, 0.0)):
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_what_is_no_number_is_past_every_limit(recipe: Recipe, bad: float) -> None:
+    for limits in (on_synthetic(recipe), on_images(recipe), Limits(1e9, 0.0)):
         assert judge(replace(FIGURES, max_error=bad), limits) != []
         assert judge(replace(FIGURES, top1_agreement=math.nan), replace(limits, min_top1_agreement=0.1)) != []
         for name in ("reference_error", "logit_scale", "logit_std"):
@@ -101,29 +102,30 @@ def test_limits_that_cannot_be_meant(bad: dict[str, float]) -> None:
         Limits(**bad)  # type: ignore[arg-type]
 
 
-def test_every_precision_has_limits_with_a_reason() -> None:
-    for table in (ON_SYNTHETIC, ON_IMAGES):
-        assert set(table) == set(Precision)
-        assert all(limits.limits_error and len(limits.reason) > 20 for limits in table.values())
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_every_recipe_has_limits_with_a_reason(recipe: Recipe) -> None:
+    for limits in (recipe.on_synthetic, recipe.on_images):
+        assert limits.limits_error
+        assert len(limits.reason) > 20
 
 
-@pytest.mark.parametrize("precision", list(Precision))
-def test_what_was_asked_for_goes_first(precision: Precision) -> None:
-    assert on_synthetic(precision) == ON_SYNTHETIC[precision]
-    assert on_images(precision) == ON_IMAGES[precision]
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_what_was_asked_for_goes_first(recipe: Recipe) -> None:
+    assert on_synthetic(recipe) == recipe.on_synthetic
+    assert on_images(recipe) == recipe.on_images
     asked = Limits(0.3, 0.7, 0.1)
-    synthetic, images = on_synthetic(precision, asked), on_images(precision, asked)
+    synthetic, images = on_synthetic(recipe, asked), on_images(recipe, asked)
     assert synthetic.allowed(FIGURES) == images.allowed(FIGURES) == pytest.approx(0.6)
     assert (synthetic.min_top1_agreement, synthetic.max_accuracy_loss) == (None, None)  # of images
-    assert synthetic.max_block_rms == ON_SYNTHETIC[precision].max_block_rms
+    assert synthetic.max_block_rms == recipe.on_synthetic.max_block_rms
     assert (images.min_top1_agreement, images.max_accuracy_loss) == (0.7, 0.1)
-    own = on_images(precision, Limits(max_accuracy_loss=0.1))
-    assert replace(own, max_accuracy_loss=None) == ON_IMAGES[precision]
+    own = on_images(recipe, Limits(max_accuracy_loss=0.1))
+    assert replace(own, max_accuracy_loss=None) == recipe.on_images
 
 
 def test_of_random_weights_no_agreement_is_asked_for_unasked() -> None:
-    assert on_images(Precision.INT8, random=True).min_top1_agreement is None
-    assert on_images(Precision.INT8, Limits(min_top1_agreement=0.5), random=True).min_top1_agreement == 0.5
+    assert on_images(INT8, random=True).min_top1_agreement is None
+    assert on_images(INT8, Limits(min_top1_agreement=0.5), random=True).min_top1_agreement == 0.5
 
 
 @pytest.mark.parametrize(
@@ -133,9 +135,9 @@ def test_a_tighter_error_is_meant_of_real_images_where_there_are_any(
     asked: float | None, images: bool, synthetic: float | None
 ) -> None:
     """INT8's own is 1.5 on noise, 0.75 on images."""
-    limits = of_export(Precision.INT8, Limits(asked), images=images, random=False)
+    limits = of_export(INT8, Limits(asked), images=images, random=False)
     assert [own.max_error for own in limits] == [synthetic or 1.5, asked or 0.75]
-    assert budget_record(*limits) == {
+    assert budget_record(INT8, *limits) == {
         "min_top1_agreement": 0.98,
         "max_error": asked or 0.75,
         "synthetic_max_error": synthetic,

@@ -13,13 +13,13 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.cli import verify as command
 from rest_deploy.cli.verification_text import figures as words
 from rest_deploy.errors import ArtifactError, ConfigError, PredictorError, VerificationError
+from rest_deploy.recipes import recipe_of
 from rest_deploy.report.fields import read_record
 from rest_deploy.report.report import render
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import ImageSize, Output, Precision
 from rest_deploy.verification import Case, Limits, Reference, verify
 from rest_deploy.verification.figures import ValueFigures, joined, measure_values
-from rest_deploy.verification.limits import ON_SYNTHETIC
 from tests.conftest import IMAGES, TINY
 from tests.two_outputs import INFO, MAP, write_two_outputs
 
@@ -168,7 +168,7 @@ def test_each_output_has_its_own_baseline_and_its_own_limit(precision: Precision
         return {"logits": batch.mean(axis=(2, 3)), "map": batch[:, :2, ::4, ::4] + np.float32(1.9)}
 
     within, over = (
-        _reference(error).compare(candidate, replace(ON_SYNTHETIC[precision], floor=0.0, max_error=None))
+        _reference(error).compare(candidate, replace(recipe_of(precision).on_synthetic, floor=0.0, max_error=None))
         for error in (1.0, 0.1)
     )
     (case,) = within.cases

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rest_deploy.errors import VerificationError
+from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import ImageSize, Precision
 from rest_deploy.verification import CASES, Case, Comparison, Limits, Pictures, Reference, synthetic_images
 from rest_deploy.verification.figures import LogitFigures
@@ -34,7 +35,7 @@ def _run(logits: Logits) -> Run:
 def _measure(candidate: Logits, baseline_error: float = 0.0, precision: Precision = Precision.FP32) -> Comparison:
     baseline = _run(lambda batch: _exact(batch) + baseline_error)
     reference = Reference(_run(_exact), baseline, channels=3, cases=[CASE])
-    return reference.compare(_run(candidate), on_synthetic(precision))
+    return reference.compare(_run(candidate), on_synthetic(recipe_of(precision)))
 
 
 def _figures(comparison: Comparison) -> LogitFigures:
@@ -126,7 +127,7 @@ def test_a_reference_that_is_no_number_confirms_nothing(bad: float, precision: P
 
     with np.errstate(invalid="ignore"):
         reference = Reference(_run(broken), _run(broken), channels=3, cases=[CASE])
-        comparison = reference.compare(_run(broken if same else _exact), on_synthetic(precision))
+        comparison = reference.compare(_run(broken if same else _exact), on_synthetic(recipe_of(precision)))
     (failure,) = comparison.failures
     assert "not finite" in failure
     assert _figures(comparison).top1_agreement <= 0.75

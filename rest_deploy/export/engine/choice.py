@@ -8,7 +8,6 @@ from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError, in
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility, check_targets
 from rest_deploy.nvidia import (
     AMPERE,
-    TURING,
     ComputeCapability,
     Gpu,
     Library,
@@ -17,6 +16,7 @@ from rest_deploy.nvidia import (
     is_installed,
     load_library,
 )
+from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import Precision
 
 _PURPOSE = "build engines"
@@ -83,7 +83,8 @@ def _gpu(config: EngineConfig) -> tuple[Gpu | None, str]:
 def _in_place_of_tensorrt(config: EngineConfig, precision: Precision, gpu: Gpu | None) -> LibraryChoice:
     choice = _rtx(config, precision, "TensorRT is not installed")
     if gpu is not None and not config.targets and str(gpu.compute_capability) not in choice.targets:
-        if gpu.compute_capability == TURING and precision is not Precision.FP32:  # can be built for, and is no default
+        since = ComputeCapability.parse(recipe_of(precision).rtx_since)
+        if since <= gpu.compute_capability < AMPERE:  # can be built for, and is no default
             raise DeviceError(f"the GPU here, {gpu}, must be named for {choice.library} to build for it: --target sm75")
         raise DeviceError(
             f"the GPU here, {gpu}, is none that {choice.library} builds for in {precision.value}, and TensorRT is not "

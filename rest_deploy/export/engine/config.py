@@ -13,6 +13,7 @@ from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ConfigError
 from rest_deploy.export.options import option
 from rest_deploy.nvidia import HOPPER, TURING, ComputeCapability
+from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import BATCH, ImageSize, Precision, Preprocessing
 from rest_deploy.values import Whole, hold
 
@@ -133,16 +134,20 @@ def check_targets(targets: Sequence[str], precision: Precision) -> None:
     """Refuse compute capabilities for which TensorRT-RTX cannot build what is asked.
 
     Raises:
-        ConfigError: Hopper, Turing in FP32, or older than Turing.
+        ConfigError: Hopper, older than Turing, or older than the precision is built for.
     """
+    since = ComputeCapability.parse(recipe_of(precision).rtx_since)
     for text in targets:
         target = ComputeCapability.parse(text)
         if target < TURING:
             raise ConfigError(f"target {target}: TensorRT-RTX begins with Turing, sm75")
         if target == HOPPER:
             raise ConfigError("target sm90: TensorRT-RTX has no Hopper; build with --format trt on the Hopper machine")
-        if target == TURING and precision is Precision.FP32:
-            raise ConfigError("target sm75: TensorRT-RTX has no FP32 products on Turing; use --fp16, or sm80 and later")
+        if target < since:
+            raise ConfigError(
+                f"target {target}: TensorRT-RTX has no {precision.value.upper()} products on "
+                f"{'Turing' if target == TURING else 'it'}; use --fp16, or {since} and later"
+            )
 
 
 def _targets(targets: Sequence[str]) -> tuple[str, ...]:

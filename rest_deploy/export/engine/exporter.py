@@ -18,13 +18,11 @@ from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
 from rest_deploy.export.engine.builder import build
 from rest_deploy.export.engine.choice import LibraryChoice, choose_library
 from rest_deploy.export.engine.config import EngineConfig
-from rest_deploy.export.engine.layers import histogram
+from rest_deploy.export.engine.layers import histogram, prove
 from rest_deploy.export.engine.memory import estimate_activation_bytes
-from rest_deploy.export.engine.proof import prove
 from rest_deploy.export.formats import Exporter, FormatRequest, Made, Trial
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.nvidia import find_gpu
-from rest_deploy.specs import Precision
 
 _MIB = 2**20
 
@@ -89,12 +87,12 @@ class EngineExporter(Exporter):
 
     def make(self, source: Path, info: ArtifactInfo, folder: Path) -> Made:
         """Build the engine, prove its precision by the layers in the build's log, and write it beside its manifest."""
-        from rest_deploy.export.precision.rounding import fp32_nodes
+        from rest_deploy.export.precision.half import fp32_nodes
 
         choice, config = self.choice, self._config
         onnx = bytes(read_checked(source).content)
         built = build(onnx, source, info, choice, config, report=self.request.report)
-        prove(built.layers, info.precision, () if info.precision is Precision.FP32 else fp32_nodes(onnx))
+        prove(built.layers, info.precision, fp32_nodes(onnx))
         record = EngineRecord(
             library=choice.library.name,
             version=choice.library.version,

@@ -1,4 +1,4 @@
-"""The layers that a build made, read out of its own log: names, datatypes, and the ONNX nodes they came from.
+"""The layers that a build made, read out of its own log, and by them whether it built the precision asked for.
 
 With detailed profiling TensorRT logs the engine's layers at the end of a build, a line each. TensorRT 10 and
 TensorRT-RTX write a tensor's type in two ways::
@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+
+from rest_deploy.errors import ExportError
+from rest_deploy.recipes import recipe_of
+from rest_deploy.specs import Precision
 
 _HEADING = "Layers:"
 _LINE = re.compile(r"^Name: (.*?), LayerType: ([^,]*)", re.MULTILINE)
@@ -36,6 +40,8 @@ _WORDS: Mapping[str, str] = MappingProxyType(
 NUMBERS = ("int4", "fp4", "int8", "fp8", "fp16", "bf16", "fp32")
 #: What sizes, indices and masks are kept in.
 _INDICES = frozenset({"uint8", "int32", "int64", "bool"})
+_NAMED_AT_MOST = 3
+_CAST = "/cast:"  # in the names of casts that export/precision/half.py writes
 
 
 @dataclass(frozen=True)
@@ -136,3 +142,46 @@ def _datatype(said: str) -> str:
     """Our name of a datatype; the word itself where it is none that is known, so that a proof stumbles over it."""
     words = re.findall(r"[a-z0-9]+", said.lower())
     return next((_WORDS[word] for word in words if word in _WORDS), " ".join(words) or "unknown")
+
+
+def prove(layers: Sequence[Layer], precision: Precision, fp32_nodes: Collection[str] = ()) -> None:
+    """Refuse an engine whose layers are not in the precision that was asked for.
+
+    Args:
+        layers: Of the build.
+        precision: Asked for.
+        fp32_nodes: ONNX nodes that must stay in FP32 though the rest is narrower, as an attention core. A layer that
+            TensorRT fused with a cast at its edge has tensors of both types, or where it took in the casts at both
+            edges none in FP32 and the casts among its nodes; either counts as FP32.
+
+    Raises:
+        ExportError: The log tells of no layers; FP32 was asked and a layer is narrower; FP16 or INT8 was asked and no
+            layer computes in it; or a layer of ``fp32_nodes`` has no FP32 tensor.
+    """
+    if not any(layer.datatype for layer in layers):
+        raise ExportError("the build's log tells of no layers, so its precision cannot be proved; no engine was kept")
+    if precision is Precision.FP32:
+        narrow = [layer for layer in layers if layer.numbers - {"fp32"}]
+        if narrow:
+            raise ExportError(f"fp32 was asked for, and TensorRT built {_named(narrow)}; no engine was kept")
+        return
+    if not any(layer.datatype == recipe_of(precision).engine_type for layer in layers):
+        raise ExportError(
+            f"{precision.value} was asked for, and of {len(layers)} layers TensorRT built none in it; "
+            "no engine was kept; leave the precision out, or rebuild for a target that has it"
+        )
+    kept = frozenset(fp32_nodes)
+    narrow = [layer for layer in layers if kept.intersection(layer.nodes) and not _may_be_fp32(layer)]
+    if narrow:
+        raise ExportError(f"FP32 was asked for parts of the network, and TensorRT built {_named(narrow)}")
+
+
+def _may_be_fp32(layer: Layer) -> bool:
+    return "fp32" in (layer.data or {"fp32"}) or any(_CAST in node for node in layer.nodes)
+
+
+def _named(layers: Sequence[Layer]) -> str:
+    """A few of them, with their types."""
+    named = [f"{layer.name} in {', '.join(sorted(layer.numbers))}" for layer in layers[:_NAMED_AT_MOST]]
+    more = len(layers) - len(named)
+    return "; ".join(named) + (f"; and {more} more" if more > 0 else "")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.models.memory import stage_sizes
+from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import Precision
 
-#: Bytes of an activation. In INT8 engines most are half too: attention maps, and what goes from block to block.
-_BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 2}
 #: Measured with TensorRT-RTX 1.7: scratch memory of a layer at the smallest sizes, which stands beside this many maps
 #: of the first stage, and scratch memory beside the widest point.
 _SCRATCH_BYTES, _SCRATCH_MAPS, _BESIDE_BYTES = 16 << 20, 5, 6 << 20
@@ -32,5 +31,5 @@ def estimate_activation_bytes(config: ResTConfig, largest: InputSize, precision:
         max(2 * stage.attention + 3 * stage.tokens * stage.dim, 2 * stage.tokens * (stage.dim + stage.hidden))
         for stage in stages
     )
-    number = largest.batch * _BYTES[precision]
+    number = largest.batch * recipe_of(precision).engine_bytes
     return max(_SCRATCH_BYTES + _SCRATCH_MAPS * first * number, _BESIDE_BYTES + widest * number)

@@ -1,4 +1,4 @@
-"""How FP16 and INT8 are made of a network; checked when made, without importing torch or onnx."""
+"""How a network of lower precision is asked for; checked when made, without importing torch or onnx."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Annotated
 
 from rest_deploy.errors import ConfigError
 from rest_deploy.export.options import option
+from rest_deploy.recipes import Recipe, recipe_of, recipes
 from rest_deploy.specs import FACTOR, IMAGES, SEED, CalibrationMethod, ImageSize, Int8Target, Precision
 from rest_deploy.values import Real, hold
 
 #: What the table of sensitivities may be written as; the plot goes beside it.
 TABLE_SUFFIXES = (".csv", ".json")
+_LOWER = [precision for precision in Precision if precision is not Precision.FP32]
+_AGREEMENT = ", ".join(f"{own.value} {recipe_of(own).on_images.min_top1_agreement}" for own in _LOWER)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class PrecisionConfig:
     half_io: bool = option(False, "input and output in float16 too")
     min_top1_agreement: Annotated[float, Real(0, 1, over=True)] | None = option(
         None,
-        "share of the judged images that must keep FP32's best class (default fp16 0.99, int8 0.98)",
+        f"share of the judged images that must keep FP32's best class (default {_AGREEMENT})",
         metavar="SHARE",
     )
     max_error: Annotated[float, FACTOR] | None = option(
@@ -71,51 +74,64 @@ class PrecisionConfig:
         if self.require_speedup is not None and not self.compare_speed:
             raise ConfigError("a speedup is required and the comparison of speed left out; give one of the two")
 
-    def target_for(self, targets: Sequence[Int8Target]) -> Int8Target:
-        """What INT8 is made for: what was asked, or the first of what all formats have."""
-        return self.int8_target or targets[0]
-
-    def check(self, precision: Precision, targets: Sequence[Int8Target], verify: bool = True) -> None:
-        """Refuse what a precision does not have, and budgets that nothing is judged by.
+    def recipe(self, precision: Precision, targets: Sequence[Int8Target | None]) -> Recipe:
+        """How a precision is to be made.
 
         Args:
             precision: Asked for.
-            targets: What the INT8 of all formats that are asked for can be made for.
+            targets: What all formats that are asked for can be made for in it; the first unless another is asked for.
+
+        Raises:
+            ConfigError: They have none in common, or not the one that is asked for.
+        """
+        name = precision.value.upper()
+        if not targets:
+            raise ConfigError(f"the formats have no {name} in common; export them one at a time")
+        asked = self.int8_target
+        made = [target.value for target in targets if target is not None]
+        if made and asked is not None and asked not in targets:
+            raise ConfigError(
+                f"int8_target {asked.value}: {name} of this format is for {' or '.join(made)}; leave it out, or change "
+                "--format"
+            )
+        return recipe_of(precision, asked if asked in targets else targets[0])
+
+    def check(self, recipe: Recipe, verify: bool = True) -> None:
+        """Refuse what a recipe does not have, and budgets that nothing is judged by.
+
+        Args:
+            recipe: Of the precision asked for.
             verify: Whether what is made will be judged.
 
         Raises:
-            ConfigError: An option of another precision or target, or INT8 for TensorRT without images.
+            ConfigError: An option of another recipe, or ranges from images without images.
         """
         given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
-        if precision is Precision.FP32 and given:
-            raise ConfigError(f"{', '.join(given)}: only of fp16 and int8; add --fp16 or --int8, or leave it out")
+        if recipe.precision is Precision.FP32 and given:
+            others = [precision.value for precision in Precision if precision is not Precision.FP32]
+            flags = " or ".join(f"--{name}" for name in others)
+            raise ConfigError(f"{', '.join(given)}: only of {' and '.join(others)}; add {flags}, or leave it out")
         if not verify:
             _refuse(given, ("min_top1_agreement", "max_error"), "verification, which --no-verify leaves out")
-        if precision is not Precision.INT8:
-            _refuse(given, _OF_INT8, "int8")
-        elif not targets:
-            raise ConfigError("the formats have no INT8 in common; export them one at a time")
-        elif (target := self.target_for(targets)) not in targets:
-            made = " or ".join(one.value for one in targets)
-            raise ConfigError(
-                f"int8_target {target.value}: INT8 of this format is for {made}; leave it out, or change --format"
-            )
-        elif target is Int8Target.CPU:
-            quantizes = "INT8 for the CPU measures ranges in every call and takes none from images"
-            _refuse(given, ("half_io", *_OF_CALIBRATION), f"--int8-target trt; {quantizes}")
-        elif "reduced_range" in given:
-            raise ConfigError("reduced_range: only of INT8 for the CPU; leave it out")
-        elif self.calibration is None:
-            raise ConfigError(
-                "INT8 for TensorRT takes its ranges from images (or .npy inputs): give --calibration DIR, a hundred or "
-                "more of the kind that the network will see"
-            )
+        owners = {name: _owner(name, recipe) for name in given if name not in recipe.options}
+        for owner in filter(None, dict.fromkeys(owners.values())):
+            _refuse(given, [name for name in given if owners.get(name) == owner], owner)
         if self.calibration is None:
+            if recipe.calibrated:
+                raise ConfigError(
+                    f"{recipe} takes its ranges from images (or .npy inputs): give --calibration DIR, a hundred or "
+                    "more of the kind that the network will see"
+                )
             _refuse(given, ("calibration_seed", "min_top1_agreement"), "--calibration DIR")
 
 
-_OF_CALIBRATION = ("calibration_method", "calibration_sizes", "calibration_images")
-_OF_INT8 = ("int8_target", "reduced_range", *_OF_CALIBRATION)
+def _owner(option: str, recipe: Recipe) -> str:
+    """Who has an option that a recipe does not have, in words; empty where every precision has it."""
+    owners = [other for precision in Precision for other in recipes(precision) if option in other.options]
+    same = [other.target for other in owners if other.precision is recipe.precision]
+    if beside := [target.value for target in same if target is not None]:
+        return f"--int8-target {' or '.join(beside)}" + (f"; {recipe.lacks}" if recipe.lacks else "")
+    return " or ".join(dict.fromkeys(other.precision.value for other in owners))
 
 
 def _refuse(given: Sequence[str], names: Sequence[str], owner: str) -> None:

@@ -1,22 +1,24 @@
-"""Which part of a network is computed in which precision.
+"""Which part of a network is computed in which precision, and what a recipe makes a graph of.
 
 A node of an exported graph is named by its module and its own name, ``stage3_2.attn.q/node_MatMul_1``
-(``export/assemble.py``). A part is a module that is narrowed or kept as a whole; the node belongs to the smallest part
+(``export/assemble.py``). A part is a module that is lowered or kept as a whole; the node belongs to the smallest part
 around it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rest_deploy.errors import ExportError
+from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.specs import Precision
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
 _STAGE = re.compile(r"^stage(\d)_(\d+)")
@@ -61,7 +63,7 @@ class PrecisionPlan:
         """The precision of a node, by its name."""
         return self.parts[self.part_of(node)]
 
-    def narrowed(self) -> tuple[str, ...]:
+    def lowered(self) -> tuple[str, ...]:
         """Parts in less than FP32, in order."""
         return tuple(part for part, precision in self.parts.items() if precision is not Precision.FP32)
 
@@ -72,6 +74,30 @@ class PrecisionPlan:
     def changed(self, parts: Iterable[str], precision: Precision) -> PrecisionPlan:
         """The plan with some parts in another precision."""
         return PrecisionPlan({**self.parts, **dict.fromkeys(parts, precision)}, self.declared, self.half_io)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the ``convert`` of a recipe (``recipes.py``) gets.
+
+    Args:
+        graph: FP32, transposes folded into the weights, every node named by its module.
+        plan: All its parts in the precision asked for.
+        config: How it is asked for.
+        ranges: Names of values in the graph -> the largest absolute value of each, taken from images; only of a recipe
+            that is calibrated.
+        reduced_range: Whether INT8 weights have 7 bits: asked for, or needed on this CPU.
+    """
+
+    graph: onnx.ModelProto
+    plan: PrecisionPlan
+    config: PrecisionConfig
+    ranges: Callable[[Sequence[str]], Mapping[str, float]]
+    reduced_range: bool = False
+
+
+#: Makes the graph of a plan, a new one; what the ``convert`` of a recipe gives.
+Convert = Callable[[PrecisionPlan], "onnx.ModelProto"]
 
 
 def plan_for(deploy: nn.Sequential, precision: Precision, *, half_io: bool = False) -> PrecisionPlan:

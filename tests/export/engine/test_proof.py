@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from rest_deploy.errors import ExportError
-from rest_deploy.export.engine.layers import Layer, read_layers
-from rest_deploy.export.engine.proof import prove
+from rest_deploy.export.engine.layers import Layer, prove, read_layers
 from rest_deploy.specs import Precision
 from tests.export.engine.test_layers import RTX, TEN
 

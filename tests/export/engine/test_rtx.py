@@ -21,9 +21,8 @@ from rest_deploy.export.engine import builder
 from rest_deploy.export.engine.builder import build
 from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig
-from rest_deploy.export.engine.layers import histogram
+from rest_deploy.export.engine.layers import histogram, prove
 from rest_deploy.export.engine.memory import estimate_activation_bytes
-from rest_deploy.export.engine.proof import prove
 from rest_deploy.export.formats import FormatRequest, get_format
 from rest_deploy.models.config import ResTConfig
 from rest_deploy.pipeline import ExportRequest, run_export

@@ -7,11 +7,18 @@ from typing import Any
 import pytest
 
 from rest_deploy.errors import ConfigError
+from rest_deploy.export.formats import FORMATS, Format
 from rest_deploy.export.precision.config import PrecisionConfig
+from rest_deploy.recipes import Recipe, recipe_of
 from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
 
-#: What INT8 of engines, and of ONNX files, is made for.
-ENGINE, BOTH = (Int8Target.TRT,), (Int8Target.CPU, Int8Target.TRT)
+ENGINE, BOTH = FORMATS["trt"], FORMATS["onnx"]
+
+
+def _check(config: PrecisionConfig, precision: str, format: Format) -> Recipe:
+    recipe = config.recipe(Precision(precision), format.targets(Precision(precision)))
+    config.check(recipe)
+    return recipe
 
 
 @pytest.mark.parametrize(
@@ -49,28 +56,27 @@ def test_values_that_cannot_be_meant(options: dict[str, Any], message: str) -> N
         ("int8", False, {"calibration": "x", "calibration_sizes": [ImageSize(9, 9)]}, "takes none from images"),
         ("fp16", False, {"min_top1_agreement": 0.9}, "min_top1_agreement: only with --calibration DIR"),
         ("int8", False, {"calibration_images": 5}, "calibration_images: only with --int8-target trt"),
-        ("int8", True, {"calibration": "x", "reduced_range": True}, "only of INT8 for the CPU"),
+        ("int8", True, {"calibration": "x", "reduced_range": True}, "reduced_range: only with --int8-target cpu"),
         ("fp16", False, {"reduced_range": True}, "reduced_range: only with int8"),
     ],
 )
 def test_options_of_another_precision(precision: str, engine: bool, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        PrecisionConfig(**options).check(Precision(precision), ENGINE if engine else BOTH)
+        _check(PrecisionConfig(**options), precision, ENGINE if engine else BOTH)
 
 
 @pytest.mark.parametrize("option", ["max_error", "min_top1_agreement"])
 def test_a_budget_that_nothing_is_judged_by(option: str) -> None:
     config = PrecisionConfig(calibration="x", **{option: 0.5})
     with pytest.raises(ConfigError, match=f"{option}: only with verification, which --no-verify leaves out"):
-        config.check(Precision.FP16, BOTH, verify=False)
+        config.check(recipe_of(Precision.FP16), verify=False)
 
 
 def test_what_may_be_asked() -> None:
-    PrecisionConfig().check(Precision.FP32, ENGINE)
-    PrecisionConfig(half_io=True, calibration="x", min_top1_agreement=0.9).check(Precision.FP16, ENGINE)
-    PrecisionConfig(calibration="x", max_error=0.5).check(Precision.INT8, BOTH)
+    assert _check(PrecisionConfig(), "fp32", ENGINE).target is None
+    _check(PrecisionConfig(half_io=True, calibration="x", min_top1_agreement=0.9), "fp16", ENGINE)
+    assert _check(PrecisionConfig(calibration="x", max_error=0.5), "int8", BOTH).target is Int8Target.CPU
+    assert _check(PrecisionConfig(calibration="x"), "int8", ENGINE).target is Int8Target.TRT
     config = PrecisionConfig(calibration="x", calibration_method="entropy", int8_target="trt")
-    config.check(Precision.INT8, BOTH)
-    assert (config.calibration_method, config.target_for(BOTH)) == (CalibrationMethod.ENTROPY, Int8Target.TRT)
-    assert PrecisionConfig().target_for(ENGINE) is Int8Target.TRT
-    assert PrecisionConfig().target_for(BOTH) is Int8Target.CPU
+    assert _check(config, "int8", BOTH).target is Int8Target.TRT
+    assert config.calibration_method is CalibrationMethod.ENTROPY

@@ -12,11 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from rest_deploy.export.precision.half import to_half
+from rest_deploy.export.precision.half import fp32_nodes, to_half, with_explicit_rounding
 from rest_deploy.export.precision.plan import PrecisionPlan, plan_for
-from rest_deploy.export.precision.rounding import fp32_nodes, with_explicit_rounding
 from rest_deploy.specs import ImageSize, Precision
-from rest_deploy.verification import Case, candidate_of, synthetic_images
+from rest_deploy.verification import Case, synthetic_images
+from tests.export.precision.conftest import run_of
 
 SIZES = ((33, 47), (40, 56), (1, 1))
 
@@ -72,7 +72,7 @@ def test_everything_kept_is_the_graph_as_it_was(tiny_deploy: nn.Sequential, tiny
     same = to_half(tiny_graph, plan)
     assert not any(tensor.data_type == TensorProto.FLOAT16 for tensor in same.graph.initializer)
     image = _image((33, 47))
-    assert np.array_equal(candidate_of(same)(image)["logits"], candidate_of(tiny_graph)(image)["logits"])
+    assert np.array_equal(run_of(same)(image), run_of(tiny_graph)(image))
 
 
 @pytest.mark.parametrize("half_io", [False, True])
@@ -86,8 +86,8 @@ def test_rounding_is_what_the_reference_evaluator_computes(
     given = image.astype(np.float16) if half_io else image
     with np.errstate(over="ignore", invalid="ignore"):
         theirs = ReferenceEvaluator(half).run(None, {"image": given})[0].astype(np.float32)
-    exact = candidate_of(tiny_graph)(image)["logits"]
-    ours = candidate_of(half)(image)["logits"]
+    exact = run_of(tiny_graph)(image)
+    ours = run_of(half)(image)
     error, their_error = np.abs(ours - exact).max(), np.abs(theirs - exact).max()
     assert 0.2 * their_error < error < 5 * their_error
     assert error > 30 * np.finfo(np.float32).eps * np.abs(exact).max()  # it does round, as ONNX Runtime would not
@@ -108,7 +108,7 @@ def test_each_half_value_of_one_node_is_exactly_rounded() -> None:
     image = np.array([0.1, 3e-4, 400.0, -7.77], np.float32)  # a subnormal and an overflow among them
     with np.errstate(over="ignore"):
         (theirs,) = ReferenceEvaluator(model).run(None, {"image": image})
-    ours = candidate_of(model)(image)["logits"]
+    ours = run_of(model)(image)
     assert np.array_equal(ours, theirs)
     assert np.isinf(ours[2])
     assert not np.array_equal(ours, (image * weight_of(weight)) + weight_of(weight))
@@ -136,9 +136,9 @@ def test_without_rounding_the_fault_would_be_hidden(tiny_deploy: nn.Sequential, 
         if factor is not None:
             tensor.CopyFrom(numpy_helper.from_array(np.float32(factor) * numpy_helper.to_array(tensor), tensor.name))
     half = to_half(broken, plan_for(tiny_deploy, Precision.FP16))
-    assert not np.isfinite(candidate_of(half)(_image((33, 47)))["logits"]).all()
+    assert not np.isfinite(run_of(half)(_image((33, 47)))).all()
     kept = plan_for(tiny_deploy, Precision.FP16).changed(["stem"], Precision.FP32)
-    assert np.isfinite(candidate_of(to_half(broken, kept))(_image((33, 47)))["logits"]).all()
+    assert np.isfinite(run_of(to_half(broken, kept))(_image((33, 47)))).all()
 
 
 def test_nodes_in_fp32_are_told_for_the_proof_of_engines(
@@ -149,6 +149,24 @@ def test_nodes_in_fp32_are_told_for_the_proof_of_engines(
     assert nodes
     assert all(plan.of(name) is Precision.FP32 for name in nodes)
     assert {"stage2_0.attn.softmax", "stage2_0.attn.norm", "head.pool"} <= {name.partition("/")[0] for name in nodes}
+
+
+def test_an_output_may_go_on_inside() -> None:
+    """A map that is given and that another node takes: float32 outside, half inside."""
+    nodes = [
+        helper.make_node("Mul", ["image", "image"], ["map"], "a/mul"),
+        helper.make_node("Add", ["map", "map"], ["logits"], "b/add"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("image", "map", "logits")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", values[:1], values[1:]), opset_imports=[helper.make_opsetid("", 18)], ir_version=8
+    )
+    half = to_half(model, PrecisionPlan({"a": Precision.FP16, "b": Precision.FP16}))
+    image = np.array([1.5, 0.1], np.float32)
+    given, logits = ReferenceEvaluator(half).run(None, {"image": image})
+    exact = image.astype(np.float16) ** 2
+    assert (given.dtype, given.tolist()) == (np.float32, exact.tolist())
+    assert logits.tolist() == (exact + exact).tolist()
 
 
 def test_constants_of_nodes_are_taken_in_each_type() -> None:

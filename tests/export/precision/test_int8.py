@@ -11,13 +11,18 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from rest_deploy.errors import ExportError
-from rest_deploy.export.precision.dynamic import to_dynamic_int8
 from rest_deploy.export.precision.half import to_half
+from rest_deploy.export.precision.int8 import (
+    fold_transposes,
+    quantize_weight,
+    quantized_inputs,
+    to_dynamic_int8,
+    to_qdq,
+)
 from rest_deploy.export.precision.plan import PrecisionPlan, plan_for
-from rest_deploy.export.precision.qdq import quantized_inputs, to_qdq
-from rest_deploy.export.precision.weights import fold_transposes, quantize_weight
 from rest_deploy.specs import ImageSize, Precision
-from rest_deploy.verification import Case, candidate_of, synthetic_images
+from rest_deploy.verification import Case, synthetic_images
+from tests.export.precision.conftest import run_of
 
 
 def _image(size: tuple[int, int] = (40, 56), batch: int = 1) -> NDArray[np.float32]:
@@ -102,10 +107,10 @@ def test_qdq_is_computed_alike_by_the_reference_evaluator(
     plan = plan_for(tiny_deploy, Precision.INT8)
     quantized = to_qdq(tiny_graph, plan, _ranges(tiny_graph, plan))
     image = _image()
-    ours = candidate_of(quantized)(image)["logits"]
+    ours = run_of(quantized)(image)
     quantized.opset_import[0].version = 19  # of which the evaluator knows Q/DQ
     (theirs,) = ReferenceEvaluator(quantized).run(None, {"image": image})
-    exact = candidate_of(tiny_graph)(image)["logits"]
+    exact = run_of(tiny_graph)(image)
     error = np.abs(ours - exact).max()
     assert error > 1e-3  # INT8 it is
     assert np.abs(ours - theirs).max() < 0.3 * error
@@ -135,7 +140,7 @@ def test_an_activation_that_is_always_zero_has_a_usable_scale(
     graph = to_qdq(tiny_graph, plan, dict.fromkeys(quantized_inputs(tiny_graph, plan), 0.0))
     scale = next(t for t in graph.graph.initializer if t.name == "image/scale")
     assert numpy_helper.to_array(scale) == np.float32(2.0**-14)
-    assert np.isfinite(candidate_of(graph)(_image())["logits"]).all()
+    assert np.isfinite(run_of(graph)(_image())).all()
 
 
 @pytest.mark.parametrize(("reduced", "largest"), [(False, 127), (True, 64)])
@@ -152,7 +157,7 @@ def test_integers_for_the_cpu(
     quantizers = [node for node in model.graph.node if node.op_type == "DynamicQuantizeLinear"]
     assert len(products) == 31 > len(quantizers)  # keys and values share theirs
     image = _image(batch=3)
-    exact = candidate_of(tiny_graph)(image)["logits"]
+    exact = run_of(tiny_graph)(image)
     (ours,) = ReferenceEvaluator(model).run(None, {"image": image})  # exact sums, which not every CPU has
     error = np.abs(ours - exact).max() / exact.std()
     assert 1e-3 < error < 2  # these weights amplify rounding; other tests hold real networks to their budgets
@@ -164,7 +169,7 @@ def test_integers_for_the_cpu_are_what_the_standard_says(
     model = to_dynamic_int8(tiny_graph, plan_for(tiny_deploy, Precision.INT8), reduced_range=True)
     image = _image()
     (theirs,) = ReferenceEvaluator(model).run(None, {"image": image})
-    exact, ours = candidate_of(tiny_graph)(image)["logits"], candidate_of(model)(image)["logits"]
+    exact, ours = run_of(tiny_graph)(image), run_of(model)(image)
     assert np.abs(ours - theirs).max() < 0.3 * np.abs(ours - exact).max()
 
 
@@ -187,7 +192,7 @@ def test_weights_that_are_turned_when_the_graph_runs_are_turned_before() -> None
     image = np.array([[1.0, -2.0, 0.5]], np.float32)
     for quantized in (to_dynamic_int8(model, plan, reduced_range=False), to_qdq(folded, plan, {"image": 2.0})):
         wanted = image @ numpy_helper.to_array(weight).T
-        assert np.abs(candidate_of(quantized)(image)["logits"] - wanted).max() < 0.05 * np.abs(wanted).max()
+        assert np.abs(run_of(quantized)(image) - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize(("attribute", "value"), [("alpha", 2.0), ("beta", 0.5), ("transA", 1)])

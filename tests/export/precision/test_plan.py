@@ -20,8 +20,8 @@ HALVES = [
 def test_parts_are_halves_of_blocks_and_the_pieces_between(tiny_deploy: nn.Sequential) -> None:
     plan = plan_for(tiny_deploy, Precision.FP16)
     pieces = {"stem", "patch_embed_2", "patch_embed_3", "patch_embed_4", "head"}
-    assert set(plan.narrowed()) == pieces | set(HALVES)
-    assert plan.narrowed()[:3] == ("stem", "stage1_0.attn", "stage1_0.mlp")  # in the order of the network
+    assert set(plan.lowered()) == pieces | set(HALVES)
+    assert plan.lowered()[:3] == ("stem", "stage1_0.attn", "stage1_0.mlp")  # in the order of the network
 
 
 def test_the_deploy_form_declares_what_stays_fp32(tiny_deploy: nn.Sequential) -> None:

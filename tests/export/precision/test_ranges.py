@@ -9,10 +9,9 @@ from torch import nn
 
 from rest_deploy.errors import ExportError
 from rest_deploy.export.precision import calibration
-from rest_deploy.export.precision.calibration import calibrate
+from rest_deploy.export.precision.calibration import Histogram, calibrate, range_of
+from rest_deploy.export.precision.int8 import quantized_inputs
 from rest_deploy.export.precision.plan import plan_for
-from rest_deploy.export.precision.qdq import quantized_inputs
-from rest_deploy.export.precision.ranges import Histogram, range_of
 from rest_deploy.specs import CalibrationMethod, ImageSize, Precision
 from rest_deploy.verification import Case, synthetic_images
 
