@@ -137,7 +137,7 @@ def test_any_size_has_a_vector(size: ImageSize, resize: str) -> None:
 
 
 def test_a_large_network_input_is_not_run() -> None:
-    def fail(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def fail(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         raise AssertionError(f"run at {batch.shape}")
 
     vector = make_test_vector(_info(Preprocessing("crop", ImageSize(1400, 1400))), fail)
@@ -159,8 +159,8 @@ def _info(steps: Preprocessing) -> ArtifactInfo:
     )
 
 
-def _zeros(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.zeros((len(batch), 7), np.float32)
+def _zeros(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    return {"logits": np.zeros((len(batch), 7), np.float32)}
 
 
 def _not_antialiased(picture: Image.Image, steps: Preprocessing) -> Image.Image:
