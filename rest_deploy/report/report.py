@@ -408,7 +408,7 @@ def _point(one: Reading) -> tuple[float, float] | None:
 def _error_row(label: str, row: Node) -> Row:
     by, bad = judged_by(row), row["passed"].value is False
     own = row["reference_error"].number if by == "max_error" else None
-    told = f"{row[by].shown or 'not a number'}{' over limit' if bad else ''}"
+    told = f"{row[by].shown or 'not a number'}{' over' if bad else ''}"
     return Row(label, row[by], told, Look(1 if bad else 0), limit=row["limit"].number, own=own)
 
 
