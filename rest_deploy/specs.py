@@ -383,19 +383,20 @@ class TensorSpec:
     shape: Annotated[tuple[Annotated[int, SIDE] | Annotated[str, Text(1000)], ...], Many(1, 8)]
 
 
-#: Name of the output that a classifier has.
+#: Name of the output of a classifier.
 LOGITS = "logits"
 
 
 @dataclass(frozen=True)
 class Output(TensorSpec):
-    """An output: (batch, classes), or where it has a stride, a map (batch, channels, height, width) of so many pixels a
-    step.
+    """An output: (batch, classes), or, with a stride, a map (batch, channels, height, width).
+
+    The stride is the number of pixels of the input per value of the map.
     """
 
     stride: Annotated[Annotated[int, STRIDE] | None, ABSENT] = None
 
     def sizes(self, batch: int, height: int, width: int) -> tuple[int, ...]:
-        """Its shape for images of a size; a map ends with the pixels that are left over."""
+        """Its shape for images of a size; sides of a map are rounded up."""
         size = () if self.stride is None else (-(-height // self.stride), -(-width // self.stride))
         return (batch, int(self.shape[1]), *size)

@@ -457,7 +457,7 @@ def case_text(case: Node) -> str:
 
 
 def output_text(row: Node) -> str:
-    """A case that was checked, and which output where there are several."""
+    """A case, and its output if there are several."""
     return f"{case_text(row)} {row['output'].text}".strip()
 
 
