@@ -1,4 +1,4 @@
-"""What a measurement is made on, and what else the machine did meanwhile, for the records of the commands."""
+"""The machine of a measurement, and what else it did meanwhile, for the records of the commands."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rest_deploy.errors import DeviceError, MissingPackageError, one_line
 from rest_deploy.machine import affinity, cpu_quota, describe_cpu, kernel_text, physical_cores
 from rest_deploy.runtimes.registry import RUNTIMES
 
-#: Distributions whose version bears on what is measured, beside those that the runtimes name.
+#: Distributions whose version affects measurements, beside those that the runtimes name.
 _PACKAGES = (
     *("rest-deploy", "numpy", "pillow", "onnx", "onnxsim", "onnxscript", "openvino", "tensorrt-rtx-cu13-libs"),
     *("cuda-bindings", "safetensors"),
 )
-#: Environment variables that change how fast something runs.
+#: Environment variables that affect speed.
 _VARIABLE = re.compile(
     r"OMP_NUM_THREADS|MKL_NUM_THREADS|OPENBLAS_NUM_THREADS|OPENBLAS_CORETYPE|CUDA_VISIBLE_DEVICES|CUDA_LAUNCH_BLOCKING"
     r"|NVIDIA_TF32_OVERRIDE|(?:KMP|GOMP|ORT|TORCHINDUCTOR|PYTORCH)_.*"
@@ -37,16 +37,16 @@ _KIB, _MIB = 2**10, 2**20
 
 
 def describe_environment(command: str | None = None) -> dict[str, Any]:
-    """The machine, its packages and its settings, as plain values for JSON; what the system does not tell is None.
+    """The machine, its packages and its settings, as plain values for JSON; unknown values are None.
 
-    Nothing that it describes is imported, except NVIDIA's nvidia-ml-py, which may take up to 10 seconds to answer.
+    No described package is imported, except NVIDIA's nvidia-ml-py, which may take up to 10 seconds to answer.
 
     Args:
-        command: The command line that measures.
+        command: The command line of the measurement.
 
     Returns:
         The object "environment" of a record: clocks in MHz, memory in MiB, ``affinity`` as numbers of processors,
-        ``cpu_quota`` in cores, ``gpus`` and ``gpus_note`` as :func:`query_gpus` gives them.
+        ``cpu_quota`` in cores, ``gpus`` and ``gpus_note`` from :func:`query_gpus`.
     """
     gpus, gpus_note = query_gpus()
     return {
@@ -75,8 +75,8 @@ def _packages() -> tuple[str, ...]:
 
 
 def installed_version(distribution: str) -> str | None:
-    """Version of a distribution; None where it is not installed, or its metadata has no version."""
-    import importlib.metadata  # slow to load, and every command would wait for it
+    """Version of a distribution; None if it is not installed, or its metadata has no version."""
+    import importlib.metadata  # slow to load; every command would wait
 
     try:
         version: object = importlib.metadata.version(distribution)
@@ -86,25 +86,25 @@ def installed_version(distribution: str) -> str | None:
 
 
 def speed_variables(variables: Mapping[str, str]) -> dict[str, str]:
-    """Those that change how fast something runs, in order of their names, each cut at 200 characters."""
+    """The variables that affect speed, in order of their names, each cut at 200 characters."""
     chosen = sorted(name for name in variables if _VARIABLE.fullmatch(name))
-    # bytes that are not UTF-8 come as lone surrogates, which no JSON file can hold
+    # bytes that are not UTF-8 arrive as lone surrogates, which JSON files cannot hold
     return {name: variables[name][:_LONGEST].encode("utf-8", "backslashreplace").decode() for name in chosen}
 
 
-# Clocks and memory. psutil gives clocks by frequency policy or by position, not by processor, and no peak of memory on
-# Linux. The size of memory is read without it too: rest-verify's record has it where the extra bench is not installed.
+# Clocks and memory. psutil gives clocks by frequency policy or by position, not by processor, and no peak memory on
+# Linux. The size of memory is read without psutil, because rest-verify works without the extra bench.
 
 
 def clocks_mhz() -> list[float]:
-    """Clock of each processor of the affinity at this moment, in MHz; empty where the system does not tell."""
+    """Current clock of each processor of the affinity, in MHz; empty if the system does not report it."""
     clocks = {}
     for block in kernel_text(_CPUINFO).split("\n\n"):
         number = re.search(r"^processor\s*: (\d+)$", block, re.MULTILINE)
         mhz = re.search(r"^cpu MHz\s*: (\d+(?:\.\d+)?)$", block, re.MULTILINE)
         if number and mhz:
             clocks[int(number[1])] = float(mhz[1])
-    found = (clocks.get(number) or _scaled_mhz(number) for number in affinity())  # 0: not told
+    found = (clocks.get(number) or _scaled_mhz(number) for number in affinity())  # 0: unknown
     return [clock for clock in found if clock is not None]
 
 
@@ -114,13 +114,13 @@ def _scaled_mhz(processor: int) -> float | None:
 
 
 def governor() -> str | None:
-    """What sets the clocks of the affinity's processors, as ``performance``; None where the system does not tell."""
+    """Frequency governors of the affinity's processors, such as ``performance``; None if unknown."""
     names = {kernel_text(_PROCESSORS / f"cpu{number}/cpufreq/scaling_governor") for number in affinity()}
     return ", ".join(sorted(filter(None, names))) or None
 
 
 def total_mib() -> int | None:
-    """Memory of the machine in MiB; None where the system does not tell."""
+    """Memory of the machine in MiB; None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB
     except (AttributeError, ValueError, OSError):  # Windows; names that a system does not know
@@ -130,11 +130,11 @@ def total_mib() -> int | None:
 def peak_mib() -> float:
     """Peak resident memory of this process so far, in MiB.
 
-    On Linux it is VmHWM, which begins anew with each program. ru_maxrss does not: a child inherits there what its
-    parent had when it was started, over vfork and exec, so that a small child of a large process looks large.
+    On Linux it is VmHWM, which starts at zero for each program. ru_maxrss does not: a child inherits its parent's value
+    over vfork and exec, so a small child of a large process looks large.
 
     Raises:
-        DeviceError: The system does not tell.
+        DeviceError: The system does not report it.
     """
     kib = re.search(r"^VmHWM:\s*(\d+) kB$", kernel_text(_STATUS), re.MULTILINE)
     if kib is not None:
@@ -142,7 +142,7 @@ def peak_mib() -> float:
     try:
         import resource
     except ImportError as exc:  # Windows
-        raise DeviceError("this system does not tell how much memory a process has had at most") from exc
+        raise DeviceError("this system does not report the peak memory of a process") from exc
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else _KIB) / _MIB  # getrusage(2): in bytes on macOS, else in KiB
 
@@ -153,14 +153,14 @@ _NVML_TIMEOUT_S = 10.0
 
 
 class _Value(NamedTuple):
-    """How NVML is asked for a value of a GPU."""
+    """How a value of a GPU is read from NVML."""
 
-    functions: tuple[str, ...]  # newest first: each is unknown to older drivers, or will be to newer ones
+    functions: tuple[str, ...]  # newest first: older drivers lack the first, newer ones may lack the last
     convert: Callable[[Any], Any]
     arguments: tuple[str, ...] = ()  # names of NVML's constants
 
 
-#: Name in the record -> how it is asked for.
+#: Name in the record -> how it is read.
 _VALUES: Mapping[str, _Value] = MappingProxyType(
     {
         "name": _Value(("nvmlDeviceGetName",), str),
@@ -175,29 +175,29 @@ _VALUES: Mapping[str, _Value] = MappingProxyType(
         "power_w": _Value(("nvmlDeviceGetPowerUsage",), lambda milliwatts: milliwatts / 1000),
         "throttle_reasons": _Value(
             ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"),
-            lambda mask: f"0x{mask:016x}",  # as nvidia-smi writes it
+            lambda mask: f"0x{mask:016x}",  # the form of nvidia-smi
         ),
     }
 )
 
 
 def query_gpus() -> tuple[list[dict[str, Any]], str | None]:
-    """The NVIDIA GPUs, by NVML, NVIDIA's management library; never an exception.
+    """The NVIDIA GPUs, from NVML, NVIDIA's management library; never an exception.
 
     Returns:
         A record of each GPU: name, driver, memory_mib, compute_capability (``"8.9"``), sm_clock_mhz, max_sm_clock_mhz,
-        memory_clock_mhz, temperature_c, power_w, throttle_reasons (a bit mask), each None where it is not known; and a
-        note of what NVML failed at, or why there are no GPUs. A GPU without some value is not a failure.
+        memory_clock_mhz, temperature_c, power_w, throttle_reasons (a bit mask), each None if unknown. And a note that
+        says what NVML failed at, or why there are no GPUs. A GPU that lacks some value is not a failure.
     """
     answer: queue.SimpleQueue[tuple[list[dict[str, Any]], str | None]] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
             answer.put(_ask_nvml())
-        except Exception as exc:  # nvidia-ml-py may be broken in any way, and rest-doctor runs then above all
+        except Exception as exc:  # nvidia-ml-py may be broken in any way, and rest-doctor must still run
             answer.put(([], f"nvidia-ml-py fails: {type(exc).__name__}: {one_line(exc)}"))
 
-    # in a thread of its own, since a driver that hangs never answers
+    # in its own thread, because a driver that hangs never answers
     threading.Thread(target=ask, name="nvml", daemon=True).start()
     try:
         return answer.get(timeout=_NVML_TIMEOUT_S)
@@ -211,7 +211,7 @@ def _ask_nvml() -> tuple[list[dict[str, Any]], str | None]:
     except ModuleNotFoundError as exc:
         if exc.name != "pynvml":
             raise
-        return [], str(MissingPackageError("nvidia-ml-py", "ask the NVIDIA driver for its GPUs", "bench"))
+        return [], str(MissingPackageError("nvidia-ml-py", "list the GPUs of the NVIDIA driver", "bench"))
     failures: list[str] = []
 
     def attempt(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -241,7 +241,7 @@ def _ask_nvml() -> tuple[list[dict[str, Any]], str | None]:
 
 
 def _read(nvml: Any, handle: Any, row: _Value) -> Any:
-    """A value by the first function that both nvidia-ml-py and the driver know."""
+    """A value from the first function that both nvidia-ml-py and the driver have."""
     arguments = [getattr(nvml, name) for name in row.arguments]
     *newer, oldest = row.functions
     try:
@@ -251,41 +251,41 @@ def _read(nvml: Any, handle: Any, row: _Value) -> Any:
                     return row.convert(getattr(nvml, name)(handle, *arguments))
         return row.convert(getattr(nvml, oldest)(handle, *arguments))
     except nvml.NVMLError_NotSupported:
-        return None  # this GPU has no such value
+        return None  # this GPU does not have the value
 
 
 # What else went on.
 
 
 class CpuTimes(NamedTuple):
-    """Counters at a moment, of the processors that this process may run on; two of them make a :class:`Load`."""
+    """Counters of the processors that this process may use, at one moment; two of them make a :class:`Load`."""
 
     processors: tuple[int, ...]
-    own_s: float  # CPU seconds of this process and all its threads, without its children
+    own_s: float  # CPU seconds of this process with all its threads, without its children
     spent: tuple[float, float, float] | None  # busy, idle, stolen: seconds of the processors together
-    throttles: int | None  # how often one of them was slowed down for its heat
+    throttles: int | None  # how often one of them was throttled for heat
 
     @classmethod
     def now(cls) -> CpuTimes:
-        """The counters as they stand, None where the system does not tell.
+        """The current counters; None if the system does not report them.
 
         Raises:
             MissingPackageError: psutil is not installed.
-            DeviceError: It is installed and does not load.
+            DeviceError: It is installed but does not load.
         """
         processors = affinity() or tuple(range(os.cpu_count() or 1))
         return cls(processors, time.process_time_ns() / 1e9, _spent(processors), _throttles(processors))
 
 
 class Load(NamedTuple):
-    """What others took of the processors from one moment to another; None where the system does not tell.
+    """The share of the processors that others used between two moments; None if the system does not report it.
 
-    The kernel counts in ticks of mostly 10 ms: over a second of two processors a share is known to about 0.01.
+    The kernel counts in ticks of mostly 10 ms: over one second on two processors a share is accurate to about 0.01.
     """
 
     stolen: float | None  # share of the time that the hypervisor took for other machines, 0 to 1
-    others: float | None  # share that other processes used, this one's children among them
-    throttled: int | None  # how often one of the processors was slowed down for its heat
+    others: float | None  # share that other processes used, including children of this one
+    throttled: int | None  # how often one of the processors was throttled for heat
 
 
 def between(before: CpuTimes, after: CpuTimes) -> Load:
@@ -295,10 +295,10 @@ def between(before: CpuTimes, after: CpuTimes) -> Load:
     )
     if before.spent is None or after.spent is None or before.processors != after.processors:
         return Load(None, None, throttled)
-    # the kernel lets the counter of iowait, which counts as idle, shrink at times: proc(5)
+    # the counter of iowait, which is part of idle, can decrease: proc(5)
     busy, idle, stolen = (max(0.0, late - early) for early, late in zip(before.spent, after.spent, strict=True))
     total = busy + idle + stolen
-    if total <= 0:  # no tick has gone by
+    if total <= 0:  # no tick has passed
         return Load(None, None, throttled)
     return Load(stolen / total, max(0.0, busy - (after.own_s - before.own_s)) / total, throttled)
 
@@ -307,14 +307,14 @@ def _spent(processors: tuple[int, ...]) -> tuple[float, float, float] | None:
     try:
         import psutil
     except ModuleNotFoundError as exc:
-        raise MissingPackageError("psutil", "tell whether the machine is quiet while it measures", "bench") from exc
+        raise MissingPackageError("psutil", "check that the machine is quiet during a measurement", "bench") from exc
     except ImportError as exc:
         raise DeviceError(f"psutil is installed but does not load: {one_line(exc)}") from exc
     try:
         listed = psutil.cpu_times(percpu=True)
     except OSError:
         return None
-    # psutil gives no numbers. Linux lists the processors that are online, which it has as "0-3,5"; others list all.
+    # psutil gives no processor numbers. Linux lists the online processors ("0-3,5"); other systems list all.
     ranges = re.findall(r"(\d+)(?:-(\d+))?", kernel_text(_PROCESSORS / "online"))
     online = [number for first, last in ranges for number in range(int(first), int(last or first) + 1)]
     numbers = online or range(len(listed))

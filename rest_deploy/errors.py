@@ -1,19 +1,19 @@
 """Every error that rest_deploy raises on purpose.
 
     RestDeployError
-    ├── ConfigError            a model, size, precision or option that cannot be meant
+    ├── ConfigError            a model, size, precision or option that is not accepted
     ├── CheckpointError        a checkpoint that cannot be read, or does not fit its model
     ├── ExportError            an artifact could not be made
-    │   └── VerificationError  it was made, disagrees with its reference, and was not kept
-    ├── ArtifactError          a file that is no artifact of ours, or is damaged
-    ├── DeviceError            a device or provider that is not there
-    ├── MissingPackageError    an optional package that is not installed
-    ├── PredictorError         an open predictor that cannot answer: closed, forked, out of memory, its runtime failed
+    │   └── VerificationError  it was made but disagrees with its reference, and was not kept
+    ├── ArtifactError          a file that is not an artifact of rest_deploy, or is damaged
+    ├── DeviceError            a device or provider that is not available
+    ├── MissingPackageError    an optional package is not installed
+    ├── PredictorError         an open predictor cannot answer: closed, forked, out of memory, its runtime failed
     ├── InputError             an array with the wrong dtype, rank or size
     └── ImageError             an image that cannot be read or used
 
-Foreign errors are mapped where they enter, with ``raise ... from``. Each message says what was got,
-what is accepted and what to do next; the commands print it as one line and exit with 1.
+Errors of other libraries are mapped where they enter, with ``raise ... from``. Each message says what was got,
+what is accepted and what to do next. The commands print it as one line and exit with 1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RestDeployError(Exception):
 
 
 class ConfigError(RestDeployError, ValueError):
-    """A model, size, precision or option that cannot be meant."""
+    """A model, size, precision or option that is not accepted."""
 
 
 class CheckpointError(RestDeployError):
@@ -44,15 +44,15 @@ class ExportError(RestDeployError):
 
 
 class VerificationError(ExportError):
-    """An artifact was made, disagrees with its reference, and was not kept."""
+    """An artifact was made but disagrees with its reference, and was not kept."""
 
 
 class ArtifactError(RestDeployError):
-    """A file that is no artifact of ours, or is damaged."""
+    """A file that is not an artifact of rest_deploy, or is damaged."""
 
 
 class DeviceError(RestDeployError):
-    """A device or execution provider that is not there."""
+    """A device or execution provider that is not available."""
 
 
 class MissingPackageError(RestDeployError, ImportError):
@@ -71,7 +71,7 @@ class MissingPackageError(RestDeployError, ImportError):
 
 
 class PredictorError(RestDeployError):
-    """An open predictor cannot answer, whatever it is given: closed, forked, short of memory, or its runtime failed."""
+    """An open predictor cannot answer any input: it is closed, forked or out of memory, or its runtime failed."""
 
 
 class InputError(RestDeployError, ValueError):
@@ -83,12 +83,12 @@ class ImageError(RestDeployError):
 
 
 def install(*extras: str) -> str:
-    """The pip line that installs extras of rest-deploy, from where it came itself."""
+    """The pip line that installs extras of rest-deploy, from the same place as rest-deploy itself."""
     return origin().replace("{}", ",".join(dict.fromkeys(extras)))
 
 
 def origin() -> str:
-    """A pip line with ``{}`` for extras: of the clone it runs from, of what it was installed from, else of its name."""
+    """A pip line with ``{}`` for extras: its clone, else the source of its installation, else its name."""
     clone = Path(__file__).parent.parent
     if (clone / "pyproject.toml").is_file():
         return f'pip install -e "{clone}[{{}}]"'
@@ -109,18 +109,18 @@ def origin() -> str:
 
 
 def one_line(exc: BaseException) -> str:
-    """What a foreign error says, as one line of at most 300 characters and " ..."; its type where it says nothing."""
+    """The text of another library's error, as one line of at most 300 characters and " ..."; else its type."""
     words = " ".join(str(exc).split())
     return (words if len(words) <= _LINE else words[:_LINE] + " ...") or type(exc).__name__
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first ten of some names, none of over a hundred characters, for a message."""
+    """The first ten of some names for a message, each cut at a hundred characters."""
     return ", ".join(name[:_NAME] for name in names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
 
 
 def no_file(path: str | os.PathLike[str], kind: str = "file") -> str:
-    """Why there is no file to read at a path, for a message: nothing is there, or something else."""
+    """Why a path is not a file that can be read, for a message."""
     if os.path.isdir(path):
         return "a folder, not a file"
     if os.path.exists(path):
@@ -129,5 +129,5 @@ def no_file(path: str | os.PathLike[str], kind: str = "file") -> str:
 
 
 def no_folder(path: str | os.PathLike[str]) -> str:
-    """Why there is no folder at a path, for a message."""
+    """Why a path is not a folder, for a message."""
     return "a file, not a folder" if os.path.exists(path) else "no such folder"

@@ -1,6 +1,6 @@
 """What this process may use of the machine: cores within a container's quota, memory within its limits.
 
-Opening a Predictor loads this module, so it needs the standard library alone. psutil would not do: it knows no cgroups.
+Opening a Predictor loads this module, so it uses only the standard library. psutil does not know cgroups.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from pathlib import Path
 
 from rest_deploy.errors import PredictorError, RestDeployError
 
-#: Instruction sets that bear on 8-bit products, as Linux names them.
+#: Instruction sets that affect 8-bit products, by their names in Linux.
 _RELEVANT = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 _PROCESSORS, _CPUINFO = Path("/sys/devices/system/cpu"), Path("/proc/cpuinfo")
 _MEMINFO, _STATUS = Path("/proc/meminfo"), Path("/proc/self/status")
 _CGROUPS, _CGROUP_MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-#: Of each version of cgroups: limit, usage, and the entry of memory.stat with file cache that the kernel drops first.
+#: For each version of cgroups: limit, usage, and the entry of memory.stat for file cache that the kernel drops first.
 _MEMORY_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 _KIB = 2**10
-#: Share of the free memory that one piece of work may take: an estimate can be a tenth too low, and others work too.
+#: Share of the free memory that one task may take: an estimate can be a tenth too low, and other tasks run too.
 SHARE = 0.8
-#: Bytes that work on a usual image may take. Up to here free memory is not read, which takes longer.
+#: Bytes that a usual image may take. Below, free memory is not read, because reading it takes time.
 USUAL = 1 << 28
 
 
 def kernel_text(path: Path) -> str:
-    """Text of a file of the kernel; empty where it cannot be read."""
+    """Text of a kernel file; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -42,7 +42,7 @@ def kernel_text(path: Path) -> str:
 
 
 def describe_cpu() -> str:
-    """The CPU and those of its instruction sets that bear on 8-bit products, as far as the system knows."""
+    """The CPU and its instruction sets that affect 8-bit products, as far as the system reports them."""
     text = kernel_text(_CPUINFO)
     if not text:
         return platform.processor() or platform.machine()
@@ -50,16 +50,16 @@ def describe_cpu() -> str:
     flags = re.search(r"^(?:flags|Features)\s*: (.*)$", text, re.MULTILINE)
     has = set(flags[1].split()) if flags else set()
     words = [flag for flag in _RELEVANT if flag in has]
-    return f"{name[1] if name else platform.machine()} ({', '.join(words) or 'no instruction sets told'})"
+    return f"{name[1] if name else platform.machine()} ({', '.join(words) or 'instruction sets unknown'})"
 
 
 def affinity() -> tuple[int, ...]:
-    """Numbers of the processors that this process may run on; empty where the system has no such limit."""
+    """Numbers of the processors that this process may use; empty if the system has no such limit."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
 def physical_cores() -> int:
-    """Physical cores among the processors that this process may run on; outside Linux all processors."""
+    """Physical cores among the processors that this process may use; all processors outside of Linux."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     siblings = (
@@ -69,19 +69,19 @@ def physical_cores() -> int:
 
 
 def usable_cores() -> int:
-    """CPU threads of a network where nobody says how many: at least 1.
+    """Default number of CPU threads of a network, at least 1.
 
-    Physical cores of the affinity, at most the whole cores of the cgroup's quota. Threads past the quota are not merely
-    idle: while some of them spin, the kernel stops all of them for the rest of the period.
+    Physical cores of the affinity, at most the whole cores of the cgroup's quota. More threads than the quota do harm:
+    while some of them spin, the kernel stops all of them for the rest of the period.
     """
     cores, quota = physical_cores(), cpu_quota()
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def cpu_quota() -> float | None:
-    """Cores' worth of CPU time that this process may use, such as 1.5; None without a limit.
+    """CPU time that this process may use, in cores, such as 1.5; None without a limit.
 
-    The smallest quota of its cgroup and of all above it, since each of them holds.
+    The smallest quota of its cgroup and of all above it, because all of them apply.
     """
     quotas = [_quota(folder) for folder in _cgroup_folders("cpu")]
     return min((quota for quota in quotas if quota is not None), default=None)
@@ -96,9 +96,9 @@ def _quota(folder: Path) -> float | None:
 
 
 def _cgroup_folders(controller: str) -> Iterator[Path]:
-    """Folders of the cgroups that limit this process, of both versions, from /proc/self/cgroup (cgroups(7)).
+    """Folders of the cgroups that limit this process, both versions, from /proc/self/cgroup (cgroups(7)).
 
-    Inside a container its path may be the host's, and its own cgroup is the mount itself: some folders do not exist.
+    In a container the path may be the host's, and its own cgroup is the mount itself. So some folders do not exist.
     """
     for controllers, path in re.findall(r"^\d+:([^:]*):(.*)$", kernel_text(_CGROUPS), re.MULTILINE):
         if not controllers:
@@ -116,10 +116,10 @@ def _cgroup_folders(controller: str) -> Iterator[Path]:
 
 
 def available_bytes() -> int | None:
-    """Bytes of memory that this process may still take, at least 0; None where the system does not say.
+    """Bytes of memory that this process may still take, at least 0; None if the system does not report it.
 
-    The smallest of what the machine has left, of what each cgroup above this process leaves it, and of what is left of
-    its own address space where that is limited (``ulimit -v``). File cache that the kernel would drop counts as free.
+    The smallest of what is left of the machine, of each cgroup above this process, and of its own address space if that
+    is limited (``ulimit -v``). File cache that the kernel can drop counts as free.
     """
     bounds = [_number(_MEMINFO, r"^MemAvailable:\s*(\d+) kB$", _KIB), _left_of_the_address_space()]
     bounds += [_left_of_a_cgroup(folder) for folder in _cgroup_folders("memory")]
@@ -130,31 +130,31 @@ def available_bytes() -> int | None:
 def check_memory(
     needed: int, what: str, refusal: type[RestDeployError], advice: str | Callable[[], str], *, usual: int = USUAL
 ) -> None:
-    """Refuse work that would take more memory than is free.
+    """Refuse a task that would take more memory than is free.
 
     Args:
-        needed: Bytes that it takes.
-        what: Whose work it is, as it reads before "would take".
-        refusal: The error where this work alone asks for too much.
+        needed: Bytes that the task takes.
+        what: The task, as it reads before "would take".
+        refusal: The error if this task needs too much.
         advice: What to do then; a function is called only then.
-        usual: Bytes that usual work takes. Where even they are not free, the machine is at fault, not this work.
+        usual: Bytes of a usual task. If even they are not free, the machine is at fault, not this task.
 
     Raises:
-        PredictorError: Too little is free for anything.
-        RestDeployError: ``refusal``: too little is free for this.
+        PredictorError: Too little memory is free for any task.
+        RestDeployError: ``refusal``: too little memory is free for this task.
     """
     if needed <= USUAL or (free := available_bytes()) is None or needed <= SHARE * free:
         return
     takes = f"{what} would take about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
     if usual > SHARE * free:
-        raise PredictorError(f"{takes} now, not enough memory for any image: let the machine do less at a time")
+        raise PredictorError(f"{takes} now, not enough memory for any image; run less on this machine at a time")
     raise refusal(f"{takes}: {advice if isinstance(advice, str) else advice()}")
 
 
 def _left_of_a_cgroup(folder: Path) -> int | None:
     for limit_name, usage_name, cache in _MEMORY_FILES:
         limit, usage = (_number(folder / name, r"\A(\d+)\Z") for name in (limit_name, usage_name))
-        if limit is not None and usage is not None:  # without a limit it says max, or a number beyond any memory
+        if limit is not None and usage is not None:  # without a limit it is max, or a number larger than any memory
             return limit - usage + (_number(folder / "memory.stat", rf"^{cache} (\d+)$") or 0)
     return None
 

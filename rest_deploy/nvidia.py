@@ -1,4 +1,4 @@
-"""What building and running engines both need of NVIDIA: CUDA's runtime and its GPUs, TensorRT and its log."""
+"""What building and running engines share: CUDA's runtime and its GPUs, TensorRT and its log."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Cuda:
 
     Raises:
         MissingPackageError: cuda-python is not installed.
-        DeviceError: It is installed and does not load.
+        DeviceError: It is installed but does not load.
     """
 
     def __init__(self) -> None:
@@ -51,10 +51,10 @@ class Cuda:
             raise DeviceError(f"cuda-bindings is installed but does not load: {one_line(exc)}") from exc
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """Call a function of the CUDA runtime by its C name; give what it gives beside its error code.
+        """Call a function of the CUDA runtime by its C name, and return its values without the error code.
 
         Raises:
-            CudaError: It failed; the message holds CUDA's own words.
+            CudaError: It failed; the message contains CUDA's own message.
         """
         code, *values = getattr(self.api, function)(*arguments)
         if int(code) != _SUCCESS:
@@ -67,7 +67,7 @@ class Cuda:
 
     @contextmanager
     def on_device(self, index: int) -> Iterator[None]:
-        """Make a GPU the current one of this thread for the time of a block; CUDA keeps one for each thread."""
+        """Make a GPU the current one of this thread during a block; CUDA keeps one for each thread."""
         before = self.call("cudaGetDevice")
         if before != index:
             self.call("cudaSetDevice", index)
@@ -83,7 +83,7 @@ class Cuda:
 
 @dataclass(frozen=True, order=True)
 class ComputeCapability:
-    """Generation of a GPU as CUDA counts them, such as 8.9; written ``sm89``."""
+    """Generation of a GPU in CUDA's numbering, such as 8.9; written ``sm89``."""
 
     major: int
     minor: int
@@ -123,16 +123,16 @@ class Gpu:
 
 
 class NoGpuError(DeviceError):
-    """There is no GPU at all, or no driver that shows one."""
+    """There is no GPU, or no driver that shows one."""
 
 
 def find_gpu(index: int) -> Gpu:
-    """The GPU of a number.
+    """The GPU with a number.
 
     Raises:
         MissingPackageError: cuda-python is not installed.
         NoGpuError: There is no driver, it is too old, or it finds no GPU.
-        DeviceError: There are GPUs, and not this one.
+        DeviceError: There are GPUs, but not this one.
     """
     cuda = Cuda()
     try:
@@ -140,7 +140,7 @@ def find_gpu(index: int) -> Gpu:
     except CudaError as exc:
         raise NoGpuError(f"device cuda:{index}: {_why_none(cuda, exc)}") from exc
     if not 0 <= index < count:
-        raise DeviceError(f"device cuda:{index}: there are {count} GPUs here; accepted: cuda:0 to cuda:{count - 1}")
+        raise DeviceError(f"device cuda:{index}: GPUs here: {count}; accepted: cuda:0 to cuda:{count - 1}")
     properties = cuda.call("cudaGetDeviceProperties", index)
     name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
     capability = ComputeCapability(int(properties.major), int(properties.minor))
@@ -154,8 +154,9 @@ def _why_none(cuda: Cuda, error: CudaError) -> str:
     if error.code == NO_DRIVER:
         runtime = cuda.call("cudaRuntimeGetVersion")
         return (
-            f"the NVIDIA driver is of CUDA {cuda_version(driver)}, cuda-bindings of CUDA {cuda_version(runtime)}; "
-            f"update the driver, or pip install 'cuda-bindings<{min(driver // 1000 + 1, runtime // 1000)}'"
+            f"the NVIDIA driver supports CUDA {cuda_version(driver)}, "
+            f"cuda-bindings needs CUDA {cuda_version(runtime)}; update the driver, "
+            f"or pip install 'cuda-bindings<{min(driver // 1000 + 1, runtime // 1000)}'"
         )
     if error.code == NO_GPU:
         return "the NVIDIA driver finds no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES"
@@ -175,18 +176,18 @@ class LibraryRow:
     """A TensorRT that can be installed."""
 
     title: str
-    modules: tuple[str, ...]  # import names, the first that is there is taken
-    package: str  # distribution that brings it
+    modules: tuple[str, ...]  # import names; the first that is installed is used
+    package: str  # distribution that contains it
     extra: str  # of rest-deploy
-    others: tuple[str, ...] = ()  # distributions that must be of the same version
+    others: tuple[str, ...] = ()  # distributions that must have the same version
 
     @property
     def pinned(self) -> tuple[str, ...]:
-        """Distributions that must be of an engine's version to run it."""
+        """Distributions that must have an engine's version to run it."""
         return (self.package, *self.others)
 
 
-#: By the name of the format that it makes.
+#: By the format that it makes.
 LIBRARIES: Mapping[str, LibraryRow] = MappingProxyType(
     {
         "trt": LibraryRow("TensorRT", ("tensorrt",), "tensorrt", "trt"),
@@ -211,7 +212,7 @@ class Library:
 
     @property
     def is_rtx(self) -> bool:
-        """TensorRT for RTX: targets are named, kernels are made where the engine runs."""
+        """TensorRT for RTX: it builds for named targets, and compiles kernels where the engine runs."""
         return self.name == "trt-rtx"
 
     def __str__(self) -> str:
@@ -219,12 +220,12 @@ class Library:
 
 
 def is_installed(name: str) -> bool:
-    """Whether a library of :data:`LIBRARIES` can be found, without importing it."""
+    """Whether a library of :data:`LIBRARIES` is installed, without importing it."""
     return any(_found(module) for module in LIBRARIES[name].modules)
 
 
 def _found(module: str) -> bool:
-    """Whether a module is there; a mere folder of that name on the path is none."""
+    """Whether a module is installed; a plain folder of that name on the path does not count."""
     spec = importlib.util.find_spec(module)
     return spec is not None and (spec.origin is not None or spec.submodule_search_locations is None)
 
@@ -238,7 +239,7 @@ def load_library(name: str, purpose: str) -> Library:
 
     Raises:
         MissingPackageError: It is not installed.
-        DeviceError: It is installed and does not load.
+        DeviceError: It is installed but does not load.
     """
     row = LIBRARIES[name]
     for module in row.modules:
@@ -252,17 +253,17 @@ def load_library(name: str, purpose: str) -> Library:
     raise MissingPackageError(row.package, purpose, row.extra)
 
 
-# What TensorRT tells only its logger, kept, so that a failure can be raised with its reason: its calls report failure
-# by None, False or -1.
+# TensorRT's calls report failure by None, False or -1, and only its logger gets the reason. The log is kept, so that an
+# error can have the reason.
 
 _FAILURES = frozenset({"ERROR", "INTERNAL_ERROR"})
 _LEVELS = {"WARNING": logging.WARNING, "INFO": logging.INFO, "VERBOSE": logging.DEBUG}
 
-#: Said of every object that is let go of on a machine without a GPU; never the reason of a failure.
+#: Logged for every object that is released on a machine without a GPU; never the reason for a failure.
 _SPURIOUS = re.compile(r"^.*catchCudaError.*cudaError (?:35|100)\b.*$", re.MULTILINE)
-#: Warned of where a second object lives in the process with a logger of its own, which is heard all the same.
+#: A warning if a second object in the process has its own logger, which still works.
 _ANOTHER_LOGGER = re.compile(r"^The logger passed into create\w+ differs")
-#: Lines by which the ONNX parser frames a message that the parser's own errors say better.
+#: Lines that the ONNX parser puts around a message; its own errors say the same better.
 _FRAME = re.compile(r"^ModelImporter\.cpp:\d+: (?:---|While parsing)")
 
 
@@ -278,11 +279,11 @@ class _Record(NamedTuple):
 
 
 class TensorRTLog:
-    """Messages of one TensorRT object and of those it makes, in order.
+    """Messages of one TensorRT object and of the objects that it makes, in order.
 
     Args:
-        library: Whose logger is made; ``logger`` is what TensorRT takes.
-        keep: Latest messages to keep; None for all.
+        library: The library; ``logger`` is the logger for its calls.
+        keep: Number of latest messages to keep; None for all.
     """
 
     def __init__(self, library: Library, keep: int | None = None) -> None:
@@ -300,7 +301,7 @@ class TensorRTLog:
             _log.log(_LEVELS.get(severity, logging.DEBUG), "%s: %s", self.library, message)
 
     def mark(self) -> int:
-        """A place in the log, from which :meth:`reasons` can be asked."""
+        """A place in the log, for :meth:`reasons`."""
         with self._lock:
             return self._count
 
@@ -309,32 +310,32 @@ class TensorRTLog:
             return [record for record in self._records if record.number >= start]
 
     def messages(self, start: int = 0) -> list[str]:
-        """All messages from a place on, of every severity."""
+        """All messages after a place, of every severity."""
         return [record.message for record in self._since(start)]
 
     def reasons(self, start: int = 0) -> str:
-        """The errors from a place on, as one line; without the CUDA noise of a machine without a GPU."""
+        """The errors after a place, as one line, without the CUDA noise of a machine without a GPU."""
         failures = [record.message for record in self._since(start) if record.severity in _FAILURES]
         told = [readable(message) for message in failures if not _FRAME.search(message)]
         return "; ".join(dict.fromkeys(filter(None, told))) or f"{self.library} gave no reason"
 
     def warnings(self) -> tuple[str, ...]:
-        """Its warnings, each once."""
+        """The warnings, each once."""
         told = [" ".join(record.message.split()) for record in self._since(0) if record.severity == "WARNING"]
         return tuple(dict.fromkeys(line for line in told if not _ANOTHER_LOGGER.search(line)))
 
     def attempt(self, what: str, error: type[RestDeployError], function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function of TensorRT and give what it gives, unless that is None, False or -1, or it raises.
+        """Call a function of TensorRT and return its value; raise if it is None, False or -1, or if the call raises.
 
-        Its bindings raise TypeError for a constructor that gave a null pointer, RuntimeError for some failures.
+        The bindings raise TypeError if a constructor returns a null pointer, and RuntimeError for some failures.
 
         Args:
-            what: What is tried, as it reads after "could not".
+            what: The task, as it reads after "could not".
             error: What to raise.
             function, arguments: The call.
 
         Raises:
-            RestDeployError: Of the class ``error``, with the reasons out of the log.
+            RestDeployError: Of the class ``error``, with the reasons from the log.
         """
         start = self.mark()
         try:
@@ -344,16 +345,16 @@ class TensorRTLog:
         return self.require(value, what, error, start)
 
     def require(self, value: Any, what: str, error: type[RestDeployError], start: int = 0) -> Any:
-        """Give back what a call gave, unless it is None, False or -1.
+        """Return the value of a call, unless it is None, False or -1.
 
         Args:
-            value: What was given.
-            what: What was tried, as it reads after "could not".
+            value: The value.
+            what: The task, as it reads after "could not".
             error: What to raise.
             start: Place in the log before the call.
 
         Raises:
-            RestDeployError: Of the class ``error``, with the reasons out of the log.
+            RestDeployError: Of the class ``error``, with the reasons from the log.
         """
         if value is None or value is False or (type(value) is int and value == -1):
             raise error(f"{self.library} could not {what}: {self.reasons(start)}")
@@ -362,11 +363,11 @@ class TensorRTLog:
 
 @contextmanager
 def frames_let_go() -> Iterator[None]:
-    """Where the block fails, let its ended frames go of TensorRT's objects at once.
+    """If the block fails, release TensorRT's objects in its ended frames at once.
 
-    The exception would keep them, and where it is part of a cycle, as any that is kept in a variable, until Python's
-    collector comes by. That may be while TensorRT logs, holding a lock that the end of one of its objects takes too:
-    the process then stands still for good (seen with TensorRT-RTX 1.7.1).
+    Otherwise the exception keeps them. If it is part of a cycle (any exception kept in a variable is), they live until
+    Python's collector runs. It may run while TensorRT logs and holds a lock, which the destructor of an object needs
+    too: the process then hangs for good (seen with TensorRT-RTX 1.7.1).
     """
     try:
         yield
@@ -381,7 +382,7 @@ def frames_let_go() -> Iterator[None]:
 def _logger_class(trt: Any) -> Any:
     base: Any = trt.ILogger
 
-    class Logger(base):  # known only when the library is
+    class Logger(base):  # known only when the library is loaded
         def __init__(self, take: Any) -> None:
             base.__init__(self)
             self._take = take

@@ -1,4 +1,4 @@
-"""Small value types that every part of rest_deploy speaks in. Plain Python; checked when made."""
+"""Small value types that every part of rest_deploy uses. Plain Python; checked when made."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar
 from rest_deploy.errors import ConfigError, DeviceError
 from rest_deploy.values import ABSENT, Many, OneOf, Real, Text, Whole, check, hold, plain, shown
 
-#: CPU threads of a call. Each one that is started takes memory before anything is computed: a hundred thousand take 3.5
-#: GB. A fixed number, so that what is accepted on one machine is on another; the largest servers have under a thousand.
+#: CPU threads of a call. Each started thread takes memory before anything is computed: a hundred thousand take 3.5 GB.
+#: A fixed number, so that all machines accept the same; the largest servers have under a thousand.
 THREADS = Whole(1, 1024)
-#: Of random numbers: what torch's generators take.
+#: Of random numbers: the range of torch's generators.
 SEED = Whole(0, (1 << 63) - 1)
 BATCH = Whole(1, 1 << 20)
 #: A side of an image or an input, in pixels: sizes of tensors have 31 bits.
@@ -24,14 +24,15 @@ TOP_K = Whole(1, 1 << 24)  # as many as there may be classes
 MAX_PIXELS = Whole(1, 1 << 40)
 #: A share of a whole, such as of images.
 SHARE = Real(0, 1)
-#: Of an error in standard deviations, or of a speedup: more is a slip of the pen.
+#: An error in standard deviations, or a speedup: more is a typing error.
 FACTOR = Real(0, 1e9, over=True)
 IMAGES = Whole(1, 1 << 30)  # of a folder
 #: Attention heads of each of the four stages.
 HEADS = Whole(1, 1 << 12)
 NUM_HEADS = Annotated[tuple[Annotated[int, HEADS], ...], Many(4, 4)]
-#: What a tensor that goes in or out may hold.
+#: Pixels of the input per value of a map.
 STRIDE = Whole(1, 4096)
+#: Dtypes of inputs and outputs.
 DTYPE = OneOf("float32", "float16")
 
 
@@ -56,14 +57,14 @@ class Precision(str, Enum):
 
 
 class Int8Target(str, Enum):
-    """What an INT8 artifact is made for; one graph does not serve both."""
+    """What an INT8 artifact is made for; one graph cannot serve both."""
 
-    CPU = "cpu"  # weights in INT8, activations quantized as they come; ONNX Runtime
+    CPU = "cpu"  # weights in INT8, activations quantized at run time; ONNX Runtime
     TRT = "trt"  # Q/DQ pairs with calibrated scales; TensorRT
 
 
 class CalibrationMethod(str, Enum):
-    """How the range of an activation is taken from the values that occurred."""
+    """How calibration computes the range of an activation from its values."""
 
     MIN_MAX = "min-max"
     ENTROPY = "entropy"
@@ -114,10 +115,10 @@ class ImageSize:
 
 
 def input_size(size: ImageSize | tuple[int, int]) -> ImageSize:
-    """A size, or (height, width), that images may be brought to, or made of to measure with.
+    """A size, or (height, width), to which images may be resized or in which synthetic ones may be made.
 
     Raises:
-        ConfigError: It is none, or has more than :data:`MAX_INPUT_PIXELS`.
+        ConfigError: It is not a size, or has more than :data:`MAX_INPUT_PIXELS`.
     """
     found: ImageSize = check(ImageSize, size, "size")
     if found.height * found.width > MAX_INPUT_PIXELS:
@@ -126,15 +127,15 @@ def input_size(size: ImageSize | tuple[int, int]) -> ImageSize:
 
 
 class Resize(str, Enum):
-    """How an image is brought to the size that the network sees."""
+    """How an image is resized to the input size."""
 
-    CROP = "crop"  # resize the short side to size / crop_ratio, then cut the centre out
-    WARP = "warp"  # resize to the size, whatever the aspect ratio
-    NATIVE = "native"  # feed the image at its own size
+    CROP = "crop"  # resize the short side to size / crop_ratio, then cut out the centre
+    WARP = "warp"  # resize to the size, ignoring the aspect ratio
+    NATIVE = "native"  # keep the image's own size
 
 
 class Interpolation(str, Enum):
-    """Filter of the resize, Pillow's, whose support grows with the scale when an image is made smaller."""
+    """Filter of Pillow's resize; its support grows with the scale when an image shrinks (antialiasing)."""
 
     NEAREST = "nearest"
     BILINEAR = "bilinear"
@@ -143,18 +144,18 @@ class Interpolation(str, Enum):
 
 
 class Alpha(str, Enum):
-    """What becomes of transparency."""
+    """How transparent pixels are handled."""
 
-    WHITE = "white"  # the image is laid over white
-    DROP = "drop"  # colours as they are stored, as torchvision's ImageFolder has them
+    WHITE = "white"  # the image is placed on white
+    DROP = "drop"  # the stored colours, as torchvision's ImageFolder reads them
 
 
 class Activation(str, Enum):
     """How logits become scores."""
 
     SOFTMAX = "softmax"  # one class of several
-    SIGMOID = "sigmoid"  # each class for itself: several labels of an image, or one output
-    NONE = "none"  # logits as they are
+    SIGMOID = "sigmoid"  # each class by itself: several labels for an image, or one output
+    NONE = "none"  # the logits unchanged
 
     @classmethod
     def parse(cls, value: str | Activation) -> Activation:
@@ -173,24 +174,24 @@ MIN_STD = 1e-6  # below, an input can overflow float32
 MEAN, STD = Real(-1e30, 1e30), Real(MIN_STD, 1e30)
 CHANNELS = Many(1, 1 << 16)
 
-#: Largest absolute value of an input in float32. LayerNorm squares what the stem makes of it, and past 2**64 a square
-#: is infinite: ONNX Runtime then gives finite, wrong logits, and so may PyTorch. 2**24 are left for the stem's weights
-#: and for sums; networks that were tried began to fail between 2**62 and 2**74.
+#: Largest absolute value of an input in float32. LayerNorm squares the stem's output, and the square of more than 2**64
+#: is infinite: ONNX Runtime then gives finite, wrong logits, and PyTorch may too. The stem's weights and sums may add a
+#: factor of 2**24; networks that were tried began to fail between 2**62 and 2**74.
 LARGEST_INPUT = 2.0**40
-#: The same where half values are computed with: the largest of them.
+#: The same for half precision: its largest value.
 LARGEST_HALF = 65504.0
 
-#: Pixels of the largest size that images are resized to, or made of to measure with.
+#: Pixels of the largest size to which images are resized, and in which synthetic ones are made.
 MAX_INPUT_PIXELS = 1 << 26
 
-#: ONNX operator sets that are written: 18 has every operator needed, 21 is the last that ONNX Runtime 1.18 reads.
+#: ONNX opsets that can be written: 18 has every operator needed, 21 is the last that ONNX Runtime 1.18 reads.
 OPSETS = range(18, 22)
 DEFAULT_OPSET = 18
 
-MIN_CROP_RATIO = 0.1  # below, the resized image is more than a hundred times what is cut out of it
+MIN_CROP_RATIO = 0.1  # below, the resized image has over a hundred times the pixels of the cut
 CROP_RATIO = Real(MIN_CROP_RATIO, 1)
 
-MAX_MEAN = 1.0  # of images from 0 to 1; a greater one is of another scale
+MAX_MEAN = 1.0  # of images from 0 to 1; a larger mean belongs to another scale
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -202,14 +203,14 @@ class Preprocessing:
     The default is the authors' evaluation transform at 224 pixels. They warp at 384 pixels and over.
 
     Args:
-        resize: How the image is brought to ``size``; closed sets are taken by their values too, as ``"crop"``.
-        size: (height, width) that the network sees; None exactly when ``resize`` is native.
-        crop_ratio: For ``crop``: side of the cut over the resized short side, 0.1 to 1.
-        mean: Mean of each input channel, on the scale 0-1. One value means the image is turned to grey, three to RGB;
-            with another number of them the input is no picture, and the caller makes it.
+        resize: How the image is resized to ``size``; values such as ``"crop"`` are accepted too.
+        size: (height, width) of the input; None exactly when ``resize`` is native.
+        crop_ratio: For ``crop``: side of the cut divided by the resized short side, 0.1 to 1.
+        mean: Mean of each input channel, on the scale 0-1. With one value the image becomes grey, with three RGB. With
+            another number the input is not a picture, and the caller makes it.
         std: Standard deviation of each channel, on the same scale.
         interpolation: Filter of the resize.
-        alpha: What becomes of transparency.
+        alpha: How transparent pixels are handled.
 
     Raises:
         ConfigError: A value is out of range.
@@ -220,10 +221,10 @@ class Preprocessing:
     crop_ratio: Annotated[float, CROP_RATIO] = 0.875
     mean: Annotated[tuple[Annotated[float, MEAN], ...], CHANNELS] = IMAGENET_MEAN
     std: Annotated[tuple[Annotated[float, STD], ...], CHANNELS] = IMAGENET_STD
-    # The first model cards did not have these two, since nothing else was done with images then.
+    # The first model cards did not have these two: there was only one choice then.
     interpolation: Annotated[Interpolation, ABSENT] = Interpolation.BICUBIC
     alpha: Annotated[Alpha, ABSENT] = Alpha.WHITE
-    # What is the same in every one, written down for those who rebuild it in another language.
+    # The same in every transform; written for programs in other languages.
     channels: str | None = field(init=False, repr=False, compare=False)
     divide_by: int | None = field(init=False, repr=False, compare=False)
     antialias: bool = field(default=True, init=False, repr=False, compare=False)
@@ -244,21 +245,21 @@ class Preprocessing:
             input_size(self.size)
         if (self.size is None) != (self.resize is Resize.NATIVE):
             raise ConfigError(
-                f"resize {self.resize.value} with size {self.size}: native has size=None, the others need one"
+                f"resize {self.resize.value} with size {self.size}: native needs size=None, the others need a size"
             )
 
     def at(self, size: ImageSize) -> Preprocessing:
-        """The same at another size; images that would be fed at their own are warped to it."""
+        """The same at another size; native becomes warp."""
         return replace(self, size=size, resize=Resize.WARP if self.resize is Resize.NATIVE else self.resize)
 
     @property
     def takes_pictures(self) -> bool:
-        """Whether a picture can be turned into the input: grey has one channel, RGB three."""
+        """Whether a picture can become the input: grey has one channel, RGB three."""
         return len(self.mean) in PICTURE_CHANNELS
 
     def __str__(self) -> str:
         if not self.takes_pictures:
-            return f"the caller's, mean {self.mean} std {self.std}"
+            return f"made by the caller, mean {self.mean} std {self.std}"
         words = [self.resize.value]
         if self.size is not None:
             words.append(str(self.size))
@@ -270,7 +271,7 @@ class Preprocessing:
 
     @classmethod
     def for_size(cls, size: ImageSize) -> Preprocessing:
-        """The authors' evaluation transform at a size: centre crop under 384 pixels, warp from there on."""
+        """The authors' evaluation transform at a size: centre crop under 384 pixels, else warp."""
         warp = min(size.height, size.width) >= 384
         return cls(resize=Resize.WARP if warp else Resize.CROP, size=size)
 
@@ -291,9 +292,9 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class PreprocessingChange:
-    """Some of a :class:`Preprocessing`, to be laid over another one; None leaves a field as it is.
+    """Some fields of a :class:`Preprocessing` that replace those of another one; None keeps a field.
 
-    A new size without a new ``resize`` takes the authors' way for that size.
+    A new size without a new ``resize`` uses the authors' ``resize`` for that size.
     """
 
     resize: Resize | None = None
@@ -307,7 +308,7 @@ class PreprocessingChange:
     def __post_init__(self) -> None:
         hold(self)
         if self.resize is Resize.NATIVE and self.size is not None:
-            raise ConfigError(f"native feeds images at their own size; leave the size {self.size} out")
+            raise ConfigError(f"native keeps the size of images; leave out the size {self.size}")
 
     def apply(self, base: Preprocessing) -> Preprocessing:
         """``base`` with the changes.
@@ -322,18 +323,20 @@ class PreprocessingChange:
             size = self.size or base.size or ImageSize(224, 224)
             resize = self.resize or Preprocessing.for_size(size).resize
         if self.crop_ratio is not None and resize is not Resize.CROP:
-            raise ConfigError(f"crop ratio {self.crop_ratio} is of crop, and images are brought in by {resize.value}")
+            raise ConfigError(
+                f"crop ratio {self.crop_ratio} needs the transform crop, and it is {resize.value}; leave it out"
+            )
         if self.interpolation is not None and resize is Resize.NATIVE:
-            raise ConfigError(f"interpolation {self.interpolation.value}: native resizes no image; leave it out")
+            raise ConfigError(f"interpolation {self.interpolation.value}: native does not resize; leave it out")
         others = {name: getattr(self, name) for name in ("crop_ratio", "mean", "std", "interpolation", "alpha")}
         changes = {name: value for name, value in others.items() if value is not None}
         return replace(base, resize=resize, size=size, **changes)
 
     def assumed(self, card: Preprocessing | None) -> dict[str, str]:
-        """What of the result was given neither here nor by a checkpoint: what it is, and its value in words.
+        """Fields of the result that neither this change nor the checkpoint gave, and their assumed values in words.
 
         Args:
-            card: What the checkpoint says of itself; None where it says nothing.
+            card: The checkpoint's own preprocessing; None if it has none.
         """
         result = self.apply(card or Preprocessing())
         unsaid = {}
@@ -385,26 +388,27 @@ class Device:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, dtype and shape of an input or output; a dimension is a number or the name of a free size."""
+    """Name, dtype and shape of an input or output. A dimension is a number, or the name of a free size."""
 
     name: Annotated[str, Text(1000)]
     dtype: Annotated[str, DTYPE]
     shape: Annotated[tuple[Annotated[int, SIDE] | Annotated[str, Text(1000)], ...], Many(1, 8)]
 
 
-#: Name of the output that a classifier has.
+#: Name of the output of a classifier.
 LOGITS = "logits"
 
 
 @dataclass(frozen=True)
 class Output(TensorSpec):
-    """An output: (batch, classes), or where it has a stride, a map (batch, channels, height, width) of so many pixels a
-    step.
+    """An output: (batch, classes), or, with a stride, a map (batch, channels, height, width).
+
+    The stride is the number of pixels of the input per value of the map.
     """
 
     stride: Annotated[Annotated[int, STRIDE] | None, ABSENT] = None
 
     def sizes(self, batch: int, height: int, width: int) -> tuple[int, ...]:
-        """Its shape for images of a size; a map ends with the pixels that are left over."""
+        """Its shape for images of a size; sides of a map are rounded up."""
         size = () if self.stride is None else (-(-height // self.stride), -(-width // self.stride))
         return (batch, int(self.shape[1]), *size)

@@ -1,6 +1,6 @@
-"""Taking turns: contenders are timed round by round, and ratios are formed within a round.
+"""Taking turns: contenders are timed round by round, and ratios are computed within a round.
 
-A shared machine changes speed from second to second; what runs side by side changes with it.
+The speed of a shared machine changes from second to second; within a round it changes for all contenders.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 
-_SEED = 20210528  # of the order: a run can be repeated
-#: Seconds of a look at whether the process is idle, the share of one processor that is still idle, and the most looks.
+_SEED = 20210528  # of the order, so that a run can be repeated
+#: Seconds of one check that the process is idle, the share of a processor that still counts as idle, and most checks.
 _LOOK_SECONDS, _IDLE, _LOOKS = 0.005, 0.1, 100
 
 
@@ -22,8 +22,8 @@ class Burst:
     """Calls of one contender in a round.
 
     Args:
-        settle: Untimed ones, before the others, so that it does not meet another's caches.
-        timed: Those that count.
+        settle: Untimed calls before the timed ones, so that the caches are its own.
+        timed: Timed calls.
     """
 
     settle: int
@@ -32,7 +32,7 @@ class Burst:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each round of one contender, and each round's ratio to the baseline's."""
+    """Seconds of each round of one contender, and their ratio to the baseline in the same round."""
 
     seconds: tuple[float, ...]
     ratios: tuple[float, ...]
@@ -61,9 +61,9 @@ def take_turns(
 ) -> Iterator[dict[str, list[float]]]:
     """Time contenders in turn, without end.
 
-    The order is drawn for every other round and reversed in the one after it: what a contender comes after, and how
-    far the round has gone, then happens to each of them, and makes no difference between two that are alike. Each
-    begins when the threads of the one before have come to rest.
+    Every other round has a random order, and the round after it the reverse order. So each contender gets each
+    predecessor and each place in a round, and equal contenders get equal times. Each starts when the threads of the one
+    before it have come to rest.
 
     Args:
         contenders: Name -> what to time.
@@ -73,7 +73,7 @@ def take_turns(
         Name -> seconds of its timed calls in one round.
     """
     clock = time.perf_counter
-    order, drawn = list(contenders), random.Random(_SEED)  # noqa: S311  (an order, no secret)
+    order, drawn = list(contenders), random.Random(_SEED)  # noqa: S311  (an order, not a secret)
     for turn in count():
         if turn % 2:
             order.reverse()
@@ -93,10 +93,10 @@ def take_turns(
 
 
 def until_idle() -> None:
-    """Wait until no thread of this process computes any more, half a second at most.
+    """Wait until no thread of this process computes any more, at most half a second.
 
-    Runtimes let their threads spin after a call, to be quick at the next: ONNX Runtime's for 50 ms of a processor. What
-    runs meanwhile has a processor less, and two copies of one file then differ by 30% and more.
+    Runtimes let their threads spin after a call, so that the next call starts fast; ONNX Runtime's use 50 ms of a
+    processor. Other work then lacks this processor, and two copies of one file differ by 30% and more.
     """
     for _ in range(_LOOKS):
         before = time.process_time()
@@ -112,9 +112,9 @@ def time_paired(
 
     Args:
         contenders: Name -> what to time.
-        baseline: Name whose time is the ratios' denominator.
-        rounds: Rounds that count.
-        warmup: Rounds before them that do not.
+        baseline: Name of the contender whose time is the denominator of the ratios.
+        rounds: Timed rounds.
+        warmup: Rounds before them, which do not count.
         settle: Untimed calls before each timed one.
     """
     turns = take_turns(contenders, dict.fromkeys(contenders, Burst(settle, 1)))

@@ -1,9 +1,9 @@
-"""What a value may be, declared once beside its name: fields of records, arguments in Python and flags are held to it.
+"""What a value may be, declared once beside its name; fields of records, Python arguments and flags are checked by it.
 
-A field says it in its type: ``batch: Annotated[int, Whole(1, 1024)]``. From there :func:`read` makes a dataclass out of
-JSON, :func:`plain` writes it, :func:`hold` checks one that was made in Python, and :func:`number` reads a flag's text.
-What reads JSON into dataclasses elsewhere (msgspec) lets unknown names be, names no place inside a mapping, takes
-whatever stands where Any is declared, and has no part in flags and arguments.
+A field declares it in its type: ``batch: Annotated[int, Whole(1, 1024)]``. :func:`read` makes a dataclass from JSON,
+:func:`plain` writes it, :func:`hold` checks one that was made in Python, and :func:`number` reads a flag's text.
+msgspec does not serve here: it ignores unknown names, does not say where in a mapping a value is, accepts anything for
+Any, and does not check flags and arguments.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Reader = Callable[[Any], Any]
 
 
 class _Short(Repr):
-    """What was given, for a message: on one line, whatever it holds, however long or deep it is."""
+    """What was given, for a message: always one short line."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ shown = _Short().repr
 
 
 class Refused(ConfigError):
-    """A value that cannot be meant; where it stands is put before it on the way up."""
+    """A value that is not accepted; each level above adds its name to the place."""
 
     def __init__(self, words: str, *place: str | int) -> None:
         super().__init__(words)
@@ -66,13 +66,13 @@ class Refused(ConfigError):
 
 
 class Rule(Protocol):
-    """What a value must be; its text completes "accepted: "."""
+    """What a value must be; its text follows "accepted: "."""
 
     def __call__(self, value: Any) -> Any:
         """The value as it is used.
 
         Raises:
-            Refused: It is none.
+            Refused: It is not accepted.
         """
 
 
@@ -82,7 +82,7 @@ def _refuse(value: Any, accepted: object) -> NoReturn:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Whole:
-    """A whole number within bounds; a bool is none, a float is none."""
+    """A whole number within bounds, not a bool and not a float."""
 
     low: int
     high: int
@@ -105,7 +105,7 @@ class Whole:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Real:
-    """A finite number within bounds, ``low`` itself not where it says ``over``; a bool is none."""
+    """A finite number within bounds, not a bool; ``over`` excludes ``low`` itself."""
 
     low: float = -1e300
     high: float = 1e300
@@ -126,12 +126,12 @@ class Real:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Text:
-    """Text that can be written as UTF-8, of so many characters, and of a pattern where there is one.
+    """Text that can be written as UTF-8.
 
     Args:
-        most: Characters.
-        pattern: That all of it must match.
-        words: What that is.
+        most: Largest number of characters.
+        pattern: Regular expression that the whole text must match; empty for none.
+        words: The pattern in words, for a message.
     """
 
     most: int = 10_000
@@ -142,7 +142,7 @@ class Text:
         if not isinstance(value, str) or len(value) > self.most:
             _refuse(value, self)
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            _refuse(value, self)  # half a character, which no file and no terminal takes
+            _refuse(value, self)  # half a character, which cannot be written to a file or terminal
         if self.pattern and not re.fullmatch(self.pattern, value):
             _refuse(value, self)
         return value
@@ -168,20 +168,20 @@ class OneOf:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Many:
-    """How many values a list or an object may have."""
+    """How many values a list or object may have."""
 
     least: int = 0
     most: int = 1 << 20
 
     def check(self, value: Any) -> None:
-        """Refuse more, and fewer."""
+        """Refuse too many and too few."""
         if not self.least <= len(value) <= self.most:
             raise Refused(f"has {len(value):,} values; accepted: {self.least:,} to {self.most:,}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Is:
-    """A value that has another type in Python: a mapping that is laid out as a ``TypedDict`` says."""
+    """A value with another type in Python, such as a mapping with the layout of a ``TypedDict``."""
 
     kind: Any
 
@@ -190,7 +190,7 @@ class Is:
 
 
 class _Absent:
-    """Marks a field that may be missing from JSON, which its default then stands for; empty, it is not written."""
+    """Marks a field that may be missing from JSON: its default is used then. An empty value is not written."""
 
 
 ABSENT = _Absent()
@@ -204,10 +204,10 @@ _WHOLE, _REAL, _TEXT, _KEY, _MANY = Whole(-(1 << 63), (1 << 63) - 1), Real(), Te
 
 
 def read(kind: type[_T], value: Any) -> _T:
-    """Make a value of a type out of plain values, as JSON has them, each of the type and in the range that it declares.
+    """Make a value of a type from plain values, as in JSON, and check each against its declaration.
 
     Raises:
-        ConfigError: It is not; says where, what is there and what is accepted.
+        ConfigError: A value is not accepted; the message says where, what was got and what is accepted.
     """
     made: _T = reader(kind)(value)
     return made
@@ -236,13 +236,13 @@ def _written(value: Any) -> typing.Iterator[tuple[str, Any]]:
 
 
 def hold(value: Any) -> None:
-    """Hold a frozen dataclass made in Python to what its fields declare, from its ``__post_init__``.
+    """Check the fields of a frozen dataclass against their declarations, from its ``__post_init__``.
 
-    Lists and arrays become tuples, NumPy's numbers Python's, texts members of their enum. Fields that declare nothing
-    are let be.
+    Lists and arrays become tuples, NumPy numbers become Python numbers, texts become members of their enum. Fields
+    without a declaration are not checked.
 
     Raises:
-        ConfigError: A field is not what it declares.
+        ConfigError: A field does not match its declaration.
     """
     kind: Any = type(value)
     for name, take in _fields_of(kind).held.items():
@@ -256,10 +256,10 @@ def hold(value: Any) -> None:
 
 
 def check(rule: Any, value: Any, name: str) -> Any:
-    """Hold one argument to a rule, or to a type that declares one.
+    """Check one argument against a rule, or against a type that declares one.
 
     Raises:
-        ConfigError: It is not what it must be.
+        ConfigError: It is not accepted.
     """
     try:
         return reader(rule)(value)
@@ -273,10 +273,10 @@ def rule_of(kind: type, name: str) -> Any:
 
 
 def number(text: str, rule: Any) -> Any:
-    """Read a number as somebody types it.
+    """Read a typed number.
 
     Raises:
-        ConfigError: It is none, or not what the rule accepts.
+        ConfigError: It is not a number, or the rule does not accept it.
     """
     for kind in (int, float):
         try:
@@ -288,10 +288,10 @@ def number(text: str, rule: Any) -> Any:
 
 
 def load_json(text: str) -> Any:
-    """Parse JSON in which each name of an object stands once, and numbers are numbers.
+    """Parse JSON; refuse names that stand twice in an object, and NaN.
 
     Raises:
-        ValueError: It is none; in one line.
+        ValueError: It is not such JSON; the message is one line.
     """
     try:
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=distinct)
@@ -300,7 +300,7 @@ def load_json(text: str) -> Any:
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; of a name that stands twice, one reader takes the first and another the last.
+    """A JSON object. If a name stands twice, some readers take the first and others the last.
 
     Raises:
         ValueError: A name stands twice.
@@ -314,11 +314,11 @@ def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def reader(kind: Any) -> _Reader:
-    """What takes a plain value as one of a type, or refuses it."""
+    """A function that reads a plain value as a type, or refuses it."""
     return _cached_reader(kind)
 
 
@@ -326,7 +326,7 @@ def reader(kind: Any) -> _Reader:
 def _cached_reader(kind: Any) -> _Reader:
     found = _reader_or_none(kind)
     if found is None:
-        raise TypeError(f"nothing is declared of {kind}")
+        raise TypeError(f"{kind} has no declaration")
     return found
 
 
@@ -344,7 +344,7 @@ def _reader_or_none(kind: Any) -> _Reader | None:  # noqa: PLR0911
     if kind in (None, types.NoneType):
         return _null
     if callable(kind) and not isinstance(kind, type) and origin is None:
-        return kind  # a rule itself
+        return kind  # it is a rule
     if origin in (typing.Union, types.UnionType):
         return _one_of_kinds(parts)
     if origin is tuple or origin is list:
@@ -456,11 +456,11 @@ def _check_object(value: Any) -> None:
 
 
 def _take_named(takes: Mapping[str, _Reader], needed: frozenset[str], value: Any) -> dict[str, Any]:
-    """The values of an object whose names are known."""
+    """The values of an object with known names."""
     _check_object(value)
     unknown = [name if isinstance(name, str) else shown(name) for name in value if name not in takes]
     if unknown:
-        raise Refused(f"is unknown; known here: {listed(list(takes))}; a later version may know it", unknown[0])
+        raise Refused(f"is unknown; accepted: {listed(list(takes))}; a later version may know it", unknown[0])
     made = {}
     for name, take in takes.items():
         if name not in value:
@@ -507,9 +507,9 @@ def _fields_of(kind: type) -> _Fields:
 
 
 def _dataclass(kind: Any) -> _Reader:
-    """Reads an object of its fields, or where it is written otherwise (``from_plain``), what that takes.
+    """Reads an object with its fields, or the other form that ``from_plain`` accepts.
 
-    A field with ``init=False`` follows from others and is written for who reads the JSON alone: it must agree.
+    A field with ``init=False`` follows from other fields. It is written for readers of the JSON, and must agree.
     """
     if hasattr(kind, "from_plain"):
         take_plain = reader(kind.PLAIN)
@@ -526,7 +526,10 @@ def _dataclass(kind: Any) -> _Reader:
         made = _made(lambda: kind(**{name: own for name, own in values.items() if name in given}))
         for name, own in values.items():
             if name not in given and own != getattr(made, name):
-                raise Refused(f"is {shown(own)}; accepted: {plain(getattr(made, name))}, as the rest says", name)
+                raise Refused(
+                    f"is {shown(own)}; accepted: {plain(getattr(made, name))}, which follows from the other fields",
+                    name,
+                )
         return made
 
     return take
@@ -537,5 +540,5 @@ def _made(make: Callable[..., _T], *given: Any) -> _T:
         return make(*given)
     except Refused:
         raise
-    except ConfigError as exc:  # values that are well, and contradict each other
-        raise Refused(f"cannot be meant: {exc}") from exc
+    except ConfigError as exc:  # each value is accepted alone, but not with the others
+        raise Refused(f"is not accepted: {exc}") from exc

@@ -56,7 +56,7 @@ def _limit_address_space(monkeypatch: MonkeyPatch, limit: int) -> None:
     [
         ("processor\t: 0\nmodel name\t: Intel(R) Xeon(R) CPU @ 2.70GHz\nflags\t: fpu avx2 avx512_vnni amx_int8",
          "Intel(R) Xeon(R) CPU @ 2.70GHz (avx2, avx512_vnni, amx_int8)"),
-        ("model name\t: Old\nflags\t\t: fpu sse2 myavx2", "Old (no instruction sets told)"),
+        ("model name\t: Old\nflags\t\t: fpu sse2 myavx2", "Old (instruction sets unknown)"),
         ("processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n", " (asimddp, i8mm)"),
     ],
     ids=["Intel", "old", "ARM, which has no name"],

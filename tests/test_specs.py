@@ -113,9 +113,9 @@ def test_for_size_warps_from_384_pixels_on(height, width, resize):
         ({"crop_ratio": 0}, "from 0.1 to 1"),
         ({"crop_ratio": 1.01}, "from 0.1 to 1"),
         ({"crop_ratio": math.nan}, "from 0.1 to 1"),
-        ({"size": None}, "native has size=None"),
-        ({"resize": Resize.NATIVE}, "native has size=None"),
-        ({"resize": Resize.WARP, "size": None}, "native has size=None"),
+        ({"size": None}, "crop with size None"),
+        ({"resize": Resize.NATIVE}, "native with size 224x224: .* size=None"),
+        ({"resize": Resize.WARP, "size": None}, "warp with size None"),
     ],
 )
 def test_preprocessing_refuses_values_out_of_range(values, message):

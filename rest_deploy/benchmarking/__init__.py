@@ -1,4 +1,4 @@
-"""Timing artifacts and baselines in turns, and saying what noise can separate."""
+"""Times artifacts and baselines in turns, and says which differences are beyond noise."""
 
 from rest_deploy.benchmarking.measure import Effort
 from rest_deploy.benchmarking.regression import Regressions, compare_runs

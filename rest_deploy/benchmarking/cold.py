@@ -1,4 +1,4 @@
-"""What a contender costs before it is warm, and in memory: measured in a process of its own."""
+"""Load time, first answer and memory of a contender, measured in its own process."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Cold:
     """A first start.
 
     Args:
-        load_ms: To import the runtime and load the network.
-        first_answer_ms: Of the first call after it, at the smallest of the cases.
-        peak_mib: Case -> peak resident memory of the process once it has run, in MiB. Cases run in order of their
-            pixels, since a process does not give back what it once had.
-        error: What went wrong, and then what is known until there.
-        killed: Whether the process was ended from outside, as where memory runs out.
+        load_ms: Time to import the runtime and load the network.
+        first_answer_ms: Time of the first call, at the smallest case.
+        peak_mib: Case -> peak resident memory of the process after the case, in MiB. Cases run in order of their
+            pixels, because the peak of a process never falls.
+        error: What went wrong; the other fields have what was measured before.
+        killed: Whether a signal ended the process, for example because memory ran out.
     """
 
     load_ms: float | None
@@ -44,7 +44,7 @@ class Cold:
 
 
 def measure_cold(contender: Contender, cases: Sequence[InputSize]) -> Cold:
-    """Start a contender in a process of its own and run each case twice."""
+    """Start a contender in its own process and run each case twice."""
     argv = [sys.executable, "-m", __name__, contender.to_json(), json.dumps([case.sizes for case in cases])]
     environment = {**os.environ, "PYTHONPATH": _path()}
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)  # noqa: S603  (this module)
@@ -55,7 +55,7 @@ def measure_cold(contender: Contender, cases: Sequence[InputSize]) -> Cold:
 
 
 def _last_told(text: str) -> Cold | None:
-    """The last of the lines that the process tells, one after each case."""
+    """The last line that the process printed; it prints one after each case."""
     try:
         return Cold(**json.loads(text.splitlines()[-1]))
     except (IndexError, ValueError, TypeError):
@@ -63,24 +63,24 @@ def _last_told(text: str) -> Cold | None:
 
 
 def _path() -> str:
-    """Modules are found in the child where they were found here, as a package run from its folder is."""
+    """The child must find modules in the same places, for example a package that runs from its folder."""
     return os.pathsep.join(path or os.getcwd() for path in sys.path)
 
 
 def _why(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:
-        return f"its process was ended by signal {-done.returncode}, as where memory runs out"
+        return f"signal {-done.returncode} ended its process, perhaps because memory ran out"
     last = done.stderr.strip().splitlines()
-    return f"its process ended with {done.returncode}: {last[-1][:300] if last else 'no words'}"
+    return f"its process ended with exit code {done.returncode}: {last[-1][:300] if last else 'no message'}"
 
 
 def start(contender: Contender, cases: Sequence[InputSize], tell: Callable[[Cold], None]) -> None:
-    """What :func:`measure_cold` runs in the other process.
+    """The part of :func:`measure_cold` that runs in the other process.
 
     Args:
-        contender: To be started.
-        cases: To be run.
-        tell: Called with what is known, after each case.
+        contender: The contender.
+        cases: Its cases.
+        tell: Called with the results so far, after each case.
     """
     rng = np.random.default_rng(0)
     known = Cold(None, None, {}, None)

@@ -1,4 +1,4 @@
-"""What the machine gives: whether it was quiet while a case was measured, and how fast it multiplies matrices."""
+"""The machine: whether it was quiet during a case, and how fast it multiplies matrices."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from rest_deploy.errors import DeviceError, MissingPackageError, one_line
 from rest_deploy.runtimes.ort import import_onnxruntime
 from rest_deploy.specs import Device
 
-#: Shares past which a run is called noisy. Quiet runs on a shared machine of two cores stay under them
+#: A run above these shares is called noisy. Quiet runs on a shared machine with two cores stay under them
 #: (docs/benchmarks.md, "Noise").
 _SPREAD, _STOLEN, _OTHERS = 0.15, 0.02, 0.05
-#: The machine's own speed in the last third of a case against the first, past which it was slowed down.
+#: Time of the fixed product in the last third of a case over that in the first; above this the machine slowed down.
 _DRIFT = 1.10
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What happened meanwhile.
+    """What else happened during a case.
 
     Args:
-        load: Who used the processors.
-        probe: Seconds that one fixed matrix product took, a median for each round.
+        load: What others took of the processors.
+        probe: Seconds of one fixed matrix product, the median of each round.
     """
 
     load: Load
@@ -39,7 +39,7 @@ class Conditions:
 
     @property
     def spread(self) -> float | None:
-        """Middle half of the probe over its median; None with too few rounds to tell."""
+        """Middle half of the probe over its median; None with too few rounds."""
         if len(self.probe) < 4:
             return None
         low, middle, high = np.quantile(self.probe, [0.25, 0.5, 0.75])
@@ -47,7 +47,7 @@ class Conditions:
 
     @property
     def drift(self) -> float | None:
-        """Median of the last third of the probe over that of the first; None with too few rounds to tell."""
+        """Median of the last third of the probe over that of the first; None with too few rounds."""
         third = len(self.probe) // 3
         if third < 2:
             return None
@@ -55,17 +55,19 @@ class Conditions:
 
     @property
     def flags(self) -> list[str]:
-        """What makes the figures less than trustworthy, in words."""
+        """What makes the figures less reliable, in words."""
         load, flags = self.load, []
         if self.spread is not None and self.spread > _SPREAD:
             flags.append(
-                f"noisy: a fixed matrix product took {self.spread:.0%} longer or shorter from round to round (middle "
-                "half of the rounds)"
+                f"noisy: the time of a fixed matrix product varied by {self.spread:.0%} between rounds (middle half of "
+                "the rounds)"
             )
         if self.drift is not None and self.drift > _DRIFT:
-            flags.append(f"throttled or loaded: the machine was {self.drift - 1:.0%} slower at the end than at first")
+            flags.append(
+                f"throttled or loaded: the machine was {self.drift - 1:.0%} slower at the end than at the start"
+            )
         if load.throttled:
-            flags.append(f"throttled: the CPU says that it got too hot {load.throttled} times")
+            flags.append(f"throttled: the CPU slowed down for heat (count: {load.throttled})")
         if load.stolen is not None and load.stolen > _STOLEN:
             flags.append(f"noisy: the hypervisor took {load.stolen:.0%} of the processors' time")
         if load.others is not None and load.others > _OTHERS:
@@ -85,15 +87,15 @@ class Conditions:
         }
 
 
-#: An ONNX file of one MatMul of float32 (m, k) and (k, n), for where the onnx package is not installed;
-#: tests/benchmarking/test_conditions.py builds the same bytes with it.
+#: An ONNX file with one MatMul of float32 (m, k) and (k, n), because the onnx package may not be installed;
+#: tests/benchmarking/test_conditions.py builds the same bytes with onnx.
 _GRAPH = base64.b64decode(
     "CAg6ZQoRCgFhCgFiEgF5IgZNYXRNdWwSC3Jlc3RfZGVwbG95WhUKAWESEAoOCAESCgoDEgFtCgMSAWtaFQoBYhIQCg4IARIKCgMSAWsKAxIBbmIVCgF5"
     "EhAKDggBEgoKAxIBbQoDEgFuQgQKABAN"
 )
-#: Sides of square matrices, of which the fastest counts: which it is differs from library to library.
+#: Sides of square matrices. The fastest one counts; it differs between libraries.
 _SIDES = (512, 1024, 2048)
-_SECONDS = 0.25  # that each side of each library is multiplied for
+_SECONDS = 0.25  # of products for each side and library
 _PROBE_SIDE = 96
 
 Product = Callable[[], object]
@@ -101,13 +103,13 @@ Product = Callable[[], object]
 
 @dataclass(frozen=True)
 class MachineRate:
-    """A rate.
+    """The largest rate of matrix products.
 
     Args:
-        gflops: 10^9 floating-point operations a second, in float32, the best of a few sizes.
+        gflops: 10^9 floating-point operations per second, in float32, the best of a few sizes.
         by: The library that reached it.
         side: Of the square matrices.
-        threads: That multiplied.
+        threads: CPU threads.
     """
 
     gflops: float
@@ -121,10 +123,10 @@ class MachineRate:
 
 
 def measure_rate(threads: int) -> MachineRate:
-    """The largest rate of those that the libraries of this process reach on the CPU.
+    """The largest rate that a library in this process reaches on the CPU.
 
     Args:
-        threads: That multiply. NumPy, whose BLAS has its own setting, is asked where there is nothing else.
+        threads: CPU threads. NumPy, whose BLAS has its own setting, is used only if there is no other library.
 
     Raises:
         DeviceError: ONNX Runtime cannot multiply here.
@@ -138,10 +140,10 @@ def measure_rate(threads: int) -> MachineRate:
 
 
 def probe() -> Product:
-    """A short product to be timed in every round, by whose times the machine's own speed is seen to change.
+    """A short product that is timed in every round, to see changes in the speed of the machine.
 
-    NumPy's own loops on one processor: they are under no test here, so that another version of a runtime does not
-    change it, and have no threads whose waking would be seen for noise.
+    It uses NumPy's own loops on one processor: no runtime that is measured here, so its version does not matter, and no
+    threads whose waking would look like noise.
     """
     a, b = _matrices(_PROBE_SIDE)
     return lambda: np.einsum("ij,jk->ik", a, b)
@@ -158,14 +160,14 @@ def _best(product: Product) -> float:
 
 
 def _products(side: int, threads: int) -> Iterator[tuple[str, Product]]:
-    """Library -> a product of two square matrices, for those that can be had without loading a framework for it."""
+    """Library -> a product of two square matrices; no framework is loaded only for this."""
     a, b = _matrices(side)
     session = _session(threads)
     if session is not None:
         yield "onnxruntime", lambda: session.run(None, {"a": a, "b": b})
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "from_numpy"):
-        from rest_deploy.models.reference import torch_threads  # imports torch, which is there
+        from rest_deploy.models.reference import torch_threads  # imports torch, which is already loaded
 
         one, two = torch.from_numpy(a), torch.from_numpy(b)
         with torch_threads(threads):

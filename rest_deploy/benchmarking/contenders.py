@@ -1,4 +1,4 @@
-"""What is measured: artifacts, and baselines by name, as plain values that another process can open too."""
+"""What is measured: artifacts, and baselines by name, as plain values that another process can open."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class BaselineRow:
     """A baseline.
 
     Args:
-        session: Makes it ready to run, from a file, a device and a number of threads.
-        file: What it opens: the weights, or the network exported plainly.
-        title: What it is, in words.
-        package, extra: What it needs, and the extra of rest-deploy that brings it.
+        session: Opens it, from a file, a device and a number of threads.
+        file: The file that it opens: the weights, or the plain export.
+        title: A description.
+        package, extra: The package that it needs, and the extra of rest-deploy that installs it.
     """
 
     session: Callable[[Path, str | None, int], Session]
@@ -46,7 +46,7 @@ class BaselineRow:
 
 WEIGHTS, PLAIN_ONNX = "weights.safetensors", "as_written.onnx"
 
-#: What a network can be measured against without any file of it.
+#: Baselines of a network, which need no file of it.
 BASELINES: Mapping[str, BaselineRow] = MappingProxyType(
     {
         "torch": BaselineRow(EagerSession, WEIGHTS, "PyTorch, as its authors wrote it", "torch", "export"),
@@ -64,12 +64,12 @@ class Contender:
     """What is measured.
 
     Args:
-        name: Of its own in a run.
+        name: Its name, unique in a run.
         network: Name of the network; contenders of one network are compared.
         config: The network's hyper-parameters.
-        file: The artifact, or what a baseline opens.
+        file: The artifact, or the file that a baseline opens.
         baseline: A key of :data:`BASELINES`; None for an artifact.
-        device: Where it runs; None for the default of its runtime.
+        device: Its device; None for the default of its runtime.
         threads: CPU threads of a call.
         format, precision: Of its file.
         channels: Of the network's input.
@@ -97,7 +97,7 @@ class Contender:
         return str(Device.parse(self.device)) if self.device is not None else RUNTIMES[self.format].default_device
 
     def open(self) -> Session:
-        """Make it ready to run.
+        """Open it.
 
         Raises:
             RestDeployError: It cannot be opened.
@@ -123,7 +123,7 @@ class Contender:
         return cls(**json.loads(text))
 
     def to_dict(self) -> dict[str, Any]:
-        """What a record says of it."""
+        """Plain values for a record."""
         path = Path(self.file) if self.baseline is None else None
         return {
             "name": self.name,
@@ -143,17 +143,17 @@ def check_baselines(names: Sequence[str]) -> tuple[str, ...]:
     """Baselines by name, each once.
 
     Raises:
-        ConfigError: There is none of a name.
+        ConfigError: A name is unknown.
     """
     for name in names:
         if name not in BASELINES:
-            swallowed = "; artifacts stand before the flags" if Path(name).exists() else ""
+            swallowed = "; put artifacts before the flags" if Path(name).exists() else ""
             raise ConfigError(f"unknown baseline {name!r}; accepted: {', '.join(BASELINES)}{swallowed}")
     return tuple(dict.fromkeys(names))
 
 
 def artifact_contenders(paths: Sequence[str | Path], device: str | None, threads: int) -> list[Contender]:
-    """Artifacts as contenders; those of one network are given one name of it.
+    """Artifacts as contenders; those of one network share its name.
 
     Raises:
         ArtifactError: One cannot be read.
@@ -179,10 +179,10 @@ def artifact_contenders(paths: Sequence[str | Path], device: str | None, threads
 
 
 def model_contender(model: str, device: str | None, threads: int) -> Contender:
-    """A published network without any artifact, for its baselines.
+    """A published network without an artifact, for its baselines.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: The name is unknown.
     """
     config = get_config(model)
     return Contender(
@@ -200,13 +200,13 @@ def model_contender(model: str, device: str | None, threads: int) -> Contender:
 
 
 def baseline_contender(name: str, of: Contender, folder: Path, *, alone: bool) -> Contender:
-    """A baseline of another contender's network, whose files lie in a folder.
+    """A baseline of another contender's network, with its files in a folder.
 
     Args:
         name: A key of :data:`BASELINES`.
         of: A contender of the network.
-        folder: Of the network's files.
-        alone: Whether there is one network only, so that names need not tell it.
+        folder: Folder of the network's files.
+        alone: Whether there is only one network, so that names do not include it.
     """
     row = BASELINES[name]
     format = "pytorch" if row.file == WEIGHTS else "onnx"
@@ -215,7 +215,7 @@ def baseline_contender(name: str, of: Contender, folder: Path, *, alone: bool) -
 
 
 def _network_names(infos: Sequence[ArtifactInfo]) -> list[str]:
-    """Name of each artifact's network: that of the first model of its architecture, numbered where two share one."""
+    """Name of each artifact's network: that of the first model of its architecture, numbered if two share a name."""
     known: dict[str, str] = {}
     for info in infos:
         key = _key(info)

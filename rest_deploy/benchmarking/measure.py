@@ -1,4 +1,4 @@
-"""One size and batch measured: warm-up until stable, then contenders in turn, every raw time kept."""
+"""Measures one size and batch: warm-up until stable, then contenders in turn; every raw time is kept."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from rest_deploy.values import Real, Whole, hold
 
 Call = Callable[[], object]
 
-#: A warm-up ends when the medians of two rows of calls differ by less, or after these seconds.
+#: A warm-up ends when the medians of two rows of calls differ by less than a share, or after some seconds.
 _STABLE, _ROW, _WARM_SECONDS = 0.05, 5, 3.0
-#: Seconds of the untimed and of the timed calls of a round; slower calls than the last are not repeated to settle, as
-#: what they settle from takes milliseconds.
+#: Seconds of the untimed and of the timed calls in a round. A call slower than the last figure has no untimed ones,
+#: because what they settle takes milliseconds.
 _SETTLE_SECONDS, _BURST_SECONDS, _SLOW_SECONDS = 0.02, 0.05, 0.25
 _WEEK = 7 * 86400.0  # seconds
 _PROBE_BURST = Burst(2, 10)
@@ -32,12 +32,12 @@ class Effort:
     """How long to measure.
 
     Args:
-        min_rounds: Rounds of a case, at least.
-        min_seconds: Seconds of timed calls of each contender in a case, at least.
-        max_seconds: Seconds of a case after which no round begins; None for no such end.
+        min_rounds: Smallest number of rounds of a case.
+        min_seconds: Smallest seconds of timed calls of each contender in a case.
+        max_seconds: Seconds of a case after which no round starts; None for no limit.
 
     Raises:
-        ConfigError: A figure out of range.
+        ConfigError: A value is out of range.
     """
 
     min_rounds: Annotated[int, Whole(1, 1_000_000)] = 15
@@ -48,7 +48,7 @@ class Effort:
         hold(self)
 
     def enough(self, rounds: int, seconds: float, elapsed: float) -> bool:
-        """Whether to stop after so many rounds, seconds of the least timed contender, and seconds in all."""
+        """Whether to stop, given rounds, seconds of the least timed contender, and seconds in total."""
         if self.max_seconds is not None and elapsed >= self.max_seconds:
             return True
         return rounds >= self.min_rounds and seconds >= self.min_seconds
@@ -59,11 +59,11 @@ class CaseTimes:
     """Raw seconds of one case.
 
     Args:
-        warmups: Name -> calls before the rounds, the very first included.
+        warmups: Name -> calls before the rounds, including the first.
         rounds: Name -> calls of each round.
         probe: Median of the fixed product's calls in each round.
         errors: Name -> why a contender has no times.
-        interrupted: Whether it was ended by Ctrl-C; a round that was not finished is left out.
+        interrupted: Whether Ctrl-C ended it; an unfinished round is left out.
     """
 
     warmups: dict[str, list[float]] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class CaseTimes:
 
 
 def warm_up(run: Call) -> list[float]:
-    """Call until the time is stable; the seconds of each call. The first may compile, and is not looked at."""
+    """Call until the time is stable; returns the seconds of each call. The first call may compile and is ignored."""
     seconds = [_timed(run), _timed(run)]
     start = time.perf_counter()
     while not _stable(seconds[1:]) and time.perf_counter() - start + seconds[1] < _WARM_SECONDS:
@@ -94,14 +94,14 @@ def _stable(seconds: list[float]) -> bool:
 
 
 def burst_of(warmup: list[float]) -> Burst:
-    """How often to call in a round what took so long in the warm-up."""
+    """Number of calls in a round, from the times of the warm-up."""
     typical = max(statistics.median(warmup[1:][-_ROW:]), 1e-9)
     settle = 0 if typical > _SLOW_SECONDS else math.ceil(_SETTLE_SECONDS / typical)
     return Burst(settle, math.ceil(_BURST_SECONDS / typical))
 
 
 def warm_up_all(contenders: Mapping[str, Call], report: Callable[[str], None]) -> CaseTimes:
-    """Warm every contender up; those that fail are among the errors.
+    """Warm up every contender; those that fail are among the errors.
 
     Args:
         contenders: Name -> what to call.
@@ -126,14 +126,14 @@ def time_case(
     probe: Call | None = None,
     report: Callable[[int], None] | None = None,
 ) -> None:
-    """Time contenders in turns; where one fails, all over again without it.
+    """Time contenders in turns; if one fails, start again without it.
 
     Args:
         contenders: Name -> what to time.
-        times: Of their warm-up, which says who is warm; the rounds are added to it.
+        times: Result of the warm-up, with the warm contenders; the rounds are added to it.
         effort: How long.
-        probe: A short fixed product, timed after every round to see the machine's own speed change.
-        report: Called with the number of rounds that are done.
+        probe: A short fixed product, timed after every round to see changes in the speed of the machine.
+        report: Called with the number of finished rounds.
     """
     warm = {name: partial(_named, name, contenders[name]) for name in times.warmups}
     while warm:
@@ -144,7 +144,7 @@ def time_case(
         except _ContenderError as exc:
             times.errors[exc.name] = str(exc)
             del warm[exc.name], times.rounds[exc.name]
-            times.probe = []  # of rounds that count no more
+            times.probe = []  # those rounds no longer count
         except KeyboardInterrupt:
             times.interrupted = True
             whole = min(len(rounds) for rounds in times.rounds.values())
@@ -184,7 +184,7 @@ class _ContenderError(Exception):
 
 
 def _named(name: str, run: Call) -> object:
-    """Call a contender; what goes wrong has its name."""
+    """Call a contender; its name is added to an error."""
     try:
         return run()
     except (RestDeployError, MemoryError) as exc:
@@ -197,7 +197,7 @@ def _words(error: BaseException) -> str:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Python's collector would run in whichever call comes when its counter is full."""
+    """Python's collector would run in some call, when its counter is full."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""A run against an earlier one: what has become slower, beyond noise and beyond what the machine itself changed."""
+"""A run against an earlier one: what is slower beyond noise and beyond a change of the machine."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 
 from rest_deploy.errors import ConfigError
 
-#: Runs on different days differ by more than contenders of one run do; a change nearer to 1 than this is none.
+#: Runs on different days differ by more than contenders of one run; a smaller change does not count.
 LEAST_CHANGE = 0.05
 _RESAMPLES = 2000
-#: What must be alike for times to be comparable at all: where in an environment it stands.
+#: Entries of the environment that must be equal for times to be comparable.
 _ALIKE = ("cpu", "physical_cores", "affinity")
 
 
 class Change(str, Enum):
-    """What a comparison says of a contender in a case."""
+    """Verdict on a contender in a case."""
 
     REGRESSION = "regression"
     IMPROVEMENT = "improvement"
@@ -29,15 +29,15 @@ class Change(str, Enum):
 
 @dataclass(frozen=True)
 class Row:
-    """One contender in one case, now and then.
+    """One contender in one case, in both runs.
 
     Args:
-        contender, case: Which.
+        contender, case: Names.
         old_ms, new_ms: Median times of a call.
-        ratio: New over old, after dividing by ``machine_ratio``; over 1 is slower.
-        low, high: Bootstrap interval of it, over the rounds of either run.
-        machine_ratio: How much longer the machine itself took for one matrix product than then; 1 where unknown.
-        verdict: What that means.
+        ratio: New over old, divided by ``machine_ratio``; over 1 is slower.
+        low, high: Its bootstrap interval, over the rounds of both runs.
+        machine_ratio: New over old time of a fixed matrix product; 1 if unknown.
+        verdict: The verdict.
     """
 
     contender: str
@@ -57,12 +57,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Regressions:
-    """All of them.
+    """The comparison of two runs.
 
     Args:
         old: Name of the earlier record.
         rows: Contenders and cases that both runs have.
-        notes: What makes the two less comparable, in words.
+        notes: What makes the runs less comparable, in words.
     """
 
     old: str
@@ -71,7 +71,7 @@ class Regressions:
 
     @property
     def found(self) -> list[Row]:
-        """Those that became slower."""
+        """The rows that became slower."""
         return [row for row in self.rows if row.verdict is Change.REGRESSION]
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,16 +82,16 @@ class Regressions:
 def compare_runs(new: Mapping[str, Any], old: Mapping[str, Any], name: str, confidence: float) -> Regressions:
     """Compare two records of ``rest-bench``.
 
-    The runs did not take turns, so what the machine did in either stands between them; of contenders on the CPU the
-    pace of a fixed product of matrices, timed in every round of both, is divided out. A change is one only past 5%.
+    The runs did not take turns, so the machine may have had another speed. For contenders on the CPU, the time of a
+    fixed matrix product, which both runs measured in every round, is divided out. Only more than 5% counts as a change.
 
     Args:
         new, old: The records.
-        name: Of the earlier one.
+        name: Of the earlier record.
         confidence: Of the intervals.
 
     Raises:
-        ConfigError: They have no contender and case in common, or were made on different processors.
+        ConfigError: They have no contender and case in common, or come from different machines.
     """
     check_comparable(new["environment"], old, name)
     devices = {contender["name"]: contender["device"] for contender in new["contenders"]}
@@ -103,7 +103,7 @@ def compare_runs(new: Mapping[str, Any], old: Mapping[str, Any], name: str, conf
             machine = _machine_ratio(case, then_case) if devices[key[0]] == "cpu" else 1.0
             rows.append(_row(key, result, then, machine, confidence))
     if not rows:
-        raise ConfigError(f"{name}: it has no contender and size in common with this run, by their names")
+        raise ConfigError(f"{name}: it shares no contender and size with this run; give a record with the same names")
     return Regressions(name, tuple(rows), tuple(_notes(new, old)))
 
 
@@ -114,7 +114,7 @@ def check_comparable(environment: Mapping[str, Any], old: Mapping[str, Any], nam
         ConfigError: Says what differs.
     """
     if old.get("kind") != "rest-bench":
-        raise ConfigError(f"{name}: a record of {old.get('kind')}; accepted: what rest-bench wrote")
+        raise ConfigError(f"{name}: the kind of the record is {old.get('kind')}; accepted: rest-bench")
     then = old.get("environment") or {}
     gpus = [[gpu.get("name") for gpu in found.get("gpus") or ()] for found in (then, environment)]
     differing = {key: (then.get(key), environment.get(key)) for key in _ALIKE if then.get(key) != environment.get(key)}
@@ -122,11 +122,11 @@ def check_comparable(environment: Mapping[str, Any], old: Mapping[str, Any], nam
         differing["gpus"] = (", ".join(map(str, gpus[0])), ", ".join(map(str, gpus[1])))
     if differing:
         told = "; ".join(f"{key} {before} then, {now} now" for key, (before, now) in differing.items())
-        raise ConfigError(f"{name}: made on another machine, whose times say nothing of this one's ({told})")
+        raise ConfigError(f"{name}: made on another machine, so its times cannot be compared ({told})")
 
 
 def _results(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Mapping[str, Any], Mapping[str, Any]]]:
-    """(contender, case), its result, and the case, of those that were measured."""
+    """(contender, case), its result, and the case, for all that were measured."""
     for case in record["cases"]:
         size = f"{case['batch']}x{case['height']}x{case['width']}"
         for result in case["results"]:
@@ -153,7 +153,7 @@ def _round_medians(rounds: Sequence[Sequence[float]]) -> np.ndarray[Any, np.dtyp
 
 
 def _interval(now: Any, then: Any, confidence: float) -> tuple[float, float]:
-    """Percentile bootstrap of the ratio of medians (B. Efron, Bootstrap Methods, 1979), rounds being what is drawn."""
+    """Percentile bootstrap of the ratio of medians, over rounds (B. Efron, Bootstrap Methods, 1979)."""
     rng = np.random.default_rng(0)
     medians = [np.median(rng.choice(values, (_RESAMPLES, len(values))), axis=1) for values in (now, then)]
     tail = (1 - confidence) / 2
@@ -169,7 +169,7 @@ def _machine_ratio(new: Mapping[str, Any], old: Mapping[str, Any]) -> float:
 def _notes(new: Mapping[str, Any], old: Mapping[str, Any]) -> Iterator[str]:
     packages = [(record.get("environment") or {}).get("packages") or {} for record in (old, new)]
     for name in sorted(set(packages[0]) | set(packages[1])):
-        before, now = (versions.get(name, "not there") for versions in packages)
+        before, now = (versions.get(name, "not installed") for versions in packages)
         if before != now:
             yield f"{name} was {before}, is {now}"
     for key in ("threads", "device", "min_rounds", "min_seconds"):

@@ -1,4 +1,4 @@
-"""What a benchmark found: every raw time, and the figures that are derived from them."""
+"""Results of a benchmark: every raw time, and the figures derived from them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Result:
     Args:
         contender: Its name.
         batch: Images of a call.
-        error: Why there are no times; None where there are.
+        error: Why there are no times; None if there are.
         warmup: Seconds of the calls before the rounds.
         rounds: Seconds of the calls of each round.
         flop: Floating-point operations of a call.
-        share: Of the machine's own rate of matrix products that it computes at; None where that is not known.
-        ratio: To the contender that it is compared with; None where it is that itself.
-        gpu: Medians of where the time on a GPU goes, in milliseconds; None where there is none.
+        share: Its rate over the machine's rate of matrix products; None if unknown.
+        ratio: To the contender with which it is compared; None for that contender itself.
+        gpu: Medians of the parts of the time on a GPU, in milliseconds; None without a GPU.
     """
 
     contender: str
@@ -49,7 +49,7 @@ class Result:
         return [seconds for calls in self.rounds for seconds in calls]
 
     def percentile_ms(self, share: float) -> float | None:
-        """Milliseconds that a share of the calls took at most; None where they are too few to tell."""
+        """Percentile of the calls, in milliseconds; None with too few calls."""
         seconds = percentile(self.calls, share)
         return seconds * 1e3 if seconds is not None else None
 
@@ -60,7 +60,7 @@ class Result:
 
     @property
     def gflops(self) -> float | None:
-        """10^9 floating-point operations a second, at the median time."""
+        """10^9 floating-point operations per second, at the median time."""
         return self.flop / statistics.median(self.calls) / 1e9 if self.calls else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class CaseResult:
 
     @property
     def rounds(self) -> int:
-        """How many there were."""
+        """Number of rounds."""
         return max((len(result.rounds) for result in self.results), default=0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,16 +115,16 @@ class BenchmarkReport:
     """A run.
 
     Args:
-        environment: What it was made on (``environment.py``).
+        environment: The machine (``environment.py``).
         settings: How it was measured.
         contenders: What was measured.
-        machine: The machine's rate of matrix products; None where it was not measured.
+        machine: The machine's rate of matrix products; None if not measured.
         cold: Contender -> its first start.
         errors: Contender -> why it could not be opened.
         descriptions: Contender -> what runs it.
         cases: The figures.
-        interrupted: Whether Ctrl-C ended it; what is here was measured before.
-        comparison: With an earlier run; None where none was asked for.
+        interrupted: Whether Ctrl-C ended it; the results are from before.
+        comparison: With an earlier run; None if not requested.
         notes: What else could not be measured, in words.
     """
 

@@ -1,6 +1,6 @@
 """``benchmark``: artifacts and baselines against each other, in turns, at every size and batch.
 
-The report is whole at every moment: Ctrl-C keeps what was measured before it.
+The report is valid at every moment: after Ctrl-C it has what was measured before.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from rest_deploy.runtimes.base import GpuCall
 from rest_deploy.specs import SEED, THREADS, ImageSize, input_size
 from rest_deploy.values import check
 
-#: Called with the share of the run that is done, 0 to 1, and what it is at.
+#: Called with the finished share of the run, 0 to 1, and the current step.
 Progress = Callable[[float, str], None]
 
 DEFAULT_SIZE = (224, 224)
@@ -73,44 +73,44 @@ def benchmark(
 ) -> BenchmarkReport:
     """Measure artifacts and baselines in turns, round by round.
 
-    Every contender is called in every round, so that what the machine does meanwhile happens to all of them, and
-    ratios are formed within a round, to the first contender of each network.
+    Every contender is called in every round, so a change of the machine affects all of them. Ratios are computed within
+    a round, to the first contender of each network.
 
     Args:
-        artifacts: What :class:`Predictor` opens.
+        artifacts: Files that :class:`Predictor` opens.
         sizes: (height, width) of the images, in pixels.
         batches: Images of a call; every batch is measured at every size.
         baselines: Of each network: ``"torch"``, ``"torch-compile"``, ``"as-written"``, ``"openvino"``; without files.
-        models: Further networks by name, for baselines without any artifact.
-        checkpoint: Weights of the baselines; without, they are random, which takes as long.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; None for the CPU, of an engine for the first GPU.
-        threads: CPU threads of a call; None takes one for each usable core.
-        effort: How long; None for 15 rounds and 2.5 seconds of each contender at least.
+        models: Further networks by name, for baselines without an artifact.
+        checkpoint: Weights of the baselines; None for random weights, which take the same time.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; None for the CPU, and for the first GPU with an engine.
+        threads: CPU threads of a call; None for one per usable core.
+        effort: How long; None for at least 15 rounds and 2.5 seconds of each contender.
         confidence: Of the intervals of the ratios, 0.5 to 1.
-        cold: Whether to measure load, first answer and peak memory, in a process of its own for each contender.
-        relative_to: Name of the contender that all ratios are formed to, in place of the first of each network.
+        cold: Whether to measure load, first answer and peak memory, in an own process for each contender.
+        relative_to: Name of the contender for all ratios, instead of the first of each network.
         seed: Of the images, and of random weights.
-        command: That asked for it, for the record.
-        report: Called with the share that is done, 0 to 1, and what it is at.
+        command: The command line, for the record.
+        report: Called with the finished share, 0 to 1, and the current step.
 
     Returns:
-        The figures. Where Ctrl-C came, those so far, and ``interrupted`` says so. What cannot be measured is among its
-        ``failures``, and the others are measured.
+        The figures. After Ctrl-C, those so far, with ``interrupted`` set. ``failures`` lists what cannot be measured;
+        the others are measured.
 
     Raises:
-        ConfigError: Nothing to measure, or something that cannot be meant.
+        ConfigError: There is nothing to measure, or an argument is not accepted.
         ArtifactError: An artifact cannot be read.
         CheckpointError: The checkpoint cannot be read, or does not fit the network.
         MissingPackageError: psutil is not installed, or torch, which baselines need.
     """
-    CpuTimes.now()  # psutil is missing now, before anything is measured, or not at all
+    CpuTimes.now()  # if psutil is missing, fail before any measurement
     threads = _checked_threads(threads)
     seed = check(SEED, seed, "seed")
     confidence = check(CONFIDENCES, confidence, "confidence")
     if checkpoint is not None and not baselines:
-        raise ConfigError("a checkpoint gives baselines their weights, and no baseline was asked for; give --baseline")
+        raise ConfigError("a checkpoint sets the weights of baselines, and no baseline was requested; give --baseline")
     if models and not baselines:
-        raise ConfigError("networks by name are for baselines, and none was asked for; give --baseline")
+        raise ConfigError("networks by name are for baselines, and no baseline was requested; give --baseline")
     names, effort = check_baselines(baselines), effort or Effort()
     found = artifact_contenders([artifacts] if isinstance(artifacts, (str, Path)) else artifacts, device, threads)
     networks = _networks([*found, *(model_contender(name, device, threads) for name in models)])
@@ -149,7 +149,7 @@ def _cases(sizes: Iterable[tuple[int, int] | ImageSize], batches: Iterable[int])
     wanted = [input_size(size) for size in sizes]
     cases = list(dict.fromkeys(InputSize(batch, size) for size in wanted for batch in batches))
     if not cases:
-        raise ConfigError("no sizes or no batches were given; a benchmark needs at least one of each")
+        raise ConfigError("there are no sizes or no batches; give at least one of each")
     return cases
 
 
@@ -164,7 +164,7 @@ def _networks(contenders: Sequence[Contender]) -> list[Contender]:
         known = first.setdefault(contender.network, contender)
         if known.config != contender.config:
             raise ConfigError(
-                f"{contender.network} is the name of the network of {known.name} too, which has another architecture "
+                f"{contender.network} is also the name of the network of {known.name}, which has another architecture "
                 "or other classes; measure them one at a time"
             )
     return list(first.values())
@@ -189,11 +189,11 @@ def _with_baselines(
 def _check_named(name: str | None, contenders: Sequence[Contender]) -> None:
     if name is not None and name not in [contender.name for contender in contenders]:
         known = ", ".join(contender.name for contender in contenders)
-        raise ConfigError(f"no contender is named {name!r}, to which ratios were to be formed; there are {known}")
+        raise ConfigError(f"no contender for the ratios is named {name!r}; accepted: {known}")
 
 
 def _write_baseline_files(contenders: Sequence[Contender], checkpoint: str | Path | None, seed: int) -> dict[str, str]:
-    """Write what baselines open; name of each whose file could not be written -> why."""
+    """Write the files that baselines open; returns each baseline whose file could not be written -> why."""
     baselines = [contender for contender in contenders if contender.baseline is not None]
     if not baselines:
         return {}
@@ -213,7 +213,7 @@ def _write_baseline_files(contenders: Sequence[Contender], checkpoint: str | Pat
 
 
 def write_files(baselines: Sequence[Contender], folder: Path, checkpoint: Path | None, seed: int) -> dict[str, str]:
-    """Write what the baselines of one network open.
+    """Write the files that the baselines of one network open.
 
     Returns:
         Name of each file that PyTorch could not export -> why.
@@ -239,7 +239,7 @@ def write_files(baselines: Sequence[Contender], folder: Path, checkpoint: Path |
 
 
 def _start_cold(made: BenchmarkReport, cases: Sequence[InputSize], say: Progress) -> None:
-    """Start each contender in a process of its own."""
+    """Start each contender in its own process."""
     able = [contender for contender in made.contenders if contender.name not in made.errors]
     for number, contender in enumerate(able):
         say(_COLD_SHARE * number / len(able), f"first start of {contender.name}")
@@ -278,7 +278,7 @@ def _measure(made: BenchmarkReport, cases: Sequence[InputSize], effort: Effort, 
 
 
 def _images(made: BenchmarkReport, case: InputSize) -> dict[str, NDArray[np.float32]]:
-    """Contender -> its batch; those of one shape share one."""
+    """Contender -> its batch; contenders with the same shape share it."""
     shapes = {contender.name: case.shape(contender.channels) for contender in made.contenders}
     rng = np.random.default_rng(made.settings["seed"])
     batches = {shape: rng.standard_normal(shape).astype(np.float32) for shape in dict.fromkeys(shapes.values())}
@@ -294,9 +294,9 @@ def _time(
     product: Call,
     say: Callable[[str], None],
 ) -> tuple[CaseTimes, Load]:
-    """Raw seconds of a case, and what else went on meanwhile."""
-    killed = {  # in a process of its own; in this one it would be the end of all of them
-        name: f"{cold.error}, at its first start"
+    """Raw seconds of a case, and the load by others."""
+    killed = {  # in its own process; here it would end this one
+        name: f"{cold.error} (first start)"
         for name, cold in made.cold.items()
         if cold.killed and str(case) not in cold.peak_mib
     }
@@ -311,7 +311,7 @@ def _time(
 def _result(made: BenchmarkReport, contender: Contender, case: InputSize, times: CaseTimes) -> Result:
     error, rounds = times.errors.get(contender.name), times.rounds.get(contender.name, [])
     if error is not None or not rounds:
-        return Result(contender.name, case.batch, error or "interrupted before its first round was done")
+        return Result(contender.name, case.batch, error or "interrupted before its first round was finished")
     result = Result(
         contender=contender.name,
         batch=case.batch,
@@ -326,7 +326,7 @@ def _result(made: BenchmarkReport, contender: Contender, case: InputSize, times:
 
 
 def _ratio(made: BenchmarkReport, contender: Contender, times: CaseTimes) -> Ratio | None:
-    """To the first of its network and device that ran, or to the one that was asked for."""
+    """To the first of its network and device that ran, or to the requested one."""
     wanted = made.settings["relative_to"]
     for other in made.contenders:
         alike = (other.network, other.where) == (contender.network, contender.where)
@@ -350,7 +350,7 @@ def _with_gpu(
     try:
         calls = sessions[result.contender].gpu_calls(images[result.contender], _GPU_CALLS)
     except RestDeployError as exc:
-        made.notes.append(f"{result.contender} at {case}: where its time on the GPU goes: {one_line(exc)}")
+        made.notes.append(f"{result.contender} at {case}: its time on the GPU was not measured: {one_line(exc)}")
         return result
     return replace(result, gpu=gpu_medians(calls)) if calls else result
 
@@ -363,7 +363,7 @@ def gpu_medians(calls: Sequence[GpuCall]) -> dict[str, Any]:
 
 @contextmanager
 def _workshop() -> Iterator[Path]:
-    """A folder for the files of baselines, and for what torch.compile keeps: its first start must be a first one."""
+    """A folder for the files of baselines and the cache of torch.compile, whose first start must find it empty."""
     before = os.environ.get(_COMPILER_CACHE)
     with workspace(tempfile.gettempdir(), "rest-bench") as folder:
         os.environ[_COMPILER_CACHE] = str(folder / "compiled")

@@ -1,6 +1,6 @@
-"""A network that is open to be timed: an artifact as Predictor runs it, and baselines as plain as their library is.
+"""An open network that is timed: an artifact as Predictor runs it, or a baseline as its library runs it.
 
-A library is imported by the session that needs it: torch takes seconds, and need not be installed.
+Each session imports its library itself: torch takes seconds to import, and may not be installed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Session(ABC):
     """A network that is ready to run; a context manager.
 
     Attributes:
-        run: float32 (B, channels, H, W) of the host -> logits (B, classes) of the host; raises RestDeployError.
+        run: float32 (B, channels, H, W) on the host -> logits (B, classes) on the host; raises RestDeployError.
         description: What runs it, in words.
     """
 
@@ -38,12 +38,12 @@ class Session(ABC):
     description: str
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
-        """Where the time of calls on a GPU goes; empty where there is none, or it does not tell."""
+        """Parts of the time of calls on a GPU; empty without a GPU, or if the runtime does not measure them."""
         return []
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the network."""
+        """Release the network."""
 
     def __enter__(self) -> Session:
         return self
@@ -55,24 +55,24 @@ class Session(ABC):
 
 
 class ArtifactSession(Session):
-    """An artifact in its runtime, with the checks that every call of ``Predictor`` makes.
+    """An artifact in its runtime, with the checks of every ``Predictor`` call.
 
     Args:
-        path: What ``Predictor`` opens.
-        device: Where; None for the runtime's default.
-        threads: CPU threads for one call; None takes one for each usable core.
+        path: A file that ``Predictor`` opens.
+        device: Its device; None for the runtime's default.
+        threads: CPU threads for one call; None for one per usable core.
     """
 
     def __init__(self, path: Path, device: str | None, threads: int | None) -> None:
         self._runtime = open_runtime(path, device, threads)
-        self.run = self._runtime.run  # without a call in between, which would be timed
+        self.run = self._runtime.run  # without a call in between, which would be timed too
         row = RUNTIMES[self._runtime.info.format]
         versions = (installed_version(name) for names in row.packages.values() for name in names)
         told = (row.title, next(filter(None, versions), None), f"on {self._runtime.device}")
         self.description = " ".join(filter(None, told))
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
-        """Where the time of calls on a GPU goes."""
+        """Parts of the time of calls on a GPU."""
         return self._runtime.gpu_calls(batch, count)
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class ArtifactSession(Session):
 
 
 class PlainOnnxSession(Session):
-    """An ONNX file that need not be ours; on a GPU parts of it may run on the CPU, as ONNX Runtime places them."""
+    """Any ONNX file; on a GPU, ONNX Runtime may run parts of it on the CPU."""
 
     def __init__(self, file: Path, device: str | None, threads: int) -> None:
         import onnxruntime
@@ -104,13 +104,13 @@ class PlainOnnxSession(Session):
 
 
 class OpenVinoSession(Session):
-    """An ONNX file in OpenVINO on the CPU, in float32: left to itself it takes bfloat16 where the CPU has it."""
+    """An ONNX file in OpenVINO on the CPU, in float32; OpenVINO's default is bfloat16 if the CPU has it."""
 
     def __init__(self, file: Path, device: str | None, threads: int) -> None:
         import openvino
 
         if Device.parse(device or "cpu").kind != "cpu":
-            raise DeviceError(f"the baseline openvino runs on the CPU; it cannot be measured on {device}")
+            raise DeviceError(f"device {device}: the baseline openvino runs only on the CPU; use device cpu")
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
@@ -147,13 +147,13 @@ class EagerSession(Session):
         target = Device.parse(device or "cpu")
         check_cuda(target)
         self._threads = torch_threads(threads)
-        torch.backends.cudnn.allow_tf32 = False  # on by default; the others compute in full float32
+        torch.backends.cudnn.allow_tf32 = False  # on by default; the other contenders compute in full float32
         self._torch, self._device = torch, torch.device(str(target))
         model = load_model(None, file).model
         try:
             self._network: Any = model.to(self._device)
-        except RuntimeError as exc:  # no room on the GPU
-            raise RestDeployError(f"PyTorch cannot put the network on {target}: {one_line(exc)}") from exc
+        except RuntimeError as exc:  # no memory on the GPU
+            raise RestDeployError(f"PyTorch cannot move the network to {target}: {one_line(exc)}") from exc
         self.description = f"PyTorch {torch.__version__} on {target}"
 
     def run(self, batch: NDArray[np.float32]) -> Any:
@@ -161,14 +161,14 @@ class EagerSession(Session):
         try:
             with self._threads, self._torch.inference_mode():
                 return self._network(self._torch.from_numpy(batch).to(self._device)).cpu().numpy()
-        except Exception as exc:  # torch.compile's errors are of a dozen classes, and a compiler's absence is one
+        except Exception as exc:  # torch.compile has a dozen error classes, one for a missing compiler
             raise RestDeployError(f"{self.description}: on input {batch.shape}: {one_line(exc)}") from exc
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
-        """Where the time of calls on a GPU goes, by CUDA events on PyTorch's stream."""
+        """Parts of the time of calls on a GPU, by CUDA events on PyTorch's stream."""
         if self._device.type != "cuda":
             return []
-        with self._torch.cuda.device(self._device):  # whose stream the events are of
+        with self._torch.cuda.device(self._device):  # the events belong to its stream
             return [self._gpu_call(batch) for _ in range(count)]
 
     def _gpu_call(self, batch: NDArray[np.float32]) -> GpuCall:
@@ -200,11 +200,11 @@ class CompiledSession(EagerSession):
     def __init__(self, file: Path, device: str | None, threads: int) -> None:
         super().__init__(file, device, threads)
         torch = self._torch
-        # Networks of one run share PyTorch's count of compilations, past which it would run them eagerly, unsaid.
+        # Networks of one run share PyTorch's limit of compilations, after which it silently runs them eagerly.
         torch._dynamo.config.recompile_limit = _RECOMPILATIONS
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         try:
             self._network = torch.compile(self._network)
-        except RuntimeError as exc:  # of a Python that it does not support
+        except RuntimeError as exc:  # this Python is not supported
             raise RestDeployError(f"torch.compile: {one_line(exc)}") from exc
         self.description = f"torch.compile of {self.description}"

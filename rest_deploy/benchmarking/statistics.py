@@ -1,4 +1,4 @@
-"""What raw times tell: percentiles, and whether one contender is slower than another beyond noise."""
+"""Statistics of raw times: percentiles, and whether one contender is slower than another beyond noise."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 
 from rest_deploy.values import Real
 
-#: Of an interval of a ratio, where none is asked for. A run holds many intervals, so that 0.95 would err in every one.
+#: Default confidence of an interval. A run has many intervals, so with 0.95 nearly every run would have a wrong one.
 CONFIDENCE = 0.99
 CONFIDENCES = Real(0.5, 0.999999)
-#: Ratios nearer to 1 than this are never called a difference: two copies of one file in one process differ by up to as
-#: much for as long as they are open, by where their memory happens to lie (docs/benchmarks.md, "Noise").
+#: A smaller difference from 1 is never called a difference: two open copies of one file differ by up to as much, by
+#: their place in memory (docs/benchmarks.md, "Noise").
 LEAST_DIFFERENCE = 0.02
 
 
 class Verdict(str, Enum):
-    """What a paired ratio says of a contender."""
+    """Verdict on a contender, from a paired ratio."""
 
     SLOWER = "slower"
     FASTER = "faster"
@@ -30,14 +30,14 @@ class Verdict(str, Enum):
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The value that a share of all are at most, linearly interpolated.
+    """Percentile, linearly interpolated.
 
     Args:
         values: In any order.
         share: 0.5, 0.9, 0.99, ...
 
     Returns:
-        None where there are fewer than ``1 / (1 - share)`` values, of which none would lie beyond it.
+        None with fewer than ``1 / (1 - share)`` values, because no value would lie above it.
     """
     if not values or len(values) < round(1 / (1 - share)) * (share > 0.5):
         return None
@@ -45,13 +45,13 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 
 def median_interval(values: Sequence[float], confidence: float) -> tuple[float, float] | None:
-    """A confidence interval of the median by order statistics, which assumes nothing of the values' distribution.
+    """A confidence interval of the median by order statistics, which assumes no distribution of the values.
 
-    The median lies below the k-th smallest of n values where at most k - 1 of them do, with the probability of as few
-    heads in n throws of a coin (H. A. David and H. N. Nagaraja, Order Statistics, section 7.1).
+    The median lies below the k-th smallest of n values if at most k - 1 of them do, with the probability of so few
+    heads in n coin tosses (H. A. David and H. N. Nagaraja, Order Statistics, section 7.1).
 
     Returns:
-        (low, high) that hold the median with at least this confidence; None where there are too few values.
+        (low, high) that contain the median with at least this confidence; None with too few values.
     """
     ordered, n = sorted(values), len(values)
     tail, most = 0.0, (1 - confidence) / 2
@@ -66,14 +66,14 @@ def median_interval(values: Sequence[float], confidence: float) -> tuple[float, 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A contender's time over another's, formed within each round.
+    """A contender's time over another's, computed within each round.
 
     Args:
         to: The other.
         median: Over the rounds; over 1 is slower than the other.
-        low, high: Interval of the median; None where there are too few rounds for one.
+        low, high: Interval of the median; None with too few rounds.
         confidence: Of the interval.
-        rounds: How many.
+        rounds: Number of rounds.
     """
 
     to: str
@@ -85,7 +85,7 @@ class Ratio:
 
     @property
     def verdict(self) -> Verdict:
-        """Slower or faster only where the whole interval is, by more than two copies of one file may differ."""
+        """Slower or faster only if the whole interval is, by more than copies of one file may differ."""
         if self.low is None or self.high is None:
             return Verdict.UNKNOWN
         if self.low > 1 + LEAST_DIFFERENCE:
@@ -105,7 +105,7 @@ def paired_ratio(
     """The ratio of two contenders that took turns.
 
     Args:
-        rounds, others: Seconds of the calls of each round, of either; what counts of a round is the median.
+        rounds, others: Seconds of the calls in each round, of both; the median of a round counts.
         to: Name of the second.
         confidence: Of the interval.
     """

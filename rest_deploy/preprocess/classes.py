@@ -1,4 +1,4 @@
-"""Words that stand for classes: names of folders, or what a ground-truth file says of an image."""
+"""Words that name classes: names of folders, or the classes in a ground-truth file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rest_deploy.errors import ConfigError
 def imagenet_synsets() -> tuple[str, ...]:
     """WordNet 3.0 ids (n and 8 digits) of the 1000 classes of ImageNet-1k, in the order of ``imagenet_labels()``.
 
-    The list is timm's (Apache-2.0, timm/data/_info/imagenet_synsets.txt), and the order that of the ids.
+    The list is from timm (Apache-2.0, timm/data/_info/imagenet_synsets.txt), in the order of the ids.
     """
     text = resources.files("rest_deploy").joinpath("data/imagenet_synsets.txt").read_text(encoding="ascii")
     return tuple(text.splitlines())
@@ -28,12 +28,12 @@ _NUMBERS = "class numbers"
 
 @dataclass(frozen=True)
 class ClassWords:
-    """Words that stand for classes, all of them read in one way.
+    """Words that name classes, all read in the same way.
 
     Args:
-        way: "label names", "WordNet ids" or "class numbers"; empty where no word is any of them.
-        meanings: Word -> classes that it may stand for: one, none, or several that share a name.
-        accepted: What would be read.
+        way: "label names", "WordNet ids" or "class numbers"; empty if no word is one of these.
+        meanings: Word -> classes that it may name: one, none, or several that share a name.
+        accepted: What would be accepted.
     """
 
     way: str
@@ -46,20 +46,20 @@ class ClassWords:
         return self.way == _NUMBERS
 
     def class_of(self, word: str, where: str) -> int:
-        """Class that a word stands for.
+        """The class that a word names.
 
         Raises:
-            ConfigError: It stands for none, or for several; the message starts with ``where``.
+            ConfigError: It names no class, or several; the message starts with ``where``.
         """
         classes = self.meanings[word]
         if len(classes) > 1:
             raise ConfigError(
-                f"{where}: {quoted(word)} is the name of classes {' and '.join(map(str, classes))}; name all classes "
-                f"in another way; accepted: {self.accepted}"
+                f"{where}: {quoted(word)} names the classes {' and '.join(map(str, classes))}; name all classes in "
+                f"another way; accepted: {self.accepted}"
             )
         if not classes:
-            beside = f"; others are read as {self.way}" if self.way else ""
-            raise ConfigError(f"{where}: {quoted(word)} is no class{beside}; accepted: {self.accepted}")
+            beside = f"; others are {self.way}" if self.way else ""
+            raise ConfigError(f"{where}: {quoted(word)} is not a class{beside}; accepted: {self.accepted}")
         return classes[0]
 
 
@@ -70,15 +70,15 @@ class _Way(NamedTuple):
 
 
 def read_words(words: Iterable[str], labels: Sequence[str] | None, num_classes: int) -> ClassWords:
-    """Read words in the first way in which any of them stands for a class.
+    """Read words in the first way in which any of them names a class.
 
-    The ways are label names, WordNet ids where there are 1000 classes, and numbers from 0. Labels come first, so that
-    "3" is to a model of digits what its labels say. Ways are not mixed: where labels are "1" to "9" and "none", a "0"
-    is no label and must not become the first class beside "1".
+    The ways are label names, WordNet ids (only for 1000 classes), and numbers from 0. Labels come first, so that a
+    model of digits reads "3" as its label. Ways are not mixed: if the labels are "1" to "9" and "none", then "0" is not
+    a label, and must not become the first class beside "1".
 
     Args:
-        words: Names of folders, or the classes of a file.
-        labels: Of the artifact; matched as they are, then in any case, then with spaces, underscores and hyphens alike.
+        words: Names of folders, or the classes in a file.
+        labels: Of the artifact; matched exactly, then in any case, then with spaces, underscores and hyphens equal.
         num_classes: Of the artifact.
     """
     words = list(dict.fromkeys(words))
@@ -122,7 +122,7 @@ def _label_finder(labels: Sequence[str]) -> Callable[[str], tuple[int, ...]]:
 
 
 def _composed(text: str) -> str:
-    """With letters and their accents as one; file systems of macOS part them."""
+    """With each letter and its accent as one character; file systems of macOS separate them."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -135,11 +135,11 @@ def _any_gap(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Foreign text for a message: in quotes, what cannot be printed as escapes, no more than 80 characters of it."""
+    """Text of others for a message: in quotes, with escapes, at most 80 characters."""
     return repr(text if len(text) <= 80 else text[:80] + "...")
 
 
 def some(words: Sequence[str]) -> str:
-    """The first three of some foreign words for a message, and how many others there are."""
+    """The first three of some words for a message, and the number of others."""
     others = f" and {len(words) - 3} more" if len(words) > 3 else ""
     return ", ".join(map(quoted, words[:3])) + others

@@ -1,4 +1,4 @@
-"""The images of a folder: which files they are, what was left out, and, where they can be known, their classes."""
+"""The images of a folder: which files they are, what was left out, and their classes if they are known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rest_deploy.preprocess.ground_truth import read_ground_truth
 from rest_deploy.preprocess.images import is_image
 
 ARRAY_SUFFIX = ".npy"
-_LISTED = 10  # names of files that were left out, in a message; the dataset has all
+_LISTED = 10  # files that a message names as left out; the dataset has all
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Dataset:
     """Images of a folder.
 
     Args:
-        folder: Where they lie.
-        images: Their paths, in order of name; or ``.npy`` files, where :func:`images_below` was asked for them.
+        folder: The folder.
+        images: Paths of the images, in order of name; or ``.npy`` files, if :func:`images_below` was asked for them.
         classes: The class (from 0) of each, or None.
-        note: How the classes were had, or why there are none.
-        left_out: The other files of the folder, hidden ones (``.name``) aside.
+        note: Where the classes come from, or why there are none.
+        left_out: The other files of the folder, without hidden ones (``.name``).
 
     Raises:
-        ConfigError: There are no images, or there is not one class for each.
+        ConfigError: There are no images, or not one class for each.
     """
 
     folder: Path
@@ -43,41 +43,41 @@ class Dataset:
     def __post_init__(self) -> None:
         if not self.images or len(self.classes) != len(self.images):
             raise ConfigError(
-                f"{len(self.images)} images with {len(self.classes)} classes; needed: one image or more, each with a "
+                f"{len(self.images)} images with {len(self.classes)} classes; needed: one or more images, each with a "
                 "class or None"
             )
 
     @property
     def labelled(self) -> bool:
-        """Whether the classes of all are known."""
+        """Whether all classes are known."""
         return None not in self.classes
 
     @property
     def are_arrays(self) -> bool:
-        """Whether they are ``.npy`` files, which hold inputs of a network."""
+        """Whether the files are ``.npy`` files, which contain inputs of a network."""
         return is_array(self.images[0])
 
     @property
     def left_out_note(self) -> str:
-        """How many files were left out and which, in words; empty where there were none."""
+        """How many files were left out and which, in words; empty if there were none."""
         return _left_out_note(self.folder, self.left_out, "images") if self.left_out else ""
 
     def name(self, path: Path) -> str:
-        """Name below the folder, with forward slashes; bytes that are no UTF-8 as escapes."""
+        """Name relative to the folder, with forward slashes; bytes that are not UTF-8 as escapes."""
         return name_below(self.folder, path)
 
     def limited(self, count: int, seed: int) -> Dataset:
-        """A random choice of ``count`` images in the same order; all of them where there are no more.
+        """A random choice of ``count`` images in the same order; all of them if there are no more.
 
-        Each image is as likely to be chosen as any other. Where all classes are known, each gets its share of the
-        choice, rounded down or up: images in random order within classes, these in random order too, of which every
-        (n / count)-th is taken from a random start on (systematic sampling; Cochran, Sampling Techniques, chapter 8).
+        All images are equally likely. If all classes are known, each class gets its share of the choice, rounded down
+        or up: classes are shuffled, images within classes too, and every (n / count)-th image after a random start is
+        chosen (systematic sampling; Cochran, Sampling Techniques, chapter 8).
 
         Raises:
             ConfigError: ``count`` is less than 1.
         """
         if count < 1:
-            raise ConfigError(f"{count} images; needed: 1 or more")
+            raise ConfigError(f"{count} images were requested; needed: 1 or more")
         total = len(self.images)
         if count >= total:
             return self
@@ -86,36 +86,36 @@ class Dataset:
         if self.labelled:
             _, groups = np.unique(np.asarray(self.classes)[order], return_inverse=True)
             order = order[np.argsort(rng.permutation(groups.max() + 1)[groups], kind="stable")]
-        places = (np.arange(count) * total + rng.integers(total)) // count  # whole numbers, so that none comes twice
+        places = (np.arange(count) * total + rng.integers(total)) // count  # whole numbers, so no image comes twice
         chosen = sorted(order[places].tolist())
         images, classes = tuple(self.images[i] for i in chosen), tuple(self.classes[i] for i in chosen)
         return replace(self, images=images, classes=classes)
 
 
 def images_below(folder: str | Path, *, arrays: bool = False) -> Dataset:
-    """Images of a folder and its subfolders, their classes unknown.
+    """Images of a folder and its subfolders, without classes.
 
     Hidden files and folders (``.name``) are left out. Links to folders are followed, and each folder is searched once,
-    so that a link to a parent ends somewhere. What an image is: :func:`~rest_deploy.preprocess.images.is_image`.
+    so that a link to a parent causes no loop. :func:`~rest_deploy.preprocess.images.is_image` decides what is an image.
 
     Args:
-        folder: Of images.
-        arrays: Whether ``.npy`` files are taken too; a folder has images or these, not both.
+        folder: The folder.
+        arrays: Whether ``.npy`` files are accepted too; a folder has images or ``.npy`` files, not both.
 
     Raises:
-        ImageError: There is no such folder, a folder in it cannot be read, or it holds nothing of the kind, or both.
+        ImageError: The folder does not exist, a folder in it cannot be read, or it has no images, or both kinds.
         PredictorError: No memory or no file handles are left.
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
-        raise ImageError(f"{folder}: {no_folder(folder)}; give one that holds images")
+        raise ImageError(f"{folder}: {no_folder(folder)}; give a folder with images")
     files = _files_below(folder)
     images = [path for path in files if _is_file(path) and is_image(path)]
     found = [path for path in files if is_array(path) and _is_file(path)] if arrays else []
     if images and found:
         raise ImageError(
-            f"{folder}: both {ARRAY_SUFFIX} files ({_names(folder, found, 3)}) and images "
-            f"({_names(folder, images, 3)}); give a folder that holds one kind"
+            f"{folder}: it has both {ARRAY_SUFFIX} files ({_names(folder, found, 3)}) and images "
+            f"({_names(folder, images, 3)}); give a folder with one kind"
         )
     wanted = images or found
     taken = set(wanted)
@@ -128,18 +128,18 @@ def images_below(folder: str | Path, *, arrays: bool = False) -> Dataset:
 
 
 def is_array(path: Path) -> bool:
-    """Whether a file is taken for an array, by its suffix."""
+    """Whether a file is an array, by its suffix."""
     return path.suffix.lower() == ARRAY_SUFFIX
 
 
 def name_below(folder: Path, path: Path) -> str:
-    """Name of a file below a folder, with forward slashes; bytes that are no UTF-8 as escapes."""
+    """Name of a file relative to a folder, with forward slashes; bytes that are not UTF-8 as escapes."""
     name = path.relative_to(folder).as_posix()
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Everything that is no folder, in order of name, hidden ones left out."""
+    """All files in order of name, without hidden ones."""
     found = []
     searched = {os.path.realpath(folder)}
     for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
@@ -149,7 +149,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _unsearched(place: str, folders: Iterable[str], searched: set[str]) -> list[str]:
-    """Folders not met before, in order of name; of a folder and a link to it side by side the folder."""
+    """Folders that were not searched yet, in order of name; a folder comes before a link to it."""
     new = []
     for _, name in sorted((os.path.islink(os.path.join(place, name)), name) for name in folders):
         real = os.path.realpath(os.path.join(place, name))
@@ -162,22 +162,22 @@ def _unsearched(place: str, folders: Iterable[str], searched: set[str]) -> list[
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError as exc:  # in a folder that may be listed, and no more
+    except OSError as exc:  # in a folder that may only be listed
         _refuse(exc)
         raise
 
 
 def _refuse(error: OSError) -> None:
-    """A folder that cannot be read is no folder without images: what is in it would be missing without a word."""
+    """A folder that cannot be read is an error: its images would be missing without a message."""
     words = f"{os.fsdecode(error.filename or '')}: cannot be read: {error.strerror}"
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-        raise PredictorError(f"{words}; let this process do less at a time, or raise its limits") from error
+        raise PredictorError(f"{words}; run less in this process at a time, or raise its limits") from error
     raise ImageError(words) from error
 
 
 def _left_out_note(folder: Path, left_out: Sequence[Path], kinds: str) -> str:
     files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
-    return f"{files} left out, no {kinds} that can be read here: {_names(folder, left_out, _LISTED)}"
+    return f"{files} left out, not {kinds} that can be read here: {_names(folder, left_out, _LISTED)}"
 
 
 def _names(folder: Path, paths: Sequence[Path], most: int) -> str:
@@ -190,25 +190,25 @@ def open_dataset(
 ) -> Dataset:
     """List the images of a folder and its subfolders, and find their classes.
 
-    They are taken from the ground-truth file where one is given. Else, where every image lies in a subfolder, from the
-    names of the uppermost subfolders: label names, WordNet ids or class numbers, one kind for all
-    (:func:`~rest_deploy.preprocess.classes.read_words`). If none of these stands for a class, they are taken for mere
-    folders, and classes are unknown; if only some do, that is an error, since accuracy on a part would pass for all.
+    Classes come from the ground-truth file if it is given. Otherwise, if every image is in a subfolder, they come from
+    the names of the top subfolders: label names, WordNet ids or class numbers, one kind for all
+    (:func:`~rest_deploy.preprocess.classes.read_words`). If no subfolder names a class, classes are unknown. If only
+    some do, that is an error, because an accuracy on a part would look like one on all.
 
     Args:
-        folder: Of images; links are followed.
-        labels: Names of the artifact's classes, where it has any.
+        folder: The folder of images; links are followed.
+        labels: Names of the artifact's classes, if it has any.
         num_classes: Of the artifact.
         ground_truth: See :func:`~rest_deploy.preprocess.ground_truth.read_ground_truth`.
 
     Raises:
-        ConfigError: No such folder, no images in it, a subfolder that cannot be read, folders of which only some are
-            classes or one is two, folders numbered so that their order is not known, or a ground-truth file that does
-            not fit.
+        ConfigError: The folder does not exist or has no images, a subfolder cannot be read, only some subfolders name
+            classes, one names two, the order of numbered subfolders is not known, or the ground-truth file does not
+            fit.
     """
     folder = Path(folder)
     if labels is not None and len(labels) != num_classes:
-        raise ConfigError(f"{len(labels)} labels for {num_classes} classes; needed: one for each, or none at all")
+        raise ConfigError(f"{len(labels)} labels for {num_classes} classes; needed: one for each class, or no labels")
     try:
         found = images_below(folder)
     except ImageError as exc:
@@ -225,21 +225,21 @@ def open_dataset(
 def _classes_by_folder(
     folder: Path, images: Sequence[Path], labels: Sequence[str] | None, num_classes: int
 ) -> tuple[tuple[int | None, ...], str]:
-    """Classes of images by their uppermost folders, and a note of how they were had."""
+    """Classes of images by their top folders, and a note that says where they come from."""
     unknown = (None,) * len(images)
     parts = [path.relative_to(folder).parts for path in images]
     outside = [path for path, names in zip(images, parts, strict=True) if len(names) == 1]
     if outside:
-        why = f"{quoted(name_below(folder, outside[0]))} lies in no folder of a class"
-        return unknown, f"classes unknown: {why}; to give them, have a folder for each class or a ground-truth file"
+        why = f"{quoted(name_below(folder, outside[0]))} is not in the folder of a class"
+        return unknown, f"classes unknown: {why}; to give them, use a folder for each class, or a ground-truth file"
     words = read_words((names[0] for names in parts), labels, num_classes)
     strange = [word for word, meanings in words.meanings.items() if not meanings]
     if not words.way:
-        why = f"no folder is named as a class ({some(strange)})"
+        why = f"no folder has the name of a class ({some(strange)})"
         return unknown, f"classes unknown: {why}; accepted: {words.accepted}"
     if strange:
         raise ConfigError(
-            f"data folder {folder}: folders {some(strange)} are no classes, while others are read as {words.way}; "
+            f"data folder {folder}: folders {some(strange)} are not classes, while others are {words.way}; "
             f"accepted: {words.accepted}"
         )
     _refuse_ambiguous_numbers(folder, words, num_classes)
@@ -248,24 +248,24 @@ def _classes_by_folder(
 
 
 def _refuse_ambiguous_numbers(folder: Path, words: ClassWords, num_classes: int) -> None:
-    """Refuse numbered folders that training may have counted in the order of their names.
+    """Refuse numbered folders that training may have numbered in the order of their names.
 
-    torchvision's ImageFolder does: "10" comes before "2" there, and so "2" is class 4 of twelve.
+    torchvision's ImageFolder does: "10" comes before "2" there, so "2" is class 4 of twelve.
     """
     names = list(words.meanings)
     if not words.are_numbers or _in_one_order(names, num_classes):
         return
     raise ConfigError(
-        f"data folder {folder}: folders {some(names)} are numbers, and of {num_classes} classes it is not known "
-        'whether training counted them by number or by name, as ImageFolder does ("10" before "2"); give the artifact '
-        "labels that name them (rest-export --labels), or a ground-truth file (--ground-truth)"
+        f"data folder {folder}: folders {some(names)} are numbers, and with {num_classes} classes it is not known "
+        'whether training ordered them by number or by name, as ImageFolder does ("10" before "2"); give the artifact '
+        "labels that name them (rest-export --labels), or give a ground-truth file (--ground-truth)"
     )
 
 
 def _in_one_order(numbers: Sequence[str], num_classes: int) -> bool:
-    """Whether folders of all classes, named in the way of these, have these at one place by name and by number.
+    """Whether these folders have the same class by name and by number, in a set of folders for all classes.
 
-    These may be a part of them: "10" and "11" of twelve stand for a set that begins with "0" as well as with "00".
+    They may be a part of the set: "10" and "11" of twelve belong to a set that begins with "0" or with "00".
     """
     if any(len(number) > 1 and number[0] == "0" for number in numbers):
         lengths = {len(number) for number in numbers}

@@ -12,15 +12,16 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.preprocess.classes import ClassWords, quoted, read_words, some
 
 _MAX_MIB = 64
-#: More than a path and a label have; a longer line is of another kind of file, such as JSON under another name.
+#: More characters than a path and a label have; a longer line belongs to another kind of file, such as JSON.
 _MAX_LINE = 10_000
 _FORM = (
-    "needed: PATH CLASS on each line, with a tab, a comma or a space between; before a name with spaces, not a space"
+    "needed: PATH CLASS on each line, separated by a tab, a comma or a space; before a class name with spaces, use a "
+    "tab or a comma"
 )
 
 
 class _Entry(NamedTuple):
-    where: str  # file and line, as an error names it
+    where: str  # file and line, for an error
     path: str
     word: str
 
@@ -28,23 +29,23 @@ class _Entry(NamedTuple):
 def read_ground_truth(
     path: Path, names: Collection[str], labels: Sequence[str] | None, num_classes: int
 ) -> tuple[dict[str, int], str]:
-    """Classes of images, from a file that names them all and no others.
+    """Classes of images, from a file that names exactly these images.
 
-    In a line a tab, a comma or a space stands between path and class: of several places to part it the first whose
-    path is an image. Either part may be in double quotes. Empty lines and lines that start with # are skipped.
+    A tab, a comma or a space separates path and class. If a line can be split in several places, the first whose path
+    is an image counts. Either part may be in double quotes. Empty lines and lines that start with # are skipped.
 
     Args:
-        path: UTF-8 text of at most 64 MiB; JSON where it ends in .json.
+        path: UTF-8 text of at most 64 MiB; JSON if the name ends in .json.
         names: Of the images, relative to their folder, with forward slashes.
         labels: Of the artifact; see :func:`read_words`.
         num_classes: Of the artifact.
 
     Returns:
-        Name -> class of each image, and the way in which the classes were read.
+        Name -> class of each image, and the way in which classes were read.
 
     Raises:
-        ConfigError: It cannot be read, a line has another form, its path is no image or its word no class, two lines
-            disagree, or an image is missing.
+        ConfigError: It cannot be read, a line has another form, names no image or no class, two lines disagree, or an
+            image is missing.
     """
     known = frozenset(names)
     text = _read_text(path)
@@ -54,7 +55,7 @@ def read_ground_truth(
     classes = _classes(entries, words)
     missing = [name for name in names if name not in classes]
     if missing:
-        raise ConfigError(f"{path}: no entry for {some(missing)}; every image of the folder needs one")
+        raise ConfigError(f"{path}: no entry for {some(missing)}; every image of the folder needs an entry")
     return classes, words.way
 
 
@@ -65,7 +66,7 @@ def _classes(entries: Sequence[_Entry], words: ClassWords) -> dict[str, int]:
         number = words.class_of(word, where)
         if classes.setdefault(name, number) != number:
             raise ConfigError(
-                f"{where}: {quoted(name)} is of class {number} here and of class {classes[name]} in {places[name]}; "
+                f"{where}: {quoted(name)} has class {number} here and class {classes[name]} in {places[name]}; "
                 "keep one of them"
             )
         places.setdefault(name, where)
@@ -73,16 +74,18 @@ def _classes(entries: Sequence[_Entry], words: ClassWords) -> dict[str, int]:
 
 
 def _image_name(entry: _Entry, known: Collection[str]) -> str:
-    """The path as images are named; "./x.png" is "x.png"."""
+    """The path in the form of image names; "./x.png" is "x.png"."""
     name = PurePosixPath(entry.path).as_posix()
     if name in known:
         return name
-    windows = PureWindowsPath(entry.path)  # parts what either system parts
+    windows = PureWindowsPath(entry.path)  # splits at the separators of both systems
     if windows.anchor or ".." in windows.parts:
-        raise ConfigError(f"{entry.where}: {quoted(entry.path)} leaves the folder of the images; paths start in it")
+        raise ConfigError(
+            f"{entry.where}: {quoted(entry.path)} leaves the folder of the images; give paths relative to it"
+        )
     raise ConfigError(
-        f"{entry.where}: {quoted(entry.path)} is no image of the folder; needed: its path from there, with suffix, and "
-        "its class"
+        f"{entry.where}: {quoted(entry.path)} is not an image of the folder; needed: its path relative to the folder, "
+        "with suffix, and its class"
     )
 
 
@@ -106,21 +109,21 @@ def _line_entries(path: Path, text: str, known: Collection[str]) -> Iterator[_En
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if lines and all(re.fullmatch("[0-9]+", line) for _, line in lines):
         raise ConfigError(
-            f"{path}: only a number on each line, as in ILSVRC2012_validation_ground_truth.txt; it names no images, "
-            f"and ILSVRC's numbers are in another order than the classes of networks; {_FORM}"
+            f"{path}: each line has only a number, as in ILSVRC2012_validation_ground_truth.txt; the file names no "
+            f"images, and ILSVRC numbers have another order than the classes of networks; {_FORM}"
         )
     for number, line in lines:
         where = f"{path}, line {number}"
         if len(line) > _MAX_LINE:
-            raise ConfigError(f"{where}: {len(line):,} characters; {_FORM} (JSON in a file that ends in .json)")
+            raise ConfigError(f"{where}: {len(line):,} characters; {_FORM} (JSON needs a file name that ends in .json)")
         parts = list(_partings(line))
         if not parts:
-            raise ConfigError(f"{where}: {quoted(line)} is one word; {_FORM}")
+            raise ConfigError(f"{where}: {quoted(line)} is only one word; {_FORM}")
         yield _Entry(where, *next((pair for pair in parts if PurePosixPath(pair[0]).as_posix() in known), parts[0]))
 
 
 def _partings(line: str) -> Iterator[tuple[str, str]]:
-    """Ways to read a line as path and class: at its first tab, or else at each comma and at its last space."""
+    """Ways to split a line into path and class: at its first tab, else at each comma and at its last space."""
     if "\t" in line:
         pairs = [line.split("\t", 1)]
     else:
@@ -139,14 +142,14 @@ def _unquoted(part: str) -> str:
 
 def _json_entries(path: Path, text: str) -> Iterator[_Entry]:
     try:
-        pairs = json.loads(text, object_pairs_hook=tuple)  # lists stay lists; a key that stands twice is kept twice
+        pairs = json.loads(text, object_pairs_hook=tuple)  # lists stay lists; a duplicate key is kept twice
     except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"{path}: no JSON ({exc}); needed: an object of path to class") from exc
+        raise ConfigError(f"{path}: not JSON ({exc}); needed: an object of path to class") from exc
     if not isinstance(pairs, tuple):
-        raise ConfigError(f"{path}: JSON of another kind; needed: an object of path to class")
+        raise ConfigError(f"{path}: the JSON is not an object; needed: an object of path to class")
     for number, (name, word) in enumerate(pairs, 1):
         if not isinstance(word, (str, int)) or isinstance(word, bool):
             raise ConfigError(
-                f"{path}, entry {number}: the class of {quoted(name)} is neither a whole number nor text; needed: one"
+                f"{path}, entry {number}: the class of {quoted(name)} is neither a whole number nor text; give either"
             )
         yield _Entry(f"{path}, entry {number}", name, str(word).strip())

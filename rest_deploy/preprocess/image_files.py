@@ -1,8 +1,8 @@
-"""An image file before it is decoded: opened, and judged by what its header says that decoding will cost.
+"""An image file before it is decoded: opened, and judged by the cost of decoding it, as its header shows.
 
-A file of a hundred bytes can announce 67 million rows, name one part of itself a million times, or have a picture
-refined a thousand times. Pillow's decoders follow it. Here what they would do is told first, from the file's structure,
-and bounded: by pixels, by bytes, and by the number of steps; never by a clock.
+A file of a hundred bytes can announce 67 million rows, name one part of itself a million times, or refine a picture a
+thousand times, and Pillow's decoders follow it. So the cost is computed first, from the file's structure, and limited:
+by pixels, by bytes, and by the number of steps; never by a clock.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ from PIL import Image, UnidentifiedImageError
 
 from rest_deploy.errors import ImageError
 
-#: A larger image is taken for a decompression bomb; the figure is Pillow's default, 1 GiB at 12 bytes a pixel.
+#: A larger image counts as a decompression bomb; the figure is Pillow's default, 1 GiB at 12 bytes per pixel.
 MAX_PIXELS = 89_478_485
-#: A file or a stream is read no further: no image of at most MAX_PIXELS is longer, and a stream may have no end.
+#: A file or stream is read up to here: no image of at most MAX_PIXELS is longer, and a stream may have no end.
 MAX_BYTES = 12 * MAX_PIXELS
 
-#: Formats of Pillow that are read. What decoding one takes can be told from its structure, and was compared with what
-#: it takes (tests/reliability/picture_bombs.py). Others hold pictures of other sizes than they say, run programs,
-#: or decode while they are opened. HEIF is there where a plugin has registered it.
+#: Formats of Pillow that are read. The cost of decoding them can be computed from their structure, and was compared
+#: with the real cost (tests/reliability/picture_bombs.py). Other formats contain pictures of other sizes than they
+#: announce, run programs, or decode on opening. HEIF is available if a plugin has registered it.
 FORMATS = frozenset("AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI TGA TIFF WEBP".split())  # noqa: SIM905
 
-#: Bytes of a file whose decoder takes 0.1 us and more a byte; at 89 million pixels of noise a minute.
+#: Largest file whose decoder takes 0.1 us and more per byte; a minute for 89 million pixels of noise.
 _MAX_CODED_BYTES = {"AVIF": 64 << 20, "HEIF": 64 << 20, "JPEG2000": 32 << 20}
-#: Pixels of what Pillow decodes in Python, 1 us a pixel: QOI, uncompressed DDS, BMP in runs, 16-bit PPM and SGI.
+#: Pixels of formats that Pillow decodes in Python, 1 us each: QOI, raw DDS, run-length BMP, 16-bit PPM and SGI.
 _MAX_PYTHON_PIXELS = 1 << 21
-#: Pixels of a TIFF of JPEG strips, of which libtiff lets each have a hundred scans.
+#: Pixels of a TIFF of JPEG strips; libtiff allows a hundred scans in each.
 _MAX_TIFF_JPEG_PIXELS = MAX_PIXELS // 4
-#: Passes over MAX_PIXELS that a JPEG may ask for, 0.1 s each; a progressive one of a camera has about ten.
+#: Passes over MAX_PIXELS that a JPEG may need, 0.1 s each; a progressive one of a camera has about ten.
 _MAX_SCANS = 20
 _MAX_MARKERS = 100_000
-#: Strips or tiles of a TIFF; for each Pillow makes objects of a kilobyte.
+#: Strips or tiles of a TIFF; Pillow makes objects of a kilobyte for each.
 _MAX_STRIPS = 1 << 17
-#: Pixels of a TIFF's tile, which is decoded whole, however small the image is.
+#: Pixels of a TIFF's tile, which is decoded whole even if the image is small.
 _MAX_TILE = 1 << 22
-#: Bytes that are copied for the entries of an EXIF directory: for each its own, though all may name the same.
+#: Bytes that are copied for the entries of an EXIF directory; entries that name the same bytes get their own copies.
 _MAX_EXIF = 16 << 20
 
 
 def open_image(content: bytes, name: str) -> Image.Image:
-    """Open an image file whose decoding is bounded.
+    """Open an image file whose decoding has a bounded cost.
 
     Args:
-        content: All of it.
-        name: What a message calls it.
+        content: The whole file.
+        name: Of the image, for a message.
 
     Raises:
-        ImageError: It is of a format that is not read, or would cost more than a picture of its size does.
-        UnidentifiedImageError, DecompressionBombError, OSError, ...: Pillow's own, of a damaged one.
+        ImageError: Its format is not read, or decoding costs more than a picture of its size should.
+        UnidentifiedImageError, DecompressionBombError, OSError, ...: From Pillow, if it is damaged.
     """
     for start, check in _CHECKS:
         if content.startswith(start):
@@ -66,7 +66,7 @@ def open_image(content: bytes, name: str) -> Image.Image:
         raise ImageError(f"{name}: {_not_read(content)}") from exc
     file.header = False
     if _is_slow(image):
-        file.reads_allowed += 4 * _MAX_PYTHON_PIXELS  # of a byte each
+        file.reads_allowed += 4 * _MAX_PYTHON_PIXELS  # one byte each
     width, height = image.size
     check_pixels(name, width, height)
     _check_decoder(image, name)
@@ -75,10 +75,10 @@ def open_image(content: bytes, name: str) -> Image.Image:
 
 
 def check_pixels(name: str, width: int, height: int) -> None:
-    """Refuse a size that is none, or is a bomb's.
+    """Refuse an empty image and a decompression bomb.
 
     Raises:
-        ImageError: It is.
+        ImageError: It is one of them.
     """
     if width * height > MAX_PIXELS:
         raise ImageError(too_large(name, f"{width}x{height} pixels"))
@@ -87,31 +87,31 @@ def check_pixels(name: str, width: int, height: int) -> None:
 
 
 def too_large(name: str, size: str) -> str:
-    """What is said of an image with too many pixels."""
-    return f"{name}: {size}, more than the {MAX_PIXELS:,} that are read; scale it down first"
+    """The message for an image with too many pixels."""
+    return f"{name}: {size}; accepted: at most {MAX_PIXELS:,}; scale it down first"
 
 
 def is_decoded(image: Image.Image) -> bool:
-    """Whether an image has its pixels: one that was made has, one that a caller opened once its frame was loaded."""
+    """Whether an image has its pixels: a created one has, an opened one has once its frame was loaded."""
     return image.format is None or (getattr(image, "_im", None) is not None and not getattr(image, "tile", ()))
 
 
 def check_opened(image: Image.Image, content: bytes, name: str) -> None:
-    """Refuse an image that a caller opened with Pillow and did not decode, where decoding it would not be bounded.
+    """Refuse an image that a caller opened with Pillow and did not decode, if decoding it has no bounded cost.
 
-    What its header took is the caller's own, and metadata behind its pixels are not counted.
+    The caller has already paid for the header, and metadata behind the pixels are not counted.
 
     Args:
-        image: As it was opened; it may stand at another frame than the first.
-        content: All of its file; empty where Pillow does not hold that any more, as it does of all that is checked.
-        name: What a message calls it.
+        image: The opened image; it may be at another frame than the first.
+        content: Its whole file; empty if Pillow has closed it, which it does not for the formats checked here.
+        name: Of the image, for a message.
 
     Raises:
-        ImageError: It is of another format than those that are read, or would cost more than a picture of its size.
+        ImageError: Its format is not read, or decoding costs more than a picture of its size should.
     """
     if image.format not in FORMATS:
         raise ImageError(
-            f"{name}: {image.format} is not decoded here; save it as PNG or JPEG, or where you trust it, call its "
+            f"{name}: {image.format} is not decoded here; save it as PNG or JPEG, or, if you trust it, call its "
             "load() first"
         )
     _check_decoder(image, name)
@@ -123,39 +123,39 @@ def check_opened(image: Image.Image, content: bytes, name: str) -> None:
 
 
 def decoding_bytes(image: Image.Image) -> int:
-    """Memory that turning an image into RGB takes at most: it as decoded, turned upright, as RGB; laid over white.
+    """Largest memory to convert an image to RGB: copies decoded, upright, in RGB, and on white.
 
-    Pillow keeps four bytes a pixel, or less, and a pointer a row.
+    Pillow uses at most four bytes per pixel, and a pointer per row.
     """
     width, height = image.size
     copies = 3
     if image.has_transparency_data or image.mode.startswith(("I", "F")):
         copies += 3
-    if image.format in ("WEBP", "AVIF", "HEIF", "JPEG2000"):  # the decoder's own planes, and its answer as bytes
+    if image.format in ("WEBP", "AVIF", "HEIF", "JPEG2000"):  # the decoder's planes, and its result as bytes
         copies += 2
     return copies * height * (8 + 4 * width)
 
 
 def check_exif(image: Image.Image, name: str) -> None:
-    """Refuse EXIF data that unfold when they are read, which Pillow does to tell how the image is turned.
+    """Refuse EXIF data that unfold when Pillow reads them to find the rotation.
 
     Raises:
-        ImageError: They do.
+        ImageError: They unfold.
     """
     exif = image.info.get("exif") or b""
     raw = image.info.get("Raw profile type exif", "")
     if isinstance(exif, bytes):
-        while exif.startswith(b"Exif\0\0"):  # Pillow takes off more than one too
+        while exif.startswith(b"Exif\0\0"):  # Pillow removes several too
             exif = exif[6:]
         named = sum(entry.nbytes for entry in _directory(exif))
         if named > _MAX_EXIF:
-            raise ImageError(f"{name}: its EXIF data of {len(exif):,} bytes name {named:,}: damaged")
+            raise ImageError(f"{name}: damaged: its EXIF data of {len(exif):,} bytes name {named:,} bytes")
     if len(raw) > _MAX_EXIF >> 6:
-        raise ImageError(f"{name}: EXIF data of {len(raw):,} characters of text: damaged")
+        raise ImageError(f"{name}: damaged: EXIF data of {len(raw):,} characters of text")
 
 
 def _opened(file: Any) -> Image.Image:
-    """A file of a format that is read; what most are comes first, as Pillow takes 60 ms to load the others."""
+    """A file of an accepted format; the most common come first, because Pillow takes 60 ms to load the others."""
     with suppress(UnidentifiedImageError):
         return Image.open(file, formats=("JPEG", "PNG"))
     Image.init()
@@ -168,35 +168,35 @@ def _not_read(content: bytes) -> str:
     for kind, (_, accept) in Image.OPEN.items():
         if kind not in FORMATS and accept and accept(start):
             return f"{kind} is not read; save the image as PNG or JPEG"
-    return "not an image that Pillow can read, or none of " + ", ".join(sorted(FORMATS))
+    return "not an image that can be read; accepted: " + ", ".join(sorted(FORMATS))
 
 
 def _check_decoder(image: Image.Image, name: str) -> None:
-    """What is decoded in Python is slow, and plain PPM slower: its comments are cut out one by one."""
+    """Decoders in Python are slow, and the one of plain PPM is slower: it removes comments one by one."""
     pixels = image.width * image.height
     if "ppm_plain" in _codecs(image):
-        raise ImageError(f"{name}: a {image.format} in plain text is not read; save it in binary, or as PNG")
+        raise ImageError(f"{name}: {image.format} in plain text is not read; save it in binary, or as PNG")
     if _is_slow(image) and pixels > _MAX_PYTHON_PIXELS:
         raise ImageError(
-            f"{name}: {pixels:,} pixels of {image.format} of a kind that is slow to decode; at most "
-            f"{_MAX_PYTHON_PIXELS:,} are read; save it as PNG"
+            f"{name}: {pixels:,} pixels of a slow kind of {image.format}; accepted: at most {_MAX_PYTHON_PIXELS:,}; "
+            "save it as PNG"
         )
     compression = image.info.get("compression")
     if image.format == "TIFF" and compression in ("jpeg", "tiff_jpeg") and pixels > _MAX_TIFF_JPEG_PIXELS:
         raise ImageError(
-            f"{name}: {pixels:,} pixels of JPEG in a TIFF; at most {_MAX_TIFF_JPEG_PIXELS:,} are read; save it as JPEG"
+            f"{name}: {pixels:,} pixels of JPEG in a TIFF; accepted: at most {_MAX_TIFF_JPEG_PIXELS:,}; save it as JPEG"
         )
 
 
 def _check_coded(image: Image.Image, content: bytes, name: str) -> None:
     if image.format in ("JPEG", "MPO"):
         tiles = getattr(image, "tile", ())
-        start = tiles[0].offset if tiles else 0  # of an MPO's second frame it is not 0
+        start = tiles[0].offset if tiles else 0  # not 0 for the second frame of an MPO
         _check_scans(content, start, image.width * image.height, name)
     most = _MAX_CODED_BYTES.get(image.format or "", MAX_BYTES)
     if len(content) > most:
         raise ImageError(
-            f"{name}: {len(content):,} bytes of {image.format}; at most {most:,} are read; save it smaller"
+            f"{name}: {len(content):,} bytes of {image.format}; accepted: at most {most:,}; save it smaller"
         )
 
 
@@ -210,20 +210,19 @@ def _is_slow(image: Image.Image) -> bool:
 
 
 class Metered:
-    """A file of which Pillow's parsers, loops in Python, may ask no more than a picture's header has them ask.
+    """A file that limits what Pillow's parsers, which are loops in Python, may read.
 
-    Some of them append each part to those before it, or unfold it, so that what counts while the header is read is what
-    has been read so far, at each read again. Of a JPEG it is known what does so: its EXIF data are appended, and tables
-    and frames make objects; other metadata may be larger than its pixels, as depth maps are. A header that is read
-    twice over is damaged. While pixels are read, it is the number of reads, which is small: Pillow's own are of 64 KiB,
-    a PNG's of one chunk.
+    Some parsers append each part to those before it, or unfold it. So while the header is read, each read counts all
+    bytes read so far. For a JPEG it is known what does so: EXIF data are appended, and tables and frames make objects;
+    other metadata, such as depth maps, may be larger than the pixels. A header that is read twice is damaged. While
+    pixels are read, the number of reads counts. It is small: Pillow reads 64 KiB at a time, or one chunk of a PNG.
     """
 
-    _MAX_TABLES = 4 << 20  # bytes of a JPEG's segments that are no metadata
+    _MAX_TABLES = 4 << 20  # bytes of a JPEG's segments that are not metadata
     _METADATA = frozenset({*range(0xE0, 0xF0), 0xFE})
     _MAX_WORK = 1 << 34  # bytes appended: three seconds
     _MAX_READS = 100_000
-    _LEAST = 1 << 10  # bytes of a read, where there are more
+    _LEAST = 1 << 10  # bytes of a read, if there are more
     _SLACK = 1 << 20
 
     def __init__(self, file: Any, size: int, name: str) -> None:
@@ -239,7 +238,7 @@ class Metered:
         if self.header:
             self._count(data)
         if self._reads > self.reads_allowed:
-            raise ImageError(f"{self._name}: over {self._reads:,} parts in {self._size:,} bytes: damaged")
+            raise ImageError(f"{self._name}: damaged: over {self._reads:,} parts in {self._size:,} bytes")
         return data
 
     def _count(self, data: bytes) -> None:
@@ -248,14 +247,14 @@ class Metered:
         elif not self._jpeg or data.startswith(b"Exif\0\0"):
             self._appended += len(data)
             self._work += self._appended
-        if len(data) == 1:  # of a JPEG, the last before the length and the content of a segment is its marker
+        if len(data) == 1:  # in a JPEG, the marker comes before the length and the content of a segment
             self._marker = data[0]
         elif self._jpeg and self._marker not in self._METADATA:
             self._tables += len(data)
         self._seen += len(data)
         most = ((self._tables, self._MAX_TABLES), (self._work, self._MAX_WORK))
         if self._seen > 2 * self._size + self._SLACK or any(count > limit for count, limit in most):
-            raise ImageError(f"{self._name}: a header of over {self._reads:,} parts: damaged")
+            raise ImageError(f"{self._name}: damaged: a header of over {self._reads:,} parts")
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         position: int = self._file.seek(offset, whence)
@@ -269,22 +268,22 @@ class Metered:
         self._file.close()
 
 
-# JPEG: how often the picture is gone over
+# JPEG: the number of passes over the picture
 
-#: A marker, without those inside of coded pixels: a stuffed zero, restarts. Two bytes, so that a search is linear.
+#: A marker, except those inside of coded pixels: a stuffed zero, restarts. Two bytes, so that the search is linear.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TEM, _SOI, _EOI, _SOS = 0x01, 0xD8, 0xD9, 0xDA
-#: Start of a frame, which has its size: C0 to CF without tables, an extension and conditions of arithmetic coding.
+#: Start of a frame, which has its size: C0 to CF, except tables, an extension and conditions of arithmetic coding.
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def _check_scans(content: bytes, at: int, pixels: int, name: str) -> None:
-    """Of a JPEG that begins at ``at``; its own size counts, of which a caller's ``draft()`` leaves fewer pixels."""
+    """Check a JPEG that begins at ``at``; its own size counts, because a caller's ``draft()`` reduces the pixels."""
     scans = markers = 0
     while (found := _MARKER.search(content, at)) and found[0][1] != _EOI:
         at, markers = found.end(), markers + 1
         if markers > _MAX_MARKERS:
-            raise ImageError(f"{name}: a JPEG of over {_MAX_MARKERS:,} segments: damaged")
+            raise ImageError(f"{name}: damaged: a JPEG of over {_MAX_MARKERS:,} segments")
         if found[0][1] in (_TEM, _SOI):
             continue
         scans += found[0][1] == _SOS
@@ -294,17 +293,17 @@ def _check_scans(content: bytes, at: int, pixels: int, name: str) -> None:
         at += int.from_bytes(content[at : at + 2], "big")
     if scans * pixels > _MAX_SCANS * MAX_PIXELS:
         raise ImageError(
-            f"{name}: a JPEG of {scans:,} scans of {pixels:,} pixels, more than any camera makes; save it as PNG"
+            f"{name}: a JPEG of {scans:,} scans of {pixels:,} pixels, more than cameras make; save it as PNG"
         )
 
 
-# TIFF, and EXIF data, which are one without pixels
+# TIFF, and EXIF data, which are a TIFF without pixels
 
 
 class _Entry(NamedTuple):
-    """An entry of a directory: its tag, how many numbers it announces, bytes of them in the file, the first number.
+    """An entry of a directory: its tag, the count of numbers, their bytes in the file, the first number.
 
-    Where numbers are cut off Pillow takes what there is, warns, and leaves the entry out: ordinary pictures have such.
+    If numbers are cut off, Pillow reads what is there, warns, and drops the entry: ordinary pictures have such entries.
     """
 
     tag: int
@@ -318,7 +317,7 @@ _SIDES, _TILE_SIDES, _PARTS = (256, 257), (322, 323), (273, 279, 324, 325)
 
 
 def _directory(content: bytes, page: int = 0) -> Iterator[_Entry]:
-    """A page's directory; nothing where there is none, or its start is cut off, which Pillow then says."""
+    """A page's directory; nothing if there is none, or if its start is cut off, which Pillow reports."""
     order = "<" if content[:2] == b"II" else ">"
     byteorder: Literal["little", "big"] = "little" if order == "<" else "big"
     big = content[2:4] == (b"+\0" if order == "<" else b"\0+")
@@ -335,7 +334,7 @@ def _directory(content: bytes, page: int = 0) -> Iterator[_Entry]:
             tag, kind, numbers, value = struct.unpack_from(order + entry, content, at + number * (4 + 2 * inline))
             size = _SIZES.get(kind, 1)
             nbytes = numbers * size
-            if nbytes > inline:  # they stand elsewhere
+            if nbytes > inline:  # they are elsewhere
                 offset = int.from_bytes(value, byteorder)
                 nbytes = min(nbytes, max(0, len(content) - offset))
                 value = content[offset : offset + size]
@@ -345,9 +344,9 @@ def _directory(content: bytes, page: int = 0) -> Iterator[_Entry]:
 
 
 def _check_tiff(content: bytes, name: str, page: int = 0) -> None:
-    if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0"):  # Pillow reads others, libtiff does not
+    if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0"):  # Pillow opens others, libtiff does not
         return
-    sides, own = dict.fromkeys(_TILE_SIDES, 1), dict.fromkeys(_SIDES, MAX_PIXELS)  # of several the worst
+    sides, own = dict.fromkeys(_TILE_SIDES, 1), dict.fromkeys(_SIDES, MAX_PIXELS)  # the worst of several
     named = 0
     for entry in _directory(content, page):
         named += entry.nbytes
@@ -355,38 +354,38 @@ def _check_tiff(content: bytes, name: str, page: int = 0) -> None:
             sides[entry.tag] = max(sides[entry.tag], entry.value)
         elif entry.tag in _PARTS and entry.numbers > _MAX_STRIPS:
             raise ImageError(
-                f"{name}: a TIFF in {entry.numbers:,} parts; at most {_MAX_STRIPS:,} are read; save it as PNG"
+                f"{name}: a TIFF in {entry.numbers:,} parts; accepted: at most {_MAX_STRIPS:,}; save it as PNG"
             )
         elif entry.tag in own:
             own[entry.tag] = min(own[entry.tag], entry.value)
     if sides[322] * sides[323] > max(_MAX_TILE, 4 * own[256] * own[257]):
         raise ImageError(
-            f"{name}: a TIFF in tiles of {sides[322]}x{sides[323]} pixels, larger than itself; save it as PNG"
+            f"{name}: a TIFF with tiles of {sides[322]}x{sides[323]} pixels, larger than the image; save it as PNG"
         )
     if named > 2 * len(content):
-        raise ImageError(f"{name}: its directory names {named:,} bytes of {len(content):,}: damaged")
+        raise ImageError(f"{name}: damaged: its directory names {named:,} bytes of {len(content):,}")
 
 
-# JPEG 2000: in blocks of 4x4 pixels, of 64 as usual, a file of five kilobytes takes gigabytes
+# JPEG 2000: with blocks of 4x4 pixels (64 are usual), a file of five kilobytes takes gigabytes
 
 _MAX_TILES, _MAX_LAYERS, _MAX_LEVELS, _MAX_COMPONENTS = 4096, 100, 32, 4
 _LEAST_BLOCK, _LEAST_PRECINCT = 4, 5  # powers of two: 16, and 32 pixels a side
 
 
 def _check_jpeg2000(content: bytes, name: str) -> None:
-    """Refuse what asks for more than pixels: tiny blocks, tiles, precincts; thousands of layers (ISO 15444-1, annex A).
+    """Refuse tiny blocks, tiles and precincts, and thousands of layers (ISO 15444-1, annex A).
 
     Raises:
-        ImageError: It does, or it is not laid out as a decoder would go through it.
+        ImageError: It has them, or a decoder could not read its structure.
     """
     try:
         _check_codestream(content, _codestream(content), name)
     except (struct.error, IndexError) as exc:
-        raise ImageError(f"{name}: damaged or truncated: its JPEG 2000 headers end before they are whole") from exc
+        raise ImageError(f"{name}: damaged or truncated: its JPEG 2000 headers are incomplete") from exc
 
 
 def _codestream(content: bytes) -> int:
-    """Where the codestream is, inside of the boxes of a JP2 file or bare."""
+    """Offset of the codestream, bare or in the boxes of a JP2 file."""
     at = 0
     while not content.startswith(b"\xff\x4f", at):
         length, kind = struct.unpack_from(">L4s", content, at)
@@ -401,14 +400,14 @@ def _codestream(content: bytes) -> int:
 
 def _check_codestream(content: bytes, at: int, name: str) -> None:
     def refuse(what: str) -> None:
-        raise ImageError(f"{name}: a JPEG 2000 file of {what}, more than any camera makes; save it as PNG")
+        raise ImageError(f"{name}: a JPEG 2000 file of {what}, more than cameras make; save it as PNG")
 
     at += 2
-    part, parts = None, 0  # where a part of a tile begins
+    part, parts = None, 0  # offset of the current part of a tile
     while content[at : at + 2] != b"\xff\xd9" and at < len(content):
         marker, length = struct.unpack_from(">HH", content, at)
         body = at + 4
-        if marker == 0xFF93:  # pixels, up to the next part
+        if marker == 0xFF93:  # pixels until the next part
             at, part, parts = _next_part(content, part, at), None, parts + 1
             if parts > 100 * _MAX_TILES:
                 refuse(f"{parts:,} parts")
@@ -431,9 +430,9 @@ def _check_codestream(content: bytes, at: int, name: str) -> None:
 
 
 def _next_part(content: bytes, part: int | None, at: int) -> int:
-    """Where the part of a tile ends that began at ``part``, and has its pixels behind ``at``."""
+    """Offset of the end of the part of a tile that began at ``part`` and has its pixels after ``at``."""
     if part is None:
-        raise IndexError("pixels of no tile")
+        raise IndexError("pixels without a tile")
     (length,) = struct.unpack_from(">L", content, part + 6)
     if length == 0:
         return len(content)
@@ -443,7 +442,7 @@ def _next_part(content: bytes, part: int | None, at: int) -> int:
 
 
 def _bombastic(content: bytes, body: int, of_all: bool) -> str:
-    """What is too much in how channels are coded: all of them (COD), or one (COC)."""
+    """What is too much in the coding of all channels (COD), or of one (COC); empty if nothing is."""
     style, layers, at = content[body], int.from_bytes(content[body + 2 : body + 4], "big"), body + 5
     if not of_all:
         style, layers, at = content[body + 1], 1, body + 2
@@ -456,22 +455,22 @@ def _bombastic(content: bytes, body: int, of_all: bool) -> str:
     return f"blocks of 2^{wide + 2} by 2^{high + 2} pixels in {layers:,} layers and {levels} levels"
 
 
-# ICO: Pillow decodes its picture, of whatever size that is, while it opens the file
+# ICO: Pillow decodes its picture, of any size, on opening the file
 
 _MAX_ICON = 1024  # pixels a side; its own directory can say 256
 _MAX_ICONS, _MAX_ICON_CHUNKS = 256, 64
 
 
 def check_icon(file: IO[bytes], name: str) -> None:
-    """Refuse an icon with a large picture. The file is read no further than it takes to tell.
+    """Refuse an icon with a large picture. Only the needed part of the file is read.
 
     Raises:
-        ImageError: It has one, or so many pictures or parts of one that no icon has.
+        ImageError: It has a large picture, or more pictures or parts than icons have.
     """
     file.seek(4)
     count = int.from_bytes(file.read(2), "little")
     if count > _MAX_ICONS:
-        raise ImageError(f"{name}: an icon of {count:,} pictures; at most {_MAX_ICONS} are read; save it as PNG")
+        raise ImageError(f"{name}: an icon of {count:,} pictures; accepted: at most {_MAX_ICONS}; save it as PNG")
     for number in range(count):
         file.seek(6 + 16 * number)
         start = int.from_bytes(file.read(16)[12:], "little")
@@ -482,12 +481,12 @@ def check_icon(file: IO[bytes], name: str) -> None:
             sides = [int.from_bytes(head[i : i + 2], "little") for i in (4, 6)]
         if head.startswith(b"\x89PNG"):
             sides = _png_sides(file, start + 8, name)
-        if max(sides) > 2 * _MAX_ICON:  # of a bitmap, height counts its mask
+        if max(sides) > 2 * _MAX_ICON:  # the height of a bitmap includes its mask
             raise ImageError(f"{name}: an icon with a picture of {sides[0]}x{sides[1]} pixels; save it as PNG")
 
 
 def _png_sides(file: IO[bytes], at: int, name: str) -> list[int]:
-    """The largest width and height of a PNG's headers up to its pixels: Pillow takes the last, wherever it stands."""
+    """The largest width and height in a PNG's headers before its pixels: Pillow uses the last."""
     sides = [0, 0]
     for _ in range(_MAX_ICON_CHUNKS):
         file.seek(at)
@@ -497,10 +496,10 @@ def _png_sides(file: IO[bytes], at: int, name: str) -> list[int]:
         if part[4:8] == b"IHDR":
             sides = [max(side, own) for side, own in zip(sides, struct.unpack(">II", part[8:]), strict=True)]
         at += 12 + int.from_bytes(part[:4], "big")
-    raise ImageError(f"{name}: an icon of over {_MAX_ICON_CHUNKS} parts before its pixels; save it as PNG")
+    raise ImageError(f"{name}: an icon with over {_MAX_ICON_CHUNKS} parts before its pixels; save it as PNG")
 
 
-#: First bytes -> what is looked at before Pillow opens such a file.
+#: First bytes -> the check before Pillow opens such a file.
 _CHECKS = (
     (b"II", _check_tiff), (b"MM", _check_tiff), (b"\xff\x4f\xff\x51", _check_jpeg2000),
     (b"\0\0\0\x0cjP  \r\n\x87\n", _check_jpeg2000),

@@ -1,4 +1,4 @@
-"""A choice out of a folder of images, or of arrays: some to take ranges from, others to judge by."""
+"""A choice from a folder of images or arrays: some to calibrate with, others to judge by."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from rest_deploy.preprocess.dataset import Dataset, images_below, name_below
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.specs import LARGEST_INPUT
 
-#: Images that ranges are taken from where no number was asked for, and that answers are compared on.
+#: Default number of images to calibrate with, and of images on which answers are compared.
 DEFAULT_IMAGES = 100
-#: Fewer say too little: of the ranges, and of how many answers change.
+#: Fewer say too little about the ranges, and about how many answers change.
 MIN_CALIBRATION, MIN_JUDGED = 16, 8
 
 _THUMBNAIL = (16, 16)
-#: Images whose thumbnails differ by less (standard deviation over images, of 255, mean over pixels) are all alike.
+#: Images are all alike if their thumbnails differ by less (standard deviation over images, of 255, mean over pixels).
 _ALIKE = 4.0
-#: The same of arrays, whose scale is their own: a share of the standard deviation of all values of a channel. Pixels
-#: have one of 58 of 255 (ImageNet's), so that 4 of 255 is 0.07.
+#: The same for arrays, which have their own scale: a share of the standard deviation of all values of a channel. That
+#: of pixels is 58 of 255 (ImageNet), so 4 of 255 is 0.07.
 _ALIKE_ARRAYS = 0.07
-#: Thumbnails that differ by less (mean absolute difference, of 255) are taken for copies of one image.
+#: Thumbnails that differ by less (mean absolute difference, of 255) count as copies of one image.
 _SAME = 2.0
 
 
@@ -39,22 +39,22 @@ class ArrayInput:
 
     Args:
         path: The file.
-        row: Which one, of an array of shape (N, channels, height, width); None where the array is the input.
+        row: Its index in an array of shape (N, channels, height, width); None if the array is the input.
     """
 
     path: Path
     row: int | None = None
 
     def check_channels(self, channels: int | None) -> None:
-        """See that it has so many channels, where that is known.
+        """Check the number of channels, if it is known.
 
         Raises:
-            ConfigError: It has others, or the file is no such array.
+            ConfigError: The number differs, or the file is not such an array.
         """
         shape = _open_array(self.path).shape
         if channels is not None and shape[-3] != channels:
             raise ConfigError(
-                f"{self.path}: shape {shape}, and the network takes {channels} channels; needed: "
+                f"{self.path}: its shape is {shape}, and the network takes {channels} channels; needed: "
                 f"({channels}, height, width) or (N, {channels}, height, width)"
             )
 
@@ -62,23 +62,22 @@ class ArrayInput:
         """Read it.
 
         Args:
-            channels: Of the network, where that is known.
-            largest: Absolute value that it may have at most.
+            channels: Of the network, if known.
+            largest: Largest absolute value that is accepted.
 
         Raises:
-            ConfigError: The file is no such array, the input has other channels, or values that are not finite or too
+            ConfigError: The file is not such an array, the number of channels differs, or values are not finite or too
                 large.
         """
         self.check_channels(channels)
         whole = _open_array(self.path)
-        with np.errstate(over="ignore"):  # of float64, told of below
+        with np.errstate(over="ignore"):  # from float64; checked below
             values = np.array(whole if self.row is None else whole[self.row], np.float32, order="C")
         if not np.isfinite(values).all():
-            raise ConfigError(f"{self}: values that are not finite in float32; mend it or take it out")
+            raise ConfigError(f"{self}: some values are not finite in float32; correct or remove it")
         if (most := float(np.abs(values).max())) > largest:
             raise ConfigError(
-                f"{self}: values up to {most:.3g}, and the file would take at most {largest:.6g}; normalise it or take "
-                "it out"
+                f"{self}: values up to {most:.3g}; accepted: at most {largest:.6g}; normalise or remove it"
             )
         return values
 
@@ -86,7 +85,7 @@ class ArrayInput:
         return str(self.path) + (f", input {self.row}" if self.row is not None else "")
 
 
-#: What an input is made from.
+#: Source of an input.
 Source: TypeAlias = Path | ArrayInput
 
 
@@ -95,12 +94,12 @@ class Sample:
     """A choice.
 
     Args:
-        folder: Where they lie.
-        calibration: To take ranges from, in order.
-        judged: To compare answers on; none of them is among the others.
+        folder: The folder.
+        calibration: Images to calibrate with, in order.
+        judged: Other images, to compare answers on.
         sha256: Of names and content of ``calibration``.
         seed: Of the choice.
-        left_out_note: What of the folder was left out, in words; empty where nothing was.
+        left_out_note: Which files of the folder were left out, in words; empty if none were.
     """
 
     folder: Path
@@ -111,7 +110,7 @@ class Sample:
     left_out_note: str = ""
 
     def names(self, sources: Sequence[Source]) -> tuple[str, ...]:
-        """Names below the folder, with forward slashes; bytes that are no UTF-8 as escapes."""
+        """Names relative to the folder, with forward slashes; bytes that are not UTF-8 as escapes."""
         return tuple(_name(self.folder, source) for source in sources)
 
 
@@ -125,20 +124,20 @@ def choose_images(
 ) -> Sample:
     """Choose images of a folder and its subfolders, or inputs from its ``.npy`` files.
 
-    Copies count once, of images those too that were saved anew. Where no number is given, a hundred are taken to
-    calibrate with, or three quarters of a smaller folder; as many others at most are taken to judge by.
+    Copies count once, including images that were saved again. By default a hundred are used to calibrate with, or three
+    quarters of a smaller folder; at most as many others are used to judge by.
 
     Args:
-        folder: Of images; or of ``.npy`` files, for networks whose inputs are no pictures: float16, float32 or float64
+        folder: Of images; or of ``.npy`` files for networks whose inputs are not pictures: float16, float32 or float64
             of shape (channels, H, W) or (N, channels, H, W), already normalised.
         count: How many to calibrate with; None for a hundred.
         seed: Of the choice.
-        calibrating: Whether ranges are taken from some; else all of them, a hundred at most, are to judge by.
-        largest: Absolute value that an input of a ``.npy`` file may have at most.
+        calibrating: Whether some are used to calibrate with; else all of them, at most a hundred, are used to judge by.
+        largest: Largest absolute value of an input in a ``.npy`` file.
 
     Raises:
-        ConfigError: There are too few, they are all alike, images and ``.npy`` files are mixed, or one of the latter
-            is none.
+        ConfigError: There are too few, they are all alike, images and ``.npy`` files are mixed, or a ``.npy`` file is
+            not such an array.
         ImageError: An image cannot be read.
     """
     try:
@@ -153,10 +152,10 @@ def choose_images(
     least = (count or MIN_CALIBRATION) if calibrating else 0
     kind = "inputs" if dataset.are_arrays else "images"
     if len(found) < least + MIN_JUDGED:
-        ranges = f"{least} to take ranges from and {MIN_JUDGED} others" if calibrating else f"{MIN_JUDGED}"
+        ranges = f"{least} to calibrate with and {MIN_JUDGED} others" if calibrating else f"{MIN_JUDGED}"
         raise ConfigError(
             f"calibration folder {folder} has {len(found)} different {kind}; needed: {least + MIN_JUDGED} or more, "
-            f"{ranges} to judge by; add {kind} of the kind that the network will see"
+            f"{ranges} to judge by; add {kind} like those that the network will get"
         )
     _refuse_alike(dataset, [look for _, look in found])
     chosen = [source for source, _ in found]
@@ -166,7 +165,7 @@ def choose_images(
 
 
 def _inputs_of(paths: Iterable[Path]) -> Iterator[ArrayInput]:
-    """Every input of some ``.npy`` files, all of one number of channels."""
+    """Every input of some ``.npy`` files, all with the same number of channels."""
     first: tuple[Path, int] | None = None
     for path in paths:
         array = _open_array(path)
@@ -174,26 +173,26 @@ def _inputs_of(paths: Iterable[Path]) -> Iterator[ArrayInput]:
         first = first or (path, channels)
         if channels != first[1]:
             raise ConfigError(
-                f"{path}: shape {array.shape}, {channels} channels, and {first[0].name} has {first[1]}; give inputs of "
-                "one network"
+                f"{path}: its shape {array.shape} has {channels} channels, and {first[0].name} has {first[1]}; "
+                "give inputs of one network"
             )
         yield from [ArrayInput(path)] if array.ndim == 3 else (ArrayInput(path, row) for row in range(len(array)))
 
 
 def _open_array(path: Path) -> NDArray[np.floating[Any]]:
-    """The array of a ``.npy`` file, mapped and not read.
+    """The array of a ``.npy`` file, mapped but not read.
 
     Raises:
-        ConfigError: It cannot be read, or holds something else.
+        ConfigError: It cannot be read, or is not such an array.
     """
     needed = "needed: float16, float32 or float64 of shape (channels, height, width) or (N, channels, height, width)"
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, OverflowError) as exc:  # of a damaged header as of objects in it
-        raise ConfigError(f"{path}: no .npy file of numbers ({one_line(exc)}); {needed}") from exc
+    except (OSError, ValueError, EOFError, OverflowError) as exc:  # a damaged header, or Python objects
+        raise ConfigError(f"{path}: not a .npy file of numbers ({one_line(exc)}); {needed}") from exc
     if not isinstance(array, np.ndarray):  # an archive under another name
         array.close()
-        raise ConfigError(f"{path}: an archive of arrays, as in .npz; save each alone with numpy.save; {needed}")
+        raise ConfigError(f"{path}: an archive of arrays (.npz); save each array with numpy.save; {needed}")
     if array.dtype.kind != "f" or array.ndim not in (3, 4) or array.size == 0:
         raise ConfigError(f"{path}: dtype {array.dtype} and shape {array.shape}; {needed}, already normalised")
     return array
@@ -210,7 +209,7 @@ _Looks: TypeAlias = list[tuple[Source, NDArray[np.float32]]]
 
 
 def _different_images(paths: Iterable[Source], most: int) -> _Looks:
-    """Images with their thumbnails, of those that look the same one, until there are enough."""
+    """Images with their thumbnails, one of those that look alike, until there are enough."""
     found: _Looks = []
     for path in paths:
         assert isinstance(path, Path)
@@ -223,7 +222,7 @@ def _different_images(paths: Iterable[Source], most: int) -> _Looks:
 
 
 def _different_arrays(inputs: Iterable[Source], most: int, largest: float) -> _Looks:
-    """Inputs with some of their values, of those with the same content one, until there are enough."""
+    """Inputs with some of their values, one of those with the same content, until there are enough."""
     found: _Looks = []
     known = set()
     for source in inputs:
@@ -256,8 +255,8 @@ def _refuse_alike(dataset: Dataset, looks: Sequence[NDArray[np.float32]]) -> Non
     if spread < least:
         kind = "inputs" if dataset.are_arrays else "images"
         raise ConfigError(
-            f"calibration folder {dataset.folder}: its {kind} are all alike ({told}; needed: {least:g}); ranges taken "
-            f"from them would not hold for others; give {kind} of the kind that the network will see"
+            f"calibration folder {dataset.folder}: its {kind} are all alike ({told}; needed: {least:g}); their ranges "
+            f"would not fit others; give {kind} like those that the network will get"
         )
 
 
@@ -279,5 +278,5 @@ def _digest(folder: Path, sources: Sequence[Source]) -> str:
 def _thumbnail(path: Path) -> NDArray[np.float32]:
     try:
         return np.asarray(load_image(path).resize(_THUMBNAIL, Image.Resampling.BOX), np.float32)
-    except ImageError as exc:  # none is left out unasked: what a file was calibrated with must be what was given
-        raise ImageError(f"{exc}; mend it or take it out of the calibration folder") from exc
+    except ImageError as exc:  # never skipped: a file must be calibrated with the given images
+        raise ImageError(f"{exc}; repair it or remove it from the calibration folder") from exc

@@ -1,4 +1,4 @@
-"""A small copy of an image as text, for a report that is one file."""
+"""A small copy of an image as text, for a report in one file."""
 
 from __future__ import annotations
 

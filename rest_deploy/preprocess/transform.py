@@ -1,4 +1,4 @@
-"""The transform that an artifact declares: an RGB image to the network's input."""
+"""The transform that an artifact declares: from an RGB image to the network's input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def transform(image: Image.Image, preprocessing: Preprocessing | None) -> NDArra
 
     Args:
         image: 8-bit RGB.
-        preprocessing: What to do; see there. None where an artifact leaves that to its caller.
+        preprocessing: The steps; None if the artifact leaves them to its caller.
 
     Returns:
         float32 of shape (channels, height, width).
@@ -50,14 +50,14 @@ def transform(image: Image.Image, preprocessing: Preprocessing | None) -> NDArra
 
 
 def of_pictures(preprocessing: Preprocessing | None) -> Preprocessing:
-    """The preprocessing, where it says how pictures become the input.
+    """The preprocessing, if it says how pictures become the input.
 
     Raises:
-        InputError: It is of other channels than grey or RGB, or there is none.
+        InputError: It has other channels than grey or RGB, or there is none.
     """
     if preprocessing is None:
         raise InputError(
-            "the artifact leaves preprocessing to its caller, so pictures cannot be given to it; make the input and "
+            "the artifact leaves preprocessing to its caller, so it does not accept pictures; make the input and "
             "call Predictor.logits with float32 (B, channels, H, W)"
         )
     channels = len(preprocessing.mean)
@@ -70,24 +70,24 @@ def of_pictures(preprocessing: Preprocessing | None) -> Preprocessing:
 
 
 def fed_size(preprocessing: Preprocessing, height: int, width: int, name: str) -> ImageSize:
-    """The size of the network's input that an image becomes, before anything is done to it.
+    """The size of the network's input for an image, before the image is resized.
 
-    Pillow resizes rows first, and then columns. Where the image is warped, a line of pixels 67 million high becomes as
-    many rows of 224 pixels before it becomes 224 rows. A crop is of what is cut out alone, where sides are unequal.
+    Pillow resizes rows first, then columns. In a warp, a line of pixels 67 million high becomes as many rows of 224
+    pixels before it becomes 224 rows. A crop of a long image resizes only the part that is cut out.
 
     Args:
-        preprocessing: What will be done.
+        preprocessing: The steps.
         height, width: Of the image, upright.
-        name: What a message calls it.
+        name: Of the image, for a message.
 
     Raises:
-        ImageError: While it is resized it would be larger than what is read.
+        ImageError: The image would be too large during the resize.
     """
     size = preprocessing.size
     if preprocessing.resize is Resize.WARP and size is not None and size.width * height > MAX_PIXELS:
         raise ImageError(
-            f"{name}: an image of {width}x{height} pixels is {size.width}x{height} while it is resized, more than the "
-            f"{MAX_PIXELS:,} pixels that are read; scale it down first"
+            f"{name}: an image of {width}x{height} pixels has {size.width}x{height} pixels during the resize; "
+            f"accepted: at most {MAX_PIXELS:,}; scale it down first"
         )
     return size or ImageSize(height, width)
 
@@ -101,15 +101,14 @@ def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     return _crop(image, size, preprocessing.crop_ratio, _FILTERS[preprocessing.interpolation])
 
 
-#: Beyond this ratio of long to short side only the part that is cut out is resized; the whole could take gigabytes.
+#: Above this ratio of long to short side only the part that is cut out is resized; the whole could take gigabytes.
 _LONG = 8
 
 
 def _crop(image: Image.Image, size: ImageSize, ratio: float, resample: Image.Resampling) -> Image.Image:
     """Resize so that ``size`` is ``ratio`` of the short side, then cut the centre out.
 
-    Sizes and offsets are rounded as torchvision's Resize and CenterCrop round them, whose results the authors' accuracy
-    was measured with.
+    Sizes and offsets are rounded as in torchvision's Resize and CenterCrop, with which the authors measured accuracy.
     """
     short = int(max(size.height, size.width) / ratio)
     if image.width <= image.height:
@@ -118,7 +117,7 @@ def _crop(image: Image.Image, size: ImageSize, ratio: float, resample: Image.Res
         width, height = int(short * image.width / image.height), short
     left, top = round((width - size.width) / 2), round((height - size.height) / 2)
     box = (left, top, left + size.width, top + size.height)
-    if max(width, height) > _LONG * short:  # the same but for rounding between the passes
+    if max(width, height) > _LONG * short:  # the same except for rounding between the passes
         x, y = image.width / width, image.height / height
         source = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
         return image.resize((size.width, size.height), resample, box=source)

@@ -1,4 +1,4 @@
-"""What rest-verify and rest-bench found, as one HTML file that needs nothing else."""
+"""Results of rest-verify and rest-bench as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["check_installed", "read_record", "write_report"]
 
 
 def check_installed() -> None:
-    """See, before any work, that a report can be made.
+    """Check, before any work, that a report can be made.
 
     Raises:
-        MissingPackageError: A package that it is made with is not installed.
+        MissingPackageError: A package that it needs is not installed.
     """
     for package in ("jinja2", "matplotlib"):
         if find_spec(package) is None:
@@ -28,7 +28,7 @@ def check_installed() -> None:
 def write_report(
     path: Path, *, verification: Mapping[str, Any] | None = None, benchmark: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the report as one HTML file, whole or not at all.
+    """Write the report as one HTML file, either whole or not at all.
 
     Args:
         path: Of the file.
@@ -36,10 +36,10 @@ def write_report(
         benchmark: The record of rest-bench.
 
     Raises:
-        ConfigError: There is neither record.
-        ArtifactError: One of them is no such record.
+        ConfigError: There is no record.
+        ArtifactError: A record is not of this kind.
         ExportError: The file cannot be written.
-        MissingPackageError: A package that it is made with is not installed.
+        MissingPackageError: A package that it needs is not installed.
     """
     check_installed()
     from rest_deploy.report.report import render

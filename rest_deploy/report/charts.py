@@ -1,4 +1,4 @@
-"""Charts as SVG for use inside of a page, drawn by matplotlib: text stays text, colours are those of the stylesheet."""
+"""Charts as SVG for a page, drawn by matplotlib: text stays text, and colours come from the stylesheet."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from rest_deploy.report.fields import Node, deviation, visible
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_WIDTH = 5.0  # inches of 72 units each, as wide as a phone; wider screens show several charts beside each other
+_WIDTH = 5.0  # inches of 72 units, as wide as a phone; wider screens show several charts side by side
 _LINE = 0.21  # inches of height for a line of text
-_TINY = 1e-100  # on a logarithmic axis, what is not over it is drawn at the place of 0
+_TINY = 1e-100  # on a logarithmic axis, smaller values are drawn at the place of 0
 
-#: Colours that matplotlib is given -> the stylesheet's, which are different by day and by night.
+#: Colours for matplotlib -> those of the stylesheet, which differ between light and dark mode.
 _NAMES = ("ink", "soft", "grid", "card", "bad", "c0", "c1", "c2", "c3", "c4", "c5", "c6")
 _COLOUR = {name: f"#0a0b{number:02x}" for number, name in enumerate(_NAMES)}
 _HEX = re.compile("#0a0b([0-9a-f]{2})")
 _XLINK = "http://www.w3.org/1999/xlink"
-#: Shapes as matplotlib and as text have them.
+#: Shapes for matplotlib and as text.
 _SHAPES = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("*", "★"), ("P", "✚"))
 _STYLE = {
     "svg.fonttype": "none",
@@ -66,9 +66,9 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Look:
-    """A shape and a colour, so that one tells what a point stands for where the other fails."""
+    """A shape and a colour: each alone identifies a point, if the other cannot be seen."""
 
-    number: int  # from 0; past the last shape they begin again, with other colours
+    number: int  # from 0; after the last shape they repeat, with other colours
     hollow: bool = False
 
     @property
@@ -82,7 +82,7 @@ class Look:
         return _SHAPES[self.number % len(_SHAPES)][1]
 
     def drawn(self) -> dict[str, Any]:
-        """The shape as matplotlib is told."""
+        """The shape, as arguments for matplotlib."""
         own = _COLOUR[self.colour]
         inside = _COLOUR["card"] if self.hollow else own
         return {"marker": _SHAPES[self.number % len(_SHAPES)][0], "ms": 7, "mfc": inside, "mec": own, "color": own}
@@ -90,21 +90,21 @@ class Look:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a chart: one thing measured."""
+    """A row of a chart: one measurement."""
 
     label: str
-    node: Node  # no point is drawn where it is null
-    told: str  # written behind it
+    node: Node  # no point is drawn if it is null
+    told: str  # text after the row
     look: Look
-    low: float | None = None  # ends of a whisker; without one of them it ends at the point
+    low: float | None = None  # ends of a whisker; a missing end is the point
     high: float | None = None
-    limit: float | None = None  # that it must not pass, drawn as a bar
-    own: float | None = None  # what PyTorch loses itself in float32, drawn as a diamond
+    limit: float | None = None  # drawn as a bar
+    own: float | None = None  # PyTorch's own error in float32, drawn as a diamond
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A point of a line: where it is, and the number of the record that it stands for."""
+    """A point of a line: its place, and its number in the record."""
 
     x: float
     y: float
@@ -113,7 +113,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Line:
-    """Points of one contender, with a line through them where there are several."""
+    """Points of one contender, with a line through them if there are several."""
 
     label: str
     look: Look
@@ -132,10 +132,10 @@ def rows(
 
     Args:
         title: What the axis measures, with its unit.
-        described: The chart for those who cannot see it.
+        described: A description for those who cannot see the chart.
         groups: Heading, which may be empty, and rows.
-        base: A value that all are seen against.
-        also: What needs a place on the axis too, so that several charts have the same one.
+        base: A value to compare with, drawn as a line.
+        also: Other values that the axis must include, so that several charts have the same axis.
     """
     entries: list[tuple[str, Row | None]] = []
     for head, own in groups:
@@ -193,16 +193,16 @@ def plane(
     frontier: Sequence[tuple[float, float]] = (),
     level: tuple[str, float] | None = None,
 ) -> Markup:
-    """Points, or lines through them, over two axes; what they stand for is told under them.
+    """Points, or lines through them, over two axes, with a legend below.
 
     Args:
         title: What the vertical axis measures.
-        described: The chart for those who cannot see it.
+        described: A description for those who cannot see the chart.
         lines: The points.
-        sizes: Of images -> what they are called, where those are what the horizontal axis measures; else it is time.
-        share: Whether the vertical axis measures shares that are near 1; else errors or times, with a logarithm.
+        sizes: Pixels of images -> name of the size, if the horizontal axis measures sizes; else it measures time.
+        share: Whether the vertical axis measures shares near 1; else it measures errors or times, logarithmically.
         frontier: The best points, from left to right.
-        level: A value that all are seen against, and what it is called.
+        level: Name and value of a line to compare with.
     """
     stops = [stop for line in lines for stop in line.stops]
     heights = [stop.y for stop in stops] + ([level[1]] if level is not None else [])
@@ -256,10 +256,10 @@ def _figure(title: str, height: float) -> tuple[Figure, Axes]:
 def _axis(
     axes: Axes, which: str, values: Sequence[float | None], *, log: bool, share: bool = False
 ) -> Callable[[float], float]:
-    """Scale an axis so that all values have a place on it, and mark a few.
+    """Scale an axis to include all values, and mark a few.
 
     Returns:
-        Value -> where it is drawn: on a logarithmic axis 0, and what is less, left of all others.
+        Value -> its place: on a logarithmic axis, 0 and smaller values are left of all others.
     """
     known = [value for value in values if value is not None]
     positive = [value for value in known if value > _TINY]
@@ -288,7 +288,7 @@ def _axis(
 
 
 def _marks(low: float, high: float, *, log: bool) -> list[float]:
-    """At most five values of an axis that are worth a mark."""
+    """At most five values for the marks of an axis."""
     if log and high > 3 * low:
         subs = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
         found = LogLocator(subs=subs, numticks=5 if len(subs) == 1 else 9).tick_values(low, high)
@@ -303,7 +303,7 @@ def _tick(value: float) -> str:
 
 
 def _name_sizes(axes: Axes, sizes: Mapping[float, str]) -> None:
-    """Mark sizes of images by their names, without those that would meet the one before."""
+    """Mark sizes of images by their names, without names that would overlap."""
     start, end = (math.log(limit) for limit in axes.get_xlim())
     kept: list[float] = []
     for pixels in sorted(sizes):
@@ -313,19 +313,19 @@ def _name_sizes(axes: Axes, sizes: Mapping[float, str]) -> None:
 
 
 def _wrapped(text: str, width: int) -> str:
-    """A text in lines, none of it left out; characters that are twice as wide count as two."""
+    """A text in lines, without cutting it; wide characters count as two."""
     text = visible(text)
     wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
     return "\n".join(textwrap.wrap(text, width // 2 if wide else width)) or text
 
 
 def _svg(figure: Figure, title: str, described: str, tips: Sequence[Node]) -> Markup:
-    """A figure as an element of a page: without ids, scripts and fonts of its own, each point with its number."""
+    """A figure as an element of a page: without ids, scripts and fonts, each point with its number."""
     content = io.StringIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that matplotlib's own font lacks: the page has others
+        warnings.simplefilter("ignore")  # about letters that matplotlib's font lacks; the page uses other fonts
         figure.savefig(content, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    root = ElementTree.fromstring(content.getvalue())  # noqa: S314  # what matplotlib has written
+    root = ElementTree.fromstring(content.getvalue())  # noqa: S314  # written by matplotlib
     for one in root.iter():
         one.tag, one.text = one.tag.rpartition("}")[2], (one.text or "").strip()
         one.tail = None
@@ -349,7 +349,7 @@ def _plain(one: ElementTree.Element, shapes: Mapping[str | None, ElementTree.Ele
     own, style = one.attrib, one.attrib.pop("style", "")
     name = own.pop("id", "")
     own.pop("clip-path", None)
-    if one.tag == "use":  # a marker, drawn where it is used, so that charts of a page share no ids
+    if one.tag == "use":  # a marker, drawn in place, so that charts of a page share no ids
         shape = shapes[own[f"{{{_XLINK}}}href"].removeprefix("#")]
         place = f"translate({float(own['x']):.2f} {float(own['y']):.2f})"
         one.tag, one.attrib = "path", {"d": shape.attrib["d"], "transform": place}

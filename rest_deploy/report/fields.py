@@ -1,4 +1,4 @@
-"""The records as the report reads them: what each value must be, what it is called, and how a number is written."""
+"""The records as the report reads them: what each value must be, its name, and how a number is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rest_deploy.values import shown as short
 SCHEMA = 1
 VERIFICATION, BENCHMARK = "rest-verify", "rest-bench"
 _LARGEST_FILE = 64 << 20  # bytes; 48 pictures for each of a hundred artifacts take 20 MiB
-_LARGEST = 1e100  # far past float32; sums and squares of such numbers are still finite
+_LARGEST = 1e100  # far over float32; sums and squares of such numbers are still finite
 _LONGEST = 2000  # characters of a text; an error can carry a whole log
 _MAKE = "make it with rest-verify or rest-bench"
 
@@ -26,14 +26,14 @@ Form: TypeAlias = Callable[[float], str]
 
 
 def visible(text: str) -> str:
-    """Text in which nothing hides: one line, control characters and changes of direction as escapes, not endless."""
+    """Text without hidden characters: one line of limited length, with control and direction characters as escapes."""
     line = text if text.isprintable() else " ".join(re.split(r"[ \t\r\n]+", text))
     left = len(line) - _LONGEST
     return unhidden(f"{line[:_LONGEST]}… ({left:,} characters more)" if left > 0 else line)
 
 
 def unhidden(text: str, kept: str = "") -> str:
-    """Text with escapes in place of characters that cannot be seen, but for those that are kept."""
+    """Text with escapes for characters that cannot be seen, except those in ``kept``."""
     hidden = {character for character in set(text) if not character.isprintable() and character not in kept}
     return text.translate({ord(character): character.encode("unicode_escape").decode() for character in hidden})
 
@@ -44,12 +44,12 @@ def plain(value: float) -> str:
 
 
 def deviation(value: float) -> str:
-    """Two significant digits, as in ``0.12``; with the power of ten where that is shorter, as in ``1.2e-3``."""
+    """Two significant digits, such as ``0.12``; with a power of ten if that is shorter, such as ``1.2e-3``."""
     return _digits(value, 2) if value == 0 or 0.01 <= abs(value) < 1000 else _power(value)
 
 
 def exact(value: float) -> str:
-    """A number that somebody chose, as it was chosen."""
+    """A setting, with all its digits."""
     return f"{value:.9g}"
 
 
@@ -90,8 +90,8 @@ class Field:
 
     accepted: str  # what it must be
     accepts: Callable[[Any], bool]
-    words: str = ""  # what the terminal calls it
-    form: Form = exact  # how it is written, where it is a number
+    words: str = ""  # its name in the terminal
+    form: Form = exact  # how a number is written
     needed: bool = False  # whether it may not be null
 
 
@@ -109,8 +109,8 @@ class Needed:
     shape: Shape
 
 
-#: An object is a mapping of names to shapes, an array a tuple of the one shape of its values. All may be null, but for
-#: what is needed, and the objects of an array.
+#: An object is a mapping of names to shapes; an array is a tuple with the shape of its values. All may be null, except
+#: what is needed, and objects in an array.
 Shape: TypeAlias = "Field | Each | Needed | Mapping[str, Shape] | tuple[Shape]"
 
 
@@ -169,14 +169,14 @@ _PICTURE = {
     **_named(_TEXT, "label_name", "reference_name", "artifact_name", "thumbnail"),
 }
 _FIGURES = {
-    **_numbers(deviation, max_error="max error", mean_error="mean error", reference_error="float32's"),
-    **_numbers(deviation, limit="allowed", kl_divergence="KL"),
+    **_numbers(deviation, max_error="max error", mean_error="mean error", reference_error="fp32 error"),
+    **_numbers(deviation, limit="limit", kl_divergence="KL"),
     **_numbers(plain, logit_std="std of logits"),
     **_numbers(_cosine, "cosine"),
 }
 _CASE = _named(_SIZE, "batch", "height", "width")
 _VALUES = {
-    **_numbers(deviation, max_error="max error", rms_error="rms error", reference_error="float32's", limit="allowed"),
+    **_numbers(deviation, max_error="max error", rms_error="rms error", reference_error="fp32 error", limit="limit"),
     **_numbers(plain, "std"),
     "judged_by": _TEXT,
     "passed": _FLAG,
@@ -205,11 +205,11 @@ _ARTIFACT: Mapping[str, Shape] = {
     **_KNOWN,
     **_numbers(mebibytes, bytes="file, MiB"),
     "tolerance": {
-        **_numbers(plain, noise_factor="times float32's", floor="of the largest logit", spread="of std of logits"),
+        **_numbers(plain, noise_factor="times fp32 error", floor="of the largest logit", spread="of std of logits"),
         "reason": _TEXT,
     },
     "budget": {
-        **_numbers(percent, min_top1_agreement="top-1 same, at least", max_accuracy_loss="top-1 right, lost at most"),
+        **_numbers(percent, min_top1_agreement="top-1 same, at least", max_accuracy_loss="top-1 right, loss at most"),
         **_numbers(deviation, max_error="max error, in std"),
     },
     "synthetic": (_SYNTHETIC,),
@@ -272,7 +272,7 @@ _TIMED_CASE: Mapping[str, Shape] = {
     "results": Needed((_RESULT,)),
 }
 
-#: Kind of record -> what it must hold. Other names are let be.
+#: Kind of record -> its shape. Other names are ignored.
 SHAPES: Mapping[str, Mapping[str, Shape]] = MappingProxyType(
     {
         VERIFICATION: {
@@ -297,10 +297,10 @@ SHAPES: Mapping[str, Mapping[str, Shape]] = MappingProxyType(
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """Load what rest-verify or rest-bench wrote as JSON.
+    """Load a JSON record of rest-verify or rest-bench.
 
     Raises:
-        ArtifactError: The file is missing, too large, no JSON, or no record that the report can show.
+        ArtifactError: The file is missing, too large, not JSON, or not a record that the report can show.
     """
     try:
         if not Path(path).is_file():
@@ -308,7 +308,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
         with Path(path).open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
         if len(content) > _LARGEST_FILE:
-            raise ArtifactError(f"{path}: over {_LARGEST_FILE >> 20} MiB, more than a record has; {_MAKE}")
+            raise ArtifactError(f"{path}: over {_LARGEST_FILE >> 20} MiB, more than a record can have; {_MAKE}")
         record = load_json(content.decode("utf-8"))
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}") from exc
@@ -324,18 +324,18 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 def check_record(record: Any, kinds: Sequence[str] = (VERIFICATION, BENCHMARK)) -> None:
-    """Make sure that a value is a record that the report can show.
+    """Check that a value is a record that the report can show.
 
     Raises:
-        ArtifactError: It is not; says where, what is there and what is accepted.
+        ArtifactError: It is not; the message says where, what was got and what is accepted.
     """
     kind = record.get("kind") if isinstance(record, Mapping) else None
     if not isinstance(kind, str) or kind not in kinds:
-        raise ArtifactError(f"a record of kind {_got(kind)}; accepted: {', '.join(kinds)}; give such a record")
+        raise ArtifactError(f"the kind of the record is {_got(kind)}; accepted: {', '.join(kinds)}; give such a record")
     schema = record.get("schema")
     if isinstance(schema, bool) or schema != SCHEMA:
         raise ArtifactError(
-            f"a {kind} record of schema {_got(schema)}; accepted: {SCHEMA}; make it again with this version of "
+            f"the {kind} record has schema {_got(schema)}; accepted: {SCHEMA}; make it again with this version of "
             "rest-deploy, or read it with the version that made it"
         )
     _check(record, SHAPES[kind], kind)
@@ -344,11 +344,13 @@ def check_record(record: Any, kinds: Sequence[str] = (VERIFICATION, BENCHMARK)) 
         for column, result in enumerate(case["results"]):
             if result["contender"] not in names:
                 where = f"{kind}.cases[{row}].results[{column}].contender"
-                raise ArtifactError(f"{where} is {_got(result['contender'])}, which is not a contender of the record")
+                raise ArtifactError(
+                    f"{where} is {_got(result['contender'])}, which is not a contender of the record; make it again"
+                )
 
 
 def _check(value: Any, shape: Shape, key: str, *, needed: bool = False) -> None:
-    """Hold a value to its shape; a missing name counts as null."""
+    """Check a value against its shape; a missing name counts as null."""
     if isinstance(shape, Needed):
         _check(value, shape.shape, key, needed=True)
     elif value is None and not (needed or (isinstance(shape, Field) and shape.needed)):
@@ -376,12 +378,12 @@ def _got(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Node:
-    """A value of a record with its path in it. What is not there is a node of None, and so is all beneath it.
+    """A value of a record, with its path in the record. A missing value is a node of None, and so are its parts.
 
     Args:
-        value: Of JSON.
-        key: Its path, as in ``benchmark.cases[0].rounds``.
-        shape: What it must be; a name that this does not have is a mistake of the caller, not of the record.
+        value: From JSON.
+        key: Its path, such as ``benchmark.cases[0].rounds``.
+        shape: What it must be; asking for a name that the shape does not have is an error of the caller.
     """
 
     value: Any
@@ -408,7 +410,7 @@ class Node:
         return [(name, self[name]) for name in self.value or ()]
 
     def named(self) -> list[tuple[str, Node]]:
-        """Values of an object that have a name in words, and it."""
+        """Names in words and values of an object, where both exist."""
         return [(own.words, own) for own in (self[name] for name in self.names) if own and own.words]
 
     @property
@@ -417,7 +419,7 @@ class Node:
         return list(self._inner) if isinstance(self._inner, Mapping) else []
 
     def absent(self) -> Node:
-        """A value of an array that is not there."""
+        """A missing value of an array."""
         assert isinstance(self._inner, tuple), self.key
         return Node(None, self.key, self._inner[0])
 
@@ -426,38 +428,38 @@ class Node:
         return self.shape.shape if isinstance(self.shape, Needed) else self.shape
 
     def __bool__(self) -> bool:
-        """Whether there is a value; an empty text, object or array is none, the number 0 is one."""
+        """Whether there is a value; an empty text, object or array does not count, the number 0 does."""
         return self.value is not None and self.value not in ("", [], {}, ())
 
     @property
     def text(self) -> str:
-        """The value as text; empty where there is none."""
+        """The value as text; empty if there is none."""
         return "" if self.value is None else str(self.value)
 
     @property
     def number(self) -> float | None:
-        """The value where it is a number."""
+        """The value if it is a number."""
         return float(self.value) if _is_number(self.value) else None
 
     @property
     def exact(self) -> str:
-        """A number as JSON has it, so that nothing of it is lost; NumPy's own types included."""
+        """A number with all its digits, as in JSON; works for NumPy types too."""
         return repr(float(self.value)) if isinstance(self.value, float) else str(int(self.value))
 
     @property
     def words(self) -> str:
-        """What it is called, or what each of an array is."""
+        """Its name in words, or that of each value of an array."""
         shape = self._inner[0] if isinstance(self._inner, tuple) else self._inner
         return shape.words if isinstance(shape, Field) else ""
 
     @property
     def shown(self) -> str:
-        """A number as it is written; of anything else its text."""
+        """A number in its form; other values as text."""
         if self.number is None or not isinstance(self.shape, Field):
             return self.text
         return self.shape.form(self.number)
 
     @property
     def tip(self) -> str:
-        """Where a number stands, and all of it."""
+        """The path of a number and all its digits."""
         return f"{self.key} = {self.exact}"

@@ -1,4 +1,4 @@
-"""The report: records in, one HTML page out. The template has the words, this has what they are said of."""
+"""The report: records in, one HTML page out. The template has the text, this module has the data."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def render(verification: Mapping[str, Any] | None, benchmark: Mapping[str, Any] 
     """The report as HTML that loads nothing and runs nothing.
 
     Raises:
-        ConfigError: There is neither record.
-        ArtifactError: One of them is no such record.
+        ConfigError: There is no record.
+        ArtifactError: A record is not of this kind.
     """
     if verification is None and benchmark is None:
-        raise ConfigError("a report needs a record; got neither; give one of rest-verify, one of rest-bench, or both")
+        raise ConfigError("a report needs a record, and got none; give one of rest-verify, one of rest-bench, or both")
     for record, kind in ((verification, VERIFICATION), (benchmark, BENCHMARK)):
         if record is not None:
             check_record(record, (kind,))
@@ -66,7 +66,7 @@ def _template() -> jinja2.Template:
 
 @dataclass(frozen=True)
 class Contender:
-    """A contender of the benchmark, with the number, short name and marker that it has all over the report."""
+    """A contender of the benchmark, with its number, short name and marker in the whole report."""
 
     number: int
     node: Node
@@ -75,42 +75,42 @@ class Contender:
 
     @property
     def name(self) -> str:
-        """Its whole name."""
+        """Its full name."""
         return self.node["name"].text
 
     @property
     def label(self) -> str:
-        """What charts call it."""
+        """Its label in charts."""
         return f"{self.number} {self.short}"
 
 
 @dataclass(frozen=True)
 class Derived:
-    """A number that is formed from numbers of the record, whose paths are its tip."""
+    """A number computed from numbers of the record; its tip has their paths."""
 
     number: float
     tip: str
 
     @property
     def shown(self) -> str:
-        """It as it is written."""
+        """The number as text."""
         return plain(self.number)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How near to the reference a contender is in one case, as one figure to set against its latency."""
+    """How close a contender is to the reference in one case, as one figure to plot against its latency."""
 
     contender: Contender
     result: Node
-    words: str  # what was verified of it
+    words: str  # the verification, in words
     figure: Node | Derived | None
-    where: str  # on what the figure was measured
-    best: bool | None = None  # whether no other one is both faster and better; None where it has no place in a chart
+    where: str  # the data of the figure
+    best: bool | None = None  # whether no other is both faster and better; None if it is not in a chart
 
 
 class Records:
-    """What a report is made from, and what is drawn of it; one of the records may be a node of None."""
+    """The records of a report, and its charts; one of the records may be a node of None."""
 
     def __init__(self, verification: Mapping[str, Any] | None, benchmark: Mapping[str, Any] | None) -> None:
         self.verification = Node(verification, "verification", SHAPES[VERIFICATION])
@@ -129,19 +129,19 @@ class Records:
         self.environments = {what: record["environment"] for what, record in known if record}
 
     def result(self, case: Node, one: Contender) -> Node:
-        """What a contender took in a case; a node of None where it was not there."""
+        """The result of a contender in a case; a node of None if there is none."""
         found = (result for result in case["results"] if result["contender"].text == one.name)
         return next(found, case["results"].absent())
 
     def results(self, network: str) -> list[Node]:
-        """What all contenders of a network took in all cases."""
+        """The results of all contenders of a network in all cases."""
         return [self.result(case, one) for case, one in product(self.cases, self.networks[network])]
 
     def match(self, one: Contender) -> tuple[Node | None, str]:
-        """What was verified of a contender, and the verdict in words.
+        """The verified artifact of a contender, and the verdict in words.
 
-        By SHA-256 of its file; by name only where the benchmark has no SHA-256 of it. Of several that are one file, the
-        one on the contender's device.
+        They match by the SHA-256 of the file, and by name only if the benchmark has no SHA-256. If several artifacts
+        are the same file, the one on the contender's device matches.
         """
         by = "sha256" if one.node["sha256"] else "name"
         alike = [artifact for artifact in self.artifacts if artifact[by].text == one.node[by].text]
@@ -165,17 +165,17 @@ class Records:
 
     @cached_property
     def measure(self) -> str:
-        """The strongest figure that there is: accuracy where classes are known, else agreement, else the error."""
+        """The best available figure: accuracy if classes are known, else agreement, else the error."""
         images = self.every("images")
         return next((name for name in ("top1_accuracy", "top1_agreement") if present_in(images, [name])), "max_error")
 
     def figure(self, case: Node, artifact: Node | None, *, own: bool = False) -> tuple[Node | Derived | None, str]:
-        """The figure of an artifact, or of the reference where it is None, and on what it was measured.
+        """The figure of an artifact, or of the reference if it is None, and its data in words.
 
         Args:
-            case: Whose size is preferred to others.
-            artifact: What was verified.
-            own: Whether the error is the one that PyTorch has itself in float32.
+            case: Its size is preferred.
+            artifact: The verified artifact.
+            own: Whether to use PyTorch's own error in float32.
         """
         height, width = case["height"].text, case["width"].text
         if self.measure == "max_error":
@@ -196,7 +196,7 @@ class Records:
         return images[0][self.measure], f"images at {images[0]['size'].text or 'their own size'}"
 
     def readings(self, case: Node) -> list[Reading]:
-        """Of all contenders that were verified, that are the reference, or that are PyTorch with the same network."""
+        """Of all contenders that were verified, are the reference, or are PyTorch with the same network."""
         matches = [(one, *self.match(one)) for one in self.contenders]
         kin = {one.node["network"].text: artifact for one, artifact, _ in matches if artifact is not None}
         made: list[Reading] = []
@@ -213,12 +213,12 @@ class Records:
 
     @property
     def left_out(self) -> dict[str, list[Contender]]:
-        """Why contenders have no reading -> which."""
+        """Why contenders have no reading -> the contenders."""
         shown = {one.contender.number for case in self.sizes for one in self.readings(case)}
         return _grouped((self.match(one)[1], one) for one in self.contenders if one.number not in shown)
 
     def tradeoff_charts(self, title: str) -> list[Markup]:
-        """Accuracy against latency at each size where any contender has both."""
+        """Accuracy against latency, at each size at which a contender has both."""
         drawn = []
         for case in self.sizes:
             known = [(one, at) for one in self.readings(case) if (at := _point(one)) is not None]
@@ -243,14 +243,14 @@ class Records:
 
     @property
     def fastest(self) -> list[tuple[Node, Contender, Node]]:
-        """For each size, the quickest contender that was verified and passed."""
+        """For each size, the fastest contender that passed verification."""
         passed = [one for one in self.contenders if self.match(one)[1] == "passed"]
         timed = ((case, one, self.result(case, one)["p50_ms"]) for case, one in product(self.sizes, passed))
         groups = _grouped((case.key, (case, one, p50)) for case, one, p50 in timed if p50.number is not None)
         return [min(group, key=lambda one: one[2].number or 0.0) for group in groups.values()]
 
     def latency_charts(self, network: str) -> list[Markup]:
-        """Of a network: time per image over sizes, where there are several; times of each case; ratios, if any."""
+        """Of a network: time per image over sizes, if there are several; times of each case; ratios, if any."""
 
         def time(one: Contender, result: Node) -> Row:
             p50 = result["p50_ms"]
@@ -297,11 +297,11 @@ class Records:
         return plane("time per image, ms", f"Time per image of {network} over sizes.", lines, sizes=sizes)
 
     def compared_with(self, network: str) -> list[str]:
-        """Names of the contenders that ratios of a network are formed to."""
+        """Names of the contenders to which the ratios of a network relate."""
         return list(dict.fromkeys(one["ratio"]["to"].text for one in self.results(network) if one["ratio"]))
 
     def error_charts(self, which: str) -> list[Markup]:
-        """Of each artifact the errors of its cases or of its blocks, all on one axis, beside what is allowed."""
+        """The errors of each artifact by case or by block, on one axis, with their limits."""
         names = ("max_error", "limit", "reference_error")
         also = [row[name].number for row in self.every(which) for name in names]
         drawn = []
@@ -309,7 +309,7 @@ class Records:
             own = self.every(which, [artifact])
             made = [_error_row(output_text(row) if which == "synthetic" else row["block"].text, row) for row in own]
             title = f"error of {artifact['name'].text}"
-            drawn += [rows(title, f"{title}, with what is allowed.", [("", made)], also=also)] if made else []
+            drawn += [rows(title, f"{title}, with its limits.", [("", made)], also=also)] if made else []
         return drawn
 
     def every(self, which: str, artifacts: Sequence[Node] | None = None) -> list[Node]:
@@ -322,7 +322,7 @@ class Records:
 
     @property
     def by_class(self) -> dict[str, dict[str, dict[int, Node]]]:
-        """Size -> who answers -> class -> how many of its images are answered rightly."""
+        """Size -> who answers -> class -> how many of its images have a right answer."""
         told = [(f"{self.reference['name'].text} (reference)", row) for row in self.verification["data"]["reference"]]
         told += [(artifact["name"].text, row) for artifact in self.artifacts for row in artifact["images"]]
         found: dict[str, dict[str, dict[int, Node]]] = {}
@@ -334,27 +334,27 @@ class Records:
 
     @cached_property
     def class_names(self) -> dict[int, str]:
-        """Class -> its name, as the artifacts have it."""
+        """Class -> its name, from the artifacts."""
         images = self.every("images")
         found = {one["label"].value: one["label_name"].text for row in images for one in row["by_class"]}
         return found | {one["artifact"].value: one["artifact_name"].text for row in images for one in row["confused"]}
 
     def matrix(self, row: Node) -> tuple[list[int], dict[tuple[int, int], Node]]:
-        """Classes of images and of answers; (class, answer) -> how many images."""
+        """Classes of images and of answers; (class, answer) -> number of images."""
         cells = {(one["label"].value, one["label"].value): one["right"] for one in row["by_class"]}
         cells |= {(one["label"].value, one["artifact"].value): one["images"] for one in row["confused"]}
         return sorted({label for pair in cells for label in pair}), cells
 
     @staticmethod
     def pictures(row: Node) -> list[Node]:
-        """The pictures that are answered wrongly, then those that are answered as the reference does not."""
+        """Pictures with a wrong answer, then those with another answer than the reference's."""
         return list({one["image"].text: one for one in (*row["worst_wrong"], *row["worst_flips"])}.values())
 
     # How it was made -------------------------------------------------------------------------------------------------
 
     @property
     def assumed(self) -> dict[str, list[str]]:
-        """What nobody said when artifacts were made -> their names."""
+        """What was assumed when artifacts were made -> their names."""
         told = [
             ("; ".join(f"{name} {own.text}" for name, own in one["assumed"].entries()), one) for one in self.artifacts
         ]
@@ -368,13 +368,13 @@ class Records:
 
     @property
     def peaks(self) -> dict[str, str]:
-        """Cases whose peak memory was measured -> head of their column."""
+        """Cases with a peak memory -> head of their column."""
         found = [one.node["cold"]["peak_mib"].entries() for one in self.contenders]
         return {case: f"peak MiB {case}" for own in found for case, _ in own}
 
     @property
     def machine(self) -> list[tuple[str, list[tuple[str, list[Node | str]]]]]:
-        """Heading -> name -> value in each record, of all that tells how they were made."""
+        """Heading -> name -> value in each record, for settings, machine, packages and variables."""
         nodes = list(self.environments.values())
         chosen = [[("seed", self.verification["seed"])]] if self.verification else []
         chosen += [self.benchmark["settings"].entries()] if self.benchmark else []
@@ -400,7 +400,7 @@ def _grouped(pairs: Any) -> dict[str, list[Any]]:
 
 
 def _point(one: Reading) -> tuple[float, float] | None:
-    """What a contender costs, and its figure; None where it lacks one of them."""
+    """The median time and the figure of a contender; None if one of them is missing."""
     cost, value = one.result["p50_ms"].number, one.figure.number if one.figure is not None else None
     return None if cost is None or value is None else (cost, value)
 
@@ -413,7 +413,7 @@ def _error_row(label: str, row: Node) -> Row:
 
 
 def judged_by(row: Node) -> str:
-    """Which error of a row has the limit; the largest where the record does not say."""
+    """The error of a row to which the limit applies; the largest if the record does not say."""
     return "rms_error" if "judged_by" in row.names and row["judged_by"].text == "rms_error" else "max_error"
 
 
@@ -425,24 +425,24 @@ def over(one: Node, other: Node) -> Derived | None:
 
 
 def on_frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """For each (cost, gain), whether no other one is as good in both and better in one; equal ones stand together."""
+    """For each (cost, gain), whether no other one is as good in both and better in one; equal ones stay together."""
     return [not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points) for x, y in points]
 
 
 def short_names(nodes: Sequence[Node]) -> list[str]:
-    """Names of contenders without the network's in front; whole ones where two of a network would be alike."""
+    """Names of contenders without the network's name; full names if two of a network would be equal."""
     named = [(node["name"].text, node["network"].text) for node in nodes]
     short = [(name.removeprefix(network).lstrip("_-. ") or name, network) for name, network in named]
     return [own[0] if short.count(own) == 1 else name for own, (name, _) in zip(short, named, strict=True)]
 
 
 def present_in(nodes: Sequence[Node], names: Sequence[str]) -> list[str]:
-    """Names that any of some objects has a value of."""
+    """Names for which any of some objects has a value."""
     return [name for name in names if any(node[name] for node in nodes)]
 
 
 def class_name(label: int, names: Mapping[int, str]) -> str:
-    """A class by its name, if it has one, and its number."""
+    """A class by its name, if any, and its number."""
     return str(label) if names.get(label, "") in ("", str(label)) else f"{names[label]} ({label})"
 
 
@@ -452,17 +452,17 @@ def _area(case: Node) -> tuple[int, int]:
 
 
 def case_text(case: Node) -> str:
-    """A case as the terminal calls it."""
+    """A case as the terminal writes it."""
     return "x".join(case[name].text for name in ("batch", "height", "width"))
 
 
 def output_text(row: Node) -> str:
-    """A case that was checked, and which output where there are several."""
+    """A case, and its output if there are several."""
     return f"{case_text(row)} {row['output'].text}".strip()
 
 
 def moment(environment: Node) -> str:
-    """When a record was made, to the minute; as the record has it where that is no time."""
+    """When a record was made, to the minute; the record's own text if that is not a time."""
     try:
         made = datetime.datetime.fromisoformat(environment["created"].text)
     except ValueError:
@@ -473,7 +473,7 @@ def moment(environment: Node) -> str:
 
 
 def picture(source: str) -> Markup:
-    """A picture of a record, written anew so that it can be nothing else; empty where it is none."""
+    """A picture of a record, encoded again so that it is only a picture; empty if it is not a picture."""
     form, _, encoded = source.partition(";base64,")
     if form not in ("data:image/jpeg", "data:image/png"):
         return Markup()

@@ -29,8 +29,8 @@ def test_a_quiet_run_has_no_flags() -> None:
     [
         (QUIET._replace(others=0.2), STEADY, "noisy: other processes used 20%"),
         (QUIET._replace(stolen=0.05), STEADY, "noisy: the hypervisor took 5%"),
-        (QUIET._replace(throttled=4), STEADY, "throttled: the CPU says that it got too hot 4 times"),
-        (QUIET, (0.010, 0.013) * 15, "noisy: a fixed matrix product took"),
+        (QUIET._replace(throttled=4), STEADY, "throttled: the CPU slowed down for heat (count: 4)"),
+        (QUIET, (0.010, 0.013) * 15, "noisy: the time of a fixed matrix product"),
         (QUIET, (0.010,) * 20 + (0.0112,) * 10, "throttled or loaded: the machine was 12% slower at the end"),
     ],
 )

@@ -198,12 +198,12 @@ def test_what_was_killed_at_its_first_start_is_not_run_beside_the_others(
     def killed(contender: Contender, cases: Any) -> Cold:
         if contender.name == "tiny.onnx":
             return Cold(1.0, 1.0, {"1x16x16": 80.0, "1x24x24": 90.0}, None)
-        return Cold(1.0, 1.0, {"1x16x16": 80.0}, "its process was ended by signal 9", killed=True)
+        return Cold(1.0, 1.0, {"1x16x16": 80.0}, "signal 9 ended its process", killed=True)
 
     monkeypatch.setattr("rest_deploy.benchmarking.run.measure_cold", killed)
     made = benchmark([tiny_onnx, tiny_onnx], sizes=[(16, 16), (24, 24)], effort=QUICK, threads=1)
     assert [result.error for result in made.cases[0].results] == [None, None]
-    assert made.cases[1].results[1].error == "its process was ended by signal 9, at its first start"
+    assert made.cases[1].results[1].error == "signal 9 ended its process (first start)"
 
 
 def test_ctrl_c_keeps_what_was_measured(planted: Callable[..., BenchmarkReport]) -> None:
@@ -357,7 +357,7 @@ def test_openvino_runs_on_the_cpu_alone(tmp_path: Path) -> None:
     from rest_deploy.benchmarking.sessions import OpenVinoSession
     from rest_deploy.errors import DeviceError
 
-    with pytest.raises(DeviceError, match="cannot be measured on cuda"):
+    with pytest.raises(DeviceError, match="device cuda: "):
         OpenVinoSession(tmp_path / "x.onnx", "cuda", 1)
     with pytest.raises(RestDeployError, match=r"cannot load x\.onnx"):
         OpenVinoSession(tmp_path / "x.onnx", None, 1)
@@ -391,8 +391,8 @@ def test_the_compilers_cache_is_its_own_and_the_users_is_left(tiny_onnx: Path, m
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"baselines": ["tensorflow"]}, "accepted: torch, torch-compile, as-written, openvino"),
         ({"models": ["resnet50"], "baselines": ["torch"]}, "unknown model 'resnet50'"),
-        ({"relative_to": "other.onnx"}, "no contender is named 'other.onnx'"),
-        ({"checkpoint": "x.pth"}, "no baseline was asked for"),
+        ({"relative_to": "other.onnx"}, "named 'other.onnx'"),
+        ({"checkpoint": "x.pth"}, "give --baseline"),
         ({"models": ["rest_lite"]}, "give --baseline"),
     ],
 )
@@ -406,7 +406,7 @@ def test_a_network_by_name_that_an_artifact_has_with_other_classes(
 ) -> None:
     other = ResTConfig.from_dict({**TINY.to_dict(), "num_classes": 9})
     monkeypatch.setattr("rest_deploy.benchmarking.contenders.get_config", lambda name: other)
-    with pytest.raises(ConfigError, match=r"tiny is the name of the network of tiny\.onnx too"):
+    with pytest.raises(ConfigError, match=r"^tiny is .* tiny\.onnx"):
         benchmark([tiny_onnx], models=["tiny"], baselines=["torch"], cold=False)
 
 

@@ -119,7 +119,7 @@ def test_flags_change_the_checkpoints_own_preprocessing_and_no_more(flags: list[
 def test_native_has_no_size(capsys: pytest.CaptureFixture[str]) -> None:
     done = Outcome(export, ["--model", "rest_lite", "--transform", "native", "--image-size", "64"], capsys)
     assert done.code == 1
-    assert "leave the size 64x64 out" in done.err
+    assert "size 64x64" in done.err
 
 
 def _bomb(path: Path) -> Path:
@@ -191,9 +191,9 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
         "decompression bomb": (
             predict,
             [artifact, _bomb(folder / "bomb.png")],
-            "89,478,485 that are read; scale it down",
+            "89,478,485; scale it down",
         ),
-        "no image": (predict, [artifact, __file__], "not an image that Pillow can read"),
+        "no image": (predict, [artifact, __file__], "not an image that can be read"),
         "empty folder": (predict, [artifact, folder / "no_images"], "no images in this folder"),
         "no gpu": (predict, [artifact, cat, "--device", "cuda"], "use device cpu"),
         "unknown device": (predict, [artifact, cat, "--device", "tpu"], "accepted: cpu, cuda"),

@@ -90,7 +90,7 @@ def test_gpus_that_only_nvml_finds(monkeypatch: MonkeyPatch, capsys: Capture) ->
     out = Outcome(doctor, [], capsys).out
     assert "  NVIDIA driver          535.1, CUDA 12.2\n" in out
     assert "  by NVML                Tesla T4 (7.5)\n" in out
-    assert "  GPU                    the NVIDIA driver is of CUDA 12.2, cuda-bindings of CUDA" in out
+    assert "  GPU                    the NVIDIA driver supports CUDA 12.2, cuda-bindings needs CUDA" in out
 
 
 def test_what_nvml_failed_at_stands_beside_the_gpus(monkeypatch: MonkeyPatch, capsys: Capture) -> None:

@@ -407,7 +407,7 @@ def test_all_are_found(monkeypatch: MonkeyPatch) -> None:
     [
         (FakeCuda.no_driver(), "there is no NVIDIA driver here; install one", True, None),
         (FakeCuda.no_gpu(), "the NVIDIA driver finds no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES", True, "13.0"),
-        (FakeCuda.old_driver(), "the NVIDIA driver is of CUDA 12.2, cuda-bindings of CUDA ", False, "12.2"),
+        (FakeCuda.old_driver(), "the NVIDIA driver supports CUDA 12.2, cuda-bindings needs CUDA ", False, "12.2"),
         (FakeCuda((), cudaError_t.cudaErrorDevicesUnavailable), "cudaGetDeviceCount failed: ", False, "13.0"),
     ],
     ids=["no driver", "no GPU", "old driver", "busy"],

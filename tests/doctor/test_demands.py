@@ -90,4 +90,4 @@ def test_a_gpu_that_only_nvml_finds_is_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert Demand.parse("trt-rtx").unmet(report) == ""
     gpu = {"name": "Tesla T4", "driver": "535.1", "compute_capability": "7.5"}
     seen = replace(report, environment={**report.environment, "gpus": [gpu]})
-    assert "the NVIDIA driver is of CUDA 12.2" in Demand.parse("trt-rtx").unmet(seen)
+    assert "the NVIDIA driver supports CUDA 12.2" in Demand.parse("trt-rtx").unmet(seen)

@@ -68,7 +68,7 @@ def test_tensorrt_beside_a_gpu(monkeypatch: MonkeyPatch, gpu: FakeDevice) -> Non
     [
         (FakeCuda.no_driver(), NO_DRIVER),
         (FakeCuda.no_gpu(), "the NVIDIA driver finds no GPU"),
-        (FakeCuda.old_driver(), "the NVIDIA driver is of CUDA 12.2, cuda-bindings of CUDA "),
+        (FakeCuda.old_driver(), "the NVIDIA driver supports CUDA 12.2, cuda-bindings needs CUDA "),
     ],
     ids=["no driver", "no GPU", "old driver"],
 )

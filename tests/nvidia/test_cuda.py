@@ -198,9 +198,7 @@ def test_a_gpu_in_words():
 @pytest.mark.parametrize("index", [2, 7, -1])
 def test_a_number_that_no_gpu_has(monkeypatch, index):
     FakeCuda((RTX_4090, RTX_5090)).install(monkeypatch)
-    with pytest.raises(
-        DeviceError, match=f"^device cuda:{index}: there are 2 GPUs here; accepted: cuda:0 to cuda:1$"
-    ) as e:
+    with pytest.raises(DeviceError, match=f"^device cuda:{index}: .* 2; accepted: cuda:0 to cuda:1$") as e:
         find_gpu(index)
     assert not isinstance(e.value, NoGpuError)  # there are others
 
@@ -228,16 +226,16 @@ def test_why_there_is_no_gpu(monkeypatch, cuda, said):
 @pytest.mark.parametrize(
     ("driver", "runtime", "said"),
     [
-        (12020, 13000, "is of CUDA 12.2, cuda-bindings of CUDA 13.0; update the driver, or pip install '{}<13'"),
-        (11080, 13010, "is of CUDA 11.8, cuda-bindings of CUDA 13.1; update the driver, or pip install '{}<12'"),
-        (12010, 12090, "is of CUDA 12.1, cuda-bindings of CUDA 12.9; update the driver, or pip install '{}<12'"),
+        (12020, 13000, "CUDA 12.2, cuda-bindings .*CUDA 13.0; .* pip install '{}<13'"),
+        (11080, 13010, "CUDA 11.8, cuda-bindings .*CUDA 13.1; .* pip install '{}<12'"),
+        (12010, 12090, "CUDA 12.1, cuda-bindings .*CUDA 12.9; .* pip install '{}<12'"),
     ],
 )
 def test_a_driver_that_is_too_old(monkeypatch, driver, runtime, said):
     """The advice names the cuda-bindings that this driver can serve."""
     fake = FakeCuda.old_driver(driver).install(monkeypatch)
     monkeypatch.setattr(fake.module, "cudaRuntimeGetVersion", lambda: (cudaError_t.cudaSuccess, runtime))
-    with pytest.raises(NoGpuError, match=f"^device cuda:0: the NVIDIA driver {said.format('cuda-bindings')}$"):
+    with pytest.raises(NoGpuError, match=f"^device cuda:0: the NVIDIA driver .*{said.format('cuda-bindings')}$"):
         find_gpu(0)
 
 

@@ -172,7 +172,7 @@ def test_sixteen_bit_grey_is_scaled_over_its_whole_range():
 
 @pytest.mark.parametrize("values", [(-1, 5), (0, 65536)])
 def test_32_bit_pixels_beyond_16_bits_have_no_one_meaning(values):
-    with pytest.raises(ImageError, match="32-bit pixels beyond 16 bits; save the image with 8 or 16"):
+    with pytest.raises(ImageError, match=r"32-bit pixels .* 16 bits; save the image with 8 or 16"):
         load_image(make("I", *values))
 
 
@@ -307,7 +307,7 @@ def test_whole_samples_are_read(tmp_path, kind):
 def test_truncated_files_are_refused(tmp_path, kind, tenths):
     path = tmp_path / "image"
     path.write_bytes(SAMPLES[kind][: len(SAMPLES[kind]) * tenths // 10])
-    with pytest.raises(ImageError, match=r"not an image that Pillow can read|damaged or unsupported image"):
+    with pytest.raises(ImageError, match=r"not an image|damaged or unsupported image"):
         load_image(path)
 
 
@@ -542,7 +542,7 @@ def test_a_damaged_avif_file_is_refused(tmp_path):
 def test_what_is_no_image_is_refused(tmp_path, content):
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"image\.jpg: (not an image that Pillow can read|damaged)"):
+    with pytest.raises(ImageError, match=r"image\.jpg: (not an image|damaged)"):
         load_image(path)
 
 
@@ -588,7 +588,7 @@ def test_an_image_that_was_closed_is_refused(tmp_path):
 def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(side, side))
-    with pytest.raises(ImageError, match=r"bomb\.png: .* more than the 89,478,485 that are read; scale it down first"):
+    with pytest.raises(ImageError, match=r"bomb\.png: .* 89,478,485; scale it down first"):
         load_image(path)
 
 
@@ -599,7 +599,7 @@ def test_the_limit_itself_is_still_read(tmp_path, monkeypatch):
     assert load_image(path).size == (24, 20)
     monkeypatch.setattr(image_files, "MAX_PIXELS", 479)
     for source in (path, photo(24, 20)):
-        with pytest.raises(ImageError, match="24x20 pixels, more than the 479 that are read"):
+        with pytest.raises(ImageError, match=r"24x20 pixels; .* 479;"):
             load_image(source)
 
 
@@ -649,9 +649,7 @@ def test_other_arrays_are_taken_as_pillows_images_of_their_mode(shape, mode, alp
     ],
 )
 def test_other_arrays_are_refused(dtype, shape):
-    with pytest.raises(
-        ImageError, match=rf"image array of dtype {np.dtype(dtype)} .*needed: uint8 .*in RGBA"
-    ) as caught:
+    with pytest.raises(ImageError, match=rf"dtype {np.dtype(dtype)} .*needed: uint8 .*in RGBA") as caught:
         load_image(np.zeros(shape, dtype))
     assert len(str(caught.value).splitlines()) == 1
 
@@ -787,13 +785,13 @@ async def _later():
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        (io.StringIO("text"), "StringIO object: opened in text mode; open it with mode 'rb'"),
-        (_Given("text"), r"_Given object: its read\(\) gives str, needed: bytes"),
-        (_Given(None), r"its read\(\) gives NoneType"),
+        (io.StringIO("text"), "StringIO object: .* text mode; open it with mode 'rb'"),
+        (_Given("text"), r"_Given object: its read\(\) .* str; needed: bytes"),
+        (_Given(None), r"its read\(\) .* NoneType"),
         (_Given(b"\xff\xd8", ValueError("gone away")), "_Given object: cannot be read: gone away"),
         (_Given(OSError(errno.EIO, "Input/output error")), "_Given object: cannot be read: .*Input/output error"),
-        (_Given(b""), r"no bytes from where it stands to its end; .* seek\(0\)"),
-        (_Given(b"no image", b""), "_Given object: not an image that Pillow can read"),
+        (_Given(b""), r"no bytes .* seek\(0\)"),
+        (_Given(b"no image", b""), "_Given object: not an image"),
         (_Given(SAMPLES["png"][:60], b""), "_Given object: (not an image|damaged)"),
     ],
 )
@@ -804,14 +802,14 @@ def test_a_file_object_that_gives_no_image_is_named(file, words):
 
 
 def test_a_read_that_must_be_awaited_is_told_of_without_a_warning():
-    with pytest.raises(ImageError, match=r"its read\(\) gives coroutine, needed: bytes"):
+    with pytest.raises(ImageError, match=r"its read\(\) .* coroutine; needed: bytes"):
         load_image(_Given(_later()))
 
 
 def test_a_file_opened_as_text_is_named(tmp_path):
     path = tmp_path / "image.png"
     path.write_bytes(SAMPLES["png"])
-    with open(path, encoding="latin-1") as file, pytest.raises(ImageError, match=r"image\.png: opened in text mode"):
+    with open(path, encoding="latin-1") as file, pytest.raises(ImageError, match=r"image\.png: .* text mode"):
         load_image(file)
     with open(path, "rb") as file:
         file.close()
@@ -860,7 +858,7 @@ def test_an_image_that_asks_for_more_than_its_pixels_need_is_a_bad_image(monkeyp
         raise MemoryError
 
     monkeypatch.setattr(Image.Image, "convert", greedy)
-    with pytest.raises(ImageError, match="not enough memory to read it, though 24x20 pixels need little"):
+    with pytest.raises(ImageError, match="memory than 24x20 pixels: damaged"):
         load_image(SAMPLES["png"])
 
 
@@ -989,7 +987,7 @@ def test_a_bomb_without_a_suffix_is_an_image_to_be_refused(tmp_path):
     path = tmp_path / "bomb"
     path.write_bytes(png_header(60_000, 60_000))
     assert is_image(path)
-    with pytest.raises(ImageError, match=r"bomb: .* more than the 89,478,485"):
+    with pytest.raises(ImageError, match=r"bomb: .* 89,478,485"):
         load_image(path)
 
 

@@ -122,7 +122,7 @@ def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
     folder = _noise(tmp_path / "x", 24)
     chosen = _path(choose_images(folder, None, 0).calibration[0])
     chosen.write_bytes(b"no image")
-    with pytest.raises(ImageError, match=f"{chosen.name}: not an image .*; mend it or take it out of the calibration"):
+    with pytest.raises(ImageError, match=f"{chosen.name}: not an image .* calibration folder"):
         choose_images(folder, None, 0)
 
 
@@ -267,11 +267,11 @@ def _changed(at: tuple[int, ...], value: float) -> NDArray[np.float64]:
         (np.zeros((0, 6, 8, 8), np.float32), r"shape \(0, 6, 8, 8\)|mmap an empty"),
         (np.zeros((40, 6, 0, 8), np.float32), r"shape \(40, 6, 0, 8\)|mmap an empty"),
         (np.float32(3), r"shape \(\)"),
-        (np.array([_Object()], object), "no .npy file of numbers"),
+        (np.array([_Object()], object), "not a .npy file of numbers"),
         (np.zeros(40, [("a", "f4")]), "dtype"),
-        (_changed((7, 1, 2, 3), np.nan), r"input 7: values that are not finite"),
-        (_changed((7, 1, 2, 3), np.inf), r"input 7: values that are not finite"),
-        (_changed((7, 1, 2, 3), 1e39), r"input 7: values that are not finite in float32"),
+        (_changed((7, 1, 2, 3), np.nan), r"input 7: .* not finite"),
+        (_changed((7, 1, 2, 3), np.inf), r"input 7: .* not finite"),
+        (_changed((7, 1, 2, 3), 1e39), r"input 7: .* not finite in float32"),
     ],
     ids=range(13),
 )
@@ -299,11 +299,11 @@ def test_files_that_are_no_arrays(tmp_path: Path) -> None:
 
 def test_arrays_of_two_networks(tmp_path: Path) -> None:
     folder = _saved(tmp_path / "x", _inputs(40), _inputs(40, channels=4))
-    with pytest.raises(ConfigError, match=r"001\.npy: shape \(40, 4, 20, 24\), 4 channels, and 000\.npy has 6"):
+    with pytest.raises(ConfigError, match=r"001\.npy: .*\(40, 4, 20, 24\) .*4 channels, .*000\.npy has 6"):
         choose_images(folder, None, 0)
 
 
 def test_arrays_of_another_network(tmp_path: Path) -> None:
     sample: Sample = choose_images(_saved(tmp_path / "x", _inputs(40)), None, 0)
-    with pytest.raises(ConfigError, match=r"000\.npy: shape \(40, 6, 20, 24\), and the network takes 3 channels"):
+    with pytest.raises(ConfigError, match=r"000\.npy: .*\(40, 6, 20, 24\), .* 3 channels"):
         _array(sample.calibration[0]).load(3)

@@ -162,7 +162,7 @@ def test_memory_that_runs_out_is_said_as_such(tmp_path: Path, monkeypatch: pytes
 
     picture().save(tmp_path / "large.png")
     monkeypatch.setattr(Image.Image, "convert", fail)
-    with pytest.raises(ImageError, match=r"large\.png: not enough memory to read it"):
+    with pytest.raises(ImageError, match=r"large\.png: .* memory"):
         load_image(tmp_path / "large.png")
     monkeypatch.setattr(images.np, "empty", fail)
     with pytest.raises(PredictorError, match=r"large\.png: not enough memory"):

@@ -281,7 +281,7 @@ def troubled() -> tuple[Record, Record]:
     timed["contenders"][18] |= {"error": "could not be opened: no CUDA device", "cold": None}
     for case in timed["cases"]:
         case["results"][18] |= {**blank, "error": "could not be opened: no CUDA device"}
-    cold = {"load_ms": None, "first_answer_ms": None, "peak_mib": {}, "error": "its process was ended by signal 9"}
+    cold = {"load_ms": None, "first_answer_ms": None, "peak_mib": {}, "error": "signal 9 ended its process"}
     timed["contenders"][17]["cold"] = cold
     timed["contenders"][7]["sha256"] = sha("another file of that name")
     return checked, timed

@@ -233,13 +233,13 @@ def test_numbers_may_all_be_null() -> None:
 
 
 def test_neither_record() -> None:
-    with pytest.raises(ConfigError, match="got neither"):
+    with pytest.raises(ConfigError, match=r"rest-verify.* rest-bench"):
         render(None, None)
 
 
 @pytest.mark.parametrize("swapped", [(samples.benchmark(), None), (None, samples.verification())])
 def test_records_in_each_others_place(swapped: Pair) -> None:
-    with pytest.raises(ArtifactError, match=r"of kind 'rest-\w+'; accepted: rest-\w+;"):
+    with pytest.raises(ArtifactError, match=r"'rest-\w+'; accepted: rest-\w+;"):
         render(*swapped)
 
 

@@ -128,7 +128,7 @@ def test_unknown_device(artifact: Path, device: str) -> None:
 
 
 def test_no_fallback_from_a_gpu_that_is_not_there(artifact: Path) -> None:
-    with pytest.raises(DeviceError, match=r"cuda:63: .*(use device cpu|there are 1 GPUs here; accepted: cuda:0)"):
+    with pytest.raises(DeviceError, match=r"cuda:63: .*(use device cpu|accepted: cuda:0)"):
         open_runtime(artifact, "cuda:63")
 
 

@@ -216,7 +216,7 @@ def test_tensorrt_builds_on_the_gpu_that_was_asked_for(
 
 def test_a_gpu_that_is_not_there_is_no_reason_to_build_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
     Machine.make(monkeypatch, PLAIN[0])
-    with pytest.raises(DeviceError, match="cuda:5: there are 1 GPUs here; accepted: cuda:0"):
+    with pytest.raises(DeviceError, match=r"cuda:5: .* 1; accepted: cuda:0"):
         choose_library("trt", EngineConfig(gpu=5), Precision.FP32)
 
 

@@ -102,7 +102,7 @@ def test_other_gpus_may_be_asked_for(machine: Machine, format: str, targets: tup
 def test_a_gpu_that_was_asked_for_must_be_there(machine: Machine, files: tuple[str, ...]) -> None:
     """No building elsewhere in its place."""
     machine(*files)
-    refused(DeviceError, "^device cuda:5: there are 2 GPUs here; accepted: cuda:0 to cuda:1$", gpu=5)
+    refused(DeviceError, "^device cuda:5: .* 2; accepted: cuda:0 to cuda:1$", gpu=5)
 
 
 @pytest.mark.parametrize("gpu", [0, 1])
@@ -116,7 +116,7 @@ def test_a_gpu_that_was_asked_for_where_there_is_none(machine: Machine, gpu: int
     [
         (FakeCuda.no_driver(), "there is no NVIDIA driver here"),
         (FakeCuda.no_gpu(), "the NVIDIA driver finds no GPU"),
-        (FakeCuda.old_driver(), "the NVIDIA driver is of CUDA 12.2"),
+        (FakeCuda.old_driver(), "the NVIDIA driver supports CUDA 12.2"),
     ],
     ids=["no driver", "no GPU", "old driver"],
 )
