@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
+import textwrap
+from collections.abc import Iterable
+from typing import Any
 
-from rest_deploy.cli.doctor_text import report_text
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_display
 from rest_deploy.doctor import Demand, examine
+from rest_deploy.doctor.records import ABILITIES, Ability, Package, Possible, Provider, Report
 from rest_deploy.errors import ConfigError
 
 
@@ -39,10 +43,124 @@ def _main(arguments: argparse.Namespace) -> int:
         required = [{"artifact": name, "unmet": why} for name, why in unmet.items()]
         print(json.dumps({**report.to_dict(), "required": required}, indent=2))
     else:
-        print(report_text(report))
+        print(_report_text(report))
     for why in filter(None, unmet.values()):
         print(f"error: {clean(why)}", file=sys.stderr)
     return FAILED if any(unmet.values()) else OK
+
+
+_WIDTH = 100
+_CELLS = {Possible.YES: "yes", Possible.NO: "no", Possible.NEVER: "-", Possible.UNKNOWN: "?"}
+_NAME, _FACT, _VERSION = 22, 12, 14
+_COLUMNS = (10, 33, 7, 11, 11, 0)
+#: Commands are not broken over lines, so that they can be copied.
+_COMMAND = re.compile(r"""pip (?:un)?install(?: --[\w-]+)* (?:"[^"]*"|'[^']*'|\S+)""")
+_WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+_HARD_SPACE = "\0"
+
+
+def _report_text(report: Report) -> str:
+    """The report, in groups of lines of at most 100 columns."""
+    groups = {
+        "System": _system(report),
+        "Packages": [line for package in report.packages for line in _package(package)],
+        "Devices": _devices(report),
+        "Artifacts": _artifacts(report),
+    }
+    return "\n\n".join("\n".join([title, *lines]) for title, lines in groups.items())
+
+
+def _system(report: Report) -> list[str]:
+    told = report.environment
+    usable = f"{told['physical_cores']} cores, {len(told['affinity']) or told['logical_cpus']} processors usable"
+    quota = f", limited to the time of {told['cpu_quota']:g}" if told["cpu_quota"] is not None else ""
+    facts = {
+        "rest-deploy": told["packages"].get("rest-deploy", "not installed, run from its folder"),
+        "Python": f"{told['python']} ({report.executable})",
+        "system": told["os"],
+        "CPU": f"{told['cpu']}, {usable}{quota}",
+        "memory": f"{told['memory_mib']} MiB" if told["memory_mib"] is not None else "not told",
+        "8-bit sums": _integers(report),
+        **told["variables"],
+    }
+    return [line for name, fact in facts.items() for line in _lines(f"{clean(name):<{_FACT}}", fact)]
+
+
+def _integers(report: Report) -> str:
+    if report.integers.saturate is None:
+        return f"not known: {report.integers.problem}"
+    if report.integers.saturate:
+        return "saturate"
+    return "exact"
+
+
+def _package(package: Package) -> list[str]:
+    name = package.module if package.module.startswith("tensorrt") else package.name  # of one name are several
+    start = f"{clean(name):<{_NAME}} {clean(package.version or ''):<{_VERSION}}"
+    return _lines(start, f"{package.state.value}{': ' if package.note else ''}{package.note}")
+
+
+def _devices(report: Report) -> list[str]:
+    drivers = dict.fromkeys(str(gpu["driver"]) for gpu in report.environment["gpus"] if gpu["driver"])
+    cuda = [f"CUDA {report.gpus.driver_cuda}"] if report.gpus.driver_cuda else []
+    note = report.environment["gpus_note"]
+    unknown = "not found" if report.gpus.absent else "not known"
+    rows = [("NVIDIA driver", ", ".join([*drivers, *cuda]) or f"{unknown} ({note})")]
+    for gpu in report.gpus.found:
+        rows.append((f"cuda:{gpu.index}", f"{gpu}, {gpu.memory_bytes >> 20} MiB"))
+    if not report.gpus.found:
+        rows += [("by NVML", f"{gpu['name']} ({gpu['compute_capability']})") for gpu in report.environment["gpus"]]
+    if drivers and note:
+        rows.append(("not known", note))
+    if report.gpus.problem:
+        rows.append(("GPU", report.gpus.problem))
+    rows += [(provider.name, _provider(provider)) for provider in report.providers]
+    return [line for name, fact in rows for line in _lines(f"{clean(name):<{_NAME}}", fact)]
+
+
+def _provider(provider: Provider) -> str:
+    return f"does not run: {provider.problem}" if provider.problem else "runs"
+
+
+def _artifacts(report: Report) -> list[str]:
+    if report.artifacts_problem:
+        return _lines("", f"nothing can be told: {report.artifacts_problem}")
+    lines, steps, notes = [_row("artifact", "", "export", "run on cpu", "run on gpu", "missing step")], _Steps(), []
+    for artifact in report.artifacts:
+        abilities = [artifact.abilities[name] for name in ABILITIES]
+        cells = (_CELLS[ability.possible] for ability in abilities)
+        lines.append(_row(artifact.key, artifact.title, *cells, steps.numbers(abilities)))
+        notes += [f"{artifact.key}: {note}" for note in dict.fromkeys(ability.note for ability in abilities) if note]
+    for number, step in enumerate(steps.known, 1):
+        lines += _lines(f"{number:>2}", step)
+    return lines + [line for note in notes for line in _lines(" *", note)]
+
+
+class _Steps:
+    """Missing steps, each told once, by number."""
+
+    def __init__(self) -> None:
+        self.known: list[str] = []
+
+    def numbers(self, abilities: Iterable[Ability]) -> str:
+        """Numbers of the steps that are missing for these."""
+        missing = [step for ability in abilities if ability.possible is not Possible.NEVER for step in ability.steps]
+        self.known += [step for step in dict.fromkeys(missing) if step not in self.known]
+        return ", ".join(str(number) for number, step in enumerate(self.known, 1) if step in missing)
+
+
+def _row(*cells: str) -> str:
+    padded = (f"{clean(cell):<{width}}" for cell, width in zip(cells, _COLUMNS, strict=True))
+    return f"  {' '.join(padded)}".rstrip()
+
+
+def _lines(start: str, text: str) -> list[str]:
+    """A name and what is told of it, indented, and broken into lines between words but not within commands."""
+    kept = _COMMAND.sub(lambda match: match[0].replace(" ", _HARD_SPACE), clean(text))
+    first = f"  {start} "
+    indent = " " * len(first)
+    lines = textwrap.wrap(kept, _WIDTH, initial_indent=first, subsequent_indent=indent, **_WHOLE_WORDS)
+    return [line.replace(_HARD_SPACE, " ") for line in lines] or [first.rstrip()]
 
 
 main = command(_main, _parser, lambda arguments: arguments.json or not arguments.require)

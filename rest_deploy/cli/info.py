@@ -8,11 +8,9 @@ import sys
 from pathlib import Path
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.cli.engine_text import engine_rows, layer_table
-from rest_deploy.cli.precision_text import precision_rows
 from rest_deploy.cli.process import start
+from rest_deploy.cli.record_text import assumed, engine_rows, figures, layer_table, precision_rows, record_rows
 from rest_deploy.cli.terminal import OK, clean, command, parser
-from rest_deploy.cli.verification_text import assumed, figures, record_rows
 from rest_deploy.runtimes.registry import read_info
 
 

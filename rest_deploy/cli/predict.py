@@ -12,7 +12,6 @@ from pathlib import Path
 from rest_deploy.cli.preprocessing_flags import number_as
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_display
-from rest_deploy.cli.verification_text import assumed, record_rows
 from rest_deploy.errors import ImageError
 from rest_deploy.predictor import Prediction, Predictor
 from rest_deploy.runtimes.registry import device_help
@@ -55,6 +54,8 @@ def _main(arguments: argparse.Namespace) -> int:
         if info.weights.random:
             print(f"warning: {arguments.artifact} holds random weights; its predictions mean nothing", file=sys.stderr)
         if arguments.verbose:
+            from rest_deploy.cli.record_text import assumed, record_rows
+
             for name, value in {**record_rows(info), "assumed": assumed(info) or "nothing"}.items():
                 print(f"{name}: {clean(value)}", file=sys.stderr)
             if predictor.max_pixels is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rest_deploy.cli.preprocessing_flags import (
     add_preprocessing_flags,
@@ -14,12 +16,23 @@ from rest_deploy.cli.preprocessing_flags import (
     typed,
 )
 from rest_deploy.cli.process import INTERRUPTED, start
-from rest_deploy.cli.tables import add_output_flags, check_outputs, finite, read_other, to_json, write_outputs
-from rest_deploy.cli.terminal import command, failed, parser, progress_display
-from rest_deploy.cli.verify_text import notes, rows, tables, text
+from rest_deploy.cli.tables import (
+    Table,
+    add_output_flags,
+    check_outputs,
+    figure,
+    finite,
+    read_other,
+    to_json,
+    write_outputs,
+)
+from rest_deploy.cli.terminal import clean, command, failed, parser, progress_display
 from rest_deploy.errors import ConfigError
 from rest_deploy.runtimes.registry import device_help
 from rest_deploy.specs import BATCH, FACTOR, IMAGES, SEED, SHARE, THREADS, ImageSize
+from rest_deploy.verification import ArtifactResult, Verification
+from rest_deploy.verification.figures import Difference, ValueFigures
+from rest_deploy.verification.limits import ValueVerdict, judge_values
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,8 +123,8 @@ def _main(arguments: argparse.Namespace) -> int:
             report=report,
         )
     record = finite(found.to_dict())
-    print(to_json(record, sys.stdout.encoding) if arguments.json else text(found), flush=True)
-    write_outputs(arguments.output, record, lambda: (tables(found), notes(found)), lambda: rows(found))
+    print(to_json(record, sys.stdout.encoding) if arguments.json else _text(found), flush=True)
+    write_outputs(arguments.output, record, lambda: (_tables(found), _notes(found)), lambda: _rows(found))
     if arguments.report is not None:
         write_report(arguments.report, verification=record, benchmark=benchmark)
     if found.interrupted:
@@ -121,6 +134,196 @@ def _main(arguments: argparse.Namespace) -> int:
 
 def _given(value: int | None, default: int) -> int:
     return value if value is not None else default
+
+
+_SHOWN = 10  # flipped images of an artifact and size, in the terminal; the record has more
+
+
+def _text(found: Verification) -> str:
+    """Everything, for a terminal."""
+    parts = [_head(found)]
+    if found.interrupted:
+        parts.append("INTERRUPTED: the figures are of the images before")
+    for artifact in found.artifacts:
+        parts.append(f"{_about(artifact)}")
+        parts += [table.text() for table in _tables_of(artifact)]
+        parts += list(_flips(artifact))
+        parts.append(_verdict(artifact))
+    if found.data is not None:
+        parts += [f"not read: {clean(name)}: {clean(why)}" for name, why in found.data.skipped]
+    return "\n\n".join(parts)
+
+
+def _tables(found: Verification) -> list[Table]:
+    """Everything as tables."""
+    return [table for artifact in found.artifacts for table in _tables_of(artifact, named=True)]
+
+
+def _rows(found: Verification) -> list[Mapping[str, Any]]:
+    """A row for each artifact and case, and for each artifact and size of the images."""
+    made: list[Mapping[str, Any]] = []
+    for artifact in found.artifacts:
+        values = artifact.to_dict()
+        for case in values["synthetic"]:
+            size = f"{case['batch']}x{case['height']}x{case['width']}"
+            made.append(_row(values, f"synthetic {case.get('output', '')}".strip(), size, case))
+        for images in values["images"]:
+            made.append(_row(values, "images", images["size"] or "", images))
+            for own in images.get("maps", ()):
+                made.append(_row(values, f"images {own['output']}", images["size"] or "", own))
+        for block in (values["blocks"] or {}).get("rows", []):
+            made.append(_row(values, f"block {block['block']}", values["blocks"]["case"], block))
+    return made
+
+
+def _notes(found: Verification) -> list[str]:
+    """What the tables do not say, a line each."""
+    verdicts = [f"{own.about['name']}: {'passed' if own.passed else 'FAILED'}" for own in found.artifacts]
+    interrupted = ["INTERRUPTED: the figures are of the images before"] if found.interrupted else []
+    return [*_head(found).splitlines(), *interrupted, *verdicts, *found.failures]
+
+
+_COLUMNS = (
+    *("max_error", "mean_error", "rms_error", "reference_error", "limit", "cosine", "kl_divergence"),
+    *("top1_agreement", "top5_agreement", "flips", "top1_accuracy", "top5_accuracy", "passed"),
+)
+
+
+def _row(artifact: Mapping[str, Any], what: str, size: str, figures: Mapping[str, Any]) -> Mapping[str, Any]:
+    named = {"artifact": artifact["name"], "precision": artifact["precision"], "what": what, "size": size}
+    return {**named, **{column: figures.get(column) for column in _COLUMNS}}
+
+
+def _head(found: Verification) -> str:
+    reference = found.reference
+    lines = [f"reference  {clean(str(reference['name']))}: {clean(str(reference['model']))}, {reference['computed']}"]
+    data = found.data
+    if data is not None:
+        labelled = "classes known" if data.labelled else "classes not known"
+        lines.append(f"images     {data.images} of {clean(data.folder)}, {labelled}; {data.transform}")
+        if data.note:
+            lines.append(f"           {clean(data.note)}")
+        for size, accuracy in data.reference.items():
+            if accuracy is not None:
+                where = f" at {size}" if size is not None else ""
+                lines.append(f"           reference{where}: top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%}")
+    return "\n".join(lines)
+
+
+def _about(artifact: ArtifactResult) -> str:
+    about = artifact.about
+    lines = [
+        f"{about['name']}: {about['model']}, {about['format']} {about['precision']} on {about['device']}, "
+        f"{about['computed']}"
+    ]
+    if about["assumed"]:
+        unsaid = "; ".join(f"{what} {value}" for what, value in about["assumed"].items())
+        lines.append(f"assumed when it was made: {unsaid}")
+    return "\n".join(clean(line) for line in lines)
+
+
+def _tables_of(artifact: ArtifactResult, *, named: bool = False) -> Iterator[Table]:
+    prefix = f"{artifact.about['name']}: " if named else ""
+    if artifact.synthetic is not None and artifact.synthetic.cases:
+        yield _synthetic_table(artifact, prefix)
+    if artifact.images:
+        yield _image_table(artifact, prefix)
+    if any(own.maps for own in artifact.images):
+        yield _map_table(artifact, prefix)
+    if artifact.blocks is not None:
+        yield _block_table(artifact, prefix)
+
+
+def _synthetic_table(artifact: ArtifactResult, prefix: str) -> Table:
+    assert artifact.synthetic is not None  # the caller has looked
+    several = any(len(own.outputs) > 1 for own in artifact.synthetic.cases)
+    of = "each output" if several else "the logits"
+    return Table(f"{prefix}synthetic images, errors of {of}", *artifact.synthetic.columns())
+
+
+def _image_table(artifact: ArtifactResult, prefix: str) -> Table:
+    head = ("size", "images", "max error", "mean error", "fp32 error", "cosine", "KL", "top-1 same", "top-5 same",
+            "flips", "top-1 right", "top-5 right")  # fmt: skip
+    lines = []
+    for own in artifact.images:
+        figures, right = own.figures, own.accuracy
+        lines.append(
+            (
+                str(own.size or "own"),
+                str(figures.images),
+                f"{figures.max_error:.2e}",
+                f"{figures.mean_error:.2e}",
+                figure(figures.reference_error, ".2e"),
+                f"{figures.cosine:.7f}",
+                f"{figures.kl_divergence:.1e}",
+                f"{figures.top1_agreement:.2%}",
+                f"{figures.top5_agreement:.2%}",
+                str(len(own.flips)),
+                figure(right.top1 if right is not None else None, ".2%"),
+                figure(right.top5 if right is not None else None, ".2%"),
+            )
+        )
+    return Table(f"{prefix}real images", head, lines)
+
+
+def _block_table(artifact: ArtifactResult, prefix: str) -> Table:
+    blocks = artifact.blocks
+    assert blocks is not None  # the caller has looked
+    judged = blocks.verdicts
+    lines = [(name, *_values_row(own, judged[name])) for name, own in blocks.blocks.items()]
+    return Table(
+        f"{prefix}block by block at {blocks.case}, errors of each block's output", ("block", *_VALUES), lines, words=1
+    )
+
+
+def _map_table(artifact: ArtifactResult, prefix: str) -> Table:
+    lines = [
+        (str(images.size or "own"), name, *_values_row(own, judge_values(own, artifact.allowed)))
+        for images in artifact.images
+        for name, own in images.maps.items()
+    ]
+    return Table(f"{prefix}real images, errors of each map", ("size", "output", *_VALUES), lines)
+
+
+_VALUES = ("max error", "rms error", "fp32 error", "limit", "")
+
+
+def _values_row(row: ValueFigures, verdict: ValueVerdict) -> tuple[str, ...]:
+    return (
+        f"{row.max_error:.2e}",
+        f"{row.rms_error:.2e}",
+        figure(row.reference_error, ".2e"),
+        f"{verdict.limit:.1e}{'' if verdict.judged_by == 'max_error' else ' rms'}",
+        "" if verdict.passed else "over the limit",
+    )
+
+
+def _flips(artifact: ArtifactResult) -> Iterator[str]:
+    for own in artifact.images:
+        if not own.flips:
+            continue
+        where = f" at {own.size}" if own.size is not None else ""
+        lines = [f"other best class than the reference's{where}, the surest of it first:"]
+        lines += [_flip(flip, artifact) for flip in own.flips[:_SHOWN]]
+        if len(own.flips) > _SHOWN:
+            lines.append(f"  and {len(own.flips) - _SHOWN} more; -o FILE.json and --report show them")
+        yield "\n".join(lines)
+
+
+def _flip(flip: Difference, artifact: ArtifactResult) -> str:
+    label = f", is {artifact.name_of(flip.label)}" if flip.label is not None else ""
+    return clean(
+        f"{flip.image}: {artifact.name_of(flip.reference)} -> {artifact.name_of(flip.artifact)}{label} "
+        f"(margin {flip.margin:.3g}, error {flip.error:.3g})"
+    ).join(("  ", ""))
+
+
+def _verdict(artifact: ArtifactResult) -> str:
+    name = clean(str(artifact.about["name"]))
+    failures: Sequence[str] = artifact.failures
+    if not failures:
+        return f"{name}: passed"
+    return "\n".join([f"{name}: FAILED", *(f"  {clean(failure)}" for failure in failures)])
 
 
 main = command(_main, _parser, lambda arguments: arguments.json or not (arguments.output or arguments.report))

@@ -11,7 +11,7 @@ import pytest
 from rest_deploy import Predictor
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.cli import verify as command
-from rest_deploy.cli.verification_text import figures as words
+from rest_deploy.cli.record_text import figures as words
 from rest_deploy.errors import ArtifactError, ConfigError, PredictorError, VerificationError
 from rest_deploy.recipes import recipe_of
 from rest_deploy.report.fields import read_record

@@ -16,7 +16,7 @@ from PIL import Image
 
 from rest_deploy import Predictor, verify
 from rest_deploy.artifact.onnx_file import write_record
-from rest_deploy.cli.verify_text import text
+from rest_deploy.cli.verify import _text as text
 from rest_deploy.errors import ConfigError, VerificationError
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
