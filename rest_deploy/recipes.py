@@ -177,7 +177,7 @@ _FLOAT32 = Limits(
     floor=5e-5,
     reason="two float32 computations of one function differ by rounding alone, so by about what either loses; the "
     "floor is for cases in which PyTorch is exact by luck, as on an image of one pixel, and grows with the logits "
-    "because float32's steps do",
+    "because the steps of float32 do",
 )
 _INT8 = Recipe(
     Precision.INT8,

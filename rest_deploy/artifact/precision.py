@@ -1,4 +1,4 @@
-"""What an FP16 or INT8 artifact says of its precision: what was kept wider, where ranges come from, its figures."""
+"""What an FP16 or INT8 artifact says of its precision: what was kept in higher precision, where ranges come from, its figures."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class PrecisionRecord:
             where one was asked for.
         agreement: Figures on real images against FP32, or None where there were none.
         judged_images: Names of those images.
-        steps: What was kept wider, in order, and what that bought, in words.
+        steps: What was kept in higher precision, in order, and what that bought, in words.
         speed: Figures of the comparison with FP32 on this machine, or None where there was none.
     """
 

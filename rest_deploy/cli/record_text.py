@@ -71,7 +71,7 @@ def _target(plan: PrecisionRecord) -> str:
         return "TensorRT: INT8 by Q/DQ pairs, the rest in half"
     if plan.int8_target is Int8Target.CPU:
         bits = "7 bits, so that sums of products do not saturate" if plan.reduced_range else "8 bits"
-        return f"CPUs: weights in {bits}, activations quantized as they come"
+        return f"CPUs: weights in {bits}, activations quantized at each call"
     return ""
 
 

@@ -300,7 +300,7 @@ class Reduction:
         done, parts = count(), list(worst_first)
 
         def judged(plan: PrecisionPlan) -> Verdict:
-            self.report(next(done) / len(parts), "keeping the worst parts wider")
+            self.report(next(done) / len(parts), "keeping the worst parts in higher precision")
             return self._judge(self._run(plan))
 
         return keep_worst(plan, kept_in, parts, failed, judged)

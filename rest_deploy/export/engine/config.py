@@ -49,7 +49,7 @@ class EngineConfig:
     TensorRT-RTX measures nothing at build, and has no cache.
 
     Raises:
-        ConfigError: A value that cannot be meant, or two that contradict each other.
+        ConfigError: A value that is not valid, or two that contradict each other.
     """
 
     min_size: ImageSize | None = option(None, "smallest input (default 1x1)", metavar="HxW")

@@ -24,7 +24,7 @@ class PrecisionConfig:
     """How to make a network of lower precision, and what that may cost.
 
     Raises:
-        ConfigError: A value that cannot be meant.
+        ConfigError: A value that is not valid.
     """
 
     calibration: Path | None = option(

@@ -6,7 +6,7 @@ activations, as in attention, are left alone. Scales are float32, whatever the r
 
 For CPUs: ranges of activations are measured in every call, so no calibration is needed. ONNX Runtime fuses the pattern
 written here into its own integer kernels (DynamicQuantizeMatMul and MatMulIntegerToFloat); every operator is of the
-ONNX standard. Convolutions stay FP32: quantized as they come they are slower (docs/precision.md).
+ONNX standard. Convolutions stay FP32: quantized at each call they are slower (docs/precision.md).
 """
 
 from __future__ import annotations
