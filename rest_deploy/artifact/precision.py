@@ -1,4 +1,4 @@
-"""What an FP16 or INT8 artifact says of its precision: what was kept in higher precision, where ranges come from, its figures."""
+"""What an FP16 or INT8 artifact says of its precision: what is in a higher one, where ranges come from, its figures."""
 
 from __future__ import annotations
 
