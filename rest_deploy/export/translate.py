@@ -49,7 +49,7 @@ def _gelu(x: Any, approximate: str = "none") -> Any:
     fault (OpenCV 4.14.0 and 5.0.0).
     """
     if approximate != "none":
-        raise ValueError(f"GELU approximated by {approximate}; ResT has the exact one")
+        raise ValueError(f"GELU approximated by {approximate}; only the exact one is written")
     return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, math.sqrt(2))), 1.0)), 0.5)
 
 

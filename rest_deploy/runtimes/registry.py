@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, MissingPackageError
-from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.family import config_of
 from rest_deploy.specs import Device
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _check_record(info: ArtifactInfo, path: str | Path) -> None:
     if info.format not in formats:
         raise ArtifactError(f"{path}: its record says format {info.format}; accepted: {', '.join(formats)}")
     try:
-        ResTConfig.from_dict(info.config)
+        config_of(info)
     except ConfigError as exc:
         raise ArtifactError(f"{path}: metadata cannot be read: config: {exc}; export it again") from exc
 
