@@ -18,8 +18,7 @@ from benchmarks.environment import environment
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.environment import peak_mib
 from rest_deploy.machine import available_bytes
-from rest_deploy.models.family import config_of
-from rest_deploy.models.memory import network_bytes
+from rest_deploy.models.family import config_of, network_bytes
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.registry import open_runtime, read_info
 from rest_deploy.specs import Precision

@@ -24,8 +24,7 @@ from rest_deploy.errors import (
     RestDeployError,
 )
 from rest_deploy.machine import SHARE, USUAL, available_bytes, check_memory
-from rest_deploy.models.family import config_of
-from rest_deploy.models.memory import pixels_within
+from rest_deploy.models.family import config_of, pixels_within
 from rest_deploy.runtimes.registry import RUNTIMES, open_runtime
 from rest_deploy.specs import LOGITS, MAX_PIXELS, THREADS, TOP_K, Activation
 from rest_deploy.values import check

@@ -21,8 +21,7 @@ from PIL import Image
 from rest_deploy import Prediction, Predictor, Preprocessing, create_model, save_checkpoint
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, ImageError, InputError, PredictorError
-from rest_deploy.models.family import config_of
-from rest_deploy.models.memory import network_bytes
+from rest_deploy.models.family import config_of, network_bytes
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import _scores
 from rest_deploy.specs import Activation, PreprocessingChange

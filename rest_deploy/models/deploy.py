@@ -14,8 +14,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from rest_deploy.models.layout import merge_heads, mix_heads, split_heads, subtract_uniform
-from rest_deploy.models.network import DeployForm, Structure
+from rest_deploy.models.network import DeployForm, Structure, merge_heads, mix_heads, split_heads, subtract_uniform
 from rest_deploy.models.rest import Attention, Block, PatchEmbed, PixelAttention, ResT, Stem
 
 INSTANCE_NORM_EPS = 1e-5

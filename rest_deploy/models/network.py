@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rest_deploy.models.family import NetworkConfig
 
@@ -74,3 +75,85 @@ class DeployForm(nn.Sequential):
     def in_fp32(self) -> Iterator[str]:
         """Paths of the modules that stay in float32."""
         return (name for name, module in self.named_modules() if isinstance(module, self.fp32_modules))
+
+
+# Operations between maps and heads, the only places where a network depends on the size of its image.
+#
+# Each of them is ordinary PyTorch when run. While ``torch.export`` traces, each is one opaque operator instead, so
+# that no height, width or number of tokens enters the traced graph: the operators that remain (convolutions,
+# products, normalisations) take none. The exporter translates the opaque ones into ONNX operators that read the
+# sizes when they run (``export/translate.py``), and checks that no other operator with a size in it got through.
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, H, W, C) map -> (B, num_heads, H*W, C/num_heads)."""
+    if torch.compiler.is_exporting():
+        return _split_heads(x, num_heads)
+    return x.flatten(1, 2).unflatten(2, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor, like: Tensor) -> Tensor:
+    """(B, heads, H*W, C/heads) -> (B, H, W, C), the shape of the map ``like``."""
+    if torch.compiler.is_exporting():
+        return _merge_heads(x, like)
+    return x.transpose(1, 2).reshape(like.shape)
+
+
+def mix_heads(x: Tensor, weight: Tensor) -> Tensor:
+    """(B, heads, N, K), (heads, heads) -> (B, heads, N, K): a linear map across heads.
+
+    The same as a 1x1 convolution, which ONNX Runtime's CPU provider would pad from 2, 4 or 8 heads to 16 channels:
+    measured at 2 heads, 16384 queries, 1024 keys, mixing took 76 ms as a convolution and 15 ms as this product.
+    """
+    if torch.compiler.is_exporting():
+        return _mix_heads(x, weight)
+    return (weight @ x.flatten(2)).view_as(x)
+
+
+def subtract_uniform(probabilities: Tensor) -> Tensor:
+    """(..., K) -> (..., K): minus 1/K, which is the mean of every row of a softmax over K entries."""
+    if torch.compiler.is_exporting():
+        return _subtract_uniform(probabilities)
+    return probabilities - 1.0 / probabilities.shape[-1]
+
+
+@torch.library.custom_op("rest_deploy::split_heads", mutates_args=())
+def _split_heads(x: Tensor, num_heads: int) -> Tensor:
+    return split_heads(x, num_heads).clone(
+        memory_format=torch.contiguous_format
+    )  # an operator's result may not be a view of its argument
+
+
+@_split_heads.register_fake
+def _(x: Tensor, num_heads: int) -> Tensor:
+    return x.new_empty((x.shape[0], num_heads, x.shape[1] * x.shape[2], x.shape[3] // num_heads))
+
+
+@torch.library.custom_op("rest_deploy::merge_heads", mutates_args=())
+def _merge_heads(x: Tensor, like: Tensor) -> Tensor:
+    return merge_heads(x, like).clone(memory_format=torch.contiguous_format)
+
+
+@_merge_heads.register_fake
+def _(x: Tensor, like: Tensor) -> Tensor:
+    return x.new_empty(like.shape)
+
+
+@torch.library.custom_op("rest_deploy::mix_heads", mutates_args=())
+def _mix_heads(x: Tensor, weight: Tensor) -> Tensor:
+    return mix_heads(x, weight)
+
+
+@_mix_heads.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("rest_deploy::subtract_uniform", mutates_args=())
+def _subtract_uniform(probabilities: Tensor) -> Tensor:
+    return subtract_uniform(probabilities)
+
+
+@_subtract_uniform.register_fake
+def _(probabilities: Tensor) -> Tensor:
+    return torch.empty_like(probabilities)

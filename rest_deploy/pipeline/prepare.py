@@ -17,8 +17,7 @@ from rest_deploy.artifact.info import ASSUMABLE, ArtifactInfo
 from rest_deploy.artifact.labels import imagenet_labels, read_labels
 from rest_deploy.errors import ConfigError
 from rest_deploy.export.formats import SOURCE, Exporter, FormatRequest, Progress, get_format
-from rest_deploy.models.family import NetworkConfig
-from rest_deploy.models.memory import check_image
+from rest_deploy.models.family import NetworkConfig, check_image
 from rest_deploy.pipeline.request import ExportRequest, as_arguments
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.sample import ArrayInput, Sample, Source, choose_images

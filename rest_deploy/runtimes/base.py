@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, InputError, PredictorError
-from rest_deploy.models.family import config_of
-from rest_deploy.models.memory import network_bytes
+from rest_deploy.models.family import config_of, network_bytes
 from rest_deploy.runtimes.registry import RUNTIMES
 from rest_deploy.specs import Device
 

@@ -34,7 +34,7 @@ class RuntimeRow:
         packages: Import names that it needs -> the distributions that may bring each, first the one that an extra
             installs. The version of the first that is installed is told of in benchmarks.
         devices: Kinds of devices that it runs on, the default first -> the extra that installs what it needs there.
-        memory: Whose measured use of memory on the CPU is its own too (``models/memory.py``): ``"onnx"`` for ONNX
+        memory: Whose measured use of memory on the CPU is its own too (``models/family.py``): ``"onnx"`` for ONNX
             Runtime's, ``"pytorch"`` for PyTorch's.
         content: How files begin that are known by it whatever their suffix is; None for none.
         more_suffixes: Of files that are mostly known by their content.

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.errors import ConfigError, ImageError, RestDeployError, VerificationError
-from rest_deploy.models.family import config_of
-from rest_deploy.models.memory import check_image
+from rest_deploy.models.family import check_image, config_of
 from rest_deploy.preprocess.dataset import Dataset, open_dataset
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.thumbnail import thumbnail

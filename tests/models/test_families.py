@@ -190,7 +190,7 @@ def test_blocks_have_its_own_names(artifact: Path, checkpoint: Path) -> None:
     assert found.passed
     (result,) = found.artifacts
     assert result.blocks is not None
-    assert [row.block for row in result.blocks.blocks] == BLOCKS
+    assert list(result.blocks.blocks) == BLOCKS
     assert result.blocks.first_past_tolerance is None
 
 
@@ -204,7 +204,7 @@ def test_in_half_precision(artifact: Path, checkpoint: Path, tmp_path: Path) -> 
         assert 0 < np.abs(apart).max() < 0.1
     found = verify(half, checkpoint, sizes=[(33, 47)], per_block=True)
     assert found.passed
-    assert [row.block for row in found.artifacts[0].blocks.blocks] == BLOCKS  # type: ignore[union-attr]
+    assert list(found.artifacts[0].blocks.blocks) == BLOCKS  # type: ignore[union-attr]
 
 
 def test_int8(checkpoint: Path, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import pytest
 
 from rest_deploy.errors import ConfigError
 from rest_deploy.models import rest_family
-from rest_deploy.models.family import get_config
-from rest_deploy.models.memory import network_bytes, pixels_within
+from rest_deploy.models.family import get_config, network_bytes, pixels_within
 from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.specs import Precision
 
@@ -137,6 +136,6 @@ def test_no_estimate_for_an_engine() -> None:
 
 def test_it_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None; "
-    code += "from rest_deploy.models import family, memory; "
-    code += "memory.network_bytes(family.get_config('rest_lite'), 1, 224, 224)"
+    code += "from rest_deploy.models import family; "
+    code += "family.network_bytes(family.get_config('rest_lite'), 1, 224, 224)"
     subprocess.run([sys.executable, "-c", code], check=True)
