@@ -18,7 +18,7 @@ from benchmarks.environment import environment
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.environment import peak_mib
 from rest_deploy.machine import available_bytes
-from rest_deploy.models.memory import network_bytes
+from rest_deploy.models.family import config_of, network_bytes
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.registry import open_runtime, read_info
 from rest_deploy.specs import Precision
@@ -81,7 +81,7 @@ def _table(path: Path, limit: float) -> bool:
 
 
 def _estimate(info: ArtifactInfo, shape: tuple[int, int, int]) -> int:
-    return network_bytes(info.config, *shape, precision=info.precision, format=info.format)
+    return network_bytes(config_of(info), *shape, precision=info.precision, format=info.format)
 
 
 def _measure(path: Path, batch: int, height: int, width: int) -> int:

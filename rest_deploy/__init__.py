@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from rest_deploy.benchmarking import benchmark
     from rest_deploy.errors import RestDeployError
     from rest_deploy.models.checkpoint import save_checkpoint
-    from rest_deploy.models.config import ResTConfig, list_models
     from rest_deploy.models.factory import create_model
+    from rest_deploy.models.family import list_models
+    from rest_deploy.models.rest_family import ResTConfig
     from rest_deploy.pipeline import export
     from rest_deploy.predictor import Prediction, Predictor
     from rest_deploy.specs import Preprocessing
@@ -40,12 +41,12 @@ _HOMES = {
     "Prediction": "rest_deploy.predictor",
     "Predictor": "rest_deploy.predictor",
     "Preprocessing": "rest_deploy.specs",
-    "ResTConfig": "rest_deploy.models.config",
+    "ResTConfig": "rest_deploy.models.rest_family",
     "RestDeployError": "rest_deploy.errors",
     "benchmark": "rest_deploy.benchmarking",
     "create_model": "rest_deploy.models.factory",
     "export": "rest_deploy.pipeline",
-    "list_models": "rest_deploy.models.config",
+    "list_models": "rest_deploy.models.family",
     "save_checkpoint": "rest_deploy.models.checkpoint",
     "verify": "rest_deploy.verification",
 }

@@ -24,7 +24,7 @@ from rest_deploy.errors import (
     RestDeployError,
 )
 from rest_deploy.machine import SHARE, USUAL, available_bytes, check_memory
-from rest_deploy.models.memory import pixels_within
+from rest_deploy.models.family import config_of, pixels_within
 from rest_deploy.runtimes.registry import RUNTIMES, open_runtime
 from rest_deploy.specs import LOGITS, MAX_PIXELS, THREADS, TOP_K, Activation
 from rest_deploy.values import check
@@ -300,7 +300,7 @@ class Predictor:
             return None
         info = self.info
         memory = RUNTIMES[info.format].memory
-        return pixels_within(info.config, int(SHARE * free), precision=info.precision, format=memory)
+        return pixels_within(config_of(info), int(SHARE * free), precision=info.precision, format=memory)
 
     def _images_a_call(self, height: int, width: int) -> int:
         """How many images of a size run together: as many as memory and the artifact allow."""

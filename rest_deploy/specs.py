@@ -332,13 +332,14 @@ class PreprocessingChange:
         changes = {name: value for name, value in others.items() if value is not None}
         return replace(base, resize=resize, size=size, **changes)
 
-    def assumed(self, card: Preprocessing | None) -> dict[str, str]:
+    def assumed(self, card: Preprocessing | None, usual: Preprocessing) -> dict[str, str]:
         """Fields of the result that neither this change nor the checkpoint gave, and their assumed values in words.
 
         Args:
             card: The checkpoint's own preprocessing; None if it has none.
+            usual: What is assumed then.
         """
-        result = self.apply(card or Preprocessing())
+        result = self.apply(card or usual)
         unsaid = {}
         if self.resize is None and (card is None or card.resize is not result.resize):
             unsaid["transform"] = result.resize.value
@@ -355,9 +356,10 @@ class PreprocessingChange:
             unsaid["interpolation"] = result.interpolation.value
         if card is not None:
             return unsaid
-        for name, value, default in (("mean", self.mean, IMAGENET_MEAN), ("std", self.std, IMAGENET_STD)):
-            if value is None:
-                unsaid[name] = f"{' '.join(map(str, default))} (ImageNet's)"
+        for name, imagenet in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            if getattr(self, name) is None:
+                own = getattr(result, name)
+                unsaid[name] = " ".join(map(str, own)) + (" (ImageNet's)" if own == imagenet else "")
         if self.alpha is None:
             unsaid["alpha"] = result.alpha.value
         return unsaid

@@ -15,7 +15,7 @@ import pytest
 
 from rest_deploy import errors
 from rest_deploy.cli import terminal
-from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.specs import Preprocessing, Resize
 
 if TYPE_CHECKING:

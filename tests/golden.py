@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rest_deploy.models.config import get_config
+from rest_deploy.models.family import get_config
 from rest_deploy.models.rest import ResT
 
 DATA = Path(__file__).parent / "data"

@@ -149,6 +149,7 @@ def _info(steps: Preprocessing) -> ArtifactInfo:
     return ArtifactInfo(
         format="onnx",
         precision=Precision.FP32,
+        family="rest",
         model="tiny",
         config={},
         weights=Weights(None, None, None),

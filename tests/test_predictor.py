@@ -21,7 +21,7 @@ from PIL import Image
 from rest_deploy import Prediction, Predictor, Preprocessing, create_model, save_checkpoint
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, ImageError, InputError, PredictorError
-from rest_deploy.models.memory import network_bytes
+from rest_deploy.models.family import config_of, network_bytes
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import _scores
 from rest_deploy.specs import Activation, PreprocessingChange
@@ -324,14 +324,14 @@ def test_one_picture_cannot_take_the_machine(tiny_onnx: Path, monkeypatch: pytes
         monkeypatch.setattr(f"rest_deploy.{module}.available_bytes", lambda: 1 << 30)
     with Predictor(tiny_onnx) as predictor:
         monkeypatch.setattr(predictor._runtime, "_run", lambda batch: pytest.fail(f"ran {batch.shape}"))
-        needed = network_bytes(predictor.info.config, 1, 2000, 1500) / 2**30
+        needed = network_bytes(config_of(predictor.info), 1, 2000, 1500) / 2**30
         assert needed > 1
         fitting = predictor.max_pixels
         with pytest.raises(ImageError, match=rf"phone\.png: an input of 2000x1500 .*{needed:.1f} GiB.*{fitting:,}"):
             predictor.classify(path)
         side = math.isqrt(fitting)
-        assert network_bytes(predictor.info.config, 1, side, side) <= 0.8 * 2**30
-        assert network_bytes(predictor.info.config, 1, side + 1, side + 1) > 0.8 * 2**30
+        assert network_bytes(config_of(predictor.info), 1, side, side) <= 0.8 * 2**30
+        assert network_bytes(config_of(predictor.info), 1, side + 1, side + 1) > 0.8 * 2**30
         line = np.zeros((1, 400_000, 3), np.uint8)  # fewer pixels, and far more memory: keys are not reduced across
         with pytest.raises(ImageError, match="image: an input of 1x400000"):
             predictor.preprocess(line)

@@ -175,7 +175,7 @@ def test_other_channels_than_those_of_pictures_have_a_mean_of_any_scale(channels
     ],
 )  # fmt: skip
 def test_what_was_given_nowhere_is_assumed(change, card, assumed):
-    assert set(change.assumed(card)) == assumed
+    assert set(change.assumed(card, Preprocessing())) == assumed
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ MAP = Output("map", "float32", ("batch", 4, "rows", "columns"), stride=4)
 INFO = ArtifactInfo(
     format="onnx",
     precision=Precision.FP32,
+    family="rest",
     model="two",
     config=TINY.to_dict(),
     weights=Weights(seed=0),

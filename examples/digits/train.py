@@ -23,9 +23,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from examples.digits.data import LABELS, Digits, Labels, load_split, render
 from rest_deploy.models.checkpoint import save_checkpoint
-from rest_deploy.models.config import ResTConfig, get_config, list_models
 from rest_deploy.models.factory import load_model
+from rest_deploy.models.family import get_config, list_models
 from rest_deploy.models.rest import ResT
+from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.specs import Preprocessing, Resize
 
 CONFIG = ResTConfig(embed_dims=(16, 32, 64, 128), depths=(1, 1, 2, 1), num_classes=len(LABELS))

@@ -50,7 +50,7 @@ ASSUMABLE: Mapping[str, str] = MappingProxyType(
     {
         "weights": "--weights-key",
         "left out": "--key-prefix",
-        "architecture": "--model of a published network, or in Python a ResTConfig",
+        "architecture": "--model of a published network, or in Python a config",
         "labels": "--labels",
         "activation": "--activation",
         "transform": "--transform",
@@ -143,6 +143,7 @@ class ArtifactInfo:
     Args:
         format: ``"onnx"``, ``"pytorch"``, ...
         precision: Number format of weights and activations.
+        family: What kind of network it is, such as ``"rest"``.
         model: Name of the model.
         config: Its hyper-parameters.
         weights: Where they come from.
@@ -167,6 +168,7 @@ class ArtifactInfo:
 
     format: Annotated[str, Text(50, "[a-z][a-z0-9-]*", "the name of a format, such as onnx")]
     precision: Precision
+    family: Annotated[str, Text(50, "[a-z][a-z0-9_]*", "the name of a family of networks, such as rest")]
     model: Annotated[str, Text(1000)]
     config: Mapping[str, Scalar | Annotated[list[Scalar], Many(0, 100)]]
     weights: Weights

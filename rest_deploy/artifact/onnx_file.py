@@ -13,17 +13,18 @@ import mmap
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.onnx_graph import Refused, read_model, refuse_hostile
-from rest_deploy.errors import ArtifactError, PredictorError, no_file
+from rest_deploy.errors import ArtifactError, ConfigError, PredictorError, no_file
 
 SEAL_KEY = "rest_deploy_sha256"
 _T = TypeVar("_T")
+OperatorsOf = Callable[[ArtifactInfo], Set[str]]
 _MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
 
@@ -80,8 +81,11 @@ class OnnxFile:
                 "sealed); export it again"
             )
 
-    def check_graph(self) -> None:
+    def check_graph(self, operators_of: OperatorsOf) -> None:
         """Make sure that all that is in the file is what rest-export could have written.
+
+        Args:
+            operators_of: Record -> operators that the graphs of its family may have in FP32.
 
         Raises:
             ArtifactError: It is not.
@@ -89,7 +93,9 @@ class OnnxFile:
         try:
             if [key for key, _ in _metadata(self._model)] != [METADATA_KEY, SEAL_KEY]:
                 raise Refused("other metadata than its record and its seal")
-            refuse_hostile(self.content, self._model)
+            refuse_hostile(self.content, self._model, operators_of(self.info))
+        except ConfigError as exc:
+            raise ArtifactError(f"{self.path}: metadata cannot be read: {exc}; export it again") from exc
         except (Refused, UnicodeDecodeError) as exc:
             raise ArtifactError(
                 f"{self.path}: refused: it has {exc}, as no file of rest-export; export the checkpoint again"
@@ -125,15 +131,19 @@ class OnnxFile:
             raise broken.pop()
 
 
-def read_checked(path: str | Path) -> OnnxFile:
+def read_checked(path: str | Path, operators_of: OperatorsOf) -> OnnxFile:
     """A file that is as it was when it was made, and as rest-export makes them.
+
+    Args:
+        path: Where it lies.
+        operators_of: As of :meth:`OnnxFile.check_graph`.
 
     Raises:
         ArtifactError: It is not, or cannot be read.
     """
     file = OnnxFile(path)
     file.check_seal()
-    file.check_graph()
+    file.check_graph(operators_of)
     return file
 
 

@@ -16,19 +16,14 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
 from rest_deploy.specs import OPSETS
 from rest_deploy.values import shown
 
-#: The operators of the deploy form. None of them takes a size, but for Reshape, whose sizes the exporter looks at.
-OPERATORS = frozenset(
-    "Add Cast Constant Conv Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul Reciprocal ReduceMean Relu "  # noqa: SIM905
-    "Reshape Shape Sigmoid Softmax Sqrt Sub Transpose".split()
-)
-#: What INT8 files have beside them.
+#: What INT8 files have beside the operators of their family.
 INT8_OPERATORS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QuantizeLinear"})
 #: Of a graph; rest_large in INT8 has under 3,000.
 MAX_NODES = 100_000
@@ -255,12 +250,13 @@ def read_model(content: bytes | mmap.mmap) -> dict[str, Any]:
     return _Reader(content).message(0, len(content), _MODEL)
 
 
-def refuse_hostile(content: bytes | mmap.mmap, model: Mapping[str, Any]) -> None:
+def refuse_hostile(content: bytes | mmap.mmap, model: Mapping[str, Any], operators: Set[str]) -> None:
     """Make sure that a model and its graph are ones that rest-export could have written.
 
     Args:
         content: The file.
         model: What :func:`read_model` gave.
+        operators: Of the family in FP32.
 
     Raises:
         Refused: They are not.
@@ -274,15 +270,15 @@ def refuse_hostile(content: bytes | mmap.mmap, model: Mapping[str, Any]) -> None
     if "graph" not in model:
         raise Refused("no graph")
     begin, end = model["graph"]
-    _refuse_graph(_Reader(content).message(begin, end, _GRAPH))
+    _refuse_graph(_Reader(content).message(begin, end, _GRAPH), operators | INT8_OPERATORS)
 
 
-def _refuse_graph(graph: Mapping[str, Any]) -> None:
+def _refuse_graph(graph: Mapping[str, Any], operators: Set[str]) -> None:
     nodes, weights = graph.get("node", []), graph.get("initializer", [])
     for tensor in weights:
         _refuse_tensor(tensor)
     for node in nodes:
-        _refuse_node(node)
+        _refuse_node(node, operators)
     _refuse_order(nodes, [_name(one) for one in graph.get("input", [])], [_name(one) for one in weights])
 
 
@@ -309,9 +305,9 @@ def _refuse_order(nodes: Iterable[Mapping[str, Any]], inputs: list[str], weights
             constants.update(given)
 
 
-def _refuse_node(node: Mapping[str, Any]) -> None:
+def _refuse_node(node: Mapping[str, Any], operators: Set[str]) -> None:
     operator = node.get("op_type", "")
-    if operator not in OPERATORS and operator not in INT8_OPERATORS:
+    if operator not in operators:
         raise Refused(f"the operator {shown(operator)}")
     if node.get("domain", "") not in _DOMAINS:
         raise Refused("operators of another domain")

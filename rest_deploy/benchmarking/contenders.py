@@ -21,7 +21,7 @@ from rest_deploy.benchmarking.sessions import (
     Session,
 )
 from rest_deploy.errors import ConfigError, MissingPackageError
-from rest_deploy.models.config import get_config
+from rest_deploy.models.family import family_of, get_config
 from rest_deploy.runtimes.registry import RUNTIMES, read_info
 from rest_deploy.specs import Device
 
@@ -66,6 +66,7 @@ class Contender:
     Args:
         name: Its name, unique in a run.
         network: Name of the network; contenders of one network are compared.
+        family: What kind of network it is.
         config: The network's hyper-parameters.
         file: The artifact, or the file that a baseline opens.
         baseline: A key of :data:`BASELINES`; None for an artifact.
@@ -77,6 +78,7 @@ class Contender:
 
     name: str
     network: str
+    family: str
     config: Mapping[str, Any]
     file: str
     baseline: str | None
@@ -165,6 +167,7 @@ def artifact_contenders(paths: Sequence[str | Path], device: str | None, threads
         Contender(
             name=name,
             network=network,
+            family=info.family,
             config=dict(info.config),
             file=str(path),
             baseline=None,
@@ -188,6 +191,7 @@ def model_contender(model: str, device: str | None, threads: int) -> Contender:
     return Contender(
         name=model,
         network=model,
+        family=family_of(config).name,
         config=config.to_dict(),
         file="",
         baseline=None,
@@ -226,4 +230,4 @@ def _network_names(infos: Sequence[ArtifactInfo]) -> list[str]:
 
 
 def _key(info: ArtifactInfo) -> str:
-    return json.dumps(dict(info.config), sort_keys=True)
+    return json.dumps([info.family, dict(info.config)], sort_keys=True)

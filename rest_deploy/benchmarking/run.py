@@ -38,8 +38,7 @@ from rest_deploy.benchmarking.statistics import CONFIDENCE, CONFIDENCES, Ratio, 
 from rest_deploy.environment import CpuTimes, Load, between, describe_environment
 from rest_deploy.errors import ConfigError, MissingPackageError, RestDeployError, one_line
 from rest_deploy.machine import usable_cores
-from rest_deploy.models.config import ResTConfig
-from rest_deploy.models.flops import count_flops
+from rest_deploy.models.family import config_of, family_named
 from rest_deploy.runtimes.base import GpuCall
 from rest_deploy.specs import SEED, THREADS, ImageSize, input_size
 from rest_deploy.values import check
@@ -226,7 +225,7 @@ def write_files(baselines: Sequence[Contender], folder: Path, checkpoint: Path |
     from rest_deploy.models.factory import load_model
 
     first = baselines[0]
-    model = load_model(ResTConfig.from_dict(first.config), checkpoint, seed=seed if checkpoint is None else None).model
+    model = load_model(config_of(first), checkpoint, seed=seed if checkpoint is None else None).model
     needed = {Path(one.file).name for one in baselines}
     if WEIGHTS in needed:
         save_checkpoint(folder / WEIGHTS, model, name=first.network)
@@ -317,7 +316,7 @@ def _result(made: BenchmarkReport, contender: Contender, case: InputSize, times:
         batch=case.batch,
         warmup=tuple(times.warmups[contender.name]),
         rounds=tuple(tuple(calls) for calls in rounds),
-        flop=count_flops(ResTConfig.from_dict(contender.config), case.batch, case.size),
+        flop=family_named(contender.family).flops(config_of(contender), case.batch, case.size),
         ratio=_ratio(made, contender, times),
     )
     if made.machine is None or result.gflops is None or contender.where != "cpu":

@@ -16,12 +16,13 @@ import torch
 from rest_deploy.errors import ExportError, one_line
 from rest_deploy.export.assemble import assemble
 from rest_deploy.export.onnx_format import OnnxConfig
-from rest_deploy.export.passes.check_graph import Expected, check_graph
+from rest_deploy.export.passes.check_graph import check_graph
 from rest_deploy.export.passes.free_sizes import free_sizes
 from rest_deploy.export.passes.simplify import simplify
 from rest_deploy.export.trace import trace
 from rest_deploy.export.translate import TRANSLATIONS
-from rest_deploy.models.deploy import DeployBlock, DeployResT
+from rest_deploy.models.family import family_of
+from rest_deploy.models.network import DeployForm
 from rest_deploy.specs import TensorSpec
 
 _log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class OnnxNotes:
 
 
 def export(
-    deploy: DeployResT, image: TensorSpec, outputs: Sequence[TensorSpec], target: Path, config: OnnxConfig
+    deploy: DeployForm, image: TensorSpec, outputs: Sequence[TensorSpec], target: Path, config: OnnxConfig
 ) -> OnnxNotes:
     """Write a deploy form as ONNX.
 
@@ -59,16 +60,12 @@ def export(
     Raises:
         ExportError: The network could not be traced or translated, or the graph is not what it must be.
     """
-    attentions = [piece.attn for piece in deploy if isinstance(piece, DeployBlock)]
-    expected = Expected(
-        blocks=len(attentions),
-        heads=frozenset((a.num_heads, a.q.out_features // a.num_heads) for a in attentions),
-    )
-    model = free_sizes(_to_onnx(deploy, int(image.shape[1]), config.opset), image, outputs)
-    check_graph(model, expected)
+    family, structure = family_of(deploy.config), deploy.structure()
+    model = free_sizes(_to_onnx(deploy, int(image.shape[1]), config.opset), family.name, image, outputs)
+    check_graph(model, structure, family.operators)
     why = None
     if config.simplify:
-        model, why = simplify(model, expected)
+        model, why = simplify(model, structure, family.operators)
         if why is not None:
             _log.warning("the graph is kept as traced: %s", why)
     del model.metadata_props[:], model.graph.value_info[:]  # onnxsim's notes; shapes that runtimes infer anew
@@ -76,7 +73,7 @@ def export(
     return OnnxNotes(config.opset, model.ir_version, len(model.graph.node), config.simplify and why is None, why)
 
 
-def _to_onnx(deploy: DeployResT, channels: int, opset: int) -> onnx.ModelProto:
+def _to_onnx(deploy: DeployForm, channels: int, opset: int) -> onnx.ModelProto:
     with _quiet():
         traced = trace(deploy, channels)
         try:
@@ -84,7 +81,7 @@ def _to_onnx(deploy: DeployResT, channels: int, opset: int) -> onnx.ModelProto:
                 traced.program,
                 dynamo=True,
                 opset_version=opset,
-                custom_translation_table=dict(TRANSLATIONS),
+                custom_translation_table={**TRANSLATIONS, **deploy.translations()},
                 optimize=False,  # onnxsim does that, and is checked
                 verbose=False,
             )

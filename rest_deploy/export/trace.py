@@ -4,8 +4,8 @@ Tracing the whole network with symbolic batch, height and width takes many times
 figures), nearly all of it algebra on nested sizes, and the same again for every one of blocks that are alike. Here
 
 - one piece of each kind is traced, with an input of its own; ``assemble.py`` makes the network of them;
-- no operator of the traced graph takes a size (``models/layout.py``), so the pieces are traced with plain sizes, twice,
-  and both graphs must be the same graph: a size that had got in would tell them apart.
+- no operator of the traced graph takes a size (``models/network.py``), so the pieces are traced with plain sizes,
+  twice, and both graphs must be the same graph: a size that had got in would tell them apart.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Operators that are written in ONNX by us: the opaque ones of ``models/layout.py``, which read every size when they
+"""Operators that are written in ONNX by us: the opaque ones of ``models/network.py``, which read every size when they
 run, and GELU, whose order runtimes are particular about.
 """
 
@@ -12,7 +12,7 @@ import onnx
 import torch
 from onnxscript import opset18
 
-import rest_deploy.models.layout  # noqa: F401  (registers the operators)
+import rest_deploy.models.network  # noqa: F401  (registers the operators)
 
 op: Any = opset18  # its stubs know NumPy-like values, not the graph's
 
@@ -49,7 +49,7 @@ def _gelu(x: Any, approximate: str = "none") -> Any:
     fault (OpenCV 4.14.0 and 5.0.0).
     """
     if approximate != "none":
-        raise ValueError(f"GELU approximated by {approximate}; ResT has the exact one")
+        raise ValueError(f"GELU approximated by {approximate}; only the exact one is written")
     return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, math.sqrt(2))), 1.0)), 0.5)
 
 

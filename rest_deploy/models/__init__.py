@@ -1,1 +1,1 @@
-"""ResT in PyTorch: as its authors wrote it, and in the form that is deployed."""
+"""Networks: their families, as their authors wrote them, and in the form that is deployed; and their checkpoints."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from rest_deploy.errors import CheckpointError, ConfigError, one_line
-from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.family import NetworkConfig, family_named, family_of
 from rest_deploy.specs import Activation, Preprocessing
 from rest_deploy.values import load_json
 
@@ -26,7 +27,7 @@ class Card:
     name: str | None = None
     labels: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
-    config: ResTConfig | None = None
+    config: NetworkConfig | None = None
     activation: str | Activation | None = None
 
     def __post_init__(self) -> None:
@@ -43,13 +44,13 @@ class Card:
 
     def to_json(self) -> str:
         """JSON text; the inverse of :meth:`from_json`."""
-        values = {
+        values: dict[str, Any] = {
             "name": self.name,
             "labels": self.labels,
             "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
         }
         if self.config is not None:
-            values["config"] = self.config.to_dict()
+            values |= {"family": family_of(self.config).name, "config": self.config.to_dict()}
         if self.activation is not None:
             values["activation"] = Activation(self.activation).value
         return json.dumps(values)
@@ -69,6 +70,7 @@ class Card:
             values = load_json(text)
             labels, preprocessing = values["labels"], values["preprocessing"]
             config, activation = values.get("config"), values.get("activation")  # absent from older cards
+            family = values.get("family", "rest")  # so is this, from when there was no other
             if labels is not None and not isinstance(labels, list):
                 raise ValueError(f"its labels are a {type(labels).__name__}; needed: a list of text")
             if labels is not None and not all(isinstance(label, str) and label.isprintable() for label in labels):
@@ -79,7 +81,7 @@ class Card:
                 name=values["name"],
                 labels=None if labels is None else tuple(labels),
                 preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing),
-                config=None if config is None else ResTConfig.from_dict(config),
+                config=None if config is None else family_named(family).config.from_dict(config),
                 activation=activation,
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:

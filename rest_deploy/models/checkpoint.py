@@ -20,11 +20,15 @@ from torch import Tensor, nn
 from rest_deploy.artifact.files import replacing
 from rest_deploy.errors import CheckpointError, ConfigError, listed, no_file
 from rest_deploy.models.card import CARD_KEY, Card
-from rest_deploy.models.evidence import Evidence, network_at, settings_of
+from rest_deploy.models.evidence import Evidence, settings_of
+from rest_deploy.models.family import FAMILIES, Family, family_of, titles
+from rest_deploy.models.inside import mapping_of, module_at
+from rest_deploy.models.names import NoTensorError, authors_names, is_counter
+from rest_deploy.models.network import Network
 from rest_deploy.models.pickled import UnreadableError
-from rest_deploy.models.rest import ResT
-from rest_deploy.models.torch_file import StoredTensor, WeightFile, converting, open_weights
-from rest_deploy.models.weights import Found, NoTensorError, authors_names, choose, is_counter, mapping_of
+from rest_deploy.models.stored import StoredTensor
+from rest_deploy.models.torch_file import WeightFile, converting, open_weights
+from rest_deploy.models.weights import Found, choose
 from rest_deploy.specs import Activation, Preprocessing
 
 StateDict = dict[str, Tensor]
@@ -39,6 +43,7 @@ class LoadedWeights:
     Args:
         source: What an error calls where they are from.
         sha256: Of the file, or of the module's tensors.
+        family: Of the network, by the names of its tensors.
         state_dict: By the authors' names.
         card: What the file says of itself.
         told: What was taken, taken off and left out, in sentences.
@@ -48,6 +53,7 @@ class LoadedWeights:
 
     source: str
     sha256: str
+    family: Family[Any]
     state_dict: StateDict
     card: Card = field(default_factory=Card)
     told: tuple[str, ...] = ()
@@ -82,7 +88,7 @@ def load_checkpoint(path: str | Path, *, weights_key: str | None = None, key_pre
 
     Raises:
         CheckpointError: It is missing, another kind of file or damaged, names what runs code, holds no weights of a
-            ResT or several that nothing ranks, or NaN or infinite ones.
+            known network or several that nothing ranks, or NaN or infinite ones.
     """
     path = Path(path)
     if not path.is_file():
@@ -91,7 +97,7 @@ def load_checkpoint(path: str | Path, *, weights_key: str | None = None, key_pre
         with open_weights(path) as file:
             found = choose(file.content, file.tensor, weights_key, key_prefix)
             _check_stored(path, file.content, found)
-            weights = {name: file.tensor(stored) for name, stored in found.tensors.items()}
+            weights = {name: file.tensor(stored) for name, stored in found.names.tensors.items()}
             card = _card_of(file)
             settings = settings_of(file.content)
     except NoTensorError as exc:
@@ -101,19 +107,18 @@ def load_checkpoint(path: str | Path, *, weights_key: str | None = None, key_pre
     except OSError as exc:
         raise CheckpointError(f"{path}: it cannot be read: {exc.strerror or exc}") from exc
     _check_finite(path, weights)
-    module = network_at(found.entry.module, found.prefix)
-    assumed = found.assumed
     return Checkpoint(
         source=str(path),
         path=path,
         sha256=file.sha256,
+        family=found.names.family,
         state_dict=weights,
         weights_key=found.entry.key,
-        key_prefix=found.prefix,
+        key_prefix=found.names.prefix,
         card=card,
         told=found.told,
-        assumed=assumed,
-        evidence=Evidence(module, settings),
+        assumed=found.assumed,
+        evidence=Evidence(module_at(found.entry.module, found.names.prefix), settings),
     )
 
 
@@ -121,7 +126,7 @@ def read_module(module: nn.Module, *, key_prefix: str | None = None) -> LoadedWe
     """The weights of a module with the authors' parameter names, copied; the module is left as it was.
 
     Raises:
-        CheckpointError: They are not those of a ResT, or NaN or infinite.
+        CheckpointError: They are not those of a known network, or NaN or infinite.
     """
     values = module.state_dict()
     odd = [n for n, v in values.items() if type(v) not in (Tensor, nn.Parameter) or v.layout != torch.strided]
@@ -134,16 +139,21 @@ def read_module(module: nn.Module, *, key_prefix: str | None = None) -> LoadedWe
     try:
         names = authors_names(values, key_prefix)
     except UnreadableError as exc:
-        raise CheckpointError(f"the module: {exc}; needed: a ResT, or a module with its authors' names") from exc
+        raise CheckpointError(f"the module: {exc}; needed: a {titles()}, or a module with its authors' names") from exc
     weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in names.tensors.items()}
     _check_finite("the module", weights)
     digest = hashlib.sha256()
     for name, value in weights.items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    evidence = Evidence(network_at(module, names.prefix))
+    evidence = Evidence(module_at(module, names.prefix))
     return LoadedWeights(
-        source="the module", sha256=digest.hexdigest(), state_dict=weights, told=names.told, evidence=evidence
+        source="the module",
+        sha256=digest.hexdigest(),
+        family=names.family,
+        state_dict=weights,
+        told=names.told,
+        evidence=evidence,
     )
 
 
@@ -164,11 +174,11 @@ def _as_tensors(path: Path, exc: NoTensorError) -> str:
 
 
 def _check_stored(path: Path, content: Any, found: Found) -> None:
-    """Refuse, before they are read, tensors that no ResT is made of."""
-    odd = [name for name, stored in found.tensors.items() if not _is_plain(name, stored)]
+    """Refuse, before they are read, tensors that no network is made of."""
+    odd = [name for name, stored in found.names.tensors.items() if not _is_plain(name, stored)]
     if not odd:
         return
-    zero3 = "param_shapes" in mapping_of(content) and not any(found.tensors[name].numel for name in odd)
+    zero3 = "param_shapes" in mapping_of(content) and not any(found.names.tensors[name].numel for name in odd)
     if zero3:
         raise UnreadableError(
             f"{len(odd)} weights are empty, as DeepSpeed ZeRO-3 leaves them: {listed(odd)}; gather them with the "
@@ -216,8 +226,8 @@ def save_checkpoint(
 
     Args:
         path: File to write; its name ends in ``.safetensors``.
-        model: A ResT, or a module with the authors' parameter names that computes the same, whose architecture is
-            written too; or a state dict with these names.
+        model: A network of ours, or a module with the authors' parameter names that computes the same, whose
+            architecture is written too; or a state dict with these names.
         card: All of the following in one.
         name: Of the model; files are named after it.
         labels: A name for each class.
@@ -239,7 +249,7 @@ def save_checkpoint(
         except CheckpointError as exc:
             raise ConfigError(str(exc)) from exc
     if isinstance(model, nn.Module):
-        if type(model) is not ResT:
+        if not isinstance(model, Network) or type(model) is not family_of(model.config).network():
             from rest_deploy.models.factory import load_model  # which reads checkpoints by this module
 
             try:
@@ -250,7 +260,8 @@ def save_checkpoint(
         card = replace(card, config=card.config or model.config)
     else:
         state_dict = dict(model)
-    head = state_dict.get("head.weight")
+    heads = (state_dict.get(family.head) for family in FAMILIES.values())
+    head = next((weight for weight in heads if weight is not None), None)
     if card.labels is not None and head is not None and len(card.labels) != head.shape[0]:
         raise ConfigError(f"{len(card.labels)} labels for a model of {head.shape[0]} classes; one is needed for each")
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}

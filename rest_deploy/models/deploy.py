@@ -14,7 +14,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from rest_deploy.models.layout import merge_heads, mix_heads, split_heads, subtract_uniform
+from rest_deploy.models.network import DeployForm, Structure, merge_heads, mix_heads, split_heads, subtract_uniform
 from rest_deploy.models.rest import Attention, Block, PatchEmbed, PixelAttention, ResT, Stem
 
 INSTANCE_NORM_EPS = 1e-5
@@ -73,12 +73,6 @@ class Softmax(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         return _widened(logits).softmax(dim=-1).to(logits.dtype)
-
-
-#: Modules that are computed in float32 where the rest of the network is narrower. From the softmax to the variance the
-#: numbers are as small as 1/N, and their squares; means and LayerNorms add up a whole map or all channels.
-#: ``docs/precision.md`` has what each of them costs in half.
-FP32_MODULES: tuple[type[nn.Module], ...] = (nn.LayerNorm, Centre, Pool, CentredSoftmax, Softmax)
 
 
 def _widened(x: Tensor) -> Tensor:
@@ -165,8 +159,20 @@ class DeployHead(nn.Module):
         return self.head(self.pool(self.norm(x)))
 
 
-class DeployResT(nn.Sequential):
+class DeployResT(DeployForm):
     """(B, in_channels, H, W) -> (B, num_classes) logits: the pieces in order, by name."""
+
+    # From the softmax to the variance the numbers are as small as 1/N, and their squares; means and LayerNorms add up a
+    # whole map or all channels. ``docs/precision.md`` has what each of them costs in half.
+    fp32_modules = (nn.LayerNorm, Centre, Pool, CentredSoftmax, Softmax)
+    divided = (DeployBlock,)
+
+    def structure(self) -> Structure:
+        attentions = [piece.attn for piece in self if isinstance(piece, DeployBlock)]
+        heads = {(a.num_heads, a.q.out_features // a.num_heads) for a in attentions}
+        norms = sum(isinstance(module, nn.LayerNorm) for module in self.modules())
+        counts = {"Softmax": len(attentions), "LayerNormalization": norms}
+        return Structure(counts, ((0, 0, -1), *((0, -1, *each) for each in sorted(heads))))
 
 
 def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
@@ -232,7 +238,7 @@ def to_deploy(model: ResT) -> DeployResT:
         A module of the same function in eval mode: (B, in_channels, H, W) -> (B, num_classes).
     """
     model = copy.deepcopy(model)
-    deploy = DeployResT()
+    deploy = DeployResT(model.config)
     deploy.add_module("stem", _deploy_stem(model.stem))
     for stage in range(1, 5):
         if stage > 1:

@@ -6,20 +6,28 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rest_deploy.errors import CheckpointError, ConfigError, listed, one_line
-from rest_deploy.models.architecture import check_keys, heads_interact, infer_config
 from rest_deploy.models.card import Card
-from rest_deploy.models.checkpoint import Checkpoint, LoadedWeights, StateDict, load_checkpoint, read_module
-from rest_deploy.models.config import CONFIGS, ResTConfig, get_config
-from rest_deploy.models.evidence import unwrapped
-from rest_deploy.models.rest import ResT
-from rest_deploy.models.weights import is_counter
+from rest_deploy.models.checkpoint import Checkpoint, LoadedWeights, load_checkpoint, read_module
+from rest_deploy.models.family import (
+    NetworkConfig,
+    family_of,
+    get_config,
+    list_models,
+    spaced,
+    variant_of,
+)
+from rest_deploy.models.inside import unwrapped
+from rest_deploy.models.names import is_counter
+from rest_deploy.models.network import Network
+from rest_deploy.specs import NUM_HEADS
+from rest_deploy.values import check
 
-CUSTOM = "rest_custom"
 _APART = 1e-3  # of the scale of logits
 
 
@@ -29,7 +37,7 @@ class LoadedModel:
 
     Args:
         model: The network, without gradients.
-        name: Its card's, a published variant's, or ``"rest_custom"``.
+        name: Its card's, a published variant's, or such as ``"rest_custom"``.
         card: What the checkpoint says, with the class names that were found in it.
         checkpoint: Of a file; None for other weights.
         seed: Of random weights; None for others.
@@ -38,7 +46,7 @@ class LoadedModel:
         assumed: What nobody said and the weights do not tell: subject to value, in words.
     """
 
-    model: ResT
+    model: Network
     name: str
     card: Card
     checkpoint: Checkpoint | None
@@ -54,7 +62,7 @@ class LoadedModel:
 
 
 def create_model(
-    model: str | ResTConfig | nn.Module,
+    model: str | NetworkConfig | nn.Module,
     checkpoint: str | Path | None = None,
     *,
     num_classes: int | None = None,
@@ -62,8 +70,8 @@ def create_model(
     weights_key: str | None = None,
     key_prefix: str | None = None,
     num_heads: Sequence[int] | None = None,
-) -> ResT:
-    """Make a ResT in eval mode, ready to be trained further: its parameters require gradients.
+) -> Network:
+    """Make a network in eval mode, ready to be trained further: its parameters require gradients.
 
     Args:
         model: A name of :func:`list_models`, a config of your own, or a module with the authors' parameter names, whose
@@ -86,7 +94,7 @@ def create_model(
     if isinstance(model, str):
         get_config(model)
     if num_classes is not None and not isinstance(model, nn.Module):
-        config = get_config(model) if isinstance(model, str) else model
+        config: NetworkConfig = get_config(model) if isinstance(model, str) else model
         changed = replace(config, num_classes=num_classes)
         model = model if isinstance(model, str) and checkpoint is not None else changed
     loaded = load_model(
@@ -101,7 +109,7 @@ def create_model(
 
 
 def load_model(
-    model: str | ResTConfig | nn.Module | None,
+    model: str | NetworkConfig | nn.Module | None,
     checkpoint: str | Path | None = None,
     *,
     seed: int | None = None,
@@ -117,7 +125,7 @@ def load_model(
         ConfigError, CheckpointError: As there.
     """
     if num_heads is not None:
-        num_heads = ResTConfig(embed_dims=tuple(2 * h for h in num_heads), num_heads=tuple(num_heads)).num_heads
+        num_heads = check(NUM_HEADS, num_heads, "num_heads")
     if isinstance(model, nn.Module):
         if checkpoint is not None or seed is not None or weights_key is not None:
             raise ConfigError("a module brings its own weights; leave checkpoint, seed and weights_key out")
@@ -136,7 +144,7 @@ def load_model(
     return _fitted(model, load_checkpoint(checkpoint, weights_key=weights_key, key_prefix=key_prefix), num_heads)
 
 
-def _check_outputs(module: nn.Module, made: ResT) -> None:
+def _check_outputs(module: nn.Module, made: Network) -> None:
     """Refuse a module that computes something else than the network that its weights gave.
 
     Names of weights do not tell what a forward does with them. Both run in float32 on the CPU, where another order of
@@ -145,7 +153,8 @@ def _check_outputs(module: nn.Module, made: ResT) -> None:
     """
     advice = (
         "give the inner module whose output is the logits (or key_prefix, what stands before its names), or save its "
-        "state dict with its ResTConfig: save_checkpoint(path, state_dict, Card(config=...)), and give the file"
+        f"state dict with its {type(made.config).__name__}: save_checkpoint(path, state_dict, Card(config=...)), and "
+        "give the file"
     )
     generator = torch.Generator().manual_seed(0)
     for height, width in ((64, 64), (96, 64)):  # the authors' own code needs multiples of 32
@@ -165,9 +174,10 @@ def _check_outputs(module: nn.Module, made: ResT) -> None:
             raise CheckpointError(f"the module gives {got}, needed: logits {tuple(ours.shape)}; {advice}")
         apart, scale = float((theirs.float() - ours).abs().max()), float(ours.abs().max())
         if not apart <= _APART * scale:
+            title = family_of(made.config).title
             raise CheckpointError(
-                f"the module's output differs from that of the ResT with its weights by {apart:.3g}, where logits go "
-                f"to {scale:.3g}: its forward does something else than the authors'; {advice}"
+                f"the module's output differs from that of the {title} with its weights by {apart:.3g}, where logits "
+                f"go to {scale:.3g}: its forward does something else than the authors'; {advice}"
             )
 
 
@@ -177,26 +187,26 @@ def _output_of(module: nn.Module, x: torch.Tensor) -> object:
         return copy.deepcopy(module).to("cpu", torch.float32).eval()(x.clone())
 
 
-def _random(model: str | ResTConfig | None, seed: int | None, of_files: Mapping[str, object]) -> LoadedModel:
+def _random(model: str | NetworkConfig | None, seed: int | None, of_files: Mapping[str, object]) -> LoadedModel:
     if model is None:
-        raise ConfigError(f"neither a model nor a checkpoint was given; known models: {', '.join(CONFIGS)}")
+        raise ConfigError(f"neither a model nor a checkpoint was given; known models: {', '.join(list_models())}")
     given = [name for name, value in of_files.items() if value is not None]
     if given:
         raise ConfigError(f"{listed(given)} is for the weights of a checkpoint, and none was given")
-    config = get_config(model) if isinstance(model, str) else model
+    config: NetworkConfig = get_config(model) if isinstance(model, str) else model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed or 0)
-        made = ResT(config).eval().requires_grad_(False)
+        made = family_of(config).network()(config).eval().requires_grad_(False)
     return LoadedModel(made, _name_of(config), Card(), None, seed or 0)
 
 
-def _fitted(model: str | ResTConfig | None, loaded: LoadedWeights, num_heads: Sequence[int] | None) -> LoadedModel:
+def _fitted(model: str | NetworkConfig | None, loaded: LoadedWeights, num_heads: Sequence[int] | None) -> LoadedModel:
     """A network for the weights, of the config that was named or of the one that they are of."""
-    card = loaded.card
+    card, architecture = loaded.card, ""
     if model is None:
-        config, assumed = _config_of(loaded, num_heads)
+        config, architecture = read_config(loaded, num_heads)
     else:
-        config, assumed = _named_config(model, loaded, num_heads), {}
+        config = _named_config(model, loaded, num_heads)
     loaded.evidence.check(config, loaded.source)
     try:
         made, told = _with_weights(config, loaded)
@@ -207,9 +217,7 @@ def _fitted(model: str | ResTConfig | None, loaded: LoadedWeights, num_heads: Se
         card, told = replace(card, labels=labels), (*told, *more)
     if card.preprocessing is None:
         told = (*told, *loaded.evidence.transform())
-    unknown = loaded.evidence.unknown(config)
-    if unknown:
-        assumed = {"architecture": "; ".join([*assumed.values(), unknown])}
+    assumed = "; ".join(filter(None, (architecture, loaded.evidence.unknown(config))))
     return LoadedModel(
         model=made,
         name=card.name or _name_of(config),
@@ -218,109 +226,99 @@ def _fitted(model: str | ResTConfig | None, loaded: LoadedWeights, num_heads: Se
         seed=None,
         sha256=loaded.sha256,
         told=(*loaded.told, *told),
-        assumed={**loaded.assumed, **assumed},
+        assumed={**loaded.assumed, **({"architecture": assumed} if assumed else {})},
     )
 
 
-def _config_of(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple[ResTConfig, dict[str, str]]:
-    """The config that a checkpoint says or its weights have, and what is assumed of it."""
-    evidence, config = loaded.evidence, loaded.card.config
-    if config is None and isinstance(evidence.module, ResT):
-        config = getattr(evidence.module, "config", None)
-    if config is not None:
-        if num_heads is not None and tuple(num_heads) != config.num_heads:
-            raise ConfigError(f"num_heads {_spaced(num_heads)}: {loaded.source} says {_spaced(config.num_heads)}")
-        return config, {}
-    heads = evidence.heads()
-    if heads is not None and num_heads is not None and tuple(num_heads) != heads:
-        raise ConfigError(f"num_heads {_spaced(num_heads)}: {loaded.source} has {_spaced(heads)}")
-    hint = evidence.heads_in_settings()
-    config = infer_config(loaded.state_dict, loaded.source, num_heads=heads or num_heads, hint=hint)
-    changes, known = evidence.refine(config)
-    try:
-        config = replace(config, **changes)
-    except ConfigError as exc:
-        raise CheckpointError(f"{loaded.source}: {exc}") from exc
-    return config, {} if known else {"architecture": _defaults(config)}
+def read_config(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple[NetworkConfig, str]:
+    """The config that a checkpoint says or its weights have, and what is assumed of it, in words.
 
-
-def _defaults(config: ResTConfig) -> str:
-    scale = "1/sqrt(head channels)" if config.qk_scale is None else f"{config.qk_scale:g}"
-    return (
-        f"LayerNorm eps {config.norm_eps:g}, logits scaled by {scale}, exact GELU: the authors' defaults, which "
-        "weights do not tell"
-    )
-
-
-def _named_config(model: str | ResTConfig, loaded: LoadedWeights, num_heads: Sequence[int] | None) -> ResTConfig:
-    """The config that was asked for, with the checkpoint's number of classes.
-
-    A published network's heads interact. Weights without that may be of its other parts, trained without it, and then
-    nothing but its user knows their heads.
+    Raises:
+        ConfigError: The heads that were given are not those that it says.
+        CheckpointError: The weights are not of the family that their names are of, or leave something open.
     """
-    config = get_config(model) if isinstance(model, str) else model
-    config = replace(config, num_classes=_classes(loaded.state_dict, config.num_classes))
-    interacts = any(config.interacts(stage) for stage in range(len(config.num_heads)))
-    lacking = interacts and not heads_interact(loaded.state_dict)
-    if num_heads is not None and isinstance(model, str) and lacking:
-        config = replace(config, num_heads=tuple(num_heads), apply_transform=max(num_heads) == 1)
-    elif lacking:
-        way = (
-            "--num-heads 1 2 4 8, one number a stage"
-            if isinstance(model, str)
-            else "a ResTConfig with apply_transform=False"
-        )
+    family, config = loaded.family, loaded.card.config
+    if config is None and isinstance(loaded.evidence.module, Network):
+        config = getattr(loaded.evidence.module, "config", None)
+    if config is not None:
+        _check_family(config, loaded, "it says of itself to be")
+        said = getattr(config, "num_heads", None)
+        if num_heads is not None and tuple(num_heads) != said:
+            raise ConfigError(f"num_heads {spaced(num_heads)}: {loaded.source} says {spaced(said or ()) or 'none'}")
+        return config, ""
+    heads = family.heads(loaded.evidence)
+    if None not in (heads, num_heads) and tuple(num_heads or ()) != heads:
+        raise ConfigError(f"num_heads {spaced(num_heads or ())}: {loaded.source} has {spaced(heads or ())}")
+    wrong = f"{loaded.source}: the weights are not those of a {family.title} classifier"
+    try:
+        found: tuple[NetworkConfig, str] = family.read(loaded, heads or num_heads)
+        return found
+    except KeyError as exc:
         raise CheckpointError(
-            f"{loaded.source}: no block has attn.transform_conv, through which the heads of "
-            f"{model if isinstance(model, str) else 'this config'} interact; if it was trained without it, say so with "
-            f"the heads it had: {way}{loaded.evidence.heads_in_settings()}"
-        )
-    if num_heads is not None and tuple(num_heads) != config.num_heads:
-        raise ConfigError(f"num_heads {_spaced(num_heads)}: the model that was named has {_spaced(config.num_heads)}")
+            f"{wrong}: there is no {exc}, there are {listed(sorted(loaded.state_dict))}; needed: a state dict with the "
+            "authors' names, classifier head included"
+        ) from exc
+    except (ValueError, IndexError, ZeroDivisionError) as exc:  # ConfigError is a ValueError
+        raise CheckpointError(f"{wrong}: {exc}") from exc
+
+
+def _named_config(model: str | NetworkConfig, loaded: LoadedWeights, num_heads: Sequence[int] | None) -> NetworkConfig:
+    """The config that was asked for, with the checkpoint's number of classes."""
+    name = model if isinstance(model, str) else None
+    config: NetworkConfig = get_config(model) if isinstance(model, str) else model
+    _check_family(config, loaded, f"{name or 'the config that was given'} is")
+    config = replace(config, num_classes=_classes(loaded, config.num_classes))
+    family = family_of(config)
+    config = family.fit(config, name, loaded, num_heads)
     _check_card(config, loaded)
     return config
 
 
-def _check_card(config: ResTConfig, loaded: LoadedWeights) -> None:
+def _check_family(config: NetworkConfig, loaded: LoadedWeights, said: str) -> None:
+    other = family_of(config)
+    if other is not loaded.family:
+        raise CheckpointError(
+            f"{loaded.source}: its weights are those of a {loaded.family.title}, and {said} a {other.title}; leave "
+            "--model out"
+        )
+
+
+def _check_card(config: NetworkConfig, loaded: LoadedWeights) -> None:
     """A card that says another network than was named, where the weights would fit both."""
-    said = loaded.card.config
+    said: Any = loaded.card.config
     if said is None:
         return
-    names = [f.name for f in fields(ResTConfig) if f.name not in ("num_classes", "mlp_ratios")]
+    _check_family(said, loaded, "it says of itself to be")
+    names = [f.name for f in fields(said) if f.name not in ("num_classes", "mlp_ratios")]
     other = [name for name in names if getattr(said, name) != getattr(config, name)]
     if other:
         values = "; ".join(f"{n}: {getattr(said, n)}, named was {getattr(config, n)}" for n in other)
         raise CheckpointError(f"{loaded.source}: it says of itself to be of another network: {values}; leave model out")
 
 
-def _spaced(numbers: Sequence[int]) -> str:
-    return " ".join(map(str, numbers))
-
-
-def _advice(checkpoint: LoadedWeights) -> str:
+def _advice(loaded: LoadedWeights) -> str:
     """What to do where a checkpoint is not of the model that was named, and is of another."""
     try:
-        found, _ = _config_of(checkpoint, None)
-        _with_weights(found, checkpoint)
+        found, _ = read_config(loaded, None)
+        _with_weights(found, loaded)
     except CheckpointError:  # no model would take it
         return ""
-    name = _name_of(found)
-    if name in CONFIGS and found.in_channels == CONFIGS[name].in_channels:
+    name = variant_of(found)
+    if name is not None and found.in_channels == get_config(name).in_channels:
         return f"; by its shapes it is {name}: ask for that, or leave --model out"
-    return "; by its shapes it is another ResT: leave --model out, and the architecture is read off the checkpoint"
+    title = loaded.family.title
+    return f"; by its shapes it is another {title}: leave --model out, and the architecture is read off the checkpoint"
 
 
-def _with_weights(config: ResTConfig, checkpoint: LoadedWeights) -> tuple[ResT, tuple[str, ...]]:
+def _with_weights(config: NetworkConfig, loaded: LoadedWeights) -> tuple[Network, tuple[str, ...]]:
     with torch.device("meta"):
-        model = ResT(config)
+        model = loaded.family.network()(config)
     expected = model.state_dict()
-    skipped = [name for name in checkpoint.state_dict if name not in expected and is_counter(name)]
-    weights = {name: value for name, value in checkpoint.state_dict.items() if name not in skipped}
-    filled = [name for name in expected if name not in weights and name.endswith((".attn.q.bias", ".attn.kv.bias"))]
-    if len(filled) != 2 * sum(config.depths):  # the authors' class has all of these biases or none
-        filled = []
+    skipped = [name for name in loaded.state_dict if name not in expected and is_counter(name)]
+    weights = {name: value for name, value in loaded.state_dict.items() if name not in skipped}
+    filled, words = loaded.family.filled(config, [name for name in expected if name not in weights])
     weights |= {name: torch.zeros(expected[name].shape) for name in filled}
-    check_keys(weights, expected, checkpoint.source)
+    check_keys(weights, expected, loaded.source)
     weights = {key: value.to(expected[key].dtype) for key, value in weights.items()}
     for key in expected.keys() - weights.keys():  # counters of BatchNorm's updates, absent from some files
         weights[key] = torch.zeros((), dtype=torch.int64)
@@ -329,21 +327,41 @@ def _with_weights(config: ResTConfig, checkpoint: LoadedWeights) -> tuple[ResT, 
     if skipped:
         told.append(f"left out: {len(skipped)} counters that no network has: {listed(skipped[:3])}")
     if filled:
-        told.append(f"filled in: {len(filled)} biases of queries, keys and values, trained without (qkv_bias=False): 0")
+        told.append(f"filled in: {words}")
     return model.eval().requires_grad_(False), tuple(told)
 
 
-def _classes(state_dict: StateDict, default: int) -> int:
-    head = state_dict.get("head.weight")
+def check_keys(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str | Path) -> None:
+    """Compare a checkpoint's keys and shapes with a model's.
+
+    Raises:
+        CheckpointError: Lists missing, unexpected and mis-shaped keys, at most ten of each.
+    """
+    missing = [key for key in expected if key not in state_dict and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state_dict if key not in expected]
+    shapes = [
+        f"{key} has {tuple(state_dict[key].shape)}, the model {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state_dict and state_dict[key].shape != value.shape
+    ]
+    problems = [
+        f"{len(keys)} {what}: {listed(keys)}"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shapes))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"{source} does not fit the model; {'; '.join(problems)}")
+
+
+def _classes(loaded: LoadedWeights, default: int) -> int:
+    name = loaded.family.head
+    head = loaded.state_dict.get(name)
     if head is None:
         return default  # check_keys will name the missing head
     if head.ndim != 2:
-        raise CheckpointError(f"head.weight has the shape {tuple(head.shape)}; needed: (classes, channels)")
+        raise CheckpointError(f"{name} has the shape {tuple(head.shape)}; needed: (classes, channels)")
     return head.shape[0]
 
 
-def _name_of(config: ResTConfig) -> str:
-    for name, known in CONFIGS.items():
-        if replace(config, num_classes=known.num_classes, in_channels=known.in_channels) == known:
-            return name
-    return CUSTOM
+def _name_of(config: NetworkConfig) -> str:
+    return variant_of(config) or f"{family_of(config).name}_custom"

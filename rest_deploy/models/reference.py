@@ -1,4 +1,4 @@
-"""A model as plain functions of arrays, for measuring artifacts against it, and PyTorch's threads meanwhile."""
+"""A model and its blocks as functions of arrays, to measure artifacts against, and PyTorch's threads meanwhile."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from rest_deploy.machine import usable_cores
-from rest_deploy.models.deploy import to_deploy
-from rest_deploy.models.rest import ResT
+from rest_deploy.models.family import family_of
+from rest_deploy.models.network import Network
 from rest_deploy.specs import LOGITS, Precision
 
 #: float32 (B, channels, H, W) -> outputs by name
 Run = Callable[[NDArray[np.float32]], dict[str, NDArray[np.floating[Any]]]]
+#: float32 (B, channels, H, W) -> block by the authors' name -> its output, (B, positions, channels) or (B, classes).
+BlockRun = Callable[[NDArray[np.float32]], dict[str, NDArray[np.floating[Any]]]]
 
 
 class torch_threads(contextlib.ContextDecorator):
@@ -64,7 +66,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def reference_runs(model: ResT, precision: Precision = Precision.FP32, threads: int | None = None) -> tuple[Run, Run]:
+def reference_runs(
+    model: Network, precision: Precision = Precision.FP32, threads: int | None = None
+) -> tuple[Run, Run]:
     """The model on the CPU in float64, and in float32 as the baseline of a precision. It is left as it was.
 
     Args:
@@ -76,7 +80,7 @@ def reference_runs(model: ResT, precision: Precision = Precision.FP32, threads: 
     Returns:
         Two functions of a float32 batch.
     """
-    baseline = model if precision is Precision.FP32 else to_deploy(model)
+    baseline = model if precision is Precision.FP32 else family_of(model.config).to_deploy(model)
     return _run_in(model, torch.float64, threads), _run_in(baseline, torch.float32, threads)
 
 
@@ -89,3 +93,48 @@ def _run_in(model: nn.Module, dtype: torch.dtype, threads: int | None) -> Run:
             return {LOGITS: module(torch.from_numpy(batch).to(dtype)).numpy()}
 
     return run
+
+
+def as_written_blocks(model: Network, dtype: torch.dtype) -> BlockRun:
+    """The blocks of a model on the CPU as its authors wrote it; it is left as it was."""
+    copied = copy.deepcopy(model).to(device="cpu", dtype=dtype)
+    return _blocks_in(copied, dict(copied.blocks()), dtype, channels_last=False)
+
+
+def deploy_blocks(model: Network, dtype: torch.dtype) -> BlockRun:
+    """The blocks of a model's deploy form on the CPU."""
+    family = family_of(model.config)
+    deploy = family.to_deploy(model).to(dtype)
+    pieces = {family.block_name(name): piece for name, piece in deploy.named_children()}
+    return _blocks_in(deploy, pieces, dtype, channels_last=family.channels_last)
+
+
+def _blocks_in(
+    network: nn.Module, blocks: dict[str, nn.Module], dtype: torch.dtype, *, channels_last: bool
+) -> BlockRun:
+    def run(batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating[Any]]]:
+        seen: dict[str, NDArray[np.floating[Any]]] = {}
+
+        def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+            def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+                seen[name] = _positions(output, channels_last).numpy()
+
+            return hook
+
+        handles = [module.register_forward_hook(keep(name)) for name, module in blocks.items()]
+        try:
+            with torch.inference_mode():
+                network(torch.from_numpy(batch).to(dtype))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: seen[name] for name in blocks}
+
+    return run
+
+
+def _positions(output: Tensor, channels_last: bool) -> Tensor:
+    """A map of either layout -> (B, positions, channels); other shapes as they are."""
+    if output.ndim != 4:
+        return output
+    return output.flatten(1, 2) if channels_last else output.flatten(2).transpose(1, 2)

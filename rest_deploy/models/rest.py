@@ -7,10 +7,13 @@ sizes work. On multiples of 32 the two are the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
-from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.network import Network
+from rest_deploy.models.rest_family import ResTConfig
 
 Grid = tuple[int, int]
 
@@ -143,8 +146,10 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class ResT(nn.Module):
+class ResT(Network):
     """(B, in_channels, H, W) -> (B, num_classes) logits, any height and width from 1 pixel up."""
+
+    config: ResTConfig
 
     def __init__(self, config: ResTConfig) -> None:
         super().__init__()
@@ -162,15 +167,25 @@ class ResT(nn.Module):
     def _stage(self, stage: int) -> nn.ModuleList:
         return nn.ModuleList(Block(self.config, stage) for _ in range(self.config.depths[stage]))
 
+    def _stages(self) -> Iterator[tuple[str, nn.Module, nn.ModuleList]]:
+        """What opens each stage, by its name, and the blocks of the stage."""
+        for stage, opening in enumerate(("stem", "patch_embed_2", "patch_embed_3", "patch_embed_4"), 1):
+            yield opening, getattr(self, opening), getattr(self, f"stage{stage}")
+
+    def blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        for stage, (opening, module, blocks) in enumerate(self._stages(), 1):
+            yield opening, module
+            yield from ((f"stage{stage}.{i}", block) for i, block in enumerate(blocks))
+        yield "head", self.head
+
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The (B, C, H, W) maps that leave the four stages, before the final norm."""
         maps = []
-        embeds = (self.stem, self.patch_embed_2, self.patch_embed_3, self.patch_embed_4)
-        for embed, stage in zip(embeds, (self.stage1, self.stage2, self.stage3, self.stage4), strict=True):
-            x = embed(x)
+        for _, opening, blocks in self._stages():
+            x = opening(x)
             grid = (x.shape[2], x.shape[3])
             tokens = to_tokens(x)
-            for block in stage:
+            for block in blocks:
                 tokens = block(tokens, grid)
             x = to_map(tokens, grid)
             maps.append(x)

@@ -15,7 +15,7 @@ import shlex
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,14 +27,13 @@ from torch import Tensor
 
 from rest_deploy.artifact.identity import sha256_of_rest
 from rest_deploy.errors import listed, one_line
-from rest_deploy.models.pickled import MAX_ARGUMENTS, Inert, UnreadableError, read_pickle
+from rest_deploy.models.pickled import Inert, UnreadableError, read_pickle
+from rest_deploy.models.stored import MAKERS, MAX_RANK, MAX_STORED, Storage, StoredTensor, storage_of
 from rest_deploy.values import distinct
 
 _MAX_PICKLE = 256 << 20  # bytes of an archive's pickle
 _MAX_DIRECTORY = 16 << 20  # bytes of an archive's directory; an entry takes about 70
 _MAX_HEADER = 100 << 20  # bytes of a safetensors header, as its own library has it
-_MAX_RANK = 64
-_MAX_STORED = 1 << 62  # bytes; keeps products of sizes within what PyTorch counts in
 _DESCRIPTOR = 24  # bytes that may follow an entry
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
@@ -53,45 +52,6 @@ def _line(code: str, expression: str) -> str:
     return "python -c " + shlex.quote(f'{code}torch.save({expression}, "weights.pth")')
 
 
-@dataclass(frozen=True)
-class Storage:
-    """A row of numbers in a file, as the pickle names it."""
-
-    key: str
-    dtype: torch.dtype
-    count: int
-    start: int = 0  # of a view into another storage, in numbers
-
-    @property
-    def nbytes(self) -> int:
-        return self.count * self.dtype.itemsize
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor that is in a file and has not been read."""
-
-    storage: Storage
-    dtype: torch.dtype
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it has values, and each is in the file: strides can make terabytes of a few bytes."""
-        return 0 < self.numel * self.dtype.itemsize <= self.storage.nbytes
-
-
-_DTYPES = {
-    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
-    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
-    "Bool": torch.bool, "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128,
-}  # fmt: skip
 _SAFE_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -118,7 +78,7 @@ class WeightFile:
         sha256: Of all its bytes.
         content: What it holds, each tensor a :class:`StoredTensor`, each object an :class:`Inert`.
         metadata: Of a safetensors file.
-        scripted: Whether it is a TorchScript archive.
+        places: Where the bytes of each storage are.
     """
 
     path: Path
@@ -127,8 +87,7 @@ class WeightFile:
     _size: int
     content: Any = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    scripted: bool = False
-    _places: dict[str, _Place] = field(default_factory=dict)
+    places: dict[str, _Place] = field(default_factory=dict)
     _read: dict[str, Tensor] = field(default_factory=dict)
     _parts: dict[StoredTensor, Tensor] = field(default_factory=dict)
     _copied: int = 0  # bytes of the parts
@@ -164,7 +123,7 @@ class WeightFile:
 
     def _bytes_of(self, key: str) -> Tensor:
         if key not in self._read:
-            place = self._places.get(key)
+            place = self.places.get(key)
             if place is None:
                 raise UnreadableError(f"damaged: the storage {key!r} is named in its pickle and is not in the file")
             values = np.empty(place.nbytes, np.uint8)
@@ -175,10 +134,6 @@ class WeightFile:
                 raise UnreadableError(f"damaged: the checksum of the storage {key!r} is not that of its bytes")
             self._read[key] = torch.from_numpy(values)
         return self._read[key]
-
-    def place_storages(self, places: dict[str, _Place]) -> None:
-        """Say where the bytes are."""
-        self._places = places
 
 
 @contextmanager
@@ -195,7 +150,7 @@ def open_weights(path: Path) -> Iterator[WeightFile]:
         file.seek(0)
         head = file.read(_HEAD)
         size = before[0]
-        if _looks_safe(head):  # first: the length of its header may begin as a pickle does
+        if head[5:9] == b"\0\0\0{":  # a header of under 1 TiB; first, as its length may begin as a pickle does
             _open_safetensors(opened, file, size)
         elif head.startswith(b"PK\x03\x04"):
             _open_archive(opened, file, size)
@@ -260,125 +215,6 @@ def _what_it_is(head: bytes, size: int) -> str:
     return f"of an unknown kind: {size:,} bytes that begin with {head[:8].hex(' ')}; {_NEEDED}"
 
 
-# Names that a pickle of torch.save has for its tensors
-
-
-def _whole(value: object, at_least: int = 0) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= _MAX_STORED:
-        raise UnreadableError("damaged: a tensor in it has an impossible size")
-    return value
-
-
-def _storage(pid: Any) -> Any:
-    """A persistent id of torch.save: ("storage", type, key, device, count) and, before PyTorch 1.6, a view or None."""
-    if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":  # the class of a whole module, and its source
-        return pid[1]
-    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
-        raise UnreadableError("damaged: its pickle names no storage where one is needed")
-    _, kind, key, _, count, *view = pid
-    name = kind.name if isinstance(kind, Inert) else ""
-    short = name.rsplit(".", 1)[-1].removesuffix("Storage")
-    dtype = torch.uint8 if short in ("Untyped", "_Untyped") else _DTYPES.get(short)
-    if not isinstance(key, (str, int)):
-        raise UnreadableError("damaged: a storage in it has no key")
-    if dtype is None:  # quantized, or of a device of somebody's own
-        return Inert(name or "a storage", (str(key),))
-    storage = Storage(str(key), dtype, _whole(count))
-    if view and view[0] is not None:
-        _, start, length = view[0] if isinstance(view[0], tuple) and len(view[0]) == 3 else (None, None, None)
-        if _whole(start) + _whole(length) > storage.count:
-            raise UnreadableError("damaged: a part of a storage reaches outside of it")
-        storage = Storage(storage.key, dtype, _whole(length), _whole(start))
-    return storage
-
-
-def _rebuild(name: str) -> Callable[..., Any]:
-    def made(*args: Any) -> Any:
-        if not args or not isinstance(args[0], Storage):
-            return Inert(name, args)
-        return _tensor(args[0], args[0].dtype, *args[1:4])
-
-    return made
-
-
-def _rebuild_of_dtype(*args: Any) -> Any:
-    """``_rebuild_tensor_v3``: over bytes, with the name of its dtype."""
-    name = "torch._utils._rebuild_tensor_v3"
-    dtype = getattr(torch, args[6].name.removeprefix("torch."), None) if _is_dtype(args) else None
-    if not isinstance(dtype, torch.dtype) or not isinstance(args[0], Storage):
-        return Inert(name, args)
-    return _tensor(args[0], dtype, *args[1:4])
-
-
-def _is_dtype(args: tuple[Any, ...]) -> bool:
-    return len(args) > 6 and isinstance(args[6], Inert) and args[6].name.startswith("torch.") and args[6].args is None
-
-
-def _tensor(storage: Storage, dtype: torch.dtype, offset: Any = None, shape: Any = None, stride: Any = None) -> Any:
-    if not isinstance(shape, tuple) or not isinstance(stride, tuple) or not len(shape) == len(stride) <= _MAX_RANK:
-        raise UnreadableError("damaged: a tensor in it has an impossible shape")
-    sizes, steps = tuple(_whole(size) for size in shape), tuple(_whole(step) for step in stride)
-    return StoredTensor(storage, dtype, _whole(offset), sizes, steps)
-
-
-def _first(name: str) -> Callable[..., Any]:
-    """A parameter is its tensor."""
-    return lambda *args: args[0] if args and isinstance(args[0], StoredTensor) else Inert(name, args)
-
-
-_PLAIN_TYPES = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
-
-
-def _typed(*args: Any) -> Any:
-    """``_rebuild_from_type_v2(function, type, args, state)``: a tensor of a class, with attributes."""
-    if len(args) != 4 or not all(isinstance(arg, Inert) for arg in args[:2]) or not isinstance(args[2], tuple):
-        return Inert("torch._tensor._rebuild_from_type_v2", args)
-    function, kind, arguments, _ = args
-    maker = _MAKERS.get(function.name) if function.name.startswith("torch._utils.") else None
-    if kind.name not in _PLAIN_TYPES or maker is None or len(arguments) > MAX_ARGUMENTS:
-        return Inert(kind.name, args)
-    return maker(*arguments)
-
-
-def _ordered(*args: Any) -> Any:
-    """``OrderedDict()``, or of pairs."""
-    if not args:
-        return {}
-    made = Inert("collections.OrderedDict", args)
-    if len(args) == 1 and isinstance(args[0], list):
-        if all(isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in args[0]):
-            return {key: value for key, value in args[0]}  # noqa: C416  (pairs of a pickle, not of a type)
-        return made
-    return made
-
-
-def _reconstructed(*args: Any) -> Any:
-    return Inert(args[0].name if args and isinstance(args[0], Inert) else "copyreg._reconstructor", args)
-
-
-def _size(*args: Any) -> Any:
-    sizes = args[0] if len(args) == 1 else ()
-    fits = isinstance(sizes, (list, tuple)) and len(sizes) <= _MAX_RANK
-    return tuple(sizes) if fits else Inert("torch.Size", args)
-
-
-_MAKERS: dict[str, Callable[..., Any]] = {
-    **{f"torch._utils.{name}": _rebuild(f"torch._utils.{name}") for name in ("_rebuild_tensor", "_rebuild_tensor_v2")},
-    "torch._utils._rebuild_tensor_v3": _rebuild_of_dtype,
-    **{
-        f"torch._utils.{name}": _first(f"torch._utils.{name}")
-        for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")
-    },
-    "torch._tensor._rebuild_from_type_v2": _typed,
-    "torch._tensor._rebuild_from_type": lambda *args: _typed(*args, None) if len(args) == 3 else _typed(*args),
-    "collections.OrderedDict": _ordered,
-    "collections.defaultdict": lambda *args: {},
-    "copyreg._reconstructor": _reconstructed,
-    "copy_reg._reconstructor": _reconstructed,
-    "torch.Size": _size,
-}
-
-
 # ZIP archives
 
 
@@ -417,10 +253,9 @@ def _open_archive(opened: WeightFile, file: BinaryIO, size: int) -> None:
             f"its numbers are in the byte order {order.decode('latin-1')!r}; little is read; "
             f"{converting(opened.path, 'x')}"
         )
-    opened.scripted = f"{prefix}constants.pkl" in entries
     storages = {n.removeprefix(f"{prefix}data/"): place(n) for n in entries if n.startswith(f"{prefix}data/")}
-    opened.place_storages(storages)
-    opened.content = read_pickle(io.BytesIO(content(pickles[0], _MAX_PICKLE)), _MAKERS, _storage)
+    opened.places = storages
+    opened.content = read_pickle(io.BytesIO(content(pickles[0], _MAX_PICKLE)), MAKERS, storage_of)
 
 
 def _other_archive(names: list[str], pickles: int, path: Path) -> str:
@@ -542,16 +377,16 @@ def _open_legacy(opened: WeightFile, file: BinaryIO, size: int) -> None:
     found: dict[str, torch.dtype] = {}
 
     def persistent(pid: Any) -> Any:
-        storage = _storage(pid)
+        storage = storage_of(pid)
         if isinstance(storage, Storage) and found.setdefault(storage.key, storage.dtype) != storage.dtype:
             raise UnreadableError(f"damaged: the storage {storage.key!r} has two kinds of number")
         return storage
 
-    opened.content = read_pickle(source, _MAKERS, persistent)
+    opened.content = read_pickle(source, MAKERS, persistent)
     keys = read_pickle(source, {})
     if not isinstance(keys, list) or not all(isinstance(key, (str, int)) for key in keys):
         raise UnreadableError("damaged: it has no list of its storages")
-    opened.place_storages(dict(_legacy_places(file, size, [str(key) for key in keys], found)))
+    opened.places = dict(_legacy_places(file, size, [str(key) for key in keys], found))
 
 
 def _legacy_places(
@@ -572,10 +407,6 @@ def _legacy_places(
 
 
 # safetensors
-
-
-def _looks_safe(head: bytes) -> bool:
-    return head[5:9] == b"\0\0\0{"  # the end of the length of a header under 1 TiB, and its beginning
 
 
 def _open_safetensors(opened: WeightFile, file: BinaryIO, size: int) -> None:
@@ -600,17 +431,17 @@ def _open_safetensors(opened: WeightFile, file: BinaryIO, size: int) -> None:
         raise UnreadableError(f"damaged or truncated safetensors file ({one_line(exc)})") from exc
     opened.content = {name: stored for name, (stored, _) in tensors.items()}
     opened.metadata = metadata
-    opened.place_storages({n: _Place(start + 8 + length, s.storage.nbytes) for n, (s, start) in tensors.items()})
+    opened.places = {n: _Place(start + 8 + length, s.storage.nbytes) for n, (s, start) in tensors.items()}
 
 
 def _safe_tensor(name: str, values: Mapping[str, Any]) -> tuple[StoredTensor, int]:
     dtype, shape, (start, end) = _SAFE_DTYPES.get(values["dtype"]), values["shape"], values["data_offsets"]
     if dtype is None:
         raise ValueError(f"{name[:60]!r} has numbers of the kind {str(values['dtype'])[:20]}, which are not read")
-    if not isinstance(shape, list) or len(shape) > _MAX_RANK:
+    if not isinstance(shape, list) or len(shape) > MAX_RANK:
         raise ValueError(f"{name[:60]!r} has an impossible shape")
     numbers = [*shape, start, end]
-    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _MAX_STORED for n in numbers):
+    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= MAX_STORED for n in numbers):
         raise ValueError(f"{name[:60]!r} has an impossible size")
     if math.prod(shape) * dtype.itemsize != end - start:
         raise ValueError(f"{name[:60]!r} has another size than its shape")

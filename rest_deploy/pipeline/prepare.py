@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from rest_deploy.artifact.info import ASSUMABLE, ArtifactInfo
 from rest_deploy.artifact.labels import imagenet_labels, read_labels
 from rest_deploy.errors import ConfigError
 from rest_deploy.export.formats import SOURCE, Exporter, FormatRequest, Progress, get_format
-from rest_deploy.models.memory import check_image
+from rest_deploy.models.family import NetworkConfig, check_image
 from rest_deploy.pipeline.request import ExportRequest, as_arguments
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.sample import ArrayInput, Sample, Source, choose_images
@@ -187,7 +187,7 @@ class ImageInputs:
     sizes: Sequence[ImageSize] = ()
     channels: int | None = None
     largest: float = LARGEST_INPUT
-    config: Mapping[str, Any] | None = None
+    config: NetworkConfig | None = None
 
     def __post_init__(self) -> None:
         arrays = {source.path: source for source in self.paths if isinstance(source, ArrayInput)}

@@ -19,7 +19,8 @@ from rest_deploy.artifact.precision import AgreementFigures, CalibrationRecord, 
 from rest_deploy.errors import VerificationError
 from rest_deploy.export.formats import Progress
 from rest_deploy.export.precision.config import PrecisionConfig
-from rest_deploy.export.precision.plan import Convert, PrecisionPlan, Source, display
+from rest_deploy.export.precision.plan import Convert, PrecisionPlan, Source
+from rest_deploy.models.family import config_of
 from rest_deploy.pipeline.prepare import ImageInputs
 from rest_deploy.pipeline.sensitivities import Sensitivity, write_sensitivities
 from rest_deploy.preprocess.sample import Sample
@@ -89,8 +90,8 @@ class Network:
     def inputs(self, sources: Sequence[ImageSource], sizes: Sequence[ImageSize] = ()) -> ImageInputs:
         """Images or arrays of the sample as inputs."""
         info, channels = self.info, int(self.info.input.shape[1])
-        largest = self.recipe.largest_input
-        return ImageInputs(sources, info.preprocessing, sizes, channels, largest=largest, config=info.config)
+        largest, config = self.recipe.largest_input, config_of(info)
+        return ImageInputs(sources, info.preprocessing, sizes, channels, largest=largest, config=config)
 
     def converter(self, report: Progress) -> Convert:
         """What makes the graph of a plan; a recipe that takes ranges from images takes them here."""
@@ -114,7 +115,7 @@ class Network:
             images = sample.names(sample.calibration)
             calibration = CalibrationRecord(self.method, images, sample.sha256, sample.seed, sizes)
         return PrecisionRecord(
-            kept={display(part): own for part, own in plan.kept(recipe.precision).items()},
+            kept={plan.display(part): own for part, own in plan.kept(recipe.precision).items()},
             half_io=plan.half_io,
             int8_target=recipe.target,
             reduced_range=self.reduced_range if recipe.integers else None,
@@ -344,7 +345,7 @@ def sensitivities(
     found = {}
     for part in lowered:
         error, agreement = measure(plan.changed([other for other in lowered if other != part], kept_in))
-        found[part] = Sensitivity(display(part), error if math.isfinite(error) else math.inf, agreement)
+        found[part] = Sensitivity(plan.display(part), error if math.isfinite(error) else math.inf, agreement)
     return dict(sorted(found.items(), key=lambda item: -item[1].error))
 
 
@@ -372,7 +373,7 @@ def keep_worst(
     for part in worst_first[:-1]:
         kept.append(part)
         before, verdict = verdict, judge(plan.changed(kept, kept_in))
-        words.append(f"{display(part)} {kept_in.value.upper()}: {before.change_to(verdict)}")
+        words.append(f"{plan.display(part)} {kept_in.value.upper()}: {before.change_to(verdict)}")
         if verdict.passed:
             return plan.changed(kept, kept_in), verdict, tuple(words)
     precision = next(own for own in plan.parts.values() if own is not Precision.FP32)

@@ -13,7 +13,7 @@ from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.export.formats import FORMATS, SOURCE, get_format, parse_formats
 from rest_deploy.export.options import command_line, declared, option
 from rest_deploy.export.precision.config import PrecisionConfig
-from rest_deploy.models.config import ResTConfig, get_config, list_models
+from rest_deploy.models.family import NetworkConfig, family_of, get_config, is_config, list_models
 from rest_deploy.recipes import Recipe
 from rest_deploy.specs import (
     NUM_HEADS,
@@ -62,7 +62,7 @@ class ExportRequest:
         MissingPackageError: A package that the format needs is not installed.
     """
 
-    model: str | ResTConfig | Module | None = option(
+    model: str | NetworkConfig | Module | None = option(
         None, f"{', '.join(list_models())}; may be left out with --checkpoint", metavar="NAME"
     )
     output: str | Path | None = None
@@ -133,7 +133,7 @@ class ExportRequest:
         return tuple(target for target in first if all(target in other for other in others))
 
     def _check_weights(self) -> None:
-        is_module = not isinstance(self.model, (str, ResTConfig, type(None)))
+        is_module = not (self.model is None or isinstance(self.model, str) or is_config(self.model))
         if self.checkpoint is not None and is_module:
             raise ConfigError(f"a module and checkpoint {self.checkpoint} were given; give one of the two")
         for name in ("weights_key", "key_prefix"):
@@ -222,11 +222,12 @@ def as_arguments(request: ExportRequest) -> tuple[str, ...] | None:
         return None
     if not isinstance(request.labels, (str, Path, type(None))):
         return None
-    own = {"model": config if isinstance(config, str) else None, "num_heads": request.num_heads}
-    if isinstance(config, ResTConfig):
-        if (config.qk_scale, config.norm_eps) != (ResTConfig.qk_scale, ResTConfig.norm_eps):
+    own: dict[str, Any] = {"model": config if isinstance(config, str) else None}
+    if is_config(config):
+        told = family_of(config).flags(config)
+        if told is None:
             return None
-        own["num_heads"] = config.num_heads
+        own |= told
     words = []
     for name, each in declared(ExportRequest).items():
         value = own[name] if name in own else getattr(request, name)

@@ -20,7 +20,7 @@ from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import ConfigError
 from rest_deploy.export.formats import SOURCE, Made, Progress, Trial
-from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.family import NetworkConfig, family_of
 from rest_deploy.pipeline.prepare import Job, Prepared, prepare
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.pipeline.speed import measure_speed
@@ -52,7 +52,7 @@ class ExportResult:
 
 
 def export(
-    model: str | ResTConfig | None,
+    model: str | NetworkConfig | None,
     output: str | Path | None = None,
     *,
     checkpoint: str | Path | None = None,
@@ -131,14 +131,14 @@ def run_exports(request: ExportRequest, report: Progress | None = None) -> tuple
 def _export(prepared: Prepared, folder: Path) -> ExportResult:
     """Model -> deploy form -> ONNX file in FP32."""
     from rest_deploy.export import onnx_exporter
-    from rest_deploy.models.deploy import to_deploy
 
     info, seconds = prepared.info, dict[str, float]()
     image = replace(info.input, dtype="float32")
     outputs = tuple(replace(output, dtype="float32") for output in info.outputs)
     path = _new(folder / "fp32") / prepared.file
     with _timed(seconds, "export", prepared.report), replacing(path) as target:
-        deploy = to_deploy(prepared.loaded.model)
+        model = prepared.loaded.model
+        deploy = family_of(model.config).to_deploy(model)
         written = onnx_exporter.export(deploy, image, outputs, target, prepared.request.configs[SOURCE])
         info = replace(info, precision=Precision.FP32, input=image, outputs=outputs, extra=asdict(written))
         write_record(target, info)
@@ -168,7 +168,6 @@ def _reduce(prepared: Prepared, fp32: ExportResult, reference: Reference | None,
 
     from rest_deploy.export.precision.int8 import fold_transposes
     from rest_deploy.export.precision.plan import plan_for
-    from rest_deploy.models.deploy import to_deploy
     from rest_deploy.models.reference import reference_runs
     from rest_deploy.pipeline.reduce_precision import Network, Reduction
 
@@ -177,7 +176,7 @@ def _reduce(prepared: Prepared, fp32: ExportResult, reference: Reference | None,
     model, seconds = prepared.loaded.model, dict(fp32.seconds)
     if reference is not None:
         reference = reference.measured_by(reference_runs(model, precision)[1])
-    plan = plan_for(to_deploy(model), precision, half_io=config.half_io)
+    plan = plan_for(family_of(model.config).to_deploy(model), precision, half_io=config.half_io)
     graph = fold_transposes(onnx.load(str(fp32.path)))
     network = Network(graph, fp32.info, plan, recipe, config, prepared.sample)
     with _timed(seconds, "calibrate" if recipe.calibrated else "prepare", prepared.report):

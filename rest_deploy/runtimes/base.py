@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, InputError, PredictorError
-from rest_deploy.models.memory import network_bytes
+from rest_deploy.models.family import config_of, network_bytes
 from rest_deploy.runtimes.registry import RUNTIMES
 from rest_deploy.specs import Device
 
 if TYPE_CHECKING:
-    from rest_deploy.models.blocks import BlockRun
+    from rest_deploy.models.reference import BlockRun
 
 _SIZES_KNOWN = 256
 
@@ -183,7 +183,7 @@ class Runtime(ABC):
             if len(known) == _SIZES_KNOWN:
                 known = self._call_bytes = {}
             known[size] = network_bytes(
-                info.config, *size, precision=info.precision, format=RUNTIMES[info.format].memory
+                config_of(info), *size, precision=info.precision, format=RUNTIMES[info.format].memory
             )
         return known[size]
 

@@ -27,6 +27,7 @@ from rest_deploy.errors import (
     one_line,
 )
 from rest_deploy.machine import USUAL, describe_cpu, usable_cores
+from rest_deploy.models.family import operators_of
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.specs import Device
 
@@ -74,7 +75,7 @@ class OnnxRuntime(Runtime):
             file = OnnxFile(self.path)
         self.info = file.info
         with file.checking_seal():
-            file.check_graph()
+            file.check_graph(operators_of)
             import_onnxruntime(self.target)
             if self.info.recipe.integers:
                 _check_integers(self.info, self.target, self.path)

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.info import ArtifactInfo, Weights
 from rest_deploy.artifact.labels import default_labels
 from rest_deploy.errors import CheckpointError, ConfigError, DeviceError, PredictorError
-from rest_deploy.models.blocks import BlockRun, as_written_blocks
 from rest_deploy.models.factory import LoadedModel, load_model
-from rest_deploy.models.reference import torch_threads
+from rest_deploy.models.family import family_of
+from rest_deploy.models.reference import BlockRun, as_written_blocks, torch_threads
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.specs import (
-    IMAGENET_MEAN,
     LOGITS,
     PICTURE_CHANNELS,
     Activation,
@@ -131,6 +130,7 @@ def describe(
         ConfigError: The preprocessing is not of the model's channels.
     """
     config, card, assumed = loaded.model.config, loaded.card, dict(loaded.assumed)
+    family = family_of(config)
     given = labels is not None
     if labels is None and card.labels is None and (labels := default_labels(config.num_classes)) is not None:
         assumed["labels"] = f"ImageNet's, as there are {len(labels)} classes"
@@ -141,7 +141,8 @@ def describe(
         assumed["activation"] = activation.value
     steps = preprocessing
     if not isinstance(steps, Preprocessing):
-        steps, unsaid = _steps(steps or PreprocessingChange(), card.preprocessing, config.in_channels)
+        change = steps or PreprocessingChange()
+        steps, unsaid = _steps(change, card.preprocessing, family.preprocessing, config.in_channels)
         assumed |= unsaid
     if steps is not None and len(steps.mean) != config.in_channels:
         raise ConfigError(
@@ -151,6 +152,7 @@ def describe(
     return ArtifactInfo(
         format="pytorch",
         precision=Precision.FP32,
+        family=family.name,
         model=loaded.name,
         config=config.to_dict(),
         weights=_weights(loaded, given),
@@ -175,11 +177,11 @@ def _weights(loaded: LoadedModel, labelled: bool) -> Weights:
 
 
 def _steps(
-    change: PreprocessingChange, card: Preprocessing | None, channels: int
+    change: PreprocessingChange, card: Preprocessing | None, usual: Preprocessing, channels: int
 ) -> tuple[Preprocessing | None, dict[str, str]]:
     """From a picture to the input, None where the caller makes it; and what of it was assumed."""
     unknown = card is None and (change.mean is None or change.std is None)
-    if channels != len(IMAGENET_MEAN) and unknown:  # no mean could be assumed: ImageNet's has three channels
+    if channels != len(usual.mean) and unknown:  # no mean could be assumed: the family's has other channels
         if change != PreprocessingChange():
             raise ConfigError(
                 f"the model takes {channels} channels: give --mean and --std with {channels} values each, or no flag "
@@ -187,7 +189,7 @@ def _steps(
             )
         return None, {}
     if channels in PICTURE_CHANNELS:
-        return change.apply(card or Preprocessing()), change.assumed(card)
+        return change.apply(card or usual), change.assumed(card, usual)
     if replace(change, mean=None, std=None) != PreprocessingChange():
         raise ConfigError(
             f"the model takes {channels} channels, which no picture has: only --mean and --std tell of its input"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, MissingPackageError
-from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.family import config_of
 from rest_deploy.specs import Device
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class RuntimeRow:
         packages: Import names that it needs -> the distributions that may bring each, first the one that an extra
             installs. The version of the first that is installed is told of in benchmarks.
         devices: Kinds of devices that it runs on, the default first -> the extra that installs what it needs there.
-        memory: Whose measured use of memory on the CPU is its own too (``models/memory.py``): ``"onnx"`` for ONNX
+        memory: Whose measured use of memory on the CPU is its own too (``models/family.py``): ``"onnx"`` for ONNX
             Runtime's, ``"pytorch"`` for PyTorch's.
         content: How files begin that are known by it whatever their suffix is; None for none.
         more_suffixes: Of files that are mostly known by their content.
@@ -195,7 +195,7 @@ def _check_record(info: ArtifactInfo, path: str | Path) -> None:
     if info.format not in formats:
         raise ArtifactError(f"{path}: its record says format {info.format}; accepted: {', '.join(formats)}")
     try:
-        ResTConfig.from_dict(info.config)
+        config_of(info)
     except ConfigError as exc:
         raise ArtifactError(f"{path}: metadata cannot be read: config: {exc}; export it again") from exc
 

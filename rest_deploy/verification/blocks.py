@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.errors import VerificationError
+from rest_deploy.models.family import family_named, operators_of
 from rest_deploy.recipes import Limits
 from rest_deploy.verification.figures import Outputs, ValueFigures, Values, largest_errors, measure_values
 from rest_deploy.verification.limits import ValueVerdict, judge_values
@@ -20,7 +21,7 @@ from rest_deploy.verification.reference import Case
 if TYPE_CHECKING:
     import onnx
 
-    from rest_deploy.models.blocks import BlockRun
+    from rest_deploy.models.reference import BlockRun
 
 _LOGITS = "head"  # the block whose output is the logits
 #: Operators whose results are weights and sizes, which blocks may share.
@@ -82,10 +83,9 @@ def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
     import onnx
 
     from rest_deploy.export.cpu_session import CpuSession
-    from rest_deploy.models.blocks import block_name
 
-    file = read_checked(path)
-    model = onnx.load_model_from_string(bytes(file.content))
+    file = read_checked(path, operators_of)
+    model, family = onnx.load_model_from_string(bytes(file.content)), family_named(file.info.family)
     values = _block_outputs(model)
     if len(values) < 2:
         raise VerificationError(f"{path}: its nodes are not named by their blocks; export it again")
@@ -93,14 +93,19 @@ def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
 
     def run(batch: NDArray[np.float32]) -> dict[str, Values]:
         outputs = session.run(batch)
-        return {block_name(piece): _positions(outputs[name]) for piece, name in values.items()}
+        return {
+            family.block_name(piece): _positions(outputs[name], family.channels_last) for piece, name in values.items()
+        }
 
     return run
 
 
-def _positions(output: Values) -> Values:
-    """(B, H, W, C) -> (B, H*W, C); others as they are."""
-    return output.reshape(output.shape[0], -1, output.shape[3]) if output.ndim == 4 else output
+def _positions(output: Values, channels_last: bool) -> Values:
+    """A map of either layout -> (B, H*W, C); others as they are."""
+    if output.ndim != 4:
+        return output
+    output = output if channels_last else np.moveaxis(output, 1, 3)
+    return output.reshape(output.shape[0], -1, output.shape[3])
 
 
 def _block_outputs(model: onnx.ModelProto) -> dict[str, str]:

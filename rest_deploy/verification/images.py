@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.errors import ConfigError, ImageError, RestDeployError, VerificationError
-from rest_deploy.models.memory import check_image
+from rest_deploy.models.family import check_image, config_of
 from rest_deploy.preprocess.dataset import Dataset, open_dataset
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.thumbnail import thumbnail
@@ -250,7 +250,8 @@ class _Going:
             for subject in (reference, *self.subjects):
                 info, wide = subject.info, 2 if subject is reference and subject.info.format == "pytorch" else 1
                 if subject.device == "cpu" and info.engine is None:
-                    own_size, memory = (info.config, size.height, size.width, name), RUNTIMES[info.format].memory
+                    own_size = (config_of(info), size.height, size.width, name)
+                    memory = RUNTIMES[info.format].memory
                     check_image(*own_size, precision=info.precision, format=memory, widening=wide)
 
     def _answer(self, answers: _Answers, group: Sequence[tuple[int, NDArray[np.float32]]]) -> None:

@@ -16,6 +16,7 @@ from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.errors import ConfigError, MissingPackageError
+from rest_deploy.models.family import config_of, operators_of
 from rest_deploy.recipes import Recipe
 from rest_deploy.runtimes.registry import is_checkpoint, open_runtime, read_info
 from rest_deploy.specs import NUM_HEADS, Precision
@@ -26,9 +27,9 @@ from rest_deploy.verification.reference import CASES, Case, Run, cases_within
 if TYPE_CHECKING:
     import onnx
 
-    from rest_deploy.models.blocks import BlockRun
     from rest_deploy.models.factory import LoadedModel
-    from rest_deploy.models.rest import ResT
+    from rest_deploy.models.network import Network
+    from rest_deploy.models.reference import BlockRun
 
 #: The first of which onnx.reference knows Q/DQ pairs; what is in our files means the same in it.
 _EVALUATOR_OPSET = 19
@@ -63,7 +64,7 @@ def reference_evaluator_of(path: str | Path) -> Run:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    file = read_checked(path)
+    file = read_checked(path, operators_of)
     model = onnx.load_model_from_string(bytes(file.content))
     entry = model.opset_import[0]
     entry.version = max(entry.version, _EVALUATOR_OPSET)
@@ -125,7 +126,7 @@ def open_subject(name: str, path: Path, device: str | None, threads: int | None)
     if info.format == "onnx" and info.recipe.emulator and device in (None, "cpu"):
         import onnx
 
-        file = read_checked(path)
+        file = read_checked(path, operators_of)
         run = candidate_of(onnx.load_model_from_string(bytes(file.content)), info.recipe, threads)
         yield Subject(name, path, file.info, run, "cpu", info.recipe.emulated, in_graph, threads)
         return
@@ -137,7 +138,7 @@ def open_subject(name: str, path: Path, device: str | None, threads: int | None)
 class OpenReference:
     """What artifacts are measured against: a checkpoint in float64, and as a model in PyTorch, or an artifact."""
 
-    def __init__(self, subject: Subject, model: ResT | None) -> None:
+    def __init__(self, subject: Subject, model: Network | None) -> None:
         self.subject, self._model = subject, model
         self.baseline = cache(self._baseline)
 
@@ -155,8 +156,7 @@ class OpenReference:
             return self.subject.blocks(), None
         import torch
 
-        from rest_deploy.models.blocks import as_written_blocks, deploy_blocks
-        from rest_deploy.models.reference import torch_threads
+        from rest_deploy.models.reference import as_written_blocks, deploy_blocks, torch_threads
 
         own = as_written_blocks if precision is Precision.FP32 else deploy_blocks
         exact, baseline = self.subject.blocks(), own(self._model, torch.float32)
@@ -213,8 +213,7 @@ def open_reference(
     try:
         import torch
 
-        from rest_deploy.models.blocks import as_written_blocks
-        from rest_deploy.models.reference import reference_runs
+        from rest_deploy.models.reference import as_written_blocks, reference_runs
         from rest_deploy.runtimes.pytorch import describe
     except ModuleNotFoundError as exc:
         raise MissingPackageError(exc.name or "torch", "run the reference", "export") from exc
@@ -231,14 +230,13 @@ def _loaded(path: Path, choice: WeightsChoice | None, records: Sequence[Artifact
     Raises:
         ConfigError: The records tell of different weights of it, and nothing was chosen.
     """
-    from rest_deploy.models.config import ResTConfig
     from rest_deploy.models.factory import load_model
 
     digest = sha256_of(path) if path.is_file() else None
     own = [record for record in records if record.weights.file is not None and record.weights.sha256 == digest]
     if not own or (choice is not None and choice.num_heads is not None):
         return load_model(None, path, **vars(choice or WeightsChoice()))
-    made_of = {(record.weights.key, record.weights.prefix): record.config for record in own}
+    made_of = {(record.weights.key, record.weights.prefix): record for record in own}
     key, prefix = (choice.weights_key, choice.key_prefix) if choice is not None else (None, None)
     if len(made_of) > 1 and key is None and prefix is None:
         entries = ", ".join(repr(prefix + key) for key, prefix in made_of)
@@ -246,6 +244,6 @@ def _loaded(path: Path, choice: WeightsChoice | None, records: Sequence[Artifact
             f"{path}: the artifacts were made of different weights of it ({entries}); verify them one at a time, or "
             "choose with --weights-key"
         )
-    (first_key, first_prefix), config = next(iter(made_of.items()))
-    model = ResTConfig.from_dict(config)
-    return load_model(model, path, weights_key=key or first_key or None, key_prefix=prefix or first_prefix or None)
+    (first_key, first_prefix), record = next(iter(made_of.items()))
+    weights_key, key_prefix = key or first_key or None, prefix or first_prefix or None
+    return load_model(config_of(record), path, weights_key=weights_key, key_prefix=key_prefix)

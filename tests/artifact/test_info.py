@@ -17,6 +17,7 @@ def make_info(**changes):
     values = {
         "format": "onnx",
         "precision": Precision.FP16,
+        "family": "rest",
         "model": "rest_small",
         "config": {"depths": [2, 2, 6, 2]},
         "weights": Weights("weights.pth", PLAN),

@@ -19,6 +19,7 @@ from rest_deploy.artifact.info import METADATA_KEY
 from rest_deploy.artifact.onnx_file import SEAL_KEY, OnnxFile, read_checked, sealed, write_record
 from rest_deploy.artifact.onnx_graph import Refused, read_model
 from rest_deploy.errors import ArtifactError, PredictorError
+from rest_deploy.models.family import operators_of
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def entry(key: str, value: str) -> bytes:
 
 
 def test_a_file_of_ours_is_read(model_file: Path) -> None:
-    file = read_checked(model_file)
+    file = read_checked(model_file, operators_of)
     assert file.content[:] == model_file.read_bytes()
     assert (file.path, file.info.model) == (model_file, "tiny")
 
@@ -66,7 +67,7 @@ def test_a_record_replaces_the_one_before(model_file: Path, graph: bytes, label:
         info = OnnxFile(model_file).info
         info = replace(info, weights=replace(info.weights, notes=(label,)))
         write_record(model_file, info)
-        assert read_checked(model_file).info == info
+        assert read_checked(model_file, operators_of).info == info
         assert model_file.read_bytes() == sealed(graph, info.to_json())
 
 
@@ -191,7 +192,7 @@ def test_without_files_in_memory_it_is_the_bytes(model_file: Path, monkeypatch: 
 
     opened = set(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(onnx_file, "open", lambda number, mode: Reader(number), raising=False)
-    file = read_checked(model_file)
+    file = read_checked(model_file, operators_of)
     assert file.model == file.content == model_file.read_bytes()
     assert asked == [model_file.stat().st_size + 1]  # Python has that much ready at once, whatever the file holds
     assert set(os.listdir("/proc/self/fd")) == opened
@@ -200,7 +201,7 @@ def test_without_files_in_memory_it_is_the_bytes(model_file: Path, monkeypatch: 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
 def test_a_copy_in_memory_is_of_its_own_and_goes_with_the_file(model_file: Path) -> None:
     opened, whole = set(os.listdir("/proc/self/fd")), model_file.read_bytes()
-    file = read_checked(model_file)
+    file = read_checked(model_file, operators_of)
     model_file.write_bytes(b"something else, in place")
     assert Path(str(file.model)).read_bytes() == file.content[:] == whole
     assert len(os.listdir("/proc/self/fd")) > len(opened)
@@ -246,7 +247,7 @@ def test_every_length_of_a_file_is_refused_but_the_whole(model_file: Path, graph
     for length in lengths:
         path.write_bytes(whole[:length])
         with pytest.raises(ArtifactError, match=r"cut\.onnx"):
-            read_checked(path)
+            read_checked(path, operators_of)
 
 
 def test_random_bytes_are_no_model() -> None:

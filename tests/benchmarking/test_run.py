@@ -22,8 +22,7 @@ from rest_deploy.benchmarking.contenders import Contender, artifact_contenders, 
 from rest_deploy.benchmarking.sessions import Session
 from rest_deploy.errors import ArtifactError, ConfigError, RestDeployError
 from rest_deploy.export import as_written
-from rest_deploy.models.config import ResTConfig
-from rest_deploy.models.flops import count_flops
+from rest_deploy.models.rest_family import ResTConfig, count_flops
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import Predictor
 from rest_deploy.specs import ImageSize

@@ -241,7 +241,7 @@ def test_an_onnx_that_tensorrt_cannot_read(
         return notes
 
     monkeypatch.setattr(onnx_exporter, "export", strange)
-    monkeypatch.setattr("rest_deploy.artifact.onnx_file.refuse_hostile", lambda content, model: None)
+    monkeypatch.setattr("rest_deploy.artifact.onnx_file.refuse_hostile", lambda *_: None)
     argv = ["--checkpoint", tiny_checkpoint, "--format", "trt", "--no-verify", "-o", tmp_path / "x.engine"]
     done = Outcome(export, argv, capsys)
     assert (done.code, done.out) == (1, "")

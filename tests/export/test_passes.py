@@ -13,18 +13,21 @@ from onnx import TensorProto, helper, numpy_helper
 from rest_deploy.errors import ExportError
 from rest_deploy.export.onnx_exporter import OnnxConfig, export
 from rest_deploy.export.passes import simplify as simplify_module
-from rest_deploy.export.passes.check_graph import Expected, check_graph
+from rest_deploy.export.passes.check_graph import check_graph
 from rest_deploy.export.passes.free_sizes import free_sizes
 from rest_deploy.export.passes.simplify import simplify
 from rest_deploy.models.deploy import to_deploy
+from rest_deploy.models.family import FAMILIES
+from rest_deploy.models.network import Structure
 from rest_deploy.models.rest import ResT
 from rest_deploy.specs import TensorSpec
-from tests.conftest import TINY
 
-EXPECTED = Expected(
-    blocks=sum(TINY.depths),
-    heads=frozenset((h, w // h) for h, w in zip(TINY.num_heads, TINY.embed_dims, strict=True)),
-)
+REST = FAMILIES["rest"].operators
+
+
+@pytest.fixture
+def expected(tiny_model: ResT) -> Structure:
+    return to_deploy(tiny_model).structure()
 
 
 @pytest.fixture
@@ -36,43 +39,43 @@ def _find(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:
     return next(node for node in model.graph.node if node.op_type == kind)
 
 
-def test_an_exported_graph_passes(graph: onnx.ModelProto) -> None:
-    check_graph(graph, EXPECTED)
+def test_an_exported_graph_passes(graph: onnx.ModelProto, expected: Structure) -> None:
+    check_graph(graph, expected, REST)
 
 
-def test_another_operator_is_refused(graph: onnx.ModelProto) -> None:
+def test_another_operator_is_refused(graph: onnx.ModelProto, expected: Structure) -> None:
     relu = _find(graph, "Relu")
     relu.op_type = "Softplus"
     with pytest.raises(ExportError, match="operators that the deploy form does not have: Softplus"):
-        check_graph(graph, EXPECTED)
+        check_graph(graph, expected, REST)
 
 
-def test_instance_normalization_is_refused(graph: onnx.ModelProto) -> None:
+def test_instance_normalization_is_refused(graph: onnx.ModelProto, expected: Structure) -> None:
     node = _find(graph, "LayerNormalization")
     node.CopyFrom(helper.make_node("InstanceNormalization", list(node.input), list(node.output), node.name))
     with pytest.raises(ExportError, match="InstanceNormalization"):
-        check_graph(graph, EXPECTED)
+        check_graph(graph, expected, REST)
 
 
-def test_a_missing_softmax_is_refused(graph: onnx.ModelProto) -> None:
-    with pytest.raises(ExportError, match="must be single nodes"):
-        check_graph(graph, replace(EXPECTED, blocks=6))
+def test_a_missing_softmax_is_refused(graph: onnx.ModelProto, expected: Structure) -> None:
+    with pytest.raises(ExportError, match="5 Softmax nodes, the deploy form 6"):
+        check_graph(graph, replace(expected, counts={**expected.counts, "Softmax": 6}), REST)
 
 
 @pytest.mark.parametrize("shape", [[2, 768, 1, 8], [0, -1, 7919], [0, 0, 768, 8], [0, 768, -1]])
-def test_a_baked_size_is_refused(graph: onnx.ModelProto, shape: list[int]) -> None:
+def test_a_baked_size_is_refused(graph: onnx.ModelProto, expected: Structure, shape: list[int]) -> None:
     reshape = _find(graph, "Reshape")
     baked = numpy_helper.from_array(np.array(shape), "baked")
     graph.graph.initializer.append(baked)
     reshape.input[1] = "baked"
     with pytest.raises(ExportError, match="a size of the traced image is baked in"):
-        check_graph(graph, EXPECTED)
+        check_graph(graph, expected, REST)
 
 
-def test_broken_onnx_is_refused(graph: onnx.ModelProto) -> None:
+def test_broken_onnx_is_refused(graph: onnx.ModelProto, expected: Structure) -> None:
     _find(graph, "Softmax").input[0] = "nowhere"
     with pytest.raises(ExportError, match="no valid ONNX"):
-        check_graph(graph, EXPECTED)
+        check_graph(graph, expected, REST)
 
 
 def test_sizes_are_freed_and_names_given() -> None:
@@ -80,25 +83,27 @@ def test_sizes_are_freed_and_names_given() -> None:
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3, 96, 128]) for name in ("x", "y")]
     model = helper.make_model(helper.make_graph([node], "main", value[:1], value[1:]))
     image, logits = (TensorSpec(name, "float32", ("batch", 3, "height", "width")) for name in ("image", "logits"))
-    freed = free_sizes(model, image, [logits])
+    freed = free_sizes(model, "rest", image, [logits])
     onnx.checker.check_model(freed)
     assert [d.dim_param or d.dim_value for d in freed.graph.input[0].type.tensor_type.shape.dim] == list(image.shape)
     assert (freed.graph.node[0].input[0], freed.graph.node[0].output[0]) == ("image", "logits")
     assert "somebody" not in str(freed)
 
 
-def test_simplifying_that_fails_keeps_the_graph(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simplifying_that_fails_keeps_the_graph(
+    graph: onnx.ModelProto, expected: Structure, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(model: onnx.ModelProto, **_: object) -> tuple[onnx.ModelProto, bool]:
         raise RuntimeError("segmented\nfault")
 
     monkeypatch.setattr(simplify_module.onnxsim, "simplify", fail)
-    kept, why = simplify(graph, EXPECTED)
+    kept, why = simplify(graph, expected, REST)
     assert kept is graph
     assert why == "onnxsim failed: segmented fault"
 
 
 def test_simplifying_that_changes_an_output_keeps_the_graph(
-    graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+    graph: onnx.ModelProto, expected: Structure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoil(model: onnx.ModelProto, **_: object) -> tuple[onnx.ModelProto, bool]:
         spoiled = onnx.ModelProto()
@@ -108,13 +113,15 @@ def test_simplifying_that_changes_an_output_keeps_the_graph(
         return spoiled, True
 
     monkeypatch.setattr(simplify_module.onnxsim, "simplify", spoil)
-    kept, why = simplify(graph, EXPECTED)
+    kept, why = simplify(graph, expected, REST)
     assert kept is graph
     assert why is not None
     assert "changed the logits by 0.01" in why
 
 
-def test_simplifying_that_bakes_a_size_keeps_the_graph(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simplifying_that_bakes_a_size_keeps_the_graph(
+    graph: onnx.ModelProto, expected: Structure, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def bake(model: onnx.ModelProto, **_: object) -> tuple[onnx.ModelProto, bool]:
         baked = onnx.ModelProto()
         baked.CopyFrom(model)
@@ -123,14 +130,14 @@ def test_simplifying_that_bakes_a_size_keeps_the_graph(graph: onnx.ModelProto, m
         return baked, True
 
     monkeypatch.setattr(simplify_module.onnxsim, "simplify", bake)
-    kept, why = simplify(graph, EXPECTED)
+    kept, why = simplify(graph, expected, REST)
     assert kept is graph
     assert why is not None
     assert "baked in" in why
 
 
 def test_reductions_that_onnxsim_merges_are_not_kept(
-    tmp_path: Path, tiny_model: ResT, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_model: ResT, expected: Structure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Left to itself onnxsim merges the two steps of the variance, which shows in the logits at large sizes only."""
     path = tmp_path / "tiny.onnx"
@@ -139,14 +146,14 @@ def test_reductions_that_onnxsim_merges_are_not_kept(
     raw = onnx.load(str(path))
     merging = [name for name in simplify_module._SKIPPED if name != "fuse_consecutive_reduce"]
     monkeypatch.setattr(simplify_module, "_SKIPPED", merging)
-    kept, why = simplify(raw, EXPECTED)
+    kept, why = simplify(raw, expected, REST)
     assert kept is raw
     assert why is not None
     assert "ReduceMean nodes became" in why
 
 
 def test_simplifying_that_gives_no_numbers_keeps_the_graph(
-    graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+    graph: onnx.ModelProto, expected: Structure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoil(model: onnx.ModelProto, **_: object) -> tuple[onnx.ModelProto, bool]:
         spoiled = onnx.ModelProto()
@@ -156,18 +163,18 @@ def test_simplifying_that_gives_no_numbers_keeps_the_graph(
         return spoiled, True
 
     monkeypatch.setattr(simplify_module.onnxsim, "simplify", spoil)
-    kept, why = simplify(graph, EXPECTED)
+    kept, why = simplify(graph, expected, REST)
     assert kept is graph
     assert why is not None
     assert "changed the logits by nan" in why
 
 
 def test_simplifying_that_no_longer_runs_keeps_the_graph(
-    graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+    graph: onnx.ModelProto, expected: Structure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(simplify_module.onnxsim, "simplify", lambda model, **_: (model, True))
     monkeypatch.setattr(simplify_module, "_SIZES", ((1, 0, 5),))
-    kept, why = simplify(graph, EXPECTED)
+    kept, why = simplify(graph, expected, REST)
     assert kept is graph
     assert why is not None
     assert "does not run it on (1, 3, 0, 5)" in why

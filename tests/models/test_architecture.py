@@ -6,10 +6,18 @@ import pytest
 import torch
 
 from rest_deploy.errors import CheckpointError, ConfigError
-from rest_deploy.models.architecture import check_keys, infer_config
-from rest_deploy.models.config import CONFIGS, ResTConfig
+from rest_deploy.models.checkpoint import LoadedWeights
+from rest_deploy.models.factory import check_keys, read_config
+from rest_deploy.models.family import FAMILIES
 from rest_deploy.models.rest import ResT
+from rest_deploy.models.rest_family import CONFIGS, ResTConfig
 from tests.conftest import TINY
+
+
+def infer_config(weights, num_heads=None):
+    """The config of a state dict."""
+    loaded = LoadedWeights(source="state dict", sha256="", family=FAMILIES["rest"], state_dict=weights)
+    return read_config(loaded, num_heads)[0]
 
 
 def meta_state_dict(config):

@@ -6,7 +6,7 @@ import pytest
 
 from rest_deploy.errors import CheckpointError
 from rest_deploy.models.card import Card
-from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.specs import Preprocessing, Resize
 
 CARD = Card("mine", ("cat", "犬"), Preprocessing(Resize.NATIVE, None, mean=(0.5,), std=(0.5,)))

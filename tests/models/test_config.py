@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from rest_deploy.errors import ConfigError
-from rest_deploy.models.config import CONFIGS, ResTConfig, get_config, list_models
+from rest_deploy.models.family import get_config, list_models
+from rest_deploy.models.rest_family import CONFIGS, ResTConfig
 from tests.conftest import TINY
 
 

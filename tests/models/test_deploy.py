@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rest_deploy.models.config import ResTConfig
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.factory import create_model
 from rest_deploy.models.rest import ResT
+from rest_deploy.models.rest_family import ResTConfig
 from tests.conftest import TINY, lively
 from tests.golden import golden_model
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from rest_deploy.errors import CheckpointError, ConfigError
-from rest_deploy.models.architecture import infer_config
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
-from rest_deploy.models.config import CONFIGS, list_models
 from rest_deploy.models.factory import create_model, load_model
+from rest_deploy.models.family import list_models
 from rest_deploy.models.rest import ResT
+from rest_deploy.models.rest_checkpoints import infer
+from rest_deploy.models.rest_family import CONFIGS
 from tests.conftest import TINY, lively
 
 #: {variant: {key: shape}} of the authors' own models; tests/data/README.md says where it comes from.
@@ -59,7 +60,7 @@ def test_keys_and_shapes_are_the_authors(name):
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_architecture_is_read_off_the_authors_shapes(name):
     state_dict = {key: torch.empty(shape, device="meta") for key, shape in SHAPES[name].items()}
-    assert infer_config(state_dict) == CONFIGS[name]
+    assert infer(state_dict, "a.pth") == CONFIGS[name]
 
 
 # Random weights

@@ -11,9 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rest_deploy.errors import ConfigError
-from rest_deploy.models.config import CONFIGS, ResTConfig
-from rest_deploy.models.flops import count_flops
 from rest_deploy.models.rest import ResT
+from rest_deploy.models.rest_family import CONFIGS, ResTConfig, count_flops
 from rest_deploy.specs import ImageSize
 from tests.conftest import TINY
 
@@ -56,5 +55,5 @@ def test_a_batch_of_none_is_refused(batch: int) -> None:
 
 
 def test_counting_loads_neither_torch_nor_numpy() -> None:
-    code = "import sys, rest_deploy.models.flops; print({'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys, rest_deploy.models.rest_family; print({'torch', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

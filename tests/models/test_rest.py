@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rest_deploy.models.config import CONFIGS
 from rest_deploy.models.rest import ResT
+from rest_deploy.models.rest_family import CONFIGS
 from tests.conftest import TINY
 from tests.golden import golden_cases, golden_input, golden_model, golden_values
 

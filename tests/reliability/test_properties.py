@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from rest_deploy.export import onnx_exporter
 from rest_deploy.export.cpu_session import CpuSession
 from rest_deploy.export.onnx_exporter import OnnxConfig
-from rest_deploy.models.config import ResTConfig
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.factory import create_model
 from rest_deploy.models.rest import ResT
+from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.specs import TensorSpec
 from tests.conftest import lively
 from tests.reliability.record import Record

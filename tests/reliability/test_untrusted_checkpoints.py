@@ -433,7 +433,7 @@ def _text(value: str) -> bytes:
 
 
 def _looks(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr("rest_deploy.models.weights._MAX_LOOKS", count)
+    monkeypatch.setattr("rest_deploy.models.inside._MAX_LOOKS", count)
 
 
 def test_modules_that_share_a_large_one_are_looked_at_within_a_budget(

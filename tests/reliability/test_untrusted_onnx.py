@@ -21,6 +21,7 @@ from rest_deploy import Predictor
 from rest_deploy.artifact.onnx_file import OnnxFile
 from rest_deploy.artifact.onnx_graph import _GRAPH, Refused, _Reader, read_model, refuse_hostile
 from rest_deploy.errors import ArtifactError
+from rest_deploy.models.family import FAMILIES
 from tests.reliability.conftest import Amount, Worker
 from tests.reliability.forged_graphs import Change, forged, with_graph
 from tests.reliability.record import Record
@@ -366,7 +367,7 @@ def _compared(content: bytes) -> bool:
     """Whether a file is taken; one that is taken is to the onnx package what it is to us, down to each field."""
     try:
         model = read_model(content)
-        refuse_hostile(content, model)
+        refuse_hostile(content, model, FAMILIES["rest"].operators)
     except (Refused, UnicodeDecodeError):
         return False
     theirs = onnx.load_model_from_string(content)

@@ -37,6 +37,7 @@ LOGITS = Output("logits", "float32", ("batch", 3))
 INFO = ArtifactInfo(
     format="onnx",
     precision=Precision.FP32,
+    family="rest",
     model="mean",
     config={},
     weights=Weights(seed=0),

@@ -23,11 +23,11 @@ from rest_deploy.benchmarking.run import _checked_threads
 from rest_deploy.errors import ConfigError
 from rest_deploy.export import as_written
 from rest_deploy.export.cpu_session import CpuSession
-from rest_deploy.export.passes.check_graph import Expected
 from rest_deploy.export.passes.simplify import simplify
 from rest_deploy.export.precision.calibration import calibrate
 from rest_deploy.export.trace import trace
 from rest_deploy.models.deploy import to_deploy
+from rest_deploy.models.family import FAMILIES
 from rest_deploy.models.reference import reference_runs, torch_threads
 from rest_deploy.models.rest import ResT
 from rest_deploy.recipes import recipe_of
@@ -36,7 +36,7 @@ from rest_deploy.runtimes.ort import open_session
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import CalibrationMethod, Device, Precision
 from rest_deploy.verification.opened import candidate_of, open_reference, open_subject
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT
 
 PACKAGE = ROOT / "rest_deploy"
 IMAGE = np.zeros((1, 3, 24, 20), np.float32)
@@ -96,7 +96,7 @@ def _run(path: Path) -> None:
 
 def _baseline(name: str, file: Path) -> None:
     """As ``benchmark`` opens it where it is told no number of threads."""
-    contender = Contender("x", "x", {}, str(file), name, None, _checked_threads(None), "onnx", "fp32", 3)
+    contender = Contender("x", "x", "rest", {}, str(file), name, None, _checked_threads(None), "onnx", "fp32", 3)
     with contender.open() as session:
         session.run(IMAGE)
 
@@ -117,9 +117,8 @@ def _references(model: ResT) -> None:
         run(IMAGE)
 
 
-def _simplify(model: onnx.ModelProto) -> None:
-    expected = Expected(sum(TINY.depths), frozenset(zip(TINY.num_heads, (8, 8, 8, 8), strict=True)))
-    simplify(model, expected)
+def _simplify(given: Any) -> None:
+    simplify(given.graph, to_deploy(given.model).structure(), FAMILIES["rest"].operators)
 
 
 def _machine() -> None:
@@ -131,7 +130,7 @@ SESSIONS: dict[str, Callable[[Any], object]] = {
     "a runtime": lambda given: _run(given.onnx),
     "any file": lambda given: open_session(given.onnx.read_bytes(), given.onnx, Device("cpu"), None),
     "checks of exports": lambda given: CpuSession(given.graph).run(IMAGE),
-    "onnxsim's check": lambda given: _simplify(given.graph),
+    "onnxsim's check": _simplify,
     "calibration": lambda given: calibrate(given.graph, [given.inner], [IMAGE], CalibrationMethod.MIN_MAX),
     "rounded halves": lambda given: candidate_of(given.graph, recipe_of(Precision.FP16))(IMAGE),
     "blocks": lambda given: _blocks(given.onnx),
@@ -205,8 +204,7 @@ def test_no_place_is_left_out() -> None:
         "export/cpu_session.py",
         "export/onnx_exporter.py",  # translates what trace.py ran
         "export/trace.py",
-        "models/blocks.py",  # run by verification/opened.py
-        "models/reference.py",
+        "models/reference.py",  # its blocks are run by verification/opened.py
         "runtimes/ort.py",
         "runtimes/pytorch.py",
     }

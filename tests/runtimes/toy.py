@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import read_checked, write_record
 from rest_deploy.errors import DeviceError
+from rest_deploy.models.family import operators_of
 from rest_deploy.runtimes import registry
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.registry import RuntimeRow, read_info
@@ -40,14 +41,14 @@ class ToyRuntime(Runtime):
         self, path: str | Path, device: str = "cpu", threads: int | None = None, allow_spinning: bool = True
     ) -> None:
         super().__init__(path, device, threads, allow_spinning)
-        file = read_checked(self.path)
+        file = read_checked(self.path, operators_of)
         self.info = file.info
         self._evaluator: Any = ReferenceEvaluator(onnx.load_model_from_string(bytes(file.content)))
         self._lock = threading.Lock()
 
     @classmethod
     def read_info(cls, path: Path) -> ArtifactInfo:
-        return read_checked(path).info
+        return read_checked(path, operators_of).info
 
     @classmethod
     def probe(cls, device: Device) -> None:

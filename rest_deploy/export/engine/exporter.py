@@ -19,9 +19,8 @@ from rest_deploy.export.engine.builder import build
 from rest_deploy.export.engine.choice import LibraryChoice, choose_library
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.layers import histogram, prove
-from rest_deploy.export.engine.memory import estimate_activation_bytes
 from rest_deploy.export.formats import Exporter, FormatRequest, Made, Trial
-from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.family import config_of, family_named, operators_of
 from rest_deploy.nvidia import find_gpu
 
 _MIB = 2**20
@@ -75,8 +74,8 @@ class EngineExporter(Exporter):
 
     def plan(self, info: ArtifactInfo) -> dict[str, str]:
         choice, profiles = self.choice, self._config.resolve_profiles(info.image_size)
-        config = ResTConfig.from_dict(info.config)
-        most = max(estimate_activation_bytes(config, profile.max, info.precision) for profile in profiles)
+        family, config = family_named(info.family), config_of(info)
+        most = max(family.engine_bytes(config, profile.max, info.precision) for profile in profiles)
         return {
             "input": f"{info.input.shape[1]} channels, sizes as in the profiles",
             "library": f"{choice.library} ({choice.why})",
@@ -90,7 +89,7 @@ class EngineExporter(Exporter):
         from rest_deploy.export.precision.half import fp32_nodes
 
         choice, config = self.choice, self._config
-        onnx = bytes(read_checked(source).content)
+        onnx = bytes(read_checked(source, operators_of).content)
         built = build(onnx, source, info, choice, config, report=self.request.report)
         prove(built.layers, info.precision, fp32_nodes(onnx))
         record = EngineRecord(
@@ -103,7 +102,7 @@ class EngineExporter(Exporter):
             plan_bytes=len(built.plan),
             source_sha256=hashlib.sha256(onnx).hexdigest(),
             source_verification=info.verification,
-            layers=histogram(built.layers),
+            layers=histogram(built.layers, family_named(info.family).block_name),
             activation_bytes=built.activation_bytes,
             options=built.options,
             why=choice.why,

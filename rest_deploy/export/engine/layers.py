@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -80,14 +80,14 @@ class Layer:
                 return found[0]
         return None
 
-    @property
-    def stage(self) -> str:
-        """Part of the network it belongs to, by the first of its nodes: ``"stage3"``, ``"head"``, or ``"other"``."""
-        for node in self.nodes:
-            piece = _PIECE.search(node)
-            if piece:
-                return re.sub(r"_\d+$", "", piece[1]) if piece[1].startswith("stage") else piece[1]
-        return "other"
+    def stage(self, block_name: Callable[[str], str]) -> str:
+        """Part of the network it belongs to, by the first of its nodes: ``"stage3"``, ``"head"``, or ``"other"``.
+
+        Args:
+            block_name: A piece of the deploy form -> its name by the authors, which begins with that of its stage.
+        """
+        pieces = (_PIECE.search(node) for node in self.nodes)
+        return next((block_name(piece[1]).partition(".")[0] for piece in pieces if piece), "other")
 
 
 def read_layers(messages: Sequence[str]) -> tuple[Layer, ...]:
@@ -98,12 +98,12 @@ def read_layers(messages: Sequence[str]) -> tuple[Layer, ...]:
     return tuple(_read(line) for line in told[-1].split("\n") if _LINE.match(line))
 
 
-def histogram(layers: Sequence[Layer]) -> dict[str, dict[str, int]]:
-    """Stage -> datatype -> number of layers, in the order of the network."""
+def histogram(layers: Sequence[Layer], block_name: Callable[[str], str]) -> dict[str, dict[str, int]]:
+    """Stage -> datatype -> number of layers, in the order of the network; ``block_name`` as of a layer's stage."""
     counts: Mapping[str, Counter[str]] = defaultdict(Counter)
     for layer in layers:
         if layer.datatype is not None:
-            counts[layer.stage][layer.datatype] += 1
+            counts[layer.stage(block_name)][layer.datatype] += 1
     return {stage: dict(count) for stage, count in counts.items()}
 
 

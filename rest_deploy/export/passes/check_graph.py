@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Set
 
 import onnx
 from onnx import numpy_helper
 
-from rest_deploy.artifact.onnx_graph import OPERATORS
 from rest_deploy.errors import ExportError
+from rest_deploy.models.network import Structure
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What is known of a graph before it is made.
-
-    Args:
-        blocks: Transformer blocks; each has one softmax and at least two layer normalisations.
-        heads: (number of heads, channels of a head) of every attention.
-    """
-
-    blocks: int
-    heads: frozenset[tuple[int, int]]
-
-
-def check_graph(model: onnx.ModelProto, expected: Expected) -> None:
+def check_graph(model: onnx.ModelProto, structure: Structure, operators: Set[str]) -> None:
     """Check a graph against the structure of the deploy form.
 
     Args:
         model: The graph.
-        expected: The structure.
+        structure: Of the deploy form.
+        operators: That graphs of its family may have.
 
     Raises:
         ExportError: It is no valid ONNX, has other operators, a normalisation taken apart, or a size baked in.
@@ -39,22 +27,21 @@ def check_graph(model: onnx.ModelProto, expected: Expected) -> None:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as exc:
         raise ExportError(f"the graph is no valid ONNX: {str(exc).splitlines()[0]}") from exc
-    blocks = expected.blocks
     counts = Counter(node.op_type for node in model.graph.node)
-    strange = sorted(set(counts) - OPERATORS)
+    strange = sorted(set(counts) - operators)
     if strange:
         raise ExportError(f"the graph has operators that the deploy form does not have: {', '.join(strange)}")
-    if counts["Softmax"] != blocks or counts["LayerNormalization"] < 2 * blocks:
-        raise ExportError(
-            f"the graph has {counts['Softmax']} Softmax and {counts['LayerNormalization']} LayerNormalization nodes "
-            f"for {blocks} blocks; they must be single nodes"
-        )
-    _check_reshapes(model, expected)
+    for operator, needed in structure.counts.items():
+        if counts[operator] != needed:
+            raise ExportError(
+                f"the graph has {counts[operator]} {operator} nodes, the deploy form {needed}; each must be one node"
+            )
+    _check_reshapes(model, structure)
 
 
-def _check_reshapes(model: onnx.ModelProto, expected: Expected) -> None:
-    """A constant shape must be one of two, which leave batch, height, width and the number of tokens open."""
-    allowed = [[0, 0, -1], *([0, -1, *heads] for heads in sorted(expected.heads))]
+def _check_reshapes(model: onnx.ModelProto, structure: Structure) -> None:
+    """A constant shape must be one of those that leave batch, height, width and the number of tokens open."""
+    allowed = [list(shape) for shape in structure.reshapes]
     constants = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == 7
     }

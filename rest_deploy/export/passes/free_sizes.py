@@ -9,13 +9,13 @@ import onnx
 from rest_deploy.specs import TensorSpec
 
 
-def free_sizes(model: onnx.ModelProto, image: TensorSpec, outputs: Sequence[TensorSpec]) -> onnx.ModelProto:
-    """Give the graph the declared input and outputs, and no other shapes.
+def free_sizes(model: onnx.ModelProto, name: str, image: TensorSpec, outputs: Sequence[TensorSpec]) -> onnx.ModelProto:
+    """Give the graph a name and the declared input and outputs, and no other shapes.
 
     Postcondition: the graph has one input and these outputs, with names, dtypes and shapes as declared; its nodes carry
     no traces of the exporter's source files.
     """
-    model.graph.name = "rest"
+    model.graph.name = name
     for value, spec in zip((*model.graph.input, *model.graph.output), (image, *outputs), strict=True):
         _rename(model, value.name, spec.name)
         value.CopyFrom(onnx.helper.make_tensor_value_info(spec.name, onnx.TensorProto.FLOAT, spec.shape))

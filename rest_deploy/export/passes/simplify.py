@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Set
 
 import numpy as np
 import onnx
@@ -10,7 +11,8 @@ import onnxsim
 
 from rest_deploy.errors import ExportError, one_line
 from rest_deploy.export.cpu_session import CpuSession
-from rest_deploy.export.passes.check_graph import Expected, check_graph
+from rest_deploy.export.passes.check_graph import check_graph
+from rest_deploy.models.network import Structure
 
 #: Passes of onnxsim that would harm the graph. ``fuse_matmul_add_bias_into_gemm_batched`` turns a product and its bias
 #: into Reshape, Gemm and Reshape with sizes computed at run time, where channels are few; runtimes do as well without.
@@ -28,12 +30,12 @@ _SIZES = ((2, 33, 49), (1, 80, 64))
 _TOLERANCE = 1e-4
 
 
-def simplify(model: onnx.ModelProto, expected: Expected) -> tuple[onnx.ModelProto, str | None]:
+def simplify(model: onnx.ModelProto, structure: Structure, operators: Set[str]) -> tuple[onnx.ModelProto, str | None]:
     """Simplify a graph, and keep the result only where it holds.
 
     Args:
         model: A graph that passed :func:`check_graph`.
-        expected: Its structure, for the check of the result.
+        structure, operators: As there, for the check of the result.
 
     Returns:
         The simplified graph and None, or the graph as it was and why.
@@ -43,7 +45,7 @@ def simplify(model: onnx.ModelProto, expected: Expected) -> tuple[onnx.ModelProt
     except Exception as exc:  # onnxsim's native part raises RuntimeError, its Python part much else
         return model, f"onnxsim failed: {one_line(exc)}"
     try:
-        check_graph(simplified, expected)
+        check_graph(simplified, structure, operators)
         _require_as_many_reductions(model, simplified)
         differences = _largest_differences(model, simplified)
     except ExportError as exc:

@@ -7,26 +7,20 @@ around it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rest_deploy.errors import ExportError
 from rest_deploy.export.precision.config import PrecisionConfig
+from rest_deploy.models.family import family_of
 from rest_deploy.specs import Precision
 
 if TYPE_CHECKING:
     import onnx
-    from torch import nn
 
-_STAGE = re.compile(r"^stage(\d)_(\d+)")
-
-
-def display(part: str) -> str:
-    """A part by the authors' names: ``stage3_2.attn`` is their ``stage3.2.attn``."""
-    return _STAGE.sub(r"stage\1.\2", part)
+    from rest_deploy.models.network import DeployForm
 
 
 @dataclass(frozen=True)
@@ -38,14 +32,21 @@ class PrecisionPlan:
             it.
         declared: Parts that the deploy form declares as FP32, whatever the rest is in.
         half_io: Whether the graph's input and output are float16 too.
+        blocks: Piece of the deploy form -> its name by the authors, where it has another.
     """
 
     parts: Mapping[str, Precision]
     declared: frozenset[str] = frozenset()
     half_io: bool = False
+    blocks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", MappingProxyType(dict(self.parts)))
+
+    def display(self, part: str) -> str:
+        """A part by the authors' names: ``stage3_2.attn`` is ResT's ``stage3.2.attn``."""
+        piece, dot, rest = part.partition(".")
+        return f"{self.blocks.get(piece, piece)}{dot}{rest}"
 
     def part_of(self, node: str) -> str:
         """The part that a node belongs to.
@@ -73,7 +74,7 @@ class PrecisionPlan:
 
     def changed(self, parts: Iterable[str], precision: Precision) -> PrecisionPlan:
         """The plan with some parts in another precision."""
-        return PrecisionPlan({**self.parts, **dict.fromkeys(parts, precision)}, self.declared, self.half_io)
+        return replace(self, parts={**self.parts, **dict.fromkeys(parts, precision)})
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Source:
 Convert = Callable[[PrecisionPlan], "onnx.ModelProto"]
 
 
-def plan_for(deploy: nn.Sequential, precision: Precision, *, half_io: bool = False) -> PrecisionPlan:
+def plan_for(deploy: DeployForm, precision: Precision, *, half_io: bool = False) -> PrecisionPlan:
     """Everything in a precision but what the deploy form declares as FP32.
 
     Args:
@@ -108,25 +109,13 @@ def plan_for(deploy: nn.Sequential, precision: Precision, *, half_io: bool = Fal
         precision: Of the rest.
         half_io: Whether input and output are float16 too.
     """
-    from rest_deploy.models.deploy import FP32_MODULES  # torch, which requests are checked without
-
-    declared = tuple(name for name, module in deploy.named_modules() if isinstance(module, FP32_MODULES))
+    declared, name_of = tuple(deploy.in_fp32()), family_of(deploy.config).block_name
     parts = {}
-    for part in _parts(deploy):
+    for part in deploy.parts():
         parts[part] = precision
         parts |= {name: Precision.FP32 for name in declared if name.startswith(f"{part}.")}
-    return PrecisionPlan(parts, frozenset(declared), half_io)
-
-
-def _parts(deploy: nn.Sequential) -> Iterator[str]:
-    """Both halves of every block, and the pieces between blocks."""
-    from rest_deploy.models.deploy import DeployBlock
-
-    for name, piece in deploy.named_children():
-        if isinstance(piece, DeployBlock):
-            yield from (f"{name}.{half}" for half, _ in piece.named_children())
-        else:
-            yield name
+    blocks = {piece: name_of(piece) for piece, _ in deploy.named_children()}
+    return PrecisionPlan(parts, frozenset(declared), half_io, blocks)
 
 
 def _around(module: str) -> Sequence[str]:

@@ -7,6 +7,7 @@ import onnx.parser
 import pytest
 
 from rest_deploy.export.engine.layers import NUMBERS, Layer, histogram, read_layers
+from rest_deploy.models.family import FAMILIES
 from rest_deploy.nvidia import TensorRTLog, is_installed, load_library
 from tests.conftest import ROOT
 
@@ -17,6 +18,7 @@ RTX = (DATA / "trt_layers_rtx.txt").read_text("utf-8")
 TEN = (DATA / "trt_layers_10.txt").read_text("utf-8")
 
 FP32 = ("fp32",)
+BLOCK_NAME = FAMILIES["rest"].block_name
 
 
 def by_name(text: str, start: str) -> Layer:
@@ -95,7 +97,7 @@ def test_a_layer_of_tensorrt_10(  # noqa: PLR0917
     layer = by_name(TEN, start)
     assert layer.nodes == nodes
     assert (layer.inputs, layer.constants, layer.outputs) == (inputs, (), outputs)
-    assert (layer.datatype, layer.stage) == (datatype, stage)
+    assert (layer.datatype, layer.stage(BLOCK_NAME)) == (datatype, stage)
 
 
 def test_names_of_tensors_may_hold_brackets() -> None:
@@ -106,11 +108,11 @@ def test_names_of_tensors_may_hold_brackets() -> None:
 
 def test_a_reformat_stands_with_the_layer_that_it_is_for() -> None:
     layer = by_name(TEN, "Reformatting CopyNode")
-    assert (layer.inputs, layer.outputs, layer.stage) == (FP32, ("fp16",), "stem")
+    assert (layer.inputs, layer.outputs, layer.stage(BLOCK_NAME)) == (FP32, ("fp16",), "stem")
 
 
 def test_layers_by_stage_and_datatype_in_the_order_of_the_network() -> None:
-    found = histogram(read_layers([TEN]))
+    found = histogram(read_layers([TEN]), BLOCK_NAME)
     assert list(found.items()) == [
         ("stem", {"fp32": 1, "fp16": 1}),
         ("stage1", {"int8": 1}),
@@ -120,7 +122,7 @@ def test_layers_by_stage_and_datatype_in_the_order_of_the_network() -> None:
 
 
 def test_layers_that_hold_no_data_are_not_counted() -> None:
-    found = histogram(read_layers([RTX]))
+    found = histogram(read_layers([RTX]), BLOCK_NAME)
     assert list(found) == [
         "other", "stem", "stage1", "patch_embed_2", "stage2", "patch_embed_3", "stage3", "patch_embed_4", "stage4",
         "head",
@@ -218,7 +220,7 @@ def test_numbers_are_those_of_inputs_constants_and_outputs() -> None:
     ],
 )
 def test_the_stage_is_that_of_the_first_node_that_has_one(nodes: tuple[str, ...], stage: str) -> None:
-    assert make(nodes=nodes).stage == stage
+    assert make(nodes=nodes).stage(BLOCK_NAME) == stage
 
 
 SMALL = """<ir_version: 9, opset_import: ["" : 19]>
@@ -253,4 +255,4 @@ def test_the_installed_rtx_still_writes_so() -> None:
     assert {layer.datatype for layer in layers if "stage1_0/int8_product" in layer.nodes} == {"int8"}
     (half,) = [layer for layer in layers if "stage1_0/half_product" in layer.nodes]
     assert half.nodes == ("stage1_0/half_product", "stage1_0/relu")
-    assert (half.inputs, half.outputs, half.stage) == (("fp16", "fp16"), ("fp16",), "stage1")
+    assert (half.inputs, half.outputs, half.stage(BLOCK_NAME)) == (("fp16", "fp16"), ("fp16",), "stage1")

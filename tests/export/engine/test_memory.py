@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rest_deploy.artifact.profile import InputSize
-from rest_deploy.export.engine.memory import estimate_activation_bytes
-from rest_deploy.models.config import ResTConfig, get_config
+from rest_deploy.models.family import FAMILIES, get_config
+from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.specs import Precision
 
 #: What the docstring of the estimate promises, as a share of what was measured.
@@ -71,7 +71,7 @@ MEASURED = {
 
 
 def estimate(model: str, largest: str, precision: Precision = Precision.FP32) -> int:
-    return estimate_activation_bytes(CONFIGS[model], InputSize.parse(largest), precision)
+    return FAMILIES["rest"].engine_bytes(CONFIGS[model], InputSize.parse(largest), precision)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_estimate_is_near_what_was_measured(model: str, largest: str, measur
 
 
 def test_the_promise_is_the_one_in_the_docstring() -> None:
-    assert f"Within {TOLERANCE:.0%} of what TensorRT-RTX 1.7" in str(estimate_activation_bytes.__doc__)
+    assert f"Within {TOLERANCE:.0%} of what TensorRT-RTX 1.7" in str(FAMILIES["rest"].engine_bytes.__doc__)
 
 
 @pytest.mark.parametrize("model", CONFIGS)
@@ -107,7 +107,8 @@ def test_the_grid_of_each_stage_is_rounded_up() -> None:
     """Of a network whose second stage is the widest: 257 and 258 tokens a side become 129."""
     config = ResTConfig(sr_ratios=(32, 4, 2, 1))
     odd, even = (
-        estimate_activation_bytes(config, InputSize.parse(f"1x{side}x{side}"), Precision.FP32) for side in (1028, 1032)
+        FAMILIES["rest"].engine_bytes(config, InputSize.parse(f"1x{side}x{side}"), Precision.FP32)
+        for side in (1028, 1032)
     )
     assert odd == even
 

@@ -22,9 +22,9 @@ from rest_deploy.export.engine.builder import build
 from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.layers import histogram, prove
-from rest_deploy.export.engine.memory import estimate_activation_bytes
 from rest_deploy.export.formats import FormatRequest, get_format
-from rest_deploy.models.config import ResTConfig
+from rest_deploy.models.family import FAMILIES
+from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import ImageSize, Precision
@@ -74,7 +74,7 @@ def test_engines_in_fp32(
     assert all(set(counts) == {"fp32"} for counts in record.layers.values())
     assert record.layers["stage3"]["fp32"] > 20
     largest = max((profile.max for profile in profiles), key=lambda size: size.batch * size.size.height**4)
-    estimate = estimate_activation_bytes(ResTConfig.from_dict(info.config), largest, Precision.FP32)
+    estimate = FAMILIES["rest"].engine_bytes(ResTConfig.from_dict(info.config), largest, Precision.FP32)
     assert record.activation_bytes == pytest.approx(estimate, rel=0.3)
 
 

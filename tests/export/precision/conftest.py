@@ -10,9 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from torch import nn
 
-from rest_deploy.models.deploy import to_deploy
+from rest_deploy.models.deploy import DeployResT, to_deploy
 from rest_deploy.models.rest import ResT
 from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import Precision
@@ -20,7 +19,7 @@ from rest_deploy.verification import candidate_of
 
 
 @pytest.fixture(scope="session")
-def tiny_deploy(tiny_model: ResT) -> nn.Sequential:
+def tiny_deploy(tiny_model: ResT) -> DeployResT:
     return to_deploy(tiny_model)
 
 

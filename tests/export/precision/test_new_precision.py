@@ -20,7 +20,7 @@ from rest_deploy.errors import ConfigError, VerificationError
 from rest_deploy.export.engine.config import check_targets
 from rest_deploy.export.formats import FORMATS
 from rest_deploy.export.precision.plan import PrecisionPlan, Source
-from rest_deploy.models.memory import network_bytes
+from rest_deploy.models.family import network_bytes
 from rest_deploy.pipeline import ExportRequest, reduce_precision, run_export
 from rest_deploy.recipes import Limits, Recipe
 from rest_deploy.runtimes.registry import read_info

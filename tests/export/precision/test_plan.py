@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx
 import pytest
-from torch import nn
 
 from rest_deploy.errors import ExportError
-from rest_deploy.export.precision.plan import PrecisionPlan, display, plan_for
+from rest_deploy.export.precision.plan import PrecisionPlan, plan_for
+from rest_deploy.models.deploy import DeployResT
 from rest_deploy.specs import Precision
 
 HALVES = [
@@ -17,14 +17,14 @@ HALVES = [
 ]
 
 
-def test_parts_are_halves_of_blocks_and_the_pieces_between(tiny_deploy: nn.Sequential) -> None:
+def test_parts_are_halves_of_blocks_and_the_pieces_between(tiny_deploy: DeployResT) -> None:
     plan = plan_for(tiny_deploy, Precision.FP16)
     pieces = {"stem", "patch_embed_2", "patch_embed_3", "patch_embed_4", "head"}
     assert set(plan.lowered()) == pieces | set(HALVES)
     assert plan.lowered()[:3] == ("stem", "stage1_0.attn", "stage1_0.mlp")  # in the order of the network
 
 
-def test_the_deploy_form_declares_what_stays_fp32(tiny_deploy: nn.Sequential) -> None:
+def test_the_deploy_form_declares_what_stays_fp32(tiny_deploy: DeployResT) -> None:
     plan = plan_for(tiny_deploy, Precision.INT8)
     declared = {part.rpartition(".")[2] for part in plan.declared}
     assert declared == {"norm", "sr_norm", "centre", "softmax", "pool"}
@@ -33,7 +33,7 @@ def test_the_deploy_form_declares_what_stays_fp32(tiny_deploy: nn.Sequential) ->
     assert plan.kept(Precision.INT8) == {}
 
 
-def test_every_node_of_the_graph_belongs_to_a_part(tiny_deploy: nn.Sequential, tiny_graph: onnx.ModelProto) -> None:
+def test_every_node_of_the_graph_belongs_to_a_part(tiny_deploy: DeployResT, tiny_graph: onnx.ModelProto) -> None:
     plan = plan_for(tiny_deploy, Precision.FP16)
     found = {plan.part_of(node.name) for node in tiny_graph.graph.node}
     assert found == set(plan.parts)
@@ -59,7 +59,7 @@ def test_changes_make_a_new_plan() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "shown"), [("stage3_12.attn", "stage3.12.attn"), ("stem", "stem"), ("patch_embed_2", "patch_embed_2")]
+    ("part", "shown"), [("stage3_1.attn", "stage3.1.attn"), ("stem", "stem"), ("patch_embed_2", "patch_embed_2")]
 )
-def test_parts_are_shown_by_the_authors_names(part: str, shown: str) -> None:
-    assert display(part) == shown
+def test_parts_are_shown_by_the_authors_names(tiny_deploy: DeployResT, part: str, shown: str) -> None:
+    assert plan_for(tiny_deploy, Precision.FP16).display(part) == shown
