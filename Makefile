@@ -33,12 +33,12 @@ soak: $(VENV)/.made
 # onnxsim's that 0.7.0 did not make yet, and uncompressed YCbCr in TIFF, which Pillow 12.3.0 cannot read back.
 OLDEST := $(VENV)-oldest
 OLDEST_TESTS := tests/reliability/test_untrusted_onnx.py tests/reliability/test_untrusted_checkpoints.py tests/artifact tests/preprocess tests/models tests/runtimes/test_ort.py tests/test_predictor.py \
-	tests/export/test_onnx_exporter.py tests/export/test_passes.py tests/cli/test_commands.py
+	tests/export/test_onnx_exporter.py tests/export/test_checks.py tests/cli/test_commands.py
 oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[export,cpu,bench,report,dev]"
 	$(OLDEST)/bin/python -m pytest -n 2 -p no:cacheprovider $(OLDEST_TESTS) \
-		--deselect tests/export/test_passes.py::test_reductions_that_onnxsim_merges_are_not_kept \
+		--deselect tests/export/test_checks.py::test_reductions_that_onnxsim_merges_are_not_kept \
 		--deselect "tests/preprocess/test_images.py::test_every_mode_in_files[1.tif-YCbCr]"
 
 # What deploying takes, on other Pythons, where they are installed; PyTorch's builds without CUDA are at hand for one version

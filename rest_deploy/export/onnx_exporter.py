@@ -15,10 +15,8 @@ import torch
 
 from rest_deploy.errors import ExportError, one_line
 from rest_deploy.export.assemble import assemble
+from rest_deploy.export.checks import check_graph, simplify
 from rest_deploy.export.onnx_format import OnnxConfig
-from rest_deploy.export.passes.check_graph import check_graph
-from rest_deploy.export.passes.free_sizes import free_sizes
-from rest_deploy.export.passes.simplify import simplify
 from rest_deploy.export.trace import trace
 from rest_deploy.export.translate import TRANSLATIONS
 from rest_deploy.models.family import family_of
@@ -71,6 +69,30 @@ def export(
     del model.metadata_props[:], model.graph.value_info[:]  # onnxsim's notes; shapes that runtimes infer anew
     onnx.save(model, str(target))
     return OnnxNotes(config.opset, model.ir_version, len(model.graph.node), config.simplify and why is None, why)
+
+
+def free_sizes(model: onnx.ModelProto, name: str, image: TensorSpec, outputs: Sequence[TensorSpec]) -> onnx.ModelProto:
+    """Give the graph a name and the declared input and outputs, and no other shapes.
+
+    Postcondition: the graph has one input and these outputs, with names, dtypes and shapes as declared; its nodes carry
+    no traces of the exporter's source files.
+    """
+    model.graph.name = name
+    for value, spec in zip((*model.graph.input, *model.graph.output), (image, *outputs), strict=True):
+        _rename(model, value.name, spec.name)
+        value.CopyFrom(onnx.helper.make_tensor_value_info(spec.name, onnx.TensorProto.FLOAT, spec.shape))
+    del model.graph.value_info[:]
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    return model
+
+
+def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
+    for node in model.graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
 
 
 def _to_onnx(deploy: DeployForm, channels: int, opset: int) -> onnx.ModelProto:

@@ -229,7 +229,9 @@ def test_a_budget_is_held_by_keeping_the_worst_parts(pictures: Path, tmp_path: P
         ),
         lambda *step: told.append(step),
     )
-    assert {"calibrating", "what each part costs", "keeping the worst parts wider"} <= {step for _, step in told}
+    assert {"calibrating", "what each part costs", "keeping the worst parts in higher precision"} <= {
+        step for _, step in told
+    }
     assert all(0 <= share <= 1 for share, _ in told)
     plan = _plan(made)
     assert plan.kept

@@ -22,8 +22,8 @@ from rest_deploy.benchmarking.contenders import Contender
 from rest_deploy.benchmarking.run import _checked_threads
 from rest_deploy.errors import ConfigError
 from rest_deploy.export import as_written
+from rest_deploy.export.checks import simplify
 from rest_deploy.export.cpu_session import CpuSession
-from rest_deploy.export.passes.simplify import simplify
 from rest_deploy.export.precision.calibration import calibrate
 from rest_deploy.export.trace import trace
 from rest_deploy.models.deploy import to_deploy

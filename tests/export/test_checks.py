@@ -11,11 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rest_deploy.errors import ExportError
-from rest_deploy.export.onnx_exporter import OnnxConfig, export
-from rest_deploy.export.passes import simplify as simplify_module
-from rest_deploy.export.passes.check_graph import check_graph
-from rest_deploy.export.passes.free_sizes import free_sizes
-from rest_deploy.export.passes.simplify import simplify
+from rest_deploy.export import checks
+from rest_deploy.export.checks import check_graph, simplify
+from rest_deploy.export.onnx_exporter import OnnxConfig, export, free_sizes
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.family import FAMILIES
 from rest_deploy.models.network import Structure
@@ -96,7 +94,7 @@ def test_simplifying_that_fails_keeps_the_graph(
     def fail(model: onnx.ModelProto, **_: object) -> tuple[onnx.ModelProto, bool]:
         raise RuntimeError("segmented\nfault")
 
-    monkeypatch.setattr(simplify_module.onnxsim, "simplify", fail)
+    monkeypatch.setattr(checks.onnxsim, "simplify", fail)
     kept, why = simplify(graph, expected, REST)
     assert kept is graph
     assert why == "onnxsim failed: segmented fault"
@@ -112,7 +110,7 @@ def test_simplifying_that_changes_an_output_keeps_the_graph(
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1e-2), bias.name))
         return spoiled, True
 
-    monkeypatch.setattr(simplify_module.onnxsim, "simplify", spoil)
+    monkeypatch.setattr(checks.onnxsim, "simplify", spoil)
     kept, why = simplify(graph, expected, REST)
     assert kept is graph
     assert why is not None
@@ -129,7 +127,7 @@ def test_simplifying_that_bakes_a_size_keeps_the_graph(
         _find(baked, "Reshape").input[1] = "baked"
         return baked, True
 
-    monkeypatch.setattr(simplify_module.onnxsim, "simplify", bake)
+    monkeypatch.setattr(checks.onnxsim, "simplify", bake)
     kept, why = simplify(graph, expected, REST)
     assert kept is graph
     assert why is not None
@@ -144,8 +142,8 @@ def test_reductions_that_onnxsim_merges_are_not_kept(
     image, logits = (TensorSpec(n, "float32", s) for n, s in (("image", ("b", 3, "h", "w")), ("logits", ("b", 7))))
     export(to_deploy(tiny_model), image, [logits], path, OnnxConfig(simplify=False))
     raw = onnx.load(str(path))
-    merging = [name for name in simplify_module._SKIPPED if name != "fuse_consecutive_reduce"]
-    monkeypatch.setattr(simplify_module, "_SKIPPED", merging)
+    merging = [name for name in checks._SKIPPED if name != "fuse_consecutive_reduce"]
+    monkeypatch.setattr(checks, "_SKIPPED", merging)
     kept, why = simplify(raw, expected, REST)
     assert kept is raw
     assert why is not None
@@ -162,7 +160,7 @@ def test_simplifying_that_gives_no_numbers_keeps_the_graph(
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32("nan"), bias.name))
         return spoiled, True
 
-    monkeypatch.setattr(simplify_module.onnxsim, "simplify", spoil)
+    monkeypatch.setattr(checks.onnxsim, "simplify", spoil)
     kept, why = simplify(graph, expected, REST)
     assert kept is graph
     assert why is not None
@@ -172,8 +170,8 @@ def test_simplifying_that_gives_no_numbers_keeps_the_graph(
 def test_simplifying_that_no_longer_runs_keeps_the_graph(
     graph: onnx.ModelProto, expected: Structure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(simplify_module.onnxsim, "simplify", lambda model, **_: (model, True))
-    monkeypatch.setattr(simplify_module, "_SIZES", ((1, 0, 5),))
+    monkeypatch.setattr(checks.onnxsim, "simplify", lambda model, **_: (model, True))
+    monkeypatch.setattr(checks, "_SIZES", ((1, 0, 5),))
     kept, why = simplify(graph, expected, REST)
     assert kept is graph
     assert why is not None

@@ -1,1 +1,0 @@
-"""Steps on ONNX graphs: each a model in, a model out, its conditions checked."""
