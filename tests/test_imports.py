@@ -157,6 +157,7 @@ def test_predicting_loads_nothing_heavy(tiny_onnx: Path) -> None:
         "rest_deploy.environment",
         "jinja2",
         "matplotlib",
+        "rich",
     )
     code = "import sys; from rest_deploy.cli.predict import main; main(sys.argv[1:]); "
     code += f"print([m for m in {heavy} if m in sys.modules])"

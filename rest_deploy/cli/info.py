@@ -29,6 +29,7 @@ def _main(arguments: argparse.Namespace) -> int:
 
 def _text(path: Path, info: ArtifactInfo) -> str:
     mib = path.stat().st_size / 2**20
+    names = [info.label(i) for i in range(min(3, info.num_classes))]
     rows = {
         "file": f"{path} ({mib:.1f} MiB)",
         "format": f"{info.format}, {info.precision.value}",
@@ -36,7 +37,7 @@ def _text(path: Path, info: ArtifactInfo) -> str:
         "weights": info.weights,
         "input": f"{info.input.name}: {info.input.dtype} {_shape(info.input.shape)}, {_sizes(info)}",
         "output": "; ".join(f"{own.name}: {own.dtype} {_shape(own.shape)}" for own in info.outputs),
-        "classes": f"{info.num_classes}: {', '.join(info.label(i) for i in range(min(3, info.num_classes)))}, ...",
+        "classes": f"{info.num_classes}: {', '.join(names)}{', ...' if info.num_classes > len(names) else ''}",
         **record_rows(info),
         "assumed": assumed(info),
         "config": ", ".join(f"{key} {value}" for key, value in info.config.items()),

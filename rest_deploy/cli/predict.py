@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -46,10 +47,9 @@ def _main(arguments: argparse.Namespace) -> int:
     paths = [path for image in arguments.images for path in _expand(Path(image))]
     answers: dict[int, list[Prediction] | ImageError] = {}
     options = {"threads": arguments.threads, "max_pixels": arguments.max_pixels}
-    with (
-        Predictor(arguments.artifact, arguments.device, **options) as predictor,
-        progress_display("predicting") as report,
-    ):
+    threading.Thread(target=_load_pillow, name="rest_deploy-pillow").start()
+    opened = Predictor(arguments.artifact, arguments.device, **options)
+    with opened as predictor, progress_display("predicting") as report:
         info = predictor.info
         if info.weights.random:
             print(f"warning: {arguments.artifact} holds random weights; its predictions mean nothing", file=sys.stderr)

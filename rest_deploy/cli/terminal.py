@@ -196,26 +196,31 @@ def _bar(what: str, ended: contextlib.ExitStack) -> Callable[[float, str], None]
         with lock:
             if shown is None and share < 1:
                 shown = ended.enter_context(_rich_progress())
-                shown.add_task("")
             if shown is None:
                 return
-            (task,) = shown.task_ids
-            if share < last[0] or (not share and step != last[1]):
-                shown.reset(task)
+            said = {"description": f"{what}: {clean(step)}", "total": 1.0 if share else None, "completed": share}
+            another = share < last[0] or (not share and step != last[1]) or (share and not last[0])
+            if another or not shown.task_ids:
+                for task in shown.task_ids:
+                    shown.remove_task(task)
+                shown.add_task(**said)
             last = share, step
-            known = {"total": 1.0, "completed": share} if share else {"total": None}
-            shown.update(task, description=f"{what}: {clean(step)}", **known)
+            shown.update(shown.task_ids[0], **said)
+            shown.refresh()
 
     return report
 
 
 def _rich_progress() -> Any:
-    """How far, how long so far, how long still; a bar that only moves where a step does not tell how far it is."""
+    """How far, how long so far, how long still.
+
+    It draws when something is reported and has no thread of its own: what is measured meanwhile is not disturbed, and
+    standard error can be held back (``doctor/checks.py``).
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         Progress,
-        SpinnerColumn,
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
@@ -225,4 +230,5 @@ def _rich_progress() -> Any:
 
     step = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     bar, times = (BarColumn(20), TaskProgressColumn()), (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    return Progress(SpinnerColumn(), step, *bar, *times, console=Console(stderr=True), transient=True)
+    quiet = {"transient": True, "auto_refresh": False, "redirect_stdout": False}
+    return Progress(step, *bar, *times, console=Console(stderr=True), **quiet)

@@ -115,7 +115,7 @@ ONNXRUNTIME, CUDA_PYTHON = "onnxruntime", "cuda.bindings.runtime"
 _MODULES = (
     *("numpy", "PIL", ONNXRUNTIME, CUDA_PYTHON),
     *(module for row in LIBRARIES.values() for module in row.modules),
-    *("openvino", "onnx", "onnxscript", "onnxsim", "safetensors", "psutil", "pynvml", "jinja2", "matplotlib"),
+    *("openvino", "onnx", "onnxscript", "onnxsim", "safetensors", "psutil", "pynvml", "jinja2", "matplotlib", "rich"),
     "torch",  # last: it brings CUDA's libraries into the process, with which others load that would not without it
 )
 

@@ -156,7 +156,7 @@ class Runtime(ABC):
         outputs = self._run(self._as_input(batch))
         for spec in self.info.outputs:
             values = outputs[spec.name]
-            if spec.stride is not None and values.shape != (wanted := spec.sizes(len(batch), *batch.shape[2:])):
+            if values.shape != (wanted := spec.sizes(len(batch), *batch.shape[2:])):
                 raise PredictorError(
                     f"{self.path}: {spec.name} is of shape {values.shape}, and by its record {wanted}; export it again"
                 )

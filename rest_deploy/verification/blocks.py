@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from rest_deploy.models.reference import BlockRun
 
-_LOGITS = "head"  # the block whose output is the logits
 #: Operators whose results are weights and sizes, which blocks may share.
 _NO_OUTPUTS = frozenset({"Constant", "Shape", "Gather", "Concat", "DequantizeLinear"})
 
@@ -39,9 +38,8 @@ class BlockComparison:
     @property
     def verdicts(self) -> dict[str, ValueVerdict]:
         """The judgement of each."""
-        return {
-            name: judge_values(figures, self.limits, largest=name == _LOGITS) for name, figures in self.blocks.items()
-        }
+        last = list(self.blocks)[-1:]  # its output are the logits
+        return {name: judge_values(figures, self.limits, largest=name in last) for name, figures in self.blocks.items()}
 
     @property
     def first_past_tolerance(self) -> str | None:

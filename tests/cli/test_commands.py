@@ -313,6 +313,7 @@ def test_progress_that_nobody_watches_is_a_line_now_and_then(
 _WATCHED = """
 from rest_deploy.cli.terminal import progress_display
 with progress_display("exporting") as report:
+    print("to stdout")
     for step in ("trace", "verify\x1b[31m"):
         for share in SHARES:
             report(share, step)
@@ -332,10 +333,10 @@ def _on_a_terminal(shares: tuple[float, ...], **environment: str) -> str:
             while data := os.read(ours, 4096):
                 seen += data
         assert process.stdout is not None
-        imported = process.stdout.read().decode().strip()
+        said, imported = process.stdout.read().decode().split("\n", 1)
     os.close(ours)
-    assert process.returncode == 0
-    return f"rich {imported}\n{seen.decode()}"
+    assert (process.returncode, said) == (0, "to stdout")
+    return f"rich {imported.strip()}\n{seen.decode()}"
 
 
 def test_progress_that_a_person_watches() -> None:
@@ -344,6 +345,7 @@ def test_progress_that_a_person_watches() -> None:
     assert "exporting: trace" in seen
     assert r"exporting: verify\x1b[31m" in seen  # shown, not obeyed
     assert "50%" in seen
+    assert not re.search(r"\b0%", seen)  # of a step that has not said how far it is
     assert "left" in seen
     assert not re.search(r"\x1b\[[0-9;]*m", seen)  # NO_COLOR
     assert seen.endswith("\x1b[2K")  # wiped

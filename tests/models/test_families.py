@@ -313,3 +313,10 @@ def test_a_graph_of_another_family_under_its_record(artifact: Path, tiny_onnx: P
 def test_what_is_no_config_has_no_family() -> None:
     with pytest.raises(ConfigError, match="accepted: ResTConfig, ToyConfig"):
         family_of(3)
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_no_operator_makes_much_of_little(name: str) -> None:
+    """A record chooses its family, so none may allow what takes a size from the file, or holds a graph."""
+    never = {"ConstantOfShape", "Expand", "If", "Loop", "Pad", "Range", "Resize", "Scan", "Tile", "Upsample"}
+    assert not FAMILIES[name].operators & never

@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from rest_deploy.errors import ArtifactError, DeviceError
+from rest_deploy.errors import ArtifactError, DeviceError, PredictorError
 from rest_deploy.runtimes import ort as module
 from rest_deploy.runtimes.ort import OnnxRuntime, open_session
 from rest_deploy.specs import Device
@@ -204,3 +204,17 @@ def test_a_runtime_without_integers_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
     with pytest.raises(DeviceError, match="cannot multiply 8-bit integers on this CPU: no MatMulInteger"):
         module.sums_saturate()
+
+
+@pytest.mark.parametrize("classes", [6, 8])
+@pytest.mark.parametrize("bad", [False, True])
+def test_logits_of_another_number_than_the_record_says(
+    classes: int, bad: bool, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a graph that declares 7 classes and computes others: its last node decides."""
+    batch = np.zeros((2, 3, 20, 20), np.float32)
+    batch[1, 0, 0, 0] = np.nan if bad else 0
+    with OnnxRuntime(tiny_onnx) as runtime:
+        monkeypatch.setattr(runtime, "_run", lambda batch: {"logits": np.zeros((len(batch), classes), np.float32)})
+        with pytest.raises(PredictorError, match=rf"logits is of shape \(\d, {classes}\).*\(\d, 7\)"):
+            runtime.run(batch)

@@ -24,7 +24,13 @@ def test_int8_blocks_are_judged_by_what_most_of_their_values_lose() -> None:
     exact -= exact.mean()  # else zeros would be further off than their standard deviation
     clipped = np.clip(exact, -1.5, 1.5)
     clipped[0, 0, :4] += 15
-    ours = {"clipped": clipped, "zeros": 0 * exact, "shifted": exact + 0.8, "other": exact[:, ::-1], "head": clipped}
+    ours = {
+        "clipped": clipped,
+        "zeros": 0 * exact,
+        "shifted": exact + 0.8,
+        "other": exact[:, ::-1],
+        "classifier": clipped,
+    }
     found = compare_blocks(CASE, ours, dict.fromkeys(ours, exact), None, limits)
     verdicts = list(found.verdicts.values())
     assert [verdict.judged_by for verdict in verdicts] == ["rms_error"] * 4 + ["max_error"]

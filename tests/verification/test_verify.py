@@ -14,10 +14,10 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from rest_deploy import Predictor, verify
+from rest_deploy import Predictor, export, verify
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.cli.verify import _text as text
-from rest_deploy.errors import ConfigError, VerificationError
+from rest_deploy.errors import ArtifactError, ConfigError, VerificationError
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
@@ -32,6 +32,7 @@ from rest_deploy.verification import Case, Images, Limits, Verification, synthet
 from rest_deploy.verification import images as images_module
 from rest_deploy.verification.figures import LogitFigures, accuracy_of
 from tests.conftest import IMAGES, TINY, lively
+from tests.reliability.odd_values import sealed_with
 
 SIZE = ImageSize(33, 40)
 ONE = [Case(2, SIZE)]
@@ -502,3 +503,15 @@ def test_ctrl_c_keeps_the_images_that_were_done(
     assert found.interrupted
     assert found.artifacts[0].images[0].figures.images == 7  # the eighth was still waiting to be run
     assert found.to_dict()["data"]["interrupted"] is True
+
+
+def test_a_graph_with_other_outputs_than_its_record(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Files in half precision are computed by another session than a runtime's."""
+    path = export(None, tmp_path / "half.onnx", checkpoint=tiny_checkpoint, precision="fp16", compare_speed=False)
+    model, record = onnx.load(path), read_info(path).to_json()
+    del model.metadata_props[:]
+    (last,) = (node for node in model.graph.node if "logits" in node.output)
+    last.output[0] = model.graph.output[0].name = "other"
+    sealed_with(model.SerializeToString(), path, record)
+    with pytest.raises(ArtifactError, match=r"half\.onnx: its record is of another network than its graph"):
+        verify(path, tiny_checkpoint, sizes=[ImageSize(20, 20)])
