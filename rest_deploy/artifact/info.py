@@ -210,7 +210,7 @@ class ArtifactInfo:
             )
         unknown = sorted(set(self.assumed) - set(ASSUMABLE))
         if unknown or not all(isinstance(value, str) for value in self.assumed.values()):
-            raise ArtifactError(f"assumed: {unknown or 'values that are no text'}; known: {', '.join(ASSUMABLE)}")
+            raise ArtifactError(f"assumed: {unknown or 'values that are not text'}; known: {', '.join(ASSUMABLE)}")
 
     @property
     def num_classes(self) -> int:
@@ -272,10 +272,10 @@ class ArtifactInfo:
         try:
             values = load_json(text)
         except ValueError as exc:
-            raise ArtifactError(f"{path}: metadata is no JSON: {one_line(exc)}") from exc
+            raise ArtifactError(f"{path}: metadata is not JSON: {one_line(exc)}") from exc
         try:
             if not isinstance(values, dict):
-                raise ArtifactError("metadata is no JSON object")
+                raise ArtifactError("metadata is not a JSON object")
             return cls.from_dict({name: value for name, value in values.items() if name != beside})
         except ArtifactError as exc:
             raise ArtifactError(f"{path}: {exc}") from exc

@@ -94,7 +94,7 @@ def _matching(engine: Path, read_plan: Callable[[], tuple[str, int]]) -> Artifac
         told = _parse(engine, text)
         record = told.engine
         if record is None:
-            raise ArtifactError(f"{manifest_path(engine)}: it tells of no engine; {_again(engine)}")
+            raise ArtifactError(f"{manifest_path(engine)}: it has no engine; {_again(engine)}")
         try:
             found, size = read_plan()
         except OSError as exc:
@@ -122,7 +122,7 @@ def _states(engine: Path) -> tuple[State, State]:
 def _text(engine: Path) -> str:
     path = manifest_path(engine)
     if path.exists() and not path.is_file():
-        raise ArtifactError(f"{path}: it is no file; {_again(engine)}")
+        raise ArtifactError(f"{path}: it is not a file; {_again(engine)}")
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
@@ -134,7 +134,7 @@ def _text(engine: Path) -> str:
             f"{engine}: its manifest {path.name} is not beside it; copy it along, or rebuild both: {_rebuild(engine)}"
         ) from exc
     except UnicodeDecodeError as exc:
-        raise ArtifactError(f"{path}: it is no text; {_again(engine)}") from exc
+        raise ArtifactError(f"{path}: it is not text; {_again(engine)}") from exc
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}") from exc
 

@@ -79,7 +79,7 @@ def _system(report: Report) -> list[str]:
         "Python": f"{told['python']} ({report.executable})",
         "system": told["os"],
         "CPU": f"{told['cpu']}, {usable}{quota}",
-        "memory": f"{told['memory_mib']} MiB" if told["memory_mib"] is not None else "not told",
+        "memory": f"{told['memory_mib']} MiB" if told["memory_mib"] is not None else "not known",
         "8-bit sums": _integers(report),
         **told["variables"],
     }
@@ -124,7 +124,7 @@ def _provider(provider: Provider) -> str:
 
 def _artifacts(report: Report) -> list[str]:
     if report.artifacts_problem:
-        return _lines("", f"nothing can be told: {report.artifacts_problem}")
+        return _lines("", f"the artifacts cannot be listed: {report.artifacts_problem}")
     lines, steps, notes = [_row("artifact", "", "export", "run on cpu", "run on gpu", "missing step")], _Steps(), []
     for artifact in report.artifacts:
         abilities = [artifact.abilities[name] for name in ABILITIES]

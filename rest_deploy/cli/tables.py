@@ -111,7 +111,7 @@ def check_outputs(outputs: Sequence[Path], report: Path | None) -> None:
     """
     for path in outputs:
         if path.suffix.lower() not in SUFFIXES:
-            raise ConfigError(f"{path}: what to write is told by the suffix; accepted: {', '.join(SUFFIXES)}")
+            raise ConfigError(f"{path}: the suffix says what to write; accepted: {', '.join(SUFFIXES)}")
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{report}: a report is an HTML file; accepted: .html")
     if report is not None:

@@ -102,7 +102,7 @@ def _main(arguments: argparse.Namespace) -> int:
     if arguments.data is not None:
         data = Images(arguments.data, arguments.ground_truth, change, arguments.max_images, _given(arguments.batch, 1))
     elif (arguments.ground_truth, change, arguments.max_images, arguments.batch) != (None,) * 4:
-        raise ConfigError("flags that tell of images were given without images; give --data DIR")
+        raise ConfigError("flags for images need images; give --data DIR")
     heads = tuple(arguments.num_heads) if arguments.num_heads else None
     choice = WeightsChoice(arguments.weights_key, arguments.key_prefix, heads)
     benchmark = read_other(arguments.benchmark, "rest-bench", arguments.report, "--benchmark")

@@ -122,7 +122,7 @@ class Demand:
         """What is missing, as one line; empty where nothing is."""
         artifact = next((artifact for artifact in report.artifacts if artifact.key == self.key), None)
         if artifact is None:
-            return f"{self}: nothing can be told of artifacts here: {report.artifacts_problem}"
+            return f"{self}: artifacts cannot be listed here: {report.artifacts_problem}"
         name = self.ability or CPU
         if self.ability is None and artifact.abilities[CPU].possible is Possible.NEVER:
             name = CUDA if report.has_gpu else EXPORT

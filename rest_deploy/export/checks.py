@@ -40,12 +40,12 @@ def check_graph(model: onnx.ModelProto, structure: Structure, operators: Set[str
         operators: That graphs of its family may have.
 
     Raises:
-        ExportError: It is no valid ONNX, has other operators, a normalisation taken apart, or a size baked in.
+        ExportError: It is not valid ONNX, has other operators, a normalisation taken apart, or a size baked in.
     """
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as exc:
-        raise ExportError(f"the graph is no valid ONNX: {str(exc).splitlines()[0]}") from exc
+        raise ExportError(f"the graph is not valid ONNX: {str(exc).splitlines()[0]}") from exc
     counts = Counter(node.op_type for node in model.graph.node)
     strange = sorted(set(counts) - operators)
     if strange:

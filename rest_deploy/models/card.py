@@ -85,4 +85,4 @@ class Card:
                 activation=activation,
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
-            raise CheckpointError(f"the checkpoint's {CARD_KEY!r} entry is no model card: {one_line(exc)}") from exc
+            raise CheckpointError(f"the checkpoint's {CARD_KEY!r} entry is not a model card: {one_line(exc)}") from exc

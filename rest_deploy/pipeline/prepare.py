@@ -230,7 +230,7 @@ class ImageInputs:
         if not (most := float(np.abs(values).max())) <= self.largest:
             raise ConfigError(
                 f"{source}: mean and std make an input with values up to {most:.3g} of it, and the file would take at "
-                f"most {self.largest:.6g}; mend --mean and --std, or export fp32"
+                f"most {self.largest:.6g}; correct --mean and --std, or export fp32"
             )
         return values
 

@@ -173,7 +173,7 @@ def _check_shapes(session: Any, info: ArtifactInfo, path: Path) -> None:
     """The record and the graph behind it must tell of the same network."""
     for found, said in ((session.get_inputs(), (info.input,)), (session.get_outputs(), info.outputs)):
         if [(value.name, value.shape) for value in found] != [(spec.name, list(spec.shape)) for spec in said]:
-            raise ArtifactError(f"{path}: its record tells of another network than its graph; export it again")
+            raise ArtifactError(f"{path}: its record is of another network than its graph; export it again")
 
 
 def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_manifest_that_is_none_is_not_moved(engine: Path) -> None:
             plan.write_bytes(NEW)
             manifest.write_text("{")
 
-    with pytest.raises(ArtifactError, match="metadata is no JSON"):
+    with pytest.raises(ArtifactError, match="metadata is not JSON"):
         ruin()
     assert contents(engine.parent) == before
 

@@ -246,11 +246,11 @@ def test_an_input_without_a_number_of_channels_is_refused(shape):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "metadata is no JSON"),
-        ("{", "metadata is no JSON"),
-        ("[]", "metadata is no JSON object"),
-        ("null", "metadata is no JSON object"),
-        ('"rest"', "metadata is no JSON object"),
+        ("", "metadata is not JSON"),
+        ("{", "metadata is not JSON"),
+        ("[]", "metadata is not a JSON object"),
+        ("null", "metadata is not a JSON object"),
+        ('"rest"', "metadata is not a JSON object"),
         ('{"schema": 1}', "metadata of schema 1.*export"),
         ("[" * 100_000, "metadata"),  # deeper than Python's recursion limit
     ],

@@ -130,14 +130,14 @@ def test_a_manifest_of_another_plan(engine):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "metadata is no JSON"),
-        (b'{"schema": 1', "metadata is no JSON"),
-        (b"[]", "metadata is no JSON object"),
+        (b"", "metadata is not JSON"),
+        (b'{"schema": 1', "metadata is not JSON"),
+        (b"[]", "metadata is not a JSON object"),
         (b"{}", "metadata of schema None"),
-        (b"\xef\xbb\xbf{}", "metadata is no JSON"),  # Notepad's byte order mark
-        (b"\xff\xfe{\0}\0", "it is no text"),  # UTF-16
-        (b"[" * 100_000, "metadata is no JSON"),
-        (PLAN, "it is no text"),
+        (b"\xef\xbb\xbf{}", "metadata is not JSON"),  # Notepad's byte order mark
+        (b"\xff\xfe{\0}\0", "it is not text"),  # UTF-16
+        (b"[" * 100_000, "metadata is not JSON"),
+        (PLAN, "it is not text"),
     ],
     ids=["empty", "cut", "list", "bare", "mark", "utf-16", "deep", "plan"],
 )
@@ -151,7 +151,7 @@ def test_a_truncated_manifest_is_refused_wherever_it_was_cut(engine):
     whole = path.read_bytes()
     for length in range(0, len(whole) - 2, 101):
         path.write_bytes(whole[:length])
-        refused(engine, "metadata is no JSON|it is no text")
+        refused(engine, "metadata is not JSON|it is not text")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_an_edited_manifest(engine, change, said):
 
 def test_a_manifest_of_something_else_than_an_engine(engine):
     edit(engine, lambda values: values.pop("engine"))
-    refused(engine, r"rest\.engine\.json: it tells of no engine; copy it again")
+    refused(engine, r"rest\.engine\.json: it has no engine; copy it again")
 
 
 def test_a_manifest_without_end(engine, monkeypatch):
@@ -189,13 +189,13 @@ def test_a_manifest_without_end(engine, monkeypatch):
 def test_a_folder_in_place_of_the_manifest(engine):
     manifest_path(engine).unlink()
     manifest_path(engine).mkdir()
-    refused(engine, r"rest\.engine\.json: it is no file; copy it again")
+    refused(engine, r"rest\.engine\.json: it is not a file; copy it again")
 
 
 def test_a_pipe_in_place_of_the_manifest_is_not_waited_for(engine):
     manifest_path(engine).unlink()
     os.mkfifo(manifest_path(engine))
-    refused(engine, r"rest\.engine\.json: it is no file; copy it again")
+    refused(engine, r"rest\.engine\.json: it is not a file; copy it again")
 
 
 def test_a_plan_that_cannot_be_read(engine, monkeypatch):

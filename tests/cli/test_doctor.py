@@ -167,8 +167,8 @@ def test_nothing_is_told_of_artifacts(monkeypatch: MonkeyPatch, capsys: Capture)
     done = Outcome(doctor, ["--require", "onnx"], capsys)
     assert done.code == 1
     assert "Artifacts\n" in done.out
-    assert "nothing can be told: TypeError: " in done.out
-    assert done.err.startswith("error: onnx: nothing can be told of artifacts here: ")
+    assert "the artifacts cannot be listed: TypeError: " in done.out
+    assert done.err.startswith("error: onnx: artifacts cannot be listed here: ")
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])

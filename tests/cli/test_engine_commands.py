@@ -138,7 +138,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no plan": (Path.unlink, "no such file; make it: rest-export --model"),
     "no manifest": (lambda engine: manifest_path(engine).unlink(), "its manifest tiny.engine.json is not beside it"),
     "manifest of nothing": (lambda engine: manifest_path(engine).write_text("{}") and None, "metadata of schema None"),
-    "manifest in ruins": (lambda engine: manifest_path(engine).write_text("{") and None, "metadata is no JSON"),
+    "manifest in ruins": (lambda engine: manifest_path(engine).write_text("{") and None, "metadata is not JSON"),
     "edited digest": (_edit('"plan_sha256": "', '"plan_sha256": "0'), "accepted: a SHA-256"),
     "edited version": (_edit('"version": "1.7.1.116"', '"version": "1.6.0"'), "built with TensorRT-RTX 1.6.0, here is"),
     "edited targets": (_edit('"sm89"', '"sm75"'), "here is NVIDIA GeForce RTX 4090 (sm89); rebuild: rest-export"),

@@ -40,7 +40,7 @@ def test_abilities_that_there_are_not(text: str) -> None:
 def test_where_nothing_can_be_told_the_reason_is_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rest_deploy.doctor.artifacts._kinds", None)
     report = Machine(monkeypatch, onnxruntime=FakeOnnxRuntime()).look()
-    assert Demand("onnx", "cuda").unmet(report).startswith("onnx:cuda: nothing can be told of artifacts here: TypeErr")
+    assert Demand("onnx", "cuda").unmet(report).startswith("onnx:cuda: artifacts cannot be listed here: TypeErr")
 
 
 MACHINES = {

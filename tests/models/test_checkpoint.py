@@ -120,12 +120,12 @@ def test_weights_stay_as_stored(tmp_path, dtype):
     ],
 )
 def test_what_is_no_card_is_refused(tmp_path, text):
-    with pytest.raises(CheckpointError, match="the checkpoint's 'rest_deploy' entry is no model card"):
+    with pytest.raises(CheckpointError, match="the checkpoint's 'rest_deploy' entry is not a model card"):
         Card.from_json(text)
     save_file(SMALL, tmp_path / "a.safetensors", metadata={"rest_deploy": text})
     torch.save({**SMALL, "rest_deploy": text}, tmp_path / "a.pth")
     for name in ("a.safetensors", "a.pth"):
-        with pytest.raises(CheckpointError, match="is no model card"):
+        with pytest.raises(CheckpointError, match="is not a model card"):
             load_checkpoint(tmp_path / name)
 
 
@@ -294,7 +294,7 @@ def checkpoint_or_error(path):
         return load_checkpoint(path)
     except CheckpointError as exc:
         message = str(exc)
-    assert str(path) in message or "is no model card" in message
+    assert str(path) in message or "is not a model card" in message
     return None
 
 

@@ -362,7 +362,7 @@ def load_timing_cache(path: Path, build_config: Any, log: TensorRTLog) -> None:
         _log.warning("timing cache %s cannot be read, and is not used: %s", path, exc.strerror)
     cache = build_config.create_timing_cache(blob)
     if cache is None or build_config.set_timing_cache(cache, False) is False:
-        _log.warning("timing cache %s is of another version or GPU; it is made anew", path)
+        _log.warning("timing cache %s is of another version or GPU; it is replaced", path)
         empty = log.attempt("make a timing cache", ExportError, build_config.create_timing_cache, b"")
         log.attempt("use a timing cache", ExportError, build_config.set_timing_cache, empty, False)
 

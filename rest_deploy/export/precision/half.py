@@ -53,7 +53,7 @@ def to_half(model: onnx.ModelProto, plan: PrecisionPlan) -> onnx.ModelProto:
         onnx.checker.check_model(lowered)
         onnx.shape_inference.infer_shapes(lowered, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise ExportError(f"the graph in half precision is no valid ONNX: {str(exc).splitlines()[0]}") from exc
+        raise ExportError(f"the graph in half precision is not valid ONNX: {str(exc).splitlines()[0]}") from exc
     return lowered
 
 

@@ -282,7 +282,7 @@ def _rebuilt(
     """The model with other nodes, and with more initializers; those that no node takes any more are dropped.
 
     Raises:
-        ExportError: It is no valid ONNX.
+        ExportError: It is not valid ONNX.
     """
     graph = model.graph
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
@@ -296,5 +296,5 @@ def _rebuilt(
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as exc:
-        raise ExportError(f"the graph in INT8 is no valid ONNX: {str(exc).splitlines()[0]}") from exc
+        raise ExportError(f"the graph in INT8 is not valid ONNX: {str(exc).splitlines()[0]}") from exc
     return model

@@ -139,7 +139,7 @@ def test_a_cache_of_another_gpu_is_made_anew(kept: Path, warnings: Any) -> None:
     build_config = settings((12, 0))
     load(kept, build_config)
     assert entries(build_config) == []
-    assert warnings() == [f"timing cache {kept} is of another version or GPU; it is made anew"]
+    assert warnings() == [f"timing cache {kept} is of another version or GPU; it is replaced"]
 
 
 class Refusing:
@@ -162,7 +162,7 @@ def test_a_cache_that_the_library_gives_none_for_is_made_anew(tmp_path: Path, wa
     build_config = Refusing()
     load(tmp_path / "bad.cache", build_config)
     assert build_config.taken == ["empty"]
-    assert warnings() == [f"timing cache {tmp_path / 'bad.cache'} is of another version or GPU; it is made anew"]
+    assert warnings() == [f"timing cache {tmp_path / 'bad.cache'} is of another version or GPU; it is replaced"]
 
 
 @pytest.mark.parametrize(
