@@ -230,5 +230,5 @@ def _rich_progress() -> Any:
 
     step = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     bar, times = (BarColumn(20), TaskProgressColumn()), (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    quiet = {"transient": True, "auto_refresh": False, "redirect_stdout": False}
-    return Progress(step, *bar, *times, console=Console(stderr=True), **quiet)
+    console = Console(stderr=True)
+    return Progress(step, *bar, *times, console=console, transient=True, auto_refresh=False, redirect_stdout=False)
