@@ -53,7 +53,8 @@ def _command(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> str
 
 
 def _lines(text: str) -> list[str]:
-    return [" ".join(_FIGURE.sub("#", line).split()) for line in text.splitlines() if line.strip()]
+    lines = (line for line in text.splitlines() if line.strip() not in ("", "..."))
+    return [" ".join(_FIGURE.sub("#", line).split()) for line in lines]
 
 
 def _missing(shown: str, printed: str) -> list[str]:

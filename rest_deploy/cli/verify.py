@@ -150,7 +150,7 @@ def _text(found: Verification) -> str:
         parts += list(_flips(artifact))
         parts.append(_verdict(artifact))
     if found.data is not None:
-        parts += [f"not read: {clean(name)}: {clean(why)}" for name, why in found.data.skipped]
+        parts += ["\n".join(f"not read: {clean(why)}" for _, why in found.data.skipped)] if found.data.skipped else []
     return "\n\n".join(parts)
 
 

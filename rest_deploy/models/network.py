@@ -47,9 +47,9 @@ class DeployForm(nn.Sequential):
     alone are traced once.
     """
 
-    #: Modules that are computed in float32 where the rest of the network is narrower.
+    #: Modules that stay in float32 where the rest of the network is in lower precision.
     fp32_modules: ClassVar[tuple[type[nn.Module], ...]] = (nn.LayerNorm,)
-    #: Pieces whose modules are narrowed each by itself; others are narrowed as a whole.
+    #: Pieces whose modules go to lower precision each by itself; others go as a whole.
     divided: ClassVar[tuple[type[nn.Module], ...]] = ()
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -65,7 +65,7 @@ class DeployForm(nn.Sequential):
         return {}
 
     def parts(self) -> Iterator[str]:
-        """Paths of what is narrowed as a whole, in order."""
+        """Paths of what goes to lower precision as a whole, in order."""
         for name, piece in self.named_children():
             if isinstance(piece, self.divided):
                 yield from (f"{name}.{part}" for part, _ in piece.named_children())

@@ -74,7 +74,7 @@ def reference_runs(
     Args:
         model: As its authors wrote it.
         precision: What is to be measured. For FP32 the baseline is the model as written; for less its deploy form, as
-            that is what was narrowed, and the model as written can lose a thousand times as much.
+            that is what the file is made from, and the model as written can lose a thousand times as much.
         threads: CPU threads of a call; None as of :class:`torch_threads`.
 
     Returns:
