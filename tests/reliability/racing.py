@@ -62,9 +62,11 @@ def race_engines(folder: Path, writes: int) -> dict[str, Any]:
 
     readers = [in_child(read) for _ in range(2)]
     writers = [in_child(lambda content=content: write(content)) for content in (OLD, NEW, OLD, NEW)]  # type: ignore[misc]
-    for wait in writers:
-        wait()
-    done.touch()
+    try:
+        for wait in writers:
+            wait()
+    finally:
+        done.touch()  # or the readers would go on for ever, and with them whoever waits for what this process prints
     for wait in readers:
         found.update(wait())
     litter = sorted(set(os.listdir(folder)) - set(CASES["engine"].names))
@@ -107,8 +109,10 @@ def race_exports(folder: Path, rounds: int) -> dict[str, Any]:
 
         reader = in_child(read)
         writers = [in_child(lambda name=name: one(name)) for name in "ab"]  # type: ignore[misc]
-        codes = [wait() for wait in writers]
-        done.touch()
+        try:
+            codes = [wait() for wait in writers]
+        finally:
+            done.touch()
         seen = reader()
         reads += sum(seen.values())
         bad += [name for name in seen if name.startswith("broken")] + [f"exit code {code}" for code in codes if code]
