@@ -179,7 +179,7 @@ def test_the_log_tells_the_precision_that_was_built(
     info: ArtifactInfo = read_info(tiny_onnx)
     info = replace(info, labels=None, outputs=(replace(info.outputs[0], shape=("batch", 8)),))
     layers = build(source.read_bytes(), source, info, choose_library("trt-rtx", config, Precision.FP32), config).layers
-    counts = histogram(layers)
+    counts = histogram(layers, str)
     assert datatype in counts["stem"]
     for asked in Precision:
         if asked is made_in:
