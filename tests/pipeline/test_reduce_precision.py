@@ -373,7 +373,9 @@ def test_without_onnxsim_too(tmp_path: Path, pictures: Path, *, simplify: bool) 
 # Which parts are to blame, and what is kept because of it, on a network whose costs are known.
 
 COSTS = {"stem": 0.01, "stage1_0.attn": 0.05, "stage1_0.mlp": 0.002, "stage1_0.attn.softmax": 0.4, "head": math.nan}
-PLAN = PrecisionPlan({**dict.fromkeys(COSTS, Precision.FP16), "stage1_0.attn.norm": Precision.FP32})
+PLAN = PrecisionPlan(
+    {**dict.fromkeys(COSTS, Precision.FP16), "stage1_0.attn.norm": Precision.FP32}, blocks={"stage1_0": "stage1.0"}
+)
 
 
 def _error(plan: PrecisionPlan) -> float:
