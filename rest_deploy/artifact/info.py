@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -41,6 +41,7 @@ from rest_deploy.values import (
 )
 
 SCHEMA = 3
+_Shapes = Mapping[str, Sequence[Any]]  # name of a tensor -> sizes, or the names of free ones
 #: Key under which an ONNX file's metadata holds the record.
 METADATA_KEY = "rest_deploy"
 
@@ -211,6 +212,16 @@ class ArtifactInfo:
         unknown = sorted(set(self.assumed) - set(ASSUMABLE))
         if unknown or not all(isinstance(value, str) for value in self.assumed.values()):
             raise ArtifactError(f"assumed: {unknown or 'values that are not text'}; known: {', '.join(ASSUMABLE)}")
+
+    def check_tensors(self, inputs: _Shapes, outputs: _Shapes, path: Path) -> None:
+        """Refuse a graph whose inputs and outputs are not those of the record.
+
+        Raises:
+            ArtifactError: They are not.
+        """
+        for found, said in ((inputs, (self.input,)), (outputs, self.outputs)):
+            if [(name, tuple(shape)) for name, shape in found.items()] != [(spec.name, spec.shape) for spec in said]:
+                raise ArtifactError(f"{path}: its record is of another network than its graph; export it again")
 
     @property
     def num_classes(self) -> int:

@@ -35,6 +35,16 @@ class SpeedFigures(TypedDict):
     rounds: Annotated[int, _COUNT]
 
 
+def speed_text(figures: Mapping[str, Any]) -> str:
+    """:class:`SpeedFigures` in words."""
+    slower = "slower: " if figures["speedup"] < 1 else ""
+    return (
+        f"{slower}{figures['speedup']:.2f}x the speed of FP32 on {figures['device']} at {figures['size']} "
+        f"({figures['ms']:.1f} ms, FP32 {figures['fp32_ms']:.1f} ms; median of {figures['rounds']} paired rounds, "
+        f"middle half {figures['low']:.2f} to {figures['high']:.2f})"
+    )
+
+
 @dataclass(frozen=True)
 class CalibrationRecord:
     """The images that ranges were taken from.

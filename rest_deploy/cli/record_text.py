@@ -10,7 +10,7 @@ from typing import Any
 from rest_deploy.artifact.engine import EngineRecord
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path
-from rest_deploy.artifact.precision import PrecisionRecord
+from rest_deploy.artifact.precision import PrecisionRecord, speed_text
 from rest_deploy.cli.terminal import clean
 from rest_deploy.nvidia import LIBRARIES
 from rest_deploy.specs import Int8Target
@@ -62,7 +62,7 @@ def precision_rows(plan: PrecisionRecord) -> dict[str, str]:
         "kept": kept,
         "ranges": _ranges(plan),
         "agreement": _agreement(plan.agreement) if plan.agreement is not None else "not judged on images",
-        "speed": _speed(plan.speed) if plan.speed is not None else "not timed against FP32",
+        "speed": speed_text(plan.speed) if plan.speed is not None else "not timed against FP32",
     }
 
 
@@ -87,15 +87,6 @@ def _agreement(figures: Mapping[str, Any]) -> str:
     return (
         f"top-1 {figures['top1_agreement']:.2%} of {figures['images']} images, cosine {figures['cosine']:.5f}, largest "
         f"error {figures['max_error']:.3g} standard deviations of the logits, against FP32"
-    )
-
-
-def _speed(figures: Mapping[str, Any]) -> str:
-    slower = "slower: " if figures["speedup"] < 1 else ""
-    return (
-        f"{slower}{figures['speedup']:.2f}x the speed of FP32 on {figures['device']} at {figures['size']} "
-        f"({figures['ms']:.1f} ms, FP32 {figures['fp32_ms']:.1f} ms; median of {figures['rounds']} paired rounds, "
-        f"middle half {figures['low']:.2f} to {figures['high']:.2f})"
     )
 
 

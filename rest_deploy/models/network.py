@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from rest_deploy.models.family import NetworkConfig
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """float32 (B, in_channels, H, W) -> (B, num_classes) logits, any height and width from 1 pixel up.
 
     Parameters have the authors' names. It is made of its config, which it keeps.
@@ -20,9 +21,9 @@ class Network(nn.Module):
 
     config: NetworkConfig
 
+    @abstractmethod
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
         """Parts by the authors' names, in order, one for each piece of the deploy form; the last gives the logits."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Structure:
     reshapes: Iterable[tuple[int, ...]] = field(default=())
 
 
-class DeployForm(nn.Sequential):
+class DeployForm(nn.Sequential, ABC):
     """The same function written for inference: a chain of pieces by name, which reads sizes by opaque operators only.
 
     Between pieces go maps, all with the channels first or all with the channels last, as the family says; the first
@@ -56,9 +57,9 @@ class DeployForm(nn.Sequential):
         super().__init__()
         self.config = config
 
+    @abstractmethod
     def structure(self) -> Structure:
         """What its graph must look like."""
-        raise NotImplementedError
 
     def translations(self) -> Mapping[Any, Callable[..., Any]]:
         """Opaque operators of its own -> the function that writes each in ONNX (``export/translate.py``)."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.precision import speed_text
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import DeviceError, VerificationError
 from rest_deploy.export.formats import Trial
@@ -57,11 +58,7 @@ class Speed:
         return self.speedup >= _LEAST_SPEEDUP and self.low > 1
 
     def __str__(self) -> str:
-        return (
-            f"{self.speedup:.2f}x the speed of FP32 on {self.device} at {self.size} ({self.ms:.1f} ms, FP32 "
-            f"{self.fp32_ms:.1f} ms; median of {self.rounds} paired rounds, middle half {self.low:.2f} to "
-            f"{self.high:.2f})"
-        )
+        return speed_text(self.to_dict())
 
 
 def compare_speed(fp32: Path, lower: Path, device: str, case: InputSize) -> Speed:

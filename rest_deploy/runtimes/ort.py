@@ -65,7 +65,9 @@ class OnnxRuntime(Runtime):
         super().__init__(path, device, threads, allow_spinning)
         self._allow_spinning = allow_spinning
         self._session: Any = self._opened()
-        _check_shapes(self._session, self.info, self.path)
+        inputs = {value.name: value.shape for value in self._session.get_inputs()}
+        outputs = {value.name: value.shape for value in self._session.get_outputs()}
+        self.info.check_tensors(inputs, outputs, self.path)
         self._turns = _turns(threads or usable_cores())
         self._names = [output.name for output in self.info.outputs]
         self._input = self.info.input.name
@@ -167,13 +169,6 @@ def _turns(threads: int) -> queue.SimpleQueue[None]:
     for _ in range(max(8, 2 * usable_cores() // threads)):
         turns.put(None)
     return turns
-
-
-def _check_shapes(session: Any, info: ArtifactInfo, path: Path) -> None:
-    """The record and the graph behind it must tell of the same network."""
-    for found, said in ((session.get_inputs(), (info.input,)), (session.get_outputs(), info.outputs)):
-        if [(value.name, value.shape) for value in found] != [(spec.name, list(spec.shape)) for spec in said]:
-            raise ArtifactError(f"{path}: its record is of another network than its graph; export it again")
 
 
 def _check_integers(info: ArtifactInfo, device: Device, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import read_checked
-from rest_deploy.errors import ArtifactError, ConfigError, MissingPackageError
+from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.models.family import config_of, operators_of
 from rest_deploy.recipes import Recipe
 from rest_deploy.runtimes.registry import is_checkpoint, open_runtime, read_info
@@ -128,7 +128,7 @@ def open_subject(name: str, path: Path, device: str | None, threads: int | None)
 
         file = read_checked(path, operators_of)
         info, model = file.info, onnx.load_model_from_string(bytes(file.content))
-        _check_graph_of(model.graph, info, path)
+        info.check_tensors(_shapes(model.graph.input), _shapes(model.graph.output), path)
         run = candidate_of(model, info.recipe, threads)
         yield Subject(name, path, info, run, "cpu", info.recipe.emulated, in_graph, threads)
         return
@@ -137,13 +137,9 @@ def open_subject(name: str, path: Path, device: str | None, threads: int | None)
         yield Subject(name, path, runtime.info, runtime.run, runtime.device, "as it runs", blocks, threads)
 
 
-def _check_graph_of(graph: onnx.GraphProto, info: ArtifactInfo, path: Path) -> None:
-    """The record and the graph behind it must be of the same network, as a runtime sees to it."""
-    for found, said in ((graph.input, (info.input,)), (graph.output, info.outputs)):
-        dims = {own.name: own.type.tensor_type.shape.dim for own in found}
-        shapes = [(name, tuple(dim.dim_param or dim.dim_value for dim in own)) for name, own in dims.items()]
-        if shapes != [(spec.name, spec.shape) for spec in said]:
-            raise ArtifactError(f"{path}: its record is of another network than its graph; export it again")
+def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, list[Any]]:
+    dims = {value.name: value.type.tensor_type.shape.dim for value in values}
+    return {name: [dim.dim_param or dim.dim_value for dim in own] for name, own in dims.items()}
 
 
 class OpenReference:
