@@ -30,7 +30,7 @@ def _worst(of: str, cases: Sequence[Mapping[str, Any]]) -> str:
     worst = max(cases, key=lambda case: float(case["max_error"]))
     own = worst["reference_error"]
     return f"largest error{of} {worst['max_error']:.2g} at {worst['batch']}x{worst['height']}x{worst['width']}" + (
-        f", where PyTorch float32 has {own:.2g}" if own is not None else ""
+        f", where float32 has {own:.2g}" if own is not None else ""
     )
 
 
