@@ -37,9 +37,9 @@ class SpeedFigures(TypedDict):
 
 def speed_text(figures: Mapping[str, Any]) -> str:
     """:class:`SpeedFigures` in words."""
-    slower = "slower: " if figures["speedup"] < 1 else ""
+    slower = " (slower)" if figures["speedup"] < 1 else ""
     return (
-        f"{slower}{figures['speedup']:.2f}x the speed of FP32 on {figures['device']} at {figures['size']} "
+        f"{figures['speedup']:.2f}x the speed of FP32{slower} on {figures['device']} at {figures['size']} "
         f"({figures['ms']:.1f} ms, FP32 {figures['fp32_ms']:.1f} ms; median of {figures['rounds']} paired rounds, "
         f"middle half {figures['low']:.2f} to {figures['high']:.2f})"
     )
