@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -47,7 +45,6 @@ def _main(arguments: argparse.Namespace) -> int:
     paths = [path for image in arguments.images for path in _expand(Path(image))]
     answers: dict[int, list[Prediction] | ImageError] = {}
     options = {"threads": arguments.threads, "max_pixels": arguments.max_pixels}
-    threading.Thread(target=_load_pillow, name="rest_deploy-pillow").start()
     opened = Predictor(arguments.artifact, arguments.device, **options)
     with opened as predictor, progress_display("predicting") as report:
         info = predictor.info
@@ -78,17 +75,6 @@ def _main(arguments: argparse.Namespace) -> int:
             for prediction in answer:
                 print(f"  {_score(prediction.score, info.activation)}  {clean(prediction.label)} ({prediction.index})")
     return FAILED if failed else OK
-
-
-def _load_pillow() -> None:
-    """Import what reads pictures, while the network is opened: one after the other is 4% of a start."""
-    with contextlib.suppress(Exception):  # what is wrong with it is said where it is needed
-        from PIL import Image
-
-        import rest_deploy.preprocess.images
-        import rest_deploy.preprocess.transform  # noqa: F401
-
-        Image.preinit()
 
 
 def _score(score: float, activation: Activation) -> str:
