@@ -23,7 +23,9 @@ if sys.platform != "win32":
 SUFFIX = ".rest-part"
 #: What file systems say that have no locks.
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK, errno.EBADF)
-_TRIES, _PAUSE = 30_000, 0.002  # seconds between them: a minute, where a rename takes milliseconds
+#: Seconds. A rename takes milliseconds, but minutes on a disk that has much else to write. There is an end, as whoever
+#: waits may wait for its own parent: ``flock FOLDER rest-export``.
+_PATIENCE, _PAUSE = 600.0, 0.002
 _NAME_LENGTH = 40  # so that a name of 255 bytes, the most that file systems take, still has room for the rest
 
 
@@ -78,19 +80,21 @@ def holding(folder: Path) -> Iterator[None]:
     Without effect on file systems that have no locks.
 
     Raises:
-        OSError: Somebody has held it for a minute.
+        OSError: Somebody has held it for ten minutes.
     """
     handle = None
-    for _ in range(_TRIES):
+    end = time.monotonic() + _PATIENCE
+    while True:
         try:
             handle = _lock(Path(os.path.realpath(folder)), wait=False)
             break
         except BlockingIOError:
+            if time.monotonic() > end:
+                reason = f"another process has the folder {folder} locked; see lslocks"
+                raise OSError(errno.EBUSY, reason) from None
             time.sleep(_PAUSE)
         except OSError:
             break
-    else:
-        raise OSError(errno.EBUSY, f"another process has the folder {folder} locked; see lslocks")
     try:
         yield
     finally:

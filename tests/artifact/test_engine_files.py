@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from rest_deploy.artifact import manifest as manifests
+from rest_deploy.artifact import workspace
 from rest_deploy.artifact.engine_files import replacing_engine
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.manifest import manifest_path, read_engine, read_manifest, write_manifest
@@ -221,3 +224,29 @@ def test_a_pair_that_never_rests_is_given_up(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ArtifactError, match="it is damaged, or of another build"):
         read_manifest(engine)
     assert engine.stat().st_size == len(OLD) + manifests.LOOKS
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no locks of folders")
+def test_a_folder_that_somebody_keeps_locked_is_given_up(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under ``flock FOLDER rest-export``, where who holds it waits for us."""
+    before = {path.name: path.read_bytes() for path in engine.parent.iterdir()}
+    monkeypatch.setattr(workspace, "_PATIENCE", 0.0)
+    with workspace.holding(engine.parent), pytest.raises(ExportError, match=r"another process .* lslocks"):
+        write(engine, NEW)
+    assert {path.name: path.read_bytes() for path in engine.parent.iterdir()} == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no locks of folders")
+def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    inside: list[str] = []
+
+    def second() -> None:
+        with workspace.holding(tmp_path):
+            inside.append("second")
+
+    with workspace.holding(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        inside.append("first")
+    thread.join()
+    assert inside == ["first", "second"]

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ def in_child(action: Callable[[], Any]) -> Callable[[], Any]:
         try:
             os.write(writing, json.dumps(action()).encode())
             code = 0
+        except BaseException:
+            traceback.print_exc()  # who waits sees the code alone
         finally:
             os._exit(code)
     os.close(writing)
