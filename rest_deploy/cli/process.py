@@ -20,6 +20,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import FrameType
 from typing import Any, TextIO
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -27,6 +28,8 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE, likewise
 _STREAMS = 3
 #: A folder that has a path, and in which nothing can be made.
 _NOWHERE = "/proc/self/fdinfo"
+#: Signals of Ctrl-C while the command worked.
+interruptions: list[int] = []
 
 
 def start(name: str) -> int:
@@ -48,7 +51,7 @@ def start(name: str) -> int:
         def work() -> int:
             main: Callable[[], int] = importlib.import_module(f"rest_deploy.cli.{name}").main
             if interruptible:  # from here on there may be something to put away
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.signal(signal.SIGINT, _interrupt)
             return main()
 
         return exit_code(work)
@@ -72,6 +75,12 @@ def _end(*_: object) -> None:
     with contextlib.suppress(OSError):
         os.write(2, b"interrupted\n")
     os._exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """As Python does, and keep it in mind: a package that is loading may make an error of its own of the exception."""
+    interruptions.append(number)
+    signal.default_int_handler(number, frame)
 
 
 def _open_closed_streams() -> None:

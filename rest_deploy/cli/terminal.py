@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rest_deploy.cli.process import BROKEN_PIPE, INTERRUPTED, lost, standard_streams
+from rest_deploy.cli.process import BROKEN_PIPE, INTERRUPTED, interruptions, lost, standard_streams
 from rest_deploy.errors import RestDeployError
 
 OK, FAILED = 0, 1  # 2, wrong usage, is argparse's own
@@ -74,6 +74,7 @@ def _parsed(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 def exit_code(work: Callable[[], int]) -> int:
     """Do some work; its exit code, or that of its error, which becomes one line on stderr."""
+    told: str | None
     try:
         return work()
     except RestDeployError as exc:
@@ -84,6 +85,8 @@ def exit_code(work: Callable[[], int]) -> int:
         # of the machine, not of the request: a disk, a limit
         told = f"{type(exc).__name__}: {exc}"
     except KeyboardInterrupt:
+        told = None
+    if told is None or interruptions:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     print(f"error: {clean(told)}", file=sys.stderr)

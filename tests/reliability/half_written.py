@@ -90,14 +90,16 @@ def _checkpoint(folder: Path, version: int) -> None:
     save_checkpoint(folder / "a.safetensors", _tiny(version).state_dict(), Card("tiny"))
 
 
-def _onnx(folder: Path, version: int) -> None:
+def _onnx(folder: Path, version: int, precision: str = "fp32") -> None:
     from rest_deploy.pipeline import ExportRequest, run_export
 
     beside = folder.parent / f"checkpoint{version}"
     if not beside.exists():
         beside.mkdir()
         _checkpoint(beside, version)
-    request = ExportRequest(None, folder / "a.onnx", checkpoint=beside / "a.safetensors", verify=False)
+    request = ExportRequest(
+        None, folder / "a.onnx", checkpoint=beside / "a.safetensors", precision=precision, verify=False
+    )
     run_export(request)
 
 
@@ -122,6 +124,8 @@ WRITERS: dict[str, Write] = {
     "a file of a format without a record": _plain,
     "a checkpoint": _checkpoint,
     "an ONNX file": _onnx,
+    "an ONNX file in FP16": functools.partial(_onnx, precision="fp16"),
+    "an ONNX file in INT8": functools.partial(_onnx, precision="int8"),
 }
 
 
@@ -275,10 +279,11 @@ def main(folder: Path, most: int, faults: list[str], names: list[str]) -> None:
     for module in ("report", "export.formats", "pipeline.run", "pipeline.sensitivities", "models.checkpoint",
                    "cli.tables", "export.engine.builder", "runtimes.tensorrt_open"):  # fmt: skip
         importlib.import_module(f"rest_deploy.{module}")  # so that a fault is planted in all of them
-    if {"a checkpoint", "an ONNX file"} & set(names):
+    exports = any(name.startswith("an ONNX file") for name in names)
+    if exports or "a checkpoint" in names:
         for version in range(2):
             _tiny(version)
-    if "an ONNX file" in names:  # loaded here, once, and not in every child
+    if exports:  # loaded here, once, and not in every child
         for module in (
             "onnxsim",
             "torch._dynamo",

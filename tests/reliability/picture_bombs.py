@@ -236,8 +236,8 @@ def main(folder: Path, artifact: Path) -> None:
     for path in [*sorted((folder / "large").iterdir()), *sorted((folder / "hostile").iterdir())]:
         attempt(path.name, path, str(path))
     grown, held = peak_mib() - before, resident()
-    for _ in range(3):  # each takes a GiB while it is answered, and gives it back
-        predictor.classify(np.zeros((1000, 1000, 3), np.uint8))
+    for _ in range(3):  # each takes gigabytes while it is answered, and gives them back
+        predictor.classify(np.zeros((800, 800, 3), np.uint8))
     kept = resident() - held
     square = (folder / "large" / "PNG of 2048x2048").read_bytes()
     attempt("PNG of 2048x2048 as bytes", square, "image")
