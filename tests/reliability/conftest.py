@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.once import Once
-from tests.reliability.record import Record
+from tests.reliability.record import Record, Tried
 
 Amount = Callable[[int, int], int]
 Worker = Callable[..., Any]
@@ -29,10 +29,12 @@ def amount(request: pytest.FixtureRequest) -> Amount:
 
 @pytest.fixture(scope="session")
 def record(request: pytest.FixtureRequest) -> Iterator[Record]:
-    """What was tried; a soak writes it to soak_output/reliability.md."""
+    """What was tried; a soak writes it to soak_output/reliability.md, failures first."""
     record = Record()
     yield record
-    if request.config.getoption("--soak") and not request.session.testsfailed:
+    if request.config.getoption("--soak"):
+        if request.session.testsfailed:
+            record.rows.insert(0, Tried("**tests that failed**", request.session.testsfailed, "see the run"))
         record.write(ROOT / "soak_output" / "reliability.md")
 
 
