@@ -401,6 +401,26 @@ class TensorSpec:
 LOGITS = "logits"
 
 
+class FeatureNorm(str, Enum):
+    """Where a backbone has LayerNorms over the channels of its maps."""
+
+    NONE = "none"  # nowhere: maps leave as the classifier's stages give them
+    LAST = "last"  # on the map of stage 4
+    OUTPUTS = "outputs"  # on every map that has one, as it leaves; the next stage gets it without
+    CHAIN = (
+        "chain"  # on every map that has one, and the next stage gets it with it: another network than the classifier
+    )
+
+    @classmethod
+    def parse(cls, value: str | FeatureNorm) -> FeatureNorm:
+        """Read ``"none"``, ``"last"``, ``"outputs"`` or ``"chain"``.
+
+        Raises:
+            ConfigError: Anything else.
+        """
+        return cls(check(cls, value, "feature norm"))
+
+
 @dataclass(frozen=True)
 class Output(TensorSpec):
     """An output: (batch, classes), or, with a stride, a map (batch, channels, height, width).

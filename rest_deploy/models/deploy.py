@@ -149,9 +149,9 @@ class DeployBlock(nn.Module):
 
 
 class DeployHead(nn.Module):
-    """(B, H, W, C) map -> (B, num_classes) logits."""
+    """(B, H, W, C) map -> (B, num_classes) logits; without a head what it would take."""
 
-    def __init__(self, norm: nn.LayerNorm, head: nn.Linear) -> None:
+    def __init__(self, norm: nn.LayerNorm, head: nn.Module) -> None:
         super().__init__()
         self.norm, self.pool, self.head = norm, Pool(), head
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import ConfigError, ImageError
 from rest_deploy.machine import check_memory
-from rest_deploy.specs import ImageSize, Precision, Preprocessing
+from rest_deploy.specs import FeatureNorm, ImageSize, Precision, Preprocessing
 
 if TYPE_CHECKING:
     from rest_deploy.models.checkpoint import LoadedWeights
@@ -31,7 +31,7 @@ class NetworkConfig(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """Outputs of the head."""
+        """Outputs of the head; 0 where there is none."""
 
     @property
     def in_channels(self) -> int:
@@ -72,6 +72,11 @@ class Family(ABC, Generic[C]):
 
     #: The weights of its classifier, one row a class.
     head: ClassVar[str] = "head.weight"
+    #: The LayerNorm before it.
+    final_norm: ClassVar[str] = "norm"
+    #: Names of the LayerNorms over the maps of the four stages, as detectors and segmenters have them -> what these do
+    #: with them.
+    stage_norms: ClassVar[Mapping[tuple[str, ...], FeatureNorm]] = {}
     #: From a picture to the input, where neither a checkpoint nor the caller says it.
     preprocessing: ClassVar[Preprocessing] = Preprocessing()
     #: Whether maps between pieces of the deploy form are (B, H, W, C), or else (B, C, H, W).
@@ -125,6 +130,10 @@ class Family(ABC, Generic[C]):
             CheckpointError: The weights leave open what was not given, or tell something else.
             KeyError, ValueError, IndexError, ZeroDivisionError: They are not of the family; the caller says so.
         """
+
+    def stage_channels(self, config: C) -> tuple[int, ...]:
+        """Channels of the maps that leave its four stages, at strides 4 to 32; none where they cannot be taken."""
+        return ()
 
     def block_name(self, piece: str) -> str:
         """A piece of the deploy form by the name of the authors' module: ``stage3_2`` is ResT's ``stage3.2``."""

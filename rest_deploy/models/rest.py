@@ -161,7 +161,7 @@ class ResT(Network):
         self.patch_embed_4 = PatchEmbed(dims[2], dims[3])
         self.stage1, self.stage2, self.stage3, self.stage4 = (self._stage(stage) for stage in range(4))
         self.norm = nn.LayerNorm(dims[3], eps=config.norm_eps)
-        self.head = nn.Linear(dims[3], config.num_classes)
+        self.head = nn.Linear(dims[3], config.num_classes) if config.num_classes else nn.Identity()
         self.apply(_init_weights)
 
     def _stage(self, stage: int) -> nn.ModuleList:

@@ -14,7 +14,7 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.machine import describe_cpu
 from rest_deploy.models.family import Family
 from rest_deploy.recipes import recipe_of
-from rest_deploy.specs import BATCH, FACTOR, NUM_HEADS, ImageSize, Precision
+from rest_deploy.specs import BATCH, FACTOR, NUM_HEADS, FeatureNorm, ImageSize, Precision
 from rest_deploy.values import Many, Real, Whole, check, hold, shown
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ResTConfig:
     num_heads: NUM_HEADS = (1, 2, 4, 8)
     mlp_ratios: Annotated[tuple[Annotated[float, Real(0, 1 << 10, over=True)], ...], _STAGES] = (4.0, 4.0, 4.0, 4.0)
     sr_ratios: Annotated[tuple[Annotated[int, Whole(1, 1 << 10)], ...], _STAGES] = (8, 4, 2, 1)
-    num_classes: Annotated[int, Whole(1, 1 << 24)] = 1000
+    num_classes: Annotated[int, Whole(0, 1 << 24)] = 1000
     in_channels: Annotated[int, Whole(1, 1 << 16)] = 3
     apply_transform: bool = True
     qk_scale: Annotated[float, FACTOR] | None = None
@@ -289,6 +289,10 @@ class ResTFamily(Family[ResTConfig]):
         "act_type num_heads heads".split()
     )
     unused_modules = frozenset({"avg_pool"})
+    #: As in the authors' Detectron2 code: the next stage takes the map with its norm.
+    stage_norms: ClassVar[Mapping[tuple[str, ...], FeatureNorm]] = {
+        ("norm1", "norm2", "norm3", "norm"): FeatureNorm.CHAIN
+    }
 
     def network(self) -> type[ResT]:
         from rest_deploy.models.rest import ResT
@@ -302,6 +306,9 @@ class ResTFamily(Family[ResTConfig]):
 
     def block_name(self, piece: str) -> str:
         return re.sub(r"^stage(\d+)_(\d+)$", r"stage\1.\2", piece)
+
+    def stage_channels(self, config: ResTConfig) -> tuple[int, ...]:
+        return config.embed_dims
 
     def flops(self, config: ResTConfig, batch: int, size: ImageSize) -> int:
         return count_flops(config, batch, size)
