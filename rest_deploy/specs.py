@@ -397,8 +397,9 @@ class TensorSpec:
     shape: Annotated[tuple[Annotated[int, SIDE] | Annotated[str, Text(1000)], ...], Many(1, 8)]
 
 
-#: Name of the output of a classifier.
-LOGITS = "logits"
+#: Names of what a network gives: the logits of its classes; the pooled, normalised vector that they are taken from; the
+#: maps that leave its four stages.
+LOGITS, EMBEDDING, STAGE_MAPS = "logits", "embedding", ("stage1", "stage2", "stage3", "stage4")
 
 
 class FeatureNorm(str, Enum):

@@ -1,4 +1,4 @@
-"""Norms of the maps of a backbone, as its weights have them.
+"""A backbone in the weights of a detector, a segmenter or a classifier: its norms, and what is not of it.
 
 Detectors and segmenters that take maps of a backbone put LayerNorms over their channels, and not all do the same with
 them (:class:`~rest_deploy.specs.FeatureNorm`). Their names tell whose code it was; its family knows what that does.
@@ -6,18 +6,21 @@ them (:class:`~rest_deploy.specs.FeatureNorm`). Their names tell whose code it w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rest_deploy.errors import CheckpointError, listed
-from rest_deploy.specs import FeatureNorm
+from rest_deploy.models.names import is_counter
+from rest_deploy.specs import EMBEDDING, LOGITS, FeatureNorm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rest_deploy.models.checkpoint import LoadedWeights
-    from rest_deploy.models.family import Family
+    from rest_deploy.models.family import Family, NetworkConfig
+    from rest_deploy.models.network import Network
 
 
 @dataclass(frozen=True)
@@ -100,3 +103,110 @@ def _pair(loaded: LoadedWeights, name: str) -> tuple[Tensor, Tensor]:
         )
     weight, bias = (loaded.state_dict[f"{name}.{part}"].float() for part in ("weight", "bias"))
     return weight, bias
+
+
+def as_backbone(
+    loaded: LoadedWeights, config: NetworkConfig, features: Collection[str], asked: FeatureNorm | None
+) -> tuple[LoadedWeights, NetworkConfig, StageNorms]:
+    """The weights that a network needs of what a file has, without its other parts; its config; its norms.
+
+    Args:
+        loaded: Weights by the authors' names.
+        config: Of the network.
+        features: Names of what is taken of it: maps, the embedding, logits.
+        asked: What the norms of maps do; None for what their names tell.
+
+    Raises:
+        CheckpointError: As :func:`read_norms`; what is taken is not in the weights.
+    """
+    family = loaded.family
+    if not family.stage_channels(config):
+        raise CheckpointError(f"{loaded.source}: a {family.title} has no feature maps; leave --features out")
+    norms = read_norms(loaded, asked)
+    _, names = named_norms(family, loaded.state_dict, loaded.source)
+    _check_taken(loaded, features, norms.mode)
+    kept, heads, necks = {}, [], []
+    for name, value in loaded.state_dict.items():
+        beginning, (module, _, part) = name.partition(".")[0], name.rpartition(".")
+        if beginning == family.head.partition(".")[0] and LOGITS not in features:
+            heads.append(name)
+        elif beginning in family.beginnings or is_counter(name):
+            kept[name] = value
+        elif module in names.values() and part in ("weight", "bias"):
+            continue  # they are in the norms
+        elif beginning.startswith("norm"):
+            kept[name] = value  # a norm that nobody knows is no neck: it is refused as a weight too many
+        else:
+            necks.append(name)
+    told = [f"feature norm: {norms.mode.value}, {_reason(names, norms.mode, asked)}"]
+    assumed = dict(loaded.assumed)
+    if heads:
+        told.append(f"left out: the classifier head, {len(heads)} tensors: {listed(heads)}")
+    if necks:
+        words = f"{len(necks)} tensors that are not of the backbone: {listed(necks)}"
+        told.append(f"left out: {words}")
+        assumed["left out"] = "; ".join(filter(None, (assumed.get("left out"), words)))
+    config = replace(config, num_classes=config.num_classes if LOGITS in features else 0)
+    return replace(loaded, state_dict=kept, told=(*loaded.told, *told), assumed=assumed), config, norms
+
+
+def _check_taken(loaded: LoadedWeights, features: Collection[str], mode: FeatureNorm) -> None:
+    """Refuse what the weights have no layers for."""
+    head, final = loaded.family.head, f"{loaded.family.final_norm}.weight"
+    if LOGITS in features and head not in loaded.state_dict:
+        raise CheckpointError(f"{loaded.source}: no classifier head ({head}), so no {LOGITS}; leave them out")
+    if LOGITS in features and mode is FeatureNorm.CHAIN:
+        raise CheckpointError(
+            f"{loaded.source}: its stages take maps with their norms ({mode.value}), and those of a classifier do not; "
+            f"leave {LOGITS} out"
+        )
+    if EMBEDDING in features and final not in loaded.state_dict:
+        raise CheckpointError(
+            f"{loaded.source}: no {final}, by which the {EMBEDDING} is normalised; take maps instead: --features stage4"
+        )
+
+
+def _reason(names: Mapping[int, str], mode: FeatureNorm, asked: FeatureNorm | None) -> str:
+    if asked is not None:
+        return "as asked for"
+    if mode is not FeatureNorm.NONE:
+        return f"by the names {listed(list(names.values()))}"
+    return "as maps of classifiers are" if names else "as the weights have no norms of maps"
+
+
+def check_norms(loaded: LoadedWeights, norms: StageNorms, model: Network) -> None:
+    """Refuse norms that do not fit the maps of a network, or that a whole module has as other layers than ours.
+
+    Args:
+        loaded: All weights, and the module.
+        norms: Of its maps.
+        model: The network, whose last norm ours are like.
+
+    Raises:
+        CheckpointError: Names the first difference.
+    """
+    if not norms.norms:
+        return
+    _, names = named_norms(loaded.family, loaded.state_dict, loaded.source)
+    channels = loaded.family.stage_channels(model.config)
+    like: Any = model.get_submodule(loaded.family.final_norm)
+    for stage, (weight, bias) in norms.norms.items():
+        name, needed = names[stage], (channels[stage - 1],)
+        if {weight.shape, bias.shape} != {needed}:
+            raise CheckpointError(
+                f"{loaded.source}: {name}.weight has the shape {tuple(weight.shape)}, its bias {tuple(bias.shape)}; the "
+                f"map of stage {stage} has {needed[0]} channels"
+            )
+        kind, other = loaded.evidence.kind(name), loaded.evidence.attribute(name, "eps")
+        if kind and not kind.endswith("LayerNorm"):
+            raise CheckpointError(f"{loaded.source}: its {name} is a {kind}, here it is a LayerNorm")
+        if isinstance(other, float) and not math.isclose(other, like.eps, rel_tol=1e-6):
+            raise CheckpointError(f"{loaded.source}: its {name}.eps is {other:g}, here it is {like.eps:g}")
+
+
+def no_head(loaded: LoadedWeights) -> CheckpointError:
+    """What is said of a backbone that was taken for a classifier."""
+    family = loaded.family
+    whole = family.stage_norms and all(anchor in loaded.state_dict for anchor in family.anchors)
+    more = "; --features exports its feature maps" if whole else ""
+    return CheckpointError(f"{loaded.source}: no classifier head: no {family.head} of a {family.title}{more}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ class Evidence:
             ours = family.network()(config)
         for name, own in ours.named_modules():
             theirs = module_at(self.module, name)
-            if theirs is None:
+            if theirs is None or isinstance(own, nn.Identity):  # ours is without it
                 continue
             pickled = isinstance(theirs, Inert)  # what runs is compared by what it gives
             if pickled and not list(own.children()) and not _same_class(class_of(theirs), type(own)):
@@ -129,15 +129,21 @@ class Evidence:
                 if part is not None:
                     yield from _other_values(f"{name}.{last}", attributes_of(part), values, tuple(values))
 
-    def unknown(self, config: NetworkConfig) -> str:
-        """What of a module that was pickled is taken to be as the authors': its code is not in the file."""
+    def unknown(self, config: NetworkConfig, more: Iterable[str] = ()) -> str:
+        """What of a module that was pickled is taken to be as the authors': its code is not in the file.
+
+        Args:
+            config: Of the network.
+            more: Modules that are known beside those of the network.
+        """
         if not isinstance(self.module, Inert):
             return ""
         family = family_of(config)
         with torch.device("meta"):
             network = family.network()(config)
         ours, home = dict(network.named_modules()), type(network).__module__
-        foreign, more = [], []
+        beside = {name.partition(".")[0] for name in more}
+        foreign, others = [], []
         for name, own in ours.items():
             theirs = module_at(self.module, name)
             if theirs is None:
@@ -148,15 +154,16 @@ class Evidence:
             for last, part in children_of(theirs).items():
                 full = f"{name}.{last}" if name else last
                 known = full in ours or full.endswith(tuple(family.operator_modules)) or full in family.unused_modules
+                known = known or full in beside
                 if not known and last not in WRAPPERS and class_of(part).rsplit(".", 1)[-1] not in _IDLE:
-                    more.append(f"{full} ({short(part)})")
+                    others.append(f"{full} ({short(part)})")
         parts = []
         if foreign:
             parts.append(
                 f"forward as the authors' (the code of the module's class {short(foreign[0])} is not imported)"
             )
-        if more:
-            parts.append(f"modules that are not the authors' do nothing: {listed(sorted(set(more)))}")
+        if others:
+            parts.append(f"modules that are not the authors' do nothing: {listed(sorted(set(others)))}")
         return "; ".join(parts)
 
     def transform(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rest_deploy.errors import CheckpointError, ConfigError, listed, one_line
+from rest_deploy.models.backbone import StageNorms, as_backbone, check_norms, named_norms, no_head
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import Checkpoint, LoadedWeights, load_checkpoint, read_module
 from rest_deploy.models.family import (
@@ -25,7 +26,7 @@ from rest_deploy.models.family import (
 from rest_deploy.models.inside import unwrapped
 from rest_deploy.models.names import is_counter
 from rest_deploy.models.network import Network
-from rest_deploy.specs import NUM_HEADS
+from rest_deploy.specs import LOGITS, NUM_HEADS, STAGE_MAPS, FeatureNorm
 from rest_deploy.values import check
 
 _APART = 1e-3  # of the scale of logits
@@ -42,6 +43,7 @@ class LoadedModel:
         checkpoint: Of a file; None for other weights.
         seed: Of random weights; None for others.
         sha256: Of the file, or of the module's tensors; None for random weights.
+        norms: Of the maps that leave its stages.
         told: What was taken, taken off, left out and filled in, in sentences.
         assumed: What nobody said and the weights do not tell: subject to value, in words.
     """
@@ -52,6 +54,7 @@ class LoadedModel:
     checkpoint: Checkpoint | None
     seed: int | None
     sha256: str | None = None
+    norms: StageNorms = field(default_factory=StageNorms)
     told: tuple[str, ...] = ()
     assumed: Mapping[str, str] = field(default_factory=dict)
 
@@ -116,32 +119,50 @@ def load_model(
     weights_key: str | None = None,
     key_prefix: str | None = None,
     num_heads: Sequence[int] | None = None,
+    features: Sequence[str] | None = (LOGITS,),
+    feature_norm: FeatureNorm | None = None,
 ) -> LoadedModel:
     """As :func:`create_model`, without gradients, and say what was loaded.
 
-    With a checkpoint, ``model`` may be left out.
+    Args:
+        model: As there; with a checkpoint it may be left out.
+        checkpoint, seed, weights_key, key_prefix, num_heads: As there.
+        features: What will be taken of it: ``logits``, ``embedding``, ``stage1`` to ``stage4``. Without logits a head
+            is left out, and need not be there. None for logits, or of weights without a head all maps.
+        feature_norm: Where the maps have norms; None for what the names of the weights tell.
 
     Raises:
         ConfigError, CheckpointError: As there.
+        CheckpointError: What is taken is not in the weights, or they do not tell what the norms of maps do.
     """
+    if features is not None and set(features) == {LOGITS} and feature_norm is not None:
+        raise ConfigError(f"feature norm {feature_norm.value} is of feature maps, and none are taken; leave it out")
     if num_heads is not None:
         num_heads = check(NUM_HEADS, num_heads, "num_heads")
     if isinstance(model, nn.Module):
         if checkpoint is not None or seed is not None or weights_key is not None:
             raise ConfigError("a module brings its own weights; leave checkpoint, seed and weights_key out")
         weights = read_module(model, key_prefix=key_prefix)
+        if weights.family.head not in weights.state_dict:
+            raise CheckpointError(
+                f"the module: no classifier head ({weights.family.head}), so what its forward gives cannot be compared "
+                'with logits; save its weights, torch.save(module.state_dict(), "weights.pth"), and give the file'
+            )
         fitted = _fitted(None, weights, num_heads)
         inner, outer = weights.evidence.module, unwrapped(model)
         computes = type(outer).forward is not nn.Module.forward  # not so a container, such as a ModuleDict
         _check_outputs(
             inner if isinstance(inner, nn.Module) and (key_prefix is not None or not computes) else outer, fitted.model
         )
-        return fitted
+        alone = features is None or set(features) == {LOGITS}
+        return fitted if alone else _fitted(None, weights, num_heads, features, feature_norm)
     if checkpoint is None:
-        return _random(model, seed, {"weights_key": weights_key, "key_prefix": key_prefix, "num_heads": num_heads})
+        of_files = {"weights_key": weights_key, "key_prefix": key_prefix, "num_heads": num_heads}
+        return _random(model, seed, of_files, features or (LOGITS,), feature_norm)
     if seed is not None:
         raise ConfigError(f"seed {seed} is of random weights; with a checkpoint leave it out")
-    return _fitted(model, load_checkpoint(checkpoint, weights_key=weights_key, key_prefix=key_prefix), num_heads)
+    loaded = load_checkpoint(checkpoint, weights_key=weights_key, key_prefix=key_prefix)
+    return _fitted(model, loaded, num_heads, features, feature_norm)
 
 
 def _check_outputs(module: nn.Module, made: Network) -> None:
@@ -187,7 +208,13 @@ def _output_of(module: nn.Module, x: torch.Tensor) -> object:
         return copy.deepcopy(module).to("cpu", torch.float32).eval()(x.clone())
 
 
-def _random(model: str | NetworkConfig | None, seed: int | None, of_files: Mapping[str, object]) -> LoadedModel:
+def _random(
+    model: str | NetworkConfig | None,
+    seed: int | None,
+    of_files: Mapping[str, object],
+    features: Sequence[str],
+    feature_norm: FeatureNorm | None,
+) -> LoadedModel:
     if model is None:
         raise ConfigError(f"neither a model nor a checkpoint was given; known models: {', '.join(list_models())}")
     given = [name for name, value in of_files.items() if value is not None]
@@ -197,37 +224,64 @@ def _random(model: str | NetworkConfig | None, seed: int | None, of_files: Mappi
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed or 0)
         made = family_of(config).network()(config).eval().requires_grad_(False)
-    return LoadedModel(made, _name_of(config), Card(), None, seed or 0)
+    norms = StageNorms()
+    if set(features) != {LOGITS}:
+        source, family = f"the random weights of {_name_of(config)}", family_of(config)
+        loaded = LoadedWeights(source=source, sha256="", family=family, state_dict=made.state_dict())
+        loaded, config, norms = as_backbone(loaded, config, features, feature_norm or FeatureNorm.NONE)
+        made, _ = _with_weights(config, loaded)
+    return LoadedModel(made, _name_of(config), Card(), None, seed or 0, norms=norms)
 
 
-def _fitted(model: str | NetworkConfig | None, loaded: LoadedWeights, num_heads: Sequence[int] | None) -> LoadedModel:
+def _fitted(
+    model: str | NetworkConfig | None,
+    loaded: LoadedWeights,
+    num_heads: Sequence[int] | None,
+    features: Sequence[str] | None = (LOGITS,),
+    feature_norm: FeatureNorm | None = None,
+) -> LoadedModel:
     """A network for the weights, of the config that was named or of the one that they are of."""
-    card, architecture = loaded.card, ""
+    card, architecture, norms, whole = loaded.card, "", StageNorms(), loaded
+    features = _taken(loaded) if features is None else features
     if model is None:
         config, architecture = read_config(loaded, num_heads)
     else:
         config = _named_config(model, loaded, num_heads)
-    loaded.evidence.check(config, loaded.source)
+    if set(features) == {LOGITS} and loaded.family.head not in loaded.state_dict:
+        raise no_head(loaded)
+    if set(features) != {LOGITS}:
+        loaded, config, norms = as_backbone(loaded, config, features, feature_norm)
+    whole.evidence.check(config, loaded.source)
     try:
         made, told = _with_weights(config, loaded)
     except CheckpointError as exc:
         raise CheckpointError(f"{exc}{_advice(loaded) if model is not None else ''}") from exc
-    if card.labels is None:
+    check_norms(whole, norms, made)
+    if config.num_classes and card.labels is None:
         labels, more = loaded.evidence.class_names(config.num_classes)
         card, told = replace(card, labels=labels), (*told, *more)
     if card.preprocessing is None:
         told = (*told, *loaded.evidence.transform())
-    assumed = "; ".join(filter(None, (architecture, loaded.evidence.unknown(config))))
+    beside = named_norms(loaded.family, whole.state_dict, loaded.source)[1].values()
+    assumed = "; ".join(filter(None, (architecture, loaded.evidence.unknown(config, beside))))
     return LoadedModel(
         model=made,
         name=card.name or _name_of(config),
-        card=card,
+        card=card if config.num_classes else replace(card, labels=None),
         checkpoint=loaded if isinstance(loaded, Checkpoint) else None,
         seed=None,
         sha256=loaded.sha256,
+        norms=norms,
         told=(*loaded.told, *told),
         assumed={**loaded.assumed, **({"architecture": assumed} if assumed else {})},
     )
+
+
+def _taken(loaded: LoadedWeights) -> tuple[str, ...]:
+    """What is taken of weights where nobody says it: the logits of a classifier, the maps of a backbone."""
+    family, weights = loaded.family, loaded.state_dict
+    by_names, _ = named_norms(family, weights, loaded.source)
+    return (LOGITS,) if family.head in weights and by_names is None else STAGE_MAPS
 
 
 def read_config(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple[NetworkConfig, str]:
@@ -249,14 +303,14 @@ def read_config(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple
     heads = family.heads(loaded.evidence)
     if None not in (heads, num_heads) and tuple(num_heads or ()) != heads:
         raise ConfigError(f"num_heads {spaced(num_heads or ())}: {loaded.source} has {spaced(heads or ())}")
-    wrong = f"{loaded.source}: the weights are not those of a {family.title} classifier"
+    wrong = f"{loaded.source}: the weights are not those of a {family.title}"
     try:
         found: tuple[NetworkConfig, str] = family.read(loaded, heads or num_heads)
         return found
     except KeyError as exc:
         raise CheckpointError(
             f"{wrong}: there is no {exc}, there are {listed(sorted(loaded.state_dict))}; needed: a state dict with the "
-            "authors' names, classifier head included"
+            "authors' names"
         ) from exc
     except (ValueError, IndexError, ZeroDivisionError) as exc:  # ConfigError is a ValueError
         raise CheckpointError(f"{wrong}: {exc}") from exc
@@ -313,6 +367,10 @@ def _advice(loaded: LoadedWeights) -> str:
 def _with_weights(config: NetworkConfig, loaded: LoadedWeights) -> tuple[Network, tuple[str, ...]]:
     with torch.device("meta"):
         model = loaded.family.network()(config)
+        final = loaded.family.final_norm
+        if not config.num_classes and not any(name.startswith(f"{final}.") for name in loaded.state_dict):
+            norm: Any = model.get_submodule(final)  # of no use: only an embedding and logits go through it
+            setattr(model, final, nn.LayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False))
     expected = model.state_dict()
     skipped = [name for name in loaded.state_dict if name not in expected and is_counter(name)]
     weights = {name: value for name, value in loaded.state_dict.items() if name not in skipped}

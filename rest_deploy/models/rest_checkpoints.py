@@ -58,7 +58,7 @@ def infer(
         num_heads=heads,
         mlp_ratios=tuple(_ratio(h, w) for h, w in zip(hidden, widths, strict=True)),
         sr_ratios=tuple(1 if weight is None else weight.shape[-1] - 1 for weight in reductions),
-        num_classes=weights["head.weight"].shape[0],
+        num_classes=weights["head.weight"].shape[0] if "head.weight" in weights else 0,
         in_channels=weights["stem.conv1.weight"].shape[1],
         apply_transform=_heads_interact(weights) or max(heads) == 1,
     )

@@ -259,7 +259,7 @@ class ResTFamily(Family[ResTConfig]):
     title = "ResT"
     config = ResTConfig
     variants = CONFIGS
-    anchors = ("stem.conv1.weight", "patch_embed_2.conv.weight")  # the second remains where a file lost its stem
+    anchors = ("patch_embed_2.conv.weight", "stem.conv1.weight")  # ResNets in detectors have the second
     beginnings = frozenset(
         [
             "stem",

@@ -344,6 +344,12 @@ def _data_of(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
 
 # The format from before PyTorch 1.6
 
+#: Arrays become tensors: model zoos of detectors are pickles of arrays, some of them made by Python 2.
+_UNPICKLE = (
+    "import pickle, torch; f = lambda v: {k: f(e) for k, e in v.items()} if isinstance(v, dict) else "
+    'torch.as_tensor(v) if hasattr(v, "__array__") else v; '
+)
+
 
 class _Bounded:
     """A file of which no read asks for more than there is."""
@@ -364,7 +370,7 @@ def _open_legacy(opened: WeightFile, file: BinaryIO, size: int) -> None:
     magic = read_pickle(source, {})
     if magic != _LEGACY_MAGIC or isinstance(magic, bool):
         what = magic.name if isinstance(magic, Inert) else type(magic).__name__
-        code, made = "import pickle, torch; ", f'pickle.load(open({json.dumps(str(opened.path))}, "rb"))'
+        code, made = _UNPICKLE, f'f(pickle.load(open({json.dumps(str(opened.path))}, "rb"), encoding="latin1"))'
         raise UnreadableError(
             f"a plain pickle of a {what}, not written by torch.save; convert it: {_line(code, made)}{TRUSTED}"
         )

@@ -401,11 +401,15 @@ def _empty_averages(content: Any, keys: list[str]) -> list[str]:
 
 def _none_found(content: Any) -> str:
     """What a file holds that holds no network that is known."""
-    for values in _mappings(content):
+    mappings = list(_mappings(content))
+    for values in mappings:
         for title, anchors in UNSUPPORTED.items():
             if any(name.endswith(anchors) for name in values):
                 return f"weights of a {title}, which is not supported yet; supported: {titles()}"
     needed = f"needed: a state dict with the authors' names, such as {first_anchors()}"
+    layers = max(([name for name in values if name.endswith(".weight")] for values in mappings), key=len)
+    if layers:
+        return f"holds no weights of a {titles()}, but others, such as {quoted(layers[-EXAMPLES:])}; {needed}"
     if isinstance(content, StoredTensor):
         return f"holds a tensor of the shape {content.shape}; {needed}"
     named = mapping_of(content)
