@@ -194,8 +194,8 @@ def check_norms(loaded: LoadedWeights, norms: StageNorms, model: Network) -> Non
         name, needed = names[stage], (channels[stage - 1],)
         if {weight.shape, bias.shape} != {needed}:
             raise CheckpointError(
-                f"{loaded.source}: {name}.weight has the shape {tuple(weight.shape)}, its bias {tuple(bias.shape)}; the "
-                f"map of stage {stage} has {needed[0]} channels"
+                f"{loaded.source}: {name}.weight has the shape {tuple(weight.shape)}, its bias {tuple(bias.shape)}; "
+                f"the map of stage {stage} has {needed[0]} channels"
             )
         kind, other = loaded.evidence.kind(name), loaded.evidence.attribute(name, "eps")
         if kind and not kind.endswith("LayerNorm"):
