@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypedDict
 
-from rest_deploy.artifact.engine import EngineRecord, Verification
+from rest_deploy.artifact.engine import EngineRecord, VerificationRecord
 from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ArtifactError, ConfigError, one_line
 from rest_deploy.recipes import Recipe, recipe_of
@@ -180,7 +180,7 @@ class ArtifactInfo:
     input: TensorSpec
     outputs: Annotated[tuple[Output, ...], Many(1, 16)]
     versions: Mapping[str, str] = field(default_factory=dict)
-    verification: Verification | None = None
+    verification: Annotated[Mapping[str, Any], Is(VerificationRecord)] | None = None
     extra: Annotated[Mapping[str, Scalar], Many(), ABSENT] = field(default_factory=dict)
     engine: Annotated[EngineRecord | None, ABSENT] = None
     precision_plan: Annotated[PrecisionRecord | None, ABSENT] = None

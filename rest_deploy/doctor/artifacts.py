@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from rest_deploy.artifact.engine import LIBRARIES
 from rest_deploy.doctor.checks import (
     CUDA_PYTHON,
     ONNXRUNTIME,
@@ -39,7 +40,7 @@ from rest_deploy.errors import ConfigError, RestDeployError, install
 from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.formats import FORMATS, SOURCE
-from rest_deploy.nvidia import LIBRARIES, Gpu, TensorRTLog, is_installed, load_library
+from rest_deploy.nvidia import Gpu, TensorRTLog, is_installed, load_library
 from rest_deploy.recipes import recipe_of
 from rest_deploy.runtimes.registry import RUNTIMES, RuntimeRow
 from rest_deploy.specs import Precision
