@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Protocol
 
+from rest_deploy.errors import ConfigError
 from rest_deploy.specs import FACTOR, FRACTION, LARGEST_HALF, LARGEST_INPUT, Int8Target, Precision
 from rest_deploy.values import Real, hold
 
@@ -272,8 +273,16 @@ def recipe_of(precision: Precision, target: Int8Target | None = None) -> Recipe:
 
     Args:
         precision: Its name.
-        target: What it is made for. Where that is not told of a precision with several rows, the last one counts,
-            which accepts the smaller inputs.
+        target: What it is made for. None of a precision with several rows gives the one that engines are built in: for
+            engines, and for what all of its rows say alike.
+
+    Raises:
+        ConfigError: It is not made for that.
     """
     rows = recipes(precision)
-    return next((recipe for recipe in rows if recipe.target is target), rows[-1])
+    for recipe in rows:
+        if recipe.target is target:
+            return recipe
+    if target is not None:
+        raise ConfigError(f"{precision.value} is not made for {target.value}; leave the target out")
+    return rows[-1]

@@ -242,7 +242,7 @@ def test_blocks_have_its_own_names(artifact: Path, checkpoint: Path) -> None:
     (result,) = found.artifacts
     assert result.blocks is not None
     assert list(result.blocks.blocks) == BLOCKS
-    assert result.blocks.first_past_tolerance is None
+    assert result.blocks.first_over_limit is None
 
 
 def test_in_half_precision(artifact: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_a_deploy_form_that_computes_something_else(
     made = export(None, tmp_path / "x.onnx", checkpoint=checkpoint, verify=False)
     found = verify(made, checkpoint, sizes=[(33, 47)], per_block=True)
     assert not found.passed
-    assert found.artifacts[0].blocks.first_past_tolerance == "entry"  # type: ignore[union-attr]
+    assert found.artifacts[0].blocks.first_over_limit == "entry"  # type: ignore[union-attr]
 
 
 def test_a_size_that_is_baked_in(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,10 +150,10 @@ def test_gpu_figures_only_where_there_are_any() -> None:
 
 def test_blocks_name_the_first_past_its_limit() -> None:
     checked = samples.verification()
-    first = checked["artifacts"][2]["blocks"]["first_past_tolerance"]
+    first = checked["artifacts"][2]["blocks"]["first_over_limit"]
     assert first is not None
     assert f"the difference begins at block {first}." in _text(checked, None)
-    checked["artifacts"][2]["blocks"]["first_past_tolerance"] = None
+    checked["artifacts"][2]["blocks"]["first_over_limit"] = None
     assert "every block is within its limit." in _text(checked, None)
 
 

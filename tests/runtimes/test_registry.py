@@ -181,7 +181,7 @@ def test_a_toy_is_verified_and_its_blocks_where_it_shows_them(toy, tiny_checkpoi
         verify(toy, reference=tiny_checkpoint, sizes=SMALL, per_block=True)
     monkeypatch.setattr(ToyRuntime, "blocks", lambda self: onnx_blocks(self.path), raising=False)
     (result,) = verify(toy, reference=tiny_checkpoint, sizes=SMALL, per_block=True).artifacts
-    assert result.blocks.first_past_tolerance is None
+    assert result.blocks.first_over_limit is None
     assert list(result.blocks.blocks)[-1] == "head"
 
 
