@@ -168,7 +168,7 @@ def _not_read(content: bytes) -> str:
     for kind, (_, accept) in Image.OPEN.items():
         if kind not in IMAGE_FORMATS and accept and accept(start):
             return f"{kind} is not read; save the image as PNG or JPEG"
-    return "not an image that can be read; accepted: " + ", ".join(sorted(IMAGE_FORMATS))
+    return "not an image that can be read; save it as PNG or JPEG"
 
 
 def _check_decoder(image: Image.Image, name: str) -> None:

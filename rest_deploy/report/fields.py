@@ -340,8 +340,8 @@ def check_record(record: Any, kinds: Sequence[str] = (VERIFICATION, BENCHMARK)) 
     schema = record.get("schema")
     if isinstance(schema, bool) or schema != SCHEMAS[kind]:
         raise ArtifactError(
-            f"the {kind} record has schema {_got(schema)}; accepted: {SCHEMAS[kind]}; measure again with this version's "
-            f"{kind}, or read it with the version that made it"
+            f"the {kind} record has schema {_got(schema)}; accepted: {SCHEMAS[kind]}; measure again with this version "
+            "of it, or read it with the version that made it"
         )
     _check(record, SHAPES[kind], kind)
     names = {contender["name"] for contender in record.get("contenders", ())}
