@@ -122,7 +122,7 @@ def listed(names: Sequence[str]) -> str:
 def no_file(path: str | os.PathLike[str], kind: str = "file") -> str:
     """Why a path is not a file that can be read, for a message."""
     if os.path.isdir(path):
-        return "a folder, not a file"
+        return "a folder, not a file; give the file in it"
     if os.path.exists(path):
         return "a pipe or a device, not a file"
     return f"no such {kind}"

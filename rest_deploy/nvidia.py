@@ -9,12 +9,12 @@ import re
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from rest_deploy.artifact.engine import LIBRARIES
 from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError, RestDeployError, one_line
 
 _log = logging.getLogger(__name__)
@@ -169,37 +169,6 @@ def cuda_version(number: int) -> str:
 
 
 # TensorRT: itself, or TensorRT for RTX, which builds engines without a GPU.
-
-
-@dataclass(frozen=True)
-class LibraryRow:
-    """A TensorRT that can be installed."""
-
-    title: str
-    modules: tuple[str, ...]  # import names; the first that is installed is used
-    package: str  # distribution that contains it
-    extra: str  # of rest-deploy
-    others: tuple[str, ...] = ()  # distributions that must have the same version
-
-    @property
-    def pinned(self) -> tuple[str, ...]:
-        """Distributions that must have an engine's version to run it."""
-        return (self.package, *self.others)
-
-
-#: By the format that it makes.
-LIBRARIES: Mapping[str, LibraryRow] = MappingProxyType(
-    {
-        "trt": LibraryRow("TensorRT", ("tensorrt",), "tensorrt", "trt"),
-        "trt-rtx": LibraryRow(
-            "TensorRT-RTX",
-            ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-            "tensorrt-rtx-cu13-bindings",
-            "trt-rtx",
-            ("tensorrt-rtx-cu13-libs",),
-        ),
-    }
-)
 
 
 @dataclass(frozen=True)

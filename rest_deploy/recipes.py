@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Protocol
 
-from rest_deploy.specs import FACTOR, LARGEST_HALF, LARGEST_INPUT, SHARE, Int8Target, Precision
+from rest_deploy.errors import ConfigError
+from rest_deploy.specs import FACTOR, FRACTION, LARGEST_HALF, LARGEST_INPUT, Int8Target, Precision
 from rest_deploy.values import Real, hold
 
 
@@ -52,8 +53,8 @@ class Limits:
     """
 
     max_error: Annotated[float, FACTOR] | None = None
-    min_top1_agreement: Annotated[float, SHARE] | None = None
-    max_accuracy_loss: Annotated[float, SHARE] | None = None
+    min_top1_agreement: Annotated[float, FRACTION] | None = None
+    max_accuracy_loss: Annotated[float, FRACTION] | None = None
     baseline_factor: Annotated[float, Real(0, 1e9)] = 0.0
     floor: Annotated[float, Real(0, 1e9)] = 0.0
     max_block_rms: Annotated[float, FACTOR] | None = None
@@ -110,7 +111,8 @@ class Recipe:
         on_synthetic: What is allowed on synthetic images, and of blocks.
         on_images: What is allowed on real images.
         logits_tolerance: By how much of the largest logit another runtime or CPU may differ.
-        converter: Makes it: takes a ``Source`` and gives what makes the graph of a plan (``export/precision/plan.py``).
+        converter: Makes it: takes a ``ConvertInput`` and gives what makes the graph of a plan
+            (``export/precision/plan.py``).
         emulator: Graph -> the graph in FP32 with which ONNX Runtime on the CPU computes what the machines do that the
             file is made for. Empty where it does so with the file itself.
         emulated: What is done so, in words.
@@ -271,8 +273,16 @@ def recipe_of(precision: Precision, target: Int8Target | None = None) -> Recipe:
 
     Args:
         precision: Its name.
-        target: What it is made for. Where that is not told of a precision with several rows, the last one counts,
-            which accepts the smaller inputs.
+        target: What it is made for. None of a precision with several rows gives the one that engines are built in: for
+            engines, and for what all of its rows say alike.
+
+    Raises:
+        ConfigError: It is not made for that.
     """
     rows = recipes(precision)
-    return next((recipe for recipe in rows if recipe.target is target), rows[-1])
+    for recipe in rows:
+        if recipe.target is target:
+            return recipe
+    if target is not None:
+        raise ConfigError(f"{precision.value} is not made for {target.value}; leave the target out")
+    return rows[-1]

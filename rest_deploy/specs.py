@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Annotated, Any, ClassVar
@@ -23,7 +23,7 @@ SIDE = Whole(1, (1 << 31) - 1)
 TOP_K = Whole(1, 1 << 24)  # as many as there may be classes
 MAX_PIXELS = Whole(1, 1 << 40)
 #: A share of a whole, such as of images.
-SHARE = Real(0, 1)
+FRACTION = Real(0, 1)
 #: An error in standard deviations, or a speedup: more is a typing error.
 FACTOR = Real(0, 1e9, over=True)
 IMAGES = Whole(1, 1 << 30)  # of a folder
@@ -34,6 +34,9 @@ NUM_HEADS = Annotated[tuple[Annotated[int, HEADS], ...], Many(4, 4)]
 STRIDE = Whole(1, 4096)
 #: Dtypes of inputs and outputs.
 DTYPE = OneOf("float32", "float16")
+
+#: Called with the share of a step that is done, 0 to 1, and its name.
+StepProgress = Callable[[float, str], None]
 
 
 class Precision(str, Enum):
@@ -200,7 +203,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocessing:
     """From an 8-bit image to the input: resize (antialiased), scale to 0-1, subtract mean, divide by std.
 
-    The default is the authors' evaluation transform at 224 pixels. They warp at 384 pixels and over.
+    The default is the evaluation transform of ResT's authors at 224 pixels.
 
     Args:
         resize: How the image is resized to ``size``; values such as ``"crop"`` are accepted too.
@@ -271,7 +274,7 @@ class Preprocessing:
 
     @classmethod
     def for_size(cls, size: ImageSize) -> Preprocessing:
-        """The authors' evaluation transform at a size: centre crop under 384 pixels, else warp."""
+        """The evaluation transform of ResT's authors at a size: centre crop under 384 pixels, else warp."""
         warp = min(size.height, size.width) >= 384
         return cls(resize=Resize.WARP if warp else Resize.CROP, size=size)
 
@@ -290,11 +293,15 @@ class Preprocessing:
         return made
 
 
+#: The preprocessing of a family of networks at a size; without one, at the family's own.
+Usual = Callable[["ImageSize | None"], Preprocessing]
+
+
 @dataclass(frozen=True)
 class PreprocessingChange:
     """Some fields of a :class:`Preprocessing` that replace those of another one; None keeps a field.
 
-    A new size without a new ``resize`` uses the authors' ``resize`` for that size.
+    A new size without a new ``resize`` takes what is usual for the family of networks at that size.
     """
 
     resize: Resize | None = None
@@ -310,8 +317,12 @@ class PreprocessingChange:
         if self.resize is Resize.NATIVE and self.size is not None:
             raise ConfigError(f"native keeps the size of images; leave out the size {self.size}")
 
-    def apply(self, base: Preprocessing) -> Preprocessing:
+    def apply(self, base: Preprocessing, usual: Usual) -> Preprocessing:
         """``base`` with the changes.
+
+        Args:
+            base: What is changed.
+            usual: Of the family of networks: says the resize at a new size, and the size where there is none.
 
         Raises:
             ConfigError: The result is out of range, or a change has no effect on it.
@@ -320,8 +331,8 @@ class PreprocessingChange:
         if self.resize is Resize.NATIVE:
             resize, size = Resize.NATIVE, None
         elif self.resize is not None or self.size is not None:
-            size = self.size or base.size or ImageSize(224, 224)
-            resize = self.resize or Preprocessing.for_size(size).resize
+            at = usual(self.size or base.size)
+            resize, size = self.resize or at.resize, at.size
         if self.crop_ratio is not None and resize is not Resize.CROP:
             raise ConfigError(
                 f"crop ratio {self.crop_ratio} needs the transform crop, and it is {resize.value}; leave it out"
@@ -332,14 +343,14 @@ class PreprocessingChange:
         changes = {name: value for name, value in others.items() if value is not None}
         return replace(base, resize=resize, size=size, **changes)
 
-    def assumed(self, card: Preprocessing | None, usual: Preprocessing) -> dict[str, str]:
+    def assumed(self, card: Preprocessing | None, usual: Usual) -> dict[str, str]:
         """Fields of the result that neither this change nor the checkpoint gave, and their assumed values in words.
 
         Args:
             card: The checkpoint's own preprocessing; None if it has none.
             usual: What is assumed then.
         """
-        result = self.apply(card or usual)
+        result = self.apply(card or usual(None), usual)
         unsaid = {}
         if self.resize is None and (card is None or card.resize is not result.resize):
             unsaid["transform"] = result.resize.value

@@ -46,16 +46,16 @@ class _Short(Repr):
 shown = _Short().repr
 
 
-class Refused(ConfigError):
+class NotAccepted(ConfigError):
     """A value that is not accepted; each level above adds its name to the place."""
 
     def __init__(self, words: str, *place: str | int) -> None:
         super().__init__(words)
         self.words, self.place = words, place
 
-    def within(self, name: str | int) -> Refused:
+    def within(self, name: str | int) -> NotAccepted:
         """The same, seen from one level up."""
-        return Refused(self.words, name, *self.place)
+        return NotAccepted(self.words, name, *self.place)
 
     def __str__(self) -> str:
         plain = (isinstance(part, str) and len(part) <= 60 and part.isidentifier() for part in self.place)
@@ -72,12 +72,12 @@ class Rule(Protocol):
         """The value as it is used.
 
         Raises:
-            Refused: It is not accepted.
+            NotAccepted: It is not accepted.
         """
 
 
 def _refuse(value: Any, accepted: object) -> NoReturn:
-    raise Refused(f"is {shown(value)}; accepted: {accepted}")
+    raise NotAccepted(f"is {shown(value)}; accepted: {accepted}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -176,7 +176,7 @@ class Many:
     def check(self, value: Any) -> None:
         """Refuse too many and too few."""
         if not self.least <= len(value) <= self.most:
-            raise Refused(f"has {len(value):,} values; accepted: {self.least:,} to {self.most:,}")
+            raise NotAccepted(f"has {len(value):,} values; accepted: {self.least:,} to {self.most:,}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -249,7 +249,7 @@ def hold(value: Any) -> None:
         own = getattr(value, name)
         try:
             taken = take(own.tolist() if hasattr(own, "tolist") else own)
-        except Refused as exc:
+        except NotAccepted as exc:
             raise exc.within(name) from None
         if taken is not own:
             object.__setattr__(value, name, taken)
@@ -263,7 +263,7 @@ def check(rule: Any, value: Any, name: str) -> Any:
     """
     try:
         return reader(rule)(value)
-    except Refused as exc:
+    except NotAccepted as exc:
         raise exc.within(name) from None
 
 
@@ -401,7 +401,7 @@ def _one_of_kinds(kinds: tuple[Any, ...]) -> _Reader | None:
             assert take is not None
             try:
                 return take(value)
-            except Refused as exc:
+            except NotAccepted as exc:
                 if len(takes) == 1:
                     raise
                 words.append(exc.words.partition("accepted: ")[2])
@@ -426,7 +426,7 @@ def _listed(origin: Any, parts: tuple[Any, ...], many: Many) -> _Reader | None:
         try:
             for take, own in zip(takes * len(value) if any_length else takes, value, strict=True):
                 made.append(take(own))  # type: ignore[misc]  # none is None
-        except Refused as exc:
+        except NotAccepted as exc:
             raise exc.within(len(made)) from None
         return origin(made)
 
@@ -445,7 +445,7 @@ def _take_mapping(take: _Reader, many: Many, value: Any) -> dict[str, Any]:
     for name, own in value.items():
         try:
             made[_KEY(name)] = take(own)
-        except Refused as exc:
+        except NotAccepted as exc:
             raise exc.within(name if isinstance(name, str) else shown(name)) from None
     return made
 
@@ -460,16 +460,16 @@ def _take_named(takes: Mapping[str, _Reader], needed: frozenset[str], value: Any
     _check_object(value)
     unknown = [name if isinstance(name, str) else shown(name) for name in value if name not in takes]
     if unknown:
-        raise Refused(f"is unknown; accepted: {listed(list(takes))}; a later version may know it", unknown[0])
+        raise NotAccepted(f"is unknown; accepted: {listed(list(takes))}; a later version may know it", unknown[0])
     made = {}
     for name, take in takes.items():
         if name not in value:
             if name in needed:
-                raise Refused("is missing", name)
+                raise NotAccepted("is missing", name)
             continue
         try:
             made[name] = take(value[name])
-        except Refused as exc:
+        except NotAccepted as exc:
             raise exc.within(name) from None
     return made
 
@@ -526,7 +526,7 @@ def _dataclass(kind: Any) -> _Reader:
         made = _made(lambda: kind(**{name: own for name, own in values.items() if name in given}))
         for name, own in values.items():
             if name not in given and own != getattr(made, name):
-                raise Refused(
+                raise NotAccepted(
                     f"is {shown(own)}; accepted: {plain(getattr(made, name))}, which follows from the other fields",
                     name,
                 )
@@ -538,7 +538,7 @@ def _dataclass(kind: Any) -> _Reader:
 def _made(make: Callable[..., _T], *given: Any) -> _T:
     try:
         return make(*given)
-    except Refused:
+    except NotAccepted:
         raise
     except ConfigError as exc:  # each value is accepted alone, but not with the others
-        raise Refused(f"is not accepted: {exc}") from exc
+        raise NotAccepted(f"is not accepted: {exc}") from exc

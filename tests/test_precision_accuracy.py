@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.precision import SIZES, VARIANTS, answers_of, write_pictures
+from benchmarks.precision import SIZES, VARIANTS, answers_of, reference_evaluator_of, write_pictures
 from examples.digits.data import load_split
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
@@ -22,7 +22,6 @@ from rest_deploy.preprocess.transform import transform
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import ImageSize, Precision, Preprocessing, Resize
 from rest_deploy.verification import Case, Pictures, open_candidate, synthetic_images
-from rest_deploy.verification.opened import reference_evaluator_of
 from tests.conftest import DIGITS, IMAGES
 from tests.golden import golden_model
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rest_deploy.errors import ConfigError, DeviceError
+from rest_deploy.models.family import FAMILIES
 from rest_deploy.specs import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -175,7 +176,7 @@ def test_other_channels_than_those_of_pictures_have_a_mean_of_any_scale(channels
     ],
 )  # fmt: skip
 def test_what_was_given_nowhere_is_assumed(change, card, assumed):
-    assert set(change.assumed(card, Preprocessing())) == assumed
+    assert set(change.assumed(card, FAMILIES["rest"].preprocessing_at)) == assumed
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_what_was_given_nowhere_is_assumed(change, card, assumed):
 )
 def test_a_change_without_effect_is_refused(change):
     with pytest.raises(ConfigError, match=r"crop ratio 0\.9|bilinear"):
-        change.apply(Preprocessing())
+        change.apply(Preprocessing(), FAMILIES["rest"].preprocessing_at)
 
 
 def test_preprocessing_names_an_unknown_field():

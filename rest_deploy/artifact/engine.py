@@ -1,4 +1,4 @@
-"""What the manifest of a TensorRT engine says beyond the record that every artifact has."""
+"""The TensorRTs, and what the manifest of an engine says beyond the record that every artifact has."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypedDict
 
 from rest_deploy.artifact.profile import Profile
-from rest_deploy.specs import BATCH, SEED, SIDE
+from rest_deploy.specs import BATCH, FRACTION, SEED, SIDE
 from rest_deploy.values import Is, Many, OneOf, Real, Scalar, Sha256, Text, Whole, hold
 
 _BYTES, _LAYERS = Whole(0, 1 << 50), Whole(0, 1 << 30)
-_FIGURE, _SHARE = Real(0), Real(0, 1)
+_FIGURE = Real(0)
 
 
 class _Sizes(TypedDict):
@@ -30,8 +31,8 @@ class _LogitsCase(_Sizes):
     logit_std: Annotated[float, _FIGURE]
     cosine: Annotated[float, Real(-1.001, 1.001)]  # rounding
     kl_divergence: Annotated[float, _FIGURE]
-    top1_agreement: Annotated[float, _SHARE]
-    top5_agreement: Annotated[float, _SHARE]
+    top1_agreement: Annotated[float, FRACTION]
+    top5_agreement: Annotated[float, FRACTION]
 
 
 class LogitsCase(_LogitsCase, total=False):
@@ -65,8 +66,53 @@ class VerificationRecord(TypedDict):
     cases: Annotated[list[Annotated[Mapping[str, Any], _case]], Many(1, 10_000)]
 
 
-#: In Python a mapping, in a record laid out as that.
-Verification = Annotated[Mapping[str, Any], Is(VerificationRecord)]
+@dataclass(frozen=True)
+class LibraryRow:
+    """A TensorRT that can be installed.
+
+    Args:
+        title: For people.
+        modules: Import names, of which the first that is installed is used -> the distributions that may bring each.
+        package: Distribution that the extra installs.
+        extra: Of rest-deploy.
+        others: Distributions that must have the same version.
+    """
+
+    title: str
+    modules: Mapping[str, tuple[str, ...]]
+    package: str
+    extra: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """Distributions that must have an engine's version to run it."""
+        return (self.package, *self.others)
+
+
+#: By the format that it makes.
+LIBRARIES: Mapping[str, LibraryRow] = MappingProxyType(
+    {
+        "trt": LibraryRow(
+            "TensorRT",
+            MappingProxyType({"tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")}),
+            "tensorrt",
+            "trt",
+        ),
+        "trt-rtx": LibraryRow(
+            "TensorRT-RTX",
+            MappingProxyType(
+                {
+                    "tensorrt_rtx": ("tensorrt-rtx",),
+                    "tensorrt_rtx_bindings": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
+                }
+            ),
+            "tensorrt-rtx-cu13-bindings",
+            "trt-rtx",
+            ("tensorrt-rtx-cu13-libs",),
+        ),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +120,7 @@ class EngineRecord:
     """How an engine was built, and what may run it.
 
     Args:
-        library: ``"trt"`` or ``"trt-rtx"``.
+        library: A key of :data:`LIBRARIES`.
         version: Of the library.
         targets: Compute capabilities that it was built for, such as ``("sm86", "sm89")``.
         gpu: Name of the GPU that it was built on, or None where it was built without one.
@@ -93,7 +139,7 @@ class EngineRecord:
         not_run: Why the engine itself was not run where it was made; None where it was, or nobody asked.
     """
 
-    library: Annotated[str, OneOf("trt", "trt-rtx")]
+    library: Annotated[str, OneOf(*LIBRARIES)]
     version: Annotated[str, Text(50, r"\d[\w.+-]*", "a version, such as 10.9.0.34")]
     targets: Annotated[tuple[Annotated[str, Text(6, r"sm\d{2,4}", "sm86, sm89, sm120, ...")], ...], Many(1, 100)]
     gpu: Annotated[str, Text(1000)] | None
@@ -101,7 +147,7 @@ class EngineRecord:
     plan_sha256: Sha256
     plan_bytes: Annotated[int, _BYTES]
     source_sha256: Sha256
-    source_verification: Verification | None
+    source_verification: Annotated[Mapping[str, Any], Is(VerificationRecord)] | None
     layers: Mapping[str, Mapping[str, Annotated[int, _LAYERS]]]
     activation_bytes: Annotated[int, _BYTES] | None = None
     options: Mapping[str, Scalar] = field(default_factory=dict)

@@ -9,16 +9,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypedDict
 
-from rest_deploy.artifact.engine import EngineRecord, Verification
+from rest_deploy.artifact.engine import EngineRecord, VerificationRecord
 from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ArtifactError, ConfigError, one_line
-from rest_deploy.recipes import Recipe, recipe_of
+from rest_deploy.recipes import Recipe, recipe_of, recipes
 from rest_deploy.specs import (
     LOGITS,
     SEED,
     SIDE,
     Activation,
     ImageSize,
+    Int8Target,
     Output,
     Precision,
     Preprocessing,
@@ -180,7 +181,7 @@ class ArtifactInfo:
     input: TensorSpec
     outputs: Annotated[tuple[Output, ...], Many(1, 16)]
     versions: Mapping[str, str] = field(default_factory=dict)
-    verification: Verification | None = None
+    verification: Annotated[Mapping[str, Any], Is(VerificationRecord)] | None = None
     extra: Annotated[Mapping[str, Scalar], Many(), ABSENT] = field(default_factory=dict)
     engine: Annotated[EngineRecord | None, ABSENT] = None
     precision_plan: Annotated[PrecisionRecord | None, ABSENT] = None
@@ -209,6 +210,13 @@ class ArtifactInfo:
             raise ArtifactError(
                 f"preprocessing for {len(self.preprocessing.mean)} channels, and an input of {self.input.shape[1]}"
             )
+        made_for, targets = self._target, [recipe.target for recipe in recipes(self.precision)]
+        if made_for not in targets:
+            told = " or ".join(target.value if target is not None else "none" for target in targets)
+            raise ArtifactError(
+                f"int8_target {made_for.value if made_for is not None else 'none'} in a record of "
+                f"{self.precision.value}; needed: {told}; export it again"
+            )
         unknown = sorted(set(self.assumed) - set(ASSUMABLE))
         if unknown or not all(isinstance(value, str) for value in self.assumed.values()):
             raise ArtifactError(f"assumed: {unknown or 'values that are not text'}; known: {', '.join(ASSUMABLE)}")
@@ -236,8 +244,11 @@ class ArtifactInfo:
     @property
     def recipe(self) -> Recipe:
         """How its precision is made, judged and run."""
-        plan = self.precision_plan
-        return recipe_of(self.precision, plan.int8_target if plan is not None else None)
+        return recipe_of(self.precision, self._target)
+
+    @property
+    def _target(self) -> Int8Target | None:
+        return self.precision_plan.int8_target if self.precision_plan is not None else None
 
     def label(self, index: int) -> str:
         """Name of a class, or ``"class 7"`` where names are not known."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypedDict
 
-from rest_deploy.specs import FACTOR, SEED, SHARE, CalibrationMethod, Int8Target, Precision
+from rest_deploy.specs import FACTOR, FRACTION, SEED, CalibrationMethod, Int8Target, Precision
 from rest_deploy.values import Is, Real, Sha256, Text, Whole, hold
 
 _FIGURE, _COUNT, _NAME = Real(0), Whole(0, 1 << 40), Text(4096)
@@ -16,7 +16,7 @@ class AgreementFigures(TypedDict):
     """Figures on real images against FP32, as ``verification/figures.py`` measures them."""
 
     images: Annotated[int, _COUNT]
-    top1_agreement: Annotated[float, SHARE]
+    top1_agreement: Annotated[float, FRACTION]
     max_error: Annotated[float, _FIGURE]
     rms_error: Annotated[float, _FIGURE]
     cosine: Annotated[float, Real(-1.001, 1.001)]  # rounding

@@ -40,11 +40,8 @@ from rest_deploy.errors import ConfigError, MissingPackageError, RestDeployError
 from rest_deploy.machine import usable_cores
 from rest_deploy.models.family import config_of, family_named
 from rest_deploy.runtimes.base import GpuCall
-from rest_deploy.specs import SEED, THREADS, ImageSize, input_size
+from rest_deploy.specs import SEED, THREADS, ImageSize, StepProgress, input_size
 from rest_deploy.values import check
-
-#: Called with the finished share of the run, 0 to 1, and the current step.
-Progress = Callable[[float, str], None]
 
 DEFAULT_SIZE = (224, 224)
 _COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -68,7 +65,7 @@ def benchmark(
     relative_to: str | None = None,
     seed: int = 0,
     command: str | None = None,
-    report: Progress | None = None,
+    report: StepProgress | None = None,
 ) -> BenchmarkReport:
     """Measure artifacts and baselines in turns, round by round.
 
@@ -237,7 +234,7 @@ def write_files(baselines: Sequence[Contender], folder: Path, checkpoint: Path |
     return {}
 
 
-def _start_cold(made: BenchmarkReport, cases: Sequence[InputSize], say: Progress) -> None:
+def _start_cold(made: BenchmarkReport, cases: Sequence[InputSize], say: StepProgress) -> None:
     """Start each contender in its own process."""
     able = [contender for contender in made.contenders if contender.name not in made.errors]
     for number, contender in enumerate(able):
@@ -245,7 +242,7 @@ def _start_cold(made: BenchmarkReport, cases: Sequence[InputSize], say: Progress
         made.cold[contender.name] = measure_cold(contender, cases)
 
 
-def _measure(made: BenchmarkReport, cases: Sequence[InputSize], effort: Effort, say: Progress) -> None:
+def _measure(made: BenchmarkReport, cases: Sequence[InputSize], effort: Effort, say: StepProgress) -> None:
     """Open all, and measure every case."""
     with ExitStack() as stack:
         sessions: dict[str, Session] = {}

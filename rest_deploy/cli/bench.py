@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rest_deploy.benchmarking.contenders import BASELINES
 from rest_deploy.benchmarking.measure import Effort
 from rest_deploy.benchmarking.regression import Regressions
 from rest_deploy.benchmarking.results import BenchmarkReport, CaseResult, Result
@@ -29,8 +30,6 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.runtimes.registry import device_help
 from rest_deploy.specs import BATCH, SEED, THREADS, ImageSize
 
-_BASELINES = "torch, torch-compile, as-written, openvino"
-
 
 def _parser() -> argparse.ArgumentParser:
     made = parser(
@@ -41,7 +40,13 @@ def _parser() -> argparse.ArgumentParser:
     add("artifacts", nargs="*", metavar="ARTIFACT", help=".onnx or .engine file, or a checkpoint; any number")
     add("--sizes", nargs="+", metavar="HxW", type=typed(ImageSize.parse), help="of the images (default 224)")
     add("--batch", nargs="+", metavar="N", type=number_as(BATCH), default=[1], help="images of a call (default 1)")
-    add("--baseline", nargs="+", metavar="NAME", default=[], help=f"of each network, without any file: {_BASELINES}")
+    add(
+        "--baseline",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help=f"of each network, without any file: {', '.join(BASELINES)}",
+    )
     add("--model", nargs="+", metavar="NAME", default=[], help="networks by name, for baselines without an artifact")
     add("--checkpoint", metavar="FILE", help="weights of the baselines (default random, which takes as long)")
     add("--relative-to", metavar="NAME", help="contender that ratios are formed to (default the first of a network)")

@@ -13,7 +13,7 @@ from typing import Any
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_display
 from rest_deploy.doctor import Demand, examine
-from rest_deploy.doctor.records import ABILITIES, Ability, Package, Possible, Provider, Report
+from rest_deploy.doctor.records import ABILITIES, CUDA, Ability, Package, Possible, Provider, Report
 from rest_deploy.errors import ConfigError
 
 
@@ -112,13 +112,15 @@ def _devices(report: Report) -> list[str]:
         rows += [("by NVML", f"{gpu['name']} ({gpu['compute_capability']})") for gpu in report.environment["gpus"]]
     if drivers and note:
         rows.append(("not known", note))
-    if report.gpus.problem:
+    if report.gpus.problem and (not report.gpus.absent or report.artifacts_problem):  # else it is a missing step
         rows.append(("GPU", report.gpus.problem))
-    rows += [(provider.name, _provider(provider)) for provider in report.providers]
+    rows += [(provider.name, _provider(provider, report)) for provider in report.providers]
     return [line for name, fact in rows for line in _lines(f"{clean(name):<{_NAME}}", fact)]
 
 
-def _provider(provider: Provider) -> str:
+def _provider(provider: Provider, report: Report) -> str:
+    if provider.problem and provider.device == CUDA and report.gpus.absent:
+        return "does not run without a GPU"
     return f"does not run: {provider.problem}" if provider.problem else "runs"
 
 

@@ -35,6 +35,7 @@ from rest_deploy.export.formats import FORMATS, SOURCE, parse_formats
 from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.export.options import Declared, declared
 from rest_deploy.machine import describe_cpu
+from rest_deploy.models.family import titles
 from rest_deploy.pipeline import ExportRequest, ExportResult, Job, Prepared, prepare, run_exports
 from rest_deploy.pipeline.request import config_classes
 from rest_deploy.specs import Precision
@@ -42,7 +43,7 @@ from rest_deploy.specs import Precision
 
 def _parser() -> argparse.ArgumentParser:
     made = parser(
-        "rest-export", "Export a ResT for deployment. A file is made only if it agrees with the PyTorch model."
+        "rest-export", f"Export a {titles()} for deployment. A file is made only if it agrees with the PyTorch model."
     )
     add = made.add_argument
     _add_options(made, ExportRequest)

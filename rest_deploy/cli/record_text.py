@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rest_deploy.artifact.engine import EngineRecord
+from rest_deploy.artifact.engine import LIBRARIES, EngineRecord
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.artifact.precision import PrecisionRecord, speed_text
 from rest_deploy.cli.terminal import clean
-from rest_deploy.nvidia import LIBRARIES
 from rest_deploy.specs import Int8Target
 
 

@@ -29,7 +29,7 @@ from rest_deploy.cli.tables import (
 from rest_deploy.cli.terminal import clean, command, failed, parser, progress_display
 from rest_deploy.errors import ConfigError
 from rest_deploy.runtimes.registry import device_help
-from rest_deploy.specs import BATCH, FACTOR, IMAGES, SEED, SHARE, THREADS, ImageSize
+from rest_deploy.specs import BATCH, FACTOR, FRACTION, IMAGES, SEED, THREADS, ImageSize
 from rest_deploy.verification import ArtifactResult, Verification
 from rest_deploy.verification.figures import Difference, ValueFigures
 from rest_deploy.verification.limits import ValueVerdict, judge_values
@@ -83,11 +83,13 @@ def _add_images(group: argparse._ArgumentGroup) -> None:
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--max-error", metavar="STD", type=number_as(FACTOR), help="largest, in standard deviations of the logits")
-    add("--min-top1-agreement", metavar="SHARE", type=number_as(SHARE), help="with the reference, on images, as 0.99")
+    add(
+        "--min-top1-agreement", metavar="SHARE", type=number_as(FRACTION), help="with the reference, on images, as 0.99"
+    )
     add(
         "--max-accuracy-loss",
         metavar="SHARE",
-        type=number_as(SHARE),
+        type=number_as(FRACTION),
         help="of top-1, against the reference's, as 0.005",
     )
 

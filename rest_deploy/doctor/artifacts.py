@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from rest_deploy.artifact.engine import LIBRARIES
 from rest_deploy.doctor.checks import (
     CUDA_PYTHON,
     ONNXRUNTIME,
@@ -39,7 +40,7 @@ from rest_deploy.errors import ConfigError, RestDeployError, install
 from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.formats import FORMATS, SOURCE
-from rest_deploy.nvidia import LIBRARIES, Gpu, TensorRTLog, is_installed, load_library
+from rest_deploy.nvidia import Gpu, TensorRTLog, is_installed, load_library
 from rest_deploy.recipes import recipe_of
 from rest_deploy.runtimes.registry import RUNTIMES, RuntimeRow
 from rest_deploy.specs import Precision
@@ -223,7 +224,9 @@ def _build(name: str, findings: Findings) -> tuple[list[str], str]:
     """Why a library builds no engine here, and what builds one in its place."""
     choice = attempt(choose_library, name, EngineConfig(), Precision.FP32)
     problem = _library_problem(name, findings)
-    steps = [findings.no_gpu if name != _WITHOUT_GPU else "", problem] if problem else [choice.problem]
+    if problem and name != _WITHOUT_GPU:
+        problem = findings.no_gpu or problem  # without a GPU no package would help
+    steps = [problem or choice.problem]
     if choice.value is None or choice.value.library.name == name:
         return steps, ""
     return steps if problem else [choice.value.why], f"--format {name} builds with {choice.value.library} here"
@@ -236,15 +239,17 @@ def _run(kind: Kind, device: str, findings: Findings) -> Ability:
     row = RUNTIMES.get(kind.name)
     if row is None:
         return Ability.never(f"rest_deploy has no runtime that opens files of format {kind.name}")
-    if device not in row.devices:
-        return Ability.never(row.only)
+    if device not in row.devices or (device == CUDA and kind.for_cpus):
+        return Ability.never(row.only if device not in row.devices else _FOR_CPUS)
+    if device == CUDA and findings.no_gpu:
+        return Ability.unless(findings.no_gpu)  # no package would help
     if kind.name in LIBRARIES:
         return _run_engine(kind.name, findings)
-    if device == CUDA and kind.for_cpus:
-        return Ability.never(_FOR_CPUS)
     problem = _package_problem(row, device, findings, findings.probes[kind.name, device])
-    if not kind.for_cpus:
-        return Ability.unless(findings.no_gpu if device == CUDA else "", problem)
+    return Ability.unless(problem) if not kind.for_cpus else _run_integers(problem, findings)
+
+
+def _run_integers(problem: str, findings: Findings) -> Ability:
     return Ability.unless(problem or findings.integers.problem, note=_REDUCED if findings.integers.saturate else "")
 
 

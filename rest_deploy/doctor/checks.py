@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+from rest_deploy.artifact.engine import LIBRARIES
 from rest_deploy.doctor.records import CPU, CUDA, Gpus, Integers, Package, Provider, State
 from rest_deploy.environment import installed_version
 from rest_deploy.errors import MissingPackageError, RestDeployError, install, one_line
-from rest_deploy.nvidia import LIBRARIES, NO_GPU, Cuda, CudaError, cuda_version, find_gpu
+from rest_deploy.nvidia import NO_GPU, Cuda, CudaError, cuda_version, find_gpu
 from rest_deploy.runtimes.registry import RUNTIMES
 from rest_deploy.specs import Device
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,10 +19,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ConfigError
 from rest_deploy.recipes import recipes
-from rest_deploy.specs import ImageSize, Int8Target, Precision
-
-#: Called with the share of a step that is done, 0 to 1, and its name.
-Progress = Callable[[float, str], None]
+from rest_deploy.specs import ImageSize, Int8Target, Precision, StepProgress
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class FormatRequest:
     config: Any
     verify: bool = True
     command: tuple[str, ...] | None = ()
-    report: Progress | None = None
+    report: StepProgress | None = None
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,10 @@ class Family(ABC, Generic[C]):
         """Channels of the maps that leave its four stages, at strides 4 to 32; none where they cannot be taken."""
         return ()
 
+    def preprocessing_at(self, size: ImageSize | None) -> Preprocessing:
+        """:attr:`preprocessing` at another size, if one is given."""
+        return self.preprocessing if size is None else self.preprocessing.at(size)
+
     def block_name(self, piece: str) -> str:
         """A piece of the deploy form by the name of the authors' module: ``stage3_2`` is ResT's ``stage3.2``."""
         return piece

@@ -14,7 +14,7 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.machine import describe_cpu
 from rest_deploy.models.family import Family
 from rest_deploy.recipes import recipe_of
-from rest_deploy.specs import BATCH, FACTOR, NUM_HEADS, FeatureNorm, ImageSize, Precision
+from rest_deploy.specs import BATCH, FACTOR, NUM_HEADS, FeatureNorm, ImageSize, Precision, Preprocessing
 from rest_deploy.values import Many, Real, Whole, check, hold, shown
 
 if TYPE_CHECKING:
@@ -303,6 +303,9 @@ class ResTFamily(Family[ResTConfig]):
         from rest_deploy.models.deploy import to_deploy
 
         return to_deploy(model)
+
+    def preprocessing_at(self, size: ImageSize | None) -> Preprocessing:
+        return self.preprocessing if size is None else Preprocessing.for_size(size)
 
     def block_name(self, piece: str) -> str:
         return re.sub(r"^stage(\d+)_(\d+)$", r"stage\1.\2", piece)

@@ -16,13 +16,13 @@ from rest_deploy.artifact.files import check_writable
 from rest_deploy.artifact.info import ASSUMABLE, ArtifactInfo
 from rest_deploy.artifact.labels import imagenet_labels, read_labels
 from rest_deploy.errors import ConfigError
-from rest_deploy.export.formats import SOURCE, Exporter, FormatRequest, Progress, get_format
+from rest_deploy.export.formats import SOURCE, Exporter, FormatRequest, get_format
 from rest_deploy.models.family import NetworkConfig, check_image
 from rest_deploy.pipeline.request import ExportRequest, as_arguments
 from rest_deploy.preprocess.images import load_image
-from rest_deploy.preprocess.sample import ArrayInput, Sample, Source, choose_images
+from rest_deploy.preprocess.sample import ArrayInput, Sample, SampleSource, choose_images
 from rest_deploy.preprocess.transform import fed_size, transform
-from rest_deploy.specs import LARGEST_INPUT, Alpha, ImageSize, Preprocessing
+from rest_deploy.specs import LARGEST_INPUT, Alpha, ImageSize, Preprocessing, StepProgress
 
 if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
@@ -52,7 +52,7 @@ class Prepared:
     """
 
     request: ExportRequest
-    report: Progress
+    report: StepProgress
     loaded: LoadedModel
     info: ArtifactInfo
     source: Job
@@ -65,7 +65,7 @@ class Prepared:
         return f"{(self.jobs[0].output or Path(self.loaded.name)).stem}.onnx"
 
 
-def prepare(request: ExportRequest, report: Progress | None = None) -> Prepared:
+def prepare(request: ExportRequest, report: StepProgress | None = None) -> Prepared:
     """Load the model, describe its file, and see that everything asked for can be made and written."""
     from rest_deploy.models.factory import load_model
 
@@ -103,7 +103,7 @@ def prepare(request: ExportRequest, report: Progress | None = None) -> Prepared:
     return Prepared(request, report, loaded, info, source, jobs, sample)
 
 
-def _exporter(request: ExportRequest, name: str, report: Progress) -> Exporter:
+def _exporter(request: ExportRequest, name: str, report: StepProgress) -> Exporter:
     command = as_arguments(request)
     asked = FormatRequest(name, request.precision, request.configs[name], request.verify, command, report)
     return get_format(name).check(asked)
@@ -182,7 +182,7 @@ class ImageInputs:
             resized; later, an input is too large.
     """
 
-    paths: Sequence[Source]
+    paths: Sequence[SampleSource]
     preprocessing: Preprocessing | None
     sizes: Sequence[ImageSize] = ()
     channels: int | None = None
@@ -225,7 +225,7 @@ class ImageInputs:
             for steps in self._steps():
                 yield self._checked(source, transform(image, steps)[None])
 
-    def _checked(self, source: Source, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _checked(self, source: SampleSource, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """An input made from a picture."""
         if not (most := float(np.abs(values).max())) <= self.largest:
             raise ConfigError(

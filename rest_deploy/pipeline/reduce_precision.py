@@ -17,17 +17,15 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.artifact.precision import AgreementFigures, CalibrationRecord, PrecisionRecord
 from rest_deploy.errors import VerificationError
-from rest_deploy.export.formats import Progress
 from rest_deploy.export.precision.config import PrecisionConfig
-from rest_deploy.export.precision.plan import Convert, PrecisionPlan, Source
+from rest_deploy.export.precision.plan import Convert, ConvertInput, PrecisionPlan
 from rest_deploy.models.family import config_of
 from rest_deploy.pipeline.prepare import ImageInputs
 from rest_deploy.pipeline.sensitivities import Sensitivity, write_sensitivities
-from rest_deploy.preprocess.sample import Sample
-from rest_deploy.preprocess.sample import Source as ImageSource
+from rest_deploy.preprocess.sample import Sample, SampleSource
 from rest_deploy.recipes import Recipe
 from rest_deploy.runtimes.ort import sums_saturate
-from rest_deploy.specs import CalibrationMethod, ImageSize, Precision
+from rest_deploy.specs import CalibrationMethod, ImageSize, Precision, StepProgress
 from rest_deploy.verification import (
     Case,
     Comparison,
@@ -53,7 +51,7 @@ _PART_CASES = ((48, 64), (96, 128), (160, 160), (224, 224))
 
 
 @dataclass(frozen=True)
-class Network:
+class Reducible:
     """A network in FP32, and what to make of it.
 
     Args:
@@ -87,13 +85,13 @@ class Network:
         """It, to be run."""
         return candidate_of(self.graph, self.info.recipe)
 
-    def inputs(self, sources: Sequence[ImageSource], sizes: Sequence[ImageSize] = ()) -> ImageInputs:
+    def inputs(self, sources: Sequence[SampleSource], sizes: Sequence[ImageSize] = ()) -> ImageInputs:
         """Images or arrays of the sample as inputs."""
         info, channels = self.info, int(self.info.input.shape[1])
         largest, config = self.recipe.largest_input, config_of(info)
         return ImageInputs(sources, info.preprocessing, sizes, channels, largest=largest, config=config)
 
-    def converter(self, report: Progress) -> Convert:
+    def converter(self, report: StepProgress) -> Convert:
         """What makes the graph of a plan; a recipe that takes ranges from images takes them here."""
 
         def ranges(names: Sequence[str]) -> Mapping[str, float]:
@@ -105,7 +103,7 @@ class Network:
                 self.graph, names, images, self.method, lambda done: report(done / len(images), "calibrating")
             )
 
-        return self.recipe.convert(Source(self.graph, self.plan, self.config, ranges, self.reduced_range))
+        return self.recipe.convert(ConvertInput(self.graph, self.plan, self.config, ranges, self.reduced_range))
 
     def record(self, plan: PrecisionPlan, budget: Mapping[str, float | None]) -> PrecisionRecord:
         """What a file says of its precision before it is judged."""
@@ -125,7 +123,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judged:
     """Figures, judged.
 
     Args:
@@ -151,7 +149,7 @@ class Verdict:
         """Whether nothing is."""
         return not self.failures
 
-    def change_to(self, other: Verdict) -> str:
+    def change_to(self, other: Judged) -> str:
         """From these figures to another verdict's, in words."""
         if self.agreement is not None and other.agreement is not None:
             before, after = self.agreement, other.agreement
@@ -170,7 +168,7 @@ def _worst(comparison: Comparison) -> float:
 
 
 #: A plan that was tried, the verdict on its graph, and what was kept out of the precision until then, in words.
-Tried = tuple[PrecisionPlan, Verdict, tuple[str, ...]]
+Tried = tuple[PrecisionPlan, Judged, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -186,15 +184,15 @@ class Reduction:
         report: Called as a search goes on.
     """
 
-    network: Network
+    network: Reducible
     convert: Convert
     reference: Reference | None
     images: Pictures | None
     limits: tuple[Limits, Limits]
-    report: Progress
+    report: StepProgress
 
     @classmethod
-    def of(cls, network: Network, reference: Reference | None, report: Progress) -> Reduction:
+    def of(cls, network: Reducible, reference: Reference | None, report: StepProgress) -> Reduction:
         """Open the images, and take ranges from some where the recipe does."""
         config, sample, images = network.config, network.sample, None
         convert = network.converter(report)
@@ -254,25 +252,25 @@ class Reduction:
             write_record(target, info)
         return info
 
-    def _judge_file(self, path: Path) -> Verdict | None:
+    def _judge_file(self, path: Path) -> Judged | None:
         if self.reference is None:
             return None
         with open_candidate(path) as (run, _):
             return self._judge(run)
 
-    def _judge(self, run: Run) -> Verdict:
+    def _judge(self, run: Run) -> Judged:
         comparison = agreement = None
         synthetic, images = self.limits
         if self.reference is not None:
             comparison = self.reference.compare(run, synthetic)
             if self.images is not None:
                 agreement = self.images.compare(run)
-        return Verdict(comparison, agreement, images)
+        return Judged(comparison, agreement, images)
 
     def _run(self, plan: PrecisionPlan) -> Run:
         return candidate_of(self.convert(plan), self.network.recipe)
 
-    def _search(self, failed: Verdict) -> Tried:
+    def _search(self, failed: Judged) -> Tried:
         """The plan within the limits, where everything in the precision asked for is not.
 
         INT8 for TensorRT falls back to FP16, part by part, and to FP32 where not even FP16 will do; others to FP32.
@@ -297,10 +295,10 @@ class Reduction:
         plan, verdict, more = self._keep(plan, kept_in, failed, table)
         return plan, verdict, (*steps, *more)
 
-    def _keep(self, plan: PrecisionPlan, kept_in: Precision, failed: Verdict, worst_first: Iterable[str]) -> Tried:
+    def _keep(self, plan: PrecisionPlan, kept_in: Precision, failed: Judged, worst_first: Iterable[str]) -> Tried:
         done, parts = count(), list(worst_first)
 
-        def judged(plan: PrecisionPlan) -> Verdict:
+        def judged(plan: PrecisionPlan) -> Judged:
             self.report(next(done) / len(parts), "keeping the worst parts in higher precision")
             return self._judge(self._run(plan))
 
@@ -353,8 +351,8 @@ def keep_worst(
     plan: PrecisionPlan,
     kept_in: Precision,
     worst_first: Sequence[str],
-    failed: Verdict,
-    judge: Callable[[PrecisionPlan], Verdict],
+    failed: Judged,
+    judge: Callable[[PrecisionPlan], Judged],
 ) -> Tried:
     """Keep parts in a higher precision, the worst first, until the plan is within the limits.
 

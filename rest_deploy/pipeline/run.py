@@ -19,13 +19,13 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import ConfigError
-from rest_deploy.export.formats import SOURCE, Made, Progress, Trial
+from rest_deploy.export.formats import SOURCE, Made, Trial
 from rest_deploy.models.family import NetworkConfig, family_of
 from rest_deploy.pipeline.prepare import Job, Prepared, prepare
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.pipeline.speed import measure_speed
 from rest_deploy.pipeline.vector import make_test_vector
-from rest_deploy.specs import Precision
+from rest_deploy.specs import Precision, StepProgress
 from rest_deploy.verification import Comparison, Reference, cases_within, open_candidate
 from rest_deploy.verification.limits import of_artifact
 
@@ -90,7 +90,7 @@ def export(
 _REQUEST_FIELDS = {f.name for f in fields(ExportRequest) if f.init} - {"options"}
 
 
-def run_export(request: ExportRequest, report: Progress | None = None) -> ExportResult:
+def run_export(request: ExportRequest, report: StepProgress | None = None) -> ExportResult:
     """Make the one artifact that was asked for, and tell what was made.
 
     Raises:
@@ -101,7 +101,7 @@ def run_export(request: ExportRequest, report: Progress | None = None) -> Export
     return run_exports(request, report)[0]
 
 
-def run_exports(request: ExportRequest, report: Progress | None = None) -> tuple[ExportResult, ...]:
+def run_exports(request: ExportRequest, report: StepProgress | None = None) -> tuple[ExportResult, ...]:
     """Make what was asked, as :func:`export`, in the order of the formats.
 
     Args:
@@ -169,7 +169,7 @@ def _reduce(prepared: Prepared, fp32: ExportResult, reference: Reference | None,
     from rest_deploy.export.precision.int8 import fold_transposes
     from rest_deploy.export.precision.plan import plan_for
     from rest_deploy.models.reference import reference_runs
-    from rest_deploy.pipeline.reduce_precision import Network, Reduction
+    from rest_deploy.pipeline.reduce_precision import Reducible, Reduction
 
     request = prepared.request
     precision, recipe, config = request.precision, request.recipe, request.precision_config
@@ -178,7 +178,7 @@ def _reduce(prepared: Prepared, fp32: ExportResult, reference: Reference | None,
         reference = reference.measured_by(reference_runs(model, precision)[1])
     plan = plan_for(family_of(model.config).to_deploy(model), precision, half_io=config.half_io)
     graph = fold_transposes(onnx.load(str(fp32.path)))
-    network = Network(graph, fp32.info, plan, recipe, config, prepared.sample)
+    network = Reducible(graph, fp32.info, plan, recipe, config, prepared.sample)
     with _timed(seconds, "calibrate" if recipe.calibrated else "prepare", prepared.report):
         reduction = Reduction.of(network, reference, prepared.report)
     path = _new(folder / precision.value) / prepared.file
@@ -287,7 +287,7 @@ def _new(folder: Path) -> Path:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], step: str, report: Progress | None) -> Iterator[None]:
+def _timed(seconds: dict[str, float], step: str, report: StepProgress | None) -> Iterator[None]:
     """Add the time of a step, and report that it begins; one without a name takes none to speak of."""
     start = time.perf_counter()
     if step:

@@ -231,12 +231,12 @@ def _classes_by_folder(
     outside = [path for path, names in zip(images, parts, strict=True) if len(names) == 1]
     if outside:
         why = f"{quoted(name_below(folder, outside[0]))} is not in the folder of a class"
-        return unknown, f"classes unknown: {why}; to give them, use a folder for each class, or a ground-truth file"
+        return unknown, f"{why}; for accuracy put each class into a folder of its own, or give a ground-truth file"
     words = read_words((names[0] for names in parts), labels, num_classes)
     strange = [word for word, meanings in words.meanings.items() if not meanings]
     if not words.way:
         why = f"no folder has the name of a class ({some(strange)})"
-        return unknown, f"classes unknown: {why}; accepted: {words.accepted}"
+        return unknown, f"{why}; accepted: {words.accepted}"
     if strange:
         raise ConfigError(
             f"data folder {folder}: folders {some(strange)} are not classes, while others are {words.way}; "

@@ -19,22 +19,22 @@ from PIL import Image, UnidentifiedImageError
 from rest_deploy.errors import ImageError
 
 #: A larger image counts as a decompression bomb; the figure is Pillow's default, 1 GiB at 12 bytes per pixel.
-MAX_PIXELS = 89_478_485
-#: A file or stream is read up to here: no image of at most MAX_PIXELS is longer, and a stream may have no end.
-MAX_BYTES = 12 * MAX_PIXELS
+MAX_IMAGE_PIXELS = 89_478_485
+#: A file or stream is read up to here: no image of at most MAX_IMAGE_PIXELS is longer, and a stream may have no end.
+MAX_BYTES = 12 * MAX_IMAGE_PIXELS
 
 #: Formats of Pillow that are read. The cost of decoding them can be computed from their structure, and was compared
 #: with the real cost (tests/reliability/picture_bombs.py). Other formats contain pictures of other sizes than they
 #: announce, run programs, or decode on opening. HEIF is available if a plugin has registered it.
-FORMATS = frozenset("AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI TGA TIFF WEBP".split())  # noqa: SIM905
+IMAGE_FORMATS = frozenset("AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI TGA TIFF WEBP".split())  # noqa: SIM905
 
 #: Largest file whose decoder takes 0.1 us and more per byte; a minute for 89 million pixels of noise.
 _MAX_CODED_BYTES = {"AVIF": 64 << 20, "HEIF": 64 << 20, "JPEG2000": 32 << 20}
 #: Pixels of formats that Pillow decodes in Python, 1 us each: QOI, raw DDS, run-length BMP, 16-bit PPM and SGI.
 _MAX_PYTHON_PIXELS = 1 << 21
 #: Pixels of a TIFF of JPEG strips; libtiff allows a hundred scans in each.
-_MAX_TIFF_JPEG_PIXELS = MAX_PIXELS // 4
-#: Passes over MAX_PIXELS that a JPEG may need, 0.1 s each; a progressive one of a camera has about ten.
+_MAX_TIFF_JPEG_PIXELS = MAX_IMAGE_PIXELS // 4
+#: Passes over MAX_IMAGE_PIXELS that a JPEG may need, 0.1 s each; a progressive one of a camera has about ten.
 _MAX_SCANS = 20
 _MAX_MARKERS = 100_000
 #: Strips or tiles of a TIFF; Pillow makes objects of a kilobyte for each.
@@ -80,7 +80,7 @@ def check_pixels(name: str, width: int, height: int) -> None:
     Raises:
         ImageError: It is one of them.
     """
-    if width * height > MAX_PIXELS:
+    if width * height > MAX_IMAGE_PIXELS:
         raise ImageError(too_large(name, f"{width}x{height} pixels"))
     if width == 0 or height == 0:
         raise ImageError(f"{name}: empty image of {width}x{height} pixels")
@@ -88,7 +88,7 @@ def check_pixels(name: str, width: int, height: int) -> None:
 
 def too_large(name: str, size: str) -> str:
     """The message for an image with too many pixels."""
-    return f"{name}: {size}; accepted: at most {MAX_PIXELS:,}; scale it down first"
+    return f"{name}: {size}; accepted: at most {MAX_IMAGE_PIXELS:,}; scale it down first"
 
 
 def is_decoded(image: Image.Image) -> bool:
@@ -109,7 +109,7 @@ def check_opened(image: Image.Image, content: bytes, name: str) -> None:
     Raises:
         ImageError: Its format is not read, or decoding costs more than a picture of its size should.
     """
-    if image.format not in FORMATS:
+    if image.format not in IMAGE_FORMATS:
         raise ImageError(
             f"{name}: {image.format} is not decoded here; save it as PNG or JPEG, or, if you trust it, call its "
             "load() first"
@@ -159,16 +159,16 @@ def _opened(file: Any) -> Image.Image:
     with suppress(UnidentifiedImageError):
         return Image.open(file, formats=("JPEG", "PNG"))
     Image.init()
-    return Image.open(file, formats=sorted(FORMATS & set(Image.OPEN)))
+    return Image.open(file, formats=sorted(IMAGE_FORMATS & set(Image.OPEN)))
 
 
 def _not_read(content: bytes) -> str:
     """Why a file is not opened, in words."""
     start = content[:16]
     for kind, (_, accept) in Image.OPEN.items():
-        if kind not in FORMATS and accept and accept(start):
+        if kind not in IMAGE_FORMATS and accept and accept(start):
             return f"{kind} is not read; save the image as PNG or JPEG"
-    return "not an image that can be read; accepted: " + ", ".join(sorted(FORMATS))
+    return "not an image that can be read; save it as PNG or JPEG"
 
 
 def _check_decoder(image: Image.Image, name: str) -> None:
@@ -291,7 +291,7 @@ def _check_scans(content: bytes, at: int, pixels: int, name: str) -> None:
             sides = (content[at + 3 : at + 5], content[at + 5 : at + 7])
             pixels = max(pixels, int.from_bytes(sides[0], "big") * int.from_bytes(sides[1], "big"))
         at += int.from_bytes(content[at : at + 2], "big")
-    if scans * pixels > _MAX_SCANS * MAX_PIXELS:
+    if scans * pixels > _MAX_SCANS * MAX_IMAGE_PIXELS:
         raise ImageError(
             f"{name}: a JPEG of {scans:,} scans of {pixels:,} pixels, more than cameras make; save it as PNG"
         )
@@ -346,7 +346,7 @@ def _directory(content: bytes, page: int = 0) -> Iterator[_Entry]:
 def _check_tiff(content: bytes, name: str, page: int = 0) -> None:
     if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0"):  # Pillow opens others, libtiff does not
         return
-    sides, own = dict.fromkeys(_TILE_SIDES, 1), dict.fromkeys(_SIDES, MAX_PIXELS)  # the worst of several
+    sides, own = dict.fromkeys(_TILE_SIDES, 1), dict.fromkeys(_SIDES, MAX_IMAGE_PIXELS)  # the worst of several
     named = 0
     for entry in _directory(content, page):
         named += entry.nbytes

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps
 from rest_deploy.errors import ImageError, PredictorError, RestDeployError, no_file, one_line
 from rest_deploy.machine import USUAL, check_memory
 from rest_deploy.preprocess.image_files import (
-    FORMATS,
+    IMAGE_FORMATS,
     MAX_BYTES,
     Metered,
     check_exif,
@@ -118,7 +118,7 @@ def is_image(path: Path) -> bool:
         formats = [name for name, accept in signatures.items() if accept(start)]
         if not _SIGNED.isdisjoint(formats) or own in formats:
             return True
-        if own in FORMATS and own not in signatures:
+        if own in IMAGE_FORMATS and own not in signatures:
             formats.append(own)
         if formats:
             with open(path, "rb") as file:
@@ -134,7 +134,7 @@ def is_image(path: Path) -> bool:
 
 
 #: Formats whose suffixes only pictures have.
-_PICTURES = FORMATS - {"DDS", "ICO", "PCX", "QOI", "SGI"}
+_PICTURES = IMAGE_FORMATS - {"DDS", "ICO", "PCX", "QOI", "SGI"}
 #: Formats whose first bytes only they have.
 _SIGNED = frozenset("AVIF GIF HEIF JPEG JPEG2000 PNG QOI TIFF WEBP".split())  # noqa: SIM905
 #: Formats that Pillow opens but that are not pictures: programs, drawings, films, and data for other programs.
@@ -147,7 +147,7 @@ _RAW = frozenset(".3fr .arw .cr2 .dcr .dng .erf .fff .iiq .kdc .mef .mos .nef .n
 def _known() -> tuple[dict[str, str], dict[str, Callable[[bytes], bool | str]]]:
     """Suffix -> format of Pillow, and format -> the function that checks its signature."""
     suffixes = Image.registered_extensions()  # loads Pillow's plugins
-    signatures = {name: accept for name, (_, accept) in Image.OPEN.items() if accept and name in FORMATS}
+    signatures = {name: accept for name, (_, accept) in Image.OPEN.items() if accept and name in IMAGE_FORMATS}
     return suffixes, signatures
 
 

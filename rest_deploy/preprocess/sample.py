@@ -86,7 +86,7 @@ class ArrayInput:
 
 
 #: Source of an input.
-Source: TypeAlias = Path | ArrayInput
+SampleSource: TypeAlias = Path | ArrayInput
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,13 @@ class Sample:
     """
 
     folder: Path
-    calibration: tuple[Source, ...]
-    judged: tuple[Source, ...]
+    calibration: tuple[SampleSource, ...]
+    judged: tuple[SampleSource, ...]
     sha256: str
     seed: int
     left_out_note: str = ""
 
-    def names(self, sources: Sequence[Source]) -> tuple[str, ...]:
+    def names(self, sources: Sequence[SampleSource]) -> tuple[str, ...]:
         """Names relative to the folder, with forward slashes; bytes that are not UTF-8 as escapes."""
         return tuple(_name(self.folder, source) for source in sources)
 
@@ -144,7 +144,7 @@ def choose_images(
         dataset = images_below(folder, arrays=True)
     except ImageError as exc:
         raise ConfigError(f"calibration folder {exc}") from exc
-    sources: list[Source] = list(dataset.images) if not dataset.are_arrays else list(_inputs_of(dataset.images))
+    sources: list[SampleSource] = list(dataset.images) if not dataset.are_arrays else list(_inputs_of(dataset.images))
     order = np.random.default_rng(seed).permutation(len(sources))
     most = 2 * (count or DEFAULT_IMAGES) if calibrating else DEFAULT_IMAGES
     shuffled = (sources[int(i)] for i in order)
@@ -198,17 +198,17 @@ def _open_array(path: Path) -> NDArray[np.floating[Any]]:
     return array
 
 
-def _name(folder: Path, source: Source) -> str:
+def _name(folder: Path, source: SampleSource) -> str:
     if isinstance(source, Path):
         return name_below(folder, source)
     row = f"[{source.row}]" if source.row is not None else ""
     return name_below(folder, source.path) + row
 
 
-_Looks: TypeAlias = list[tuple[Source, NDArray[np.float32]]]
+_Looks: TypeAlias = list[tuple[SampleSource, NDArray[np.float32]]]
 
 
-def _different_images(paths: Iterable[Source], most: int) -> _Looks:
+def _different_images(paths: Iterable[SampleSource], most: int) -> _Looks:
     """Images with their thumbnails, one of those that look alike, until there are enough."""
     found: _Looks = []
     for path in paths:
@@ -221,7 +221,7 @@ def _different_images(paths: Iterable[Source], most: int) -> _Looks:
     return found
 
 
-def _different_arrays(inputs: Iterable[Source], most: int, largest: float) -> _Looks:
+def _different_arrays(inputs: Iterable[SampleSource], most: int, largest: float) -> _Looks:
     """Inputs with some of their values, one of those with the same content, until there are enough."""
     found: _Looks = []
     known = set()
@@ -260,7 +260,7 @@ def _refuse_alike(dataset: Dataset, looks: Sequence[NDArray[np.float32]]) -> Non
         )
 
 
-def _digest(folder: Path, sources: Sequence[Source]) -> str:
+def _digest(folder: Path, sources: Sequence[SampleSource]) -> str:
     digest = hashlib.sha256()
     for source in sources:
         if isinstance(source, ArrayInput):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rest_deploy.errors import ImageError, InputError
-from rest_deploy.preprocess.image_files import MAX_PIXELS
+from rest_deploy.preprocess.image_files import MAX_IMAGE_PIXELS
 from rest_deploy.specs import ImageSize, Interpolation, Preprocessing, Resize
 
 _FILTERS = {
@@ -84,10 +84,10 @@ def fed_size(preprocessing: Preprocessing, height: int, width: int, name: str) -
         ImageError: The image would be too large during the resize.
     """
     size = preprocessing.size
-    if preprocessing.resize is Resize.WARP and size is not None and size.width * height > MAX_PIXELS:
+    if preprocessing.resize is Resize.WARP and size is not None and size.width * height > MAX_IMAGE_PIXELS:
         raise ImageError(
             f"{name}: an image of {width}x{height} pixels has {size.width}x{height} pixels during the resize; "
-            f"accepted: at most {MAX_PIXELS:,}; scale it down first"
+            f"accepted: at most {MAX_IMAGE_PIXELS:,}; scale it down first"
         )
     return size or ImageSize(height, width)
 

@@ -89,7 +89,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Row:
+class ChartRow:
     """A row of a chart: one measurement."""
 
     label: str
@@ -124,7 +124,7 @@ class Line:
 def rows(
     title: str,
     described: str,
-    groups: Sequence[tuple[str, Sequence[Row]]],
+    groups: Sequence[tuple[str, Sequence[ChartRow]]],
     base: float | None = None,
     also: Sequence[float | None] = (),
 ) -> Markup:
@@ -137,7 +137,7 @@ def rows(
         base: A value to compare with, drawn as a line.
         also: Other values that the axis must include, so that several charts have the same axis.
     """
-    entries: list[tuple[str, Row | None]] = []
+    entries: list[tuple[str, ChartRow | None]] = []
     for head, own in groups:
         entries += [(_wrapped(head, 42), None)] if head else []
         entries += [(_wrapped(row.label, 20), row) for row in own]
@@ -168,7 +168,7 @@ def rows(
         return _svg(figure, title, described, tips)
 
 
-def _draw_row(axes: Axes, row: Row, y: float, place: Callable[[float], float], tips: list[Node]) -> None:
+def _draw_row(axes: Axes, row: ChartRow, y: float, place: Callable[[float], float], tips: list[Node]) -> None:
     value = row.node.number
     axes.annotate(visible(row.told), (1, y), (7, 0), ("axes fraction", "data"), "offset points", va="center")
     ends = [end for end in (row.low, value, row.high) if end is not None]

@@ -15,8 +15,9 @@ from rest_deploy.errors import ArtifactError, no_file, one_line
 from rest_deploy.values import load_json
 from rest_deploy.values import shown as short
 
-SCHEMA = 1
 VERIFICATION, BENCHMARK = "rest-verify", "rest-bench"
+#: Kind of a record -> its schema.
+SCHEMAS = {VERIFICATION: 2, BENCHMARK: 1}
 _LARGEST_FILE = 64 << 20  # bytes; 48 pictures for each of a hundred artifacts take 20 MiB
 _LARGEST = 1e100  # far over float32; sums and squares of such numbers are still finite
 _LONGEST = 2000  # characters of a text; an error can carry a whole log
@@ -204,17 +205,21 @@ _ARTIFACT: Mapping[str, Shape] = {
     "name": _NAME,
     **_KNOWN,
     **_numbers(mebibytes, bytes="file, MiB"),
-    "tolerance": {
-        **_numbers(plain, noise_factor="times fp32 error", floor="of the largest logit", spread="of std of logits"),
-        "reason": _TEXT,
-    },
-    "budget": {
-        **_numbers(percent, min_top1_agreement="top-1 same, at least", max_accuracy_loss="top-1 right, loss at most"),
-        **_numbers(deviation, max_error="max error, in std"),
+    "limits": {
+        "synthetic": {
+            **_numbers(plain, baseline_factor="times fp32 error", floor="of the largest logit"),
+            **_numbers(plain, max_error="of std of logits"),
+            "reason": _TEXT,
+        },
+        "images": {
+            **_numbers(percent, min_top1_agreement="top-1 same, at least"),
+            **_numbers(percent, max_accuracy_loss="top-1 right, loss at most"),
+            **_numbers(deviation, max_error="max error, in std"),
+        },
     },
     "synthetic": (_SYNTHETIC,),
     "images": (_IMAGES,),
-    "blocks": {**_named(_TEXT, "case", "first_past_tolerance"), "rows": Needed((_BLOCK,))},
+    "blocks": {**_named(_TEXT, "case", "first_over_limit"), "rows": Needed((_BLOCK,))},
     "failures": (_NAME,),
     "passed": _PASSED,
     "assumed": Each(_TEXT),
@@ -333,10 +338,10 @@ def check_record(record: Any, kinds: Sequence[str] = (VERIFICATION, BENCHMARK)) 
     if not isinstance(kind, str) or kind not in kinds:
         raise ArtifactError(f"the kind of the record is {_got(kind)}; accepted: {', '.join(kinds)}; give such a record")
     schema = record.get("schema")
-    if isinstance(schema, bool) or schema != SCHEMA:
+    if isinstance(schema, bool) or schema != SCHEMAS[kind]:
         raise ArtifactError(
-            f"the {kind} record has schema {_got(schema)}; accepted: {SCHEMA}; make it again with this version of "
-            "rest-deploy, or read it with the version that made it"
+            f"the {kind} record has schema {_got(schema)}; accepted: {SCHEMAS[kind]}; measure again with this version "
+            "of it, or read it with the version that made it"
         )
     _check(record, SHAPES[kind], kind)
     names = {contender["name"] for contender in record.get("contenders", ())}

@@ -18,7 +18,7 @@ from PIL import Image
 
 from rest_deploy.errors import ConfigError
 from rest_deploy.preprocess.thumbnail import thumbnail
-from rest_deploy.report.charts import Line, Look, Row, Stop, plane, rows
+from rest_deploy.report.charts import ChartRow, Line, Look, Stop, plane, rows
 from rest_deploy.report.fields import BENCHMARK, SHAPES, VERIFICATION, Node, check_record, plain, unhidden, visible
 
 _FOLDER = Path(__file__).parent
@@ -57,7 +57,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name, made in {"node": Node, "contender": Contender, "derived": Derived}.items():
+    for name, made in {"node": Node, "contender": DrawnContender, "derived": Derived}.items():
         environment.tests[name] = lambda one, made=made: isinstance(one, made)
     environment.filters |= {"present_in": present_in, "class_name": class_name}
     environment.globals |= {"picture": picture, "moment": moment, "judged_by": judged_by, "over": over}
@@ -65,7 +65,7 @@ def _template() -> jinja2.Template:
 
 
 @dataclass(frozen=True)
-class Contender:
+class DrawnContender:
     """A contender of the benchmark, with its number, short name and marker in the whole report."""
 
     number: int
@@ -101,7 +101,7 @@ class Derived:
 class Reading:
     """How close a contender is to the reference in one case, as one figure to plot against its latency."""
 
-    contender: Contender
+    contender: DrawnContender
     result: Node
     words: str  # the verification, in words
     figure: Node | Derived | None
@@ -118,17 +118,17 @@ class Records:
         self.artifacts, self.reference = list(self.verification["artifacts"]), self.verification["reference"]
         self.by_pytorch = self.reference["format"].text == "pytorch"
         self.cases = sorted(self.benchmark["cases"], key=_area)
-        self.contenders: list[Contender] = []
-        self.networks: dict[str, list[Contender]] = {}
+        self.contenders: list[DrawnContender] = []
+        self.networks: dict[str, list[DrawnContender]] = {}
         nodes = list(self.benchmark["contenders"])
         for number, (node, short) in enumerate(zip(nodes, short_names(nodes), strict=True), start=1):
             members = self.networks.setdefault(node["network"].text, [])
-            members.append(Contender(number, node, short, Look(len(members))))
+            members.append(DrawnContender(number, node, short, Look(len(members))))
             self.contenders.append(members[-1])
         known = (("verified", self.verification), ("measured", self.benchmark))
         self.environments = {what: record["environment"] for what, record in known if record}
 
-    def result(self, case: Node, one: Contender) -> Node:
+    def result(self, case: Node, one: DrawnContender) -> Node:
         """The result of a contender in a case; a node of None if there is none."""
         found = (result for result in case["results"] if result["contender"].text == one.name)
         return next(found, case["results"].absent())
@@ -137,7 +137,7 @@ class Records:
         """The results of all contenders of a network in all cases."""
         return [self.result(case, one) for case, one in product(self.cases, self.networks[network])]
 
-    def match(self, one: Contender) -> tuple[Node | None, str]:
+    def match(self, one: DrawnContender) -> tuple[Node | None, str]:
         """The verified artifact of a contender, and the verdict in words.
 
         They match by the SHA-256 of the file, and by name only if the benchmark has no SHA-256. If several artifacts
@@ -212,7 +212,7 @@ class Records:
         return [replace(one, best=next(best)) if at else one for one, at in zip(made, points, strict=True)]
 
     @property
-    def left_out(self) -> dict[str, list[Contender]]:
+    def left_out(self) -> dict[str, list[DrawnContender]]:
         """Why contenders have no reading -> the contenders."""
         shown = {one.contender.number for case in self.sizes for one in self.readings(case)}
         return _grouped((self.match(one)[1], one) for one in self.contenders if one.number not in shown)
@@ -242,7 +242,7 @@ class Records:
     # Latency and errors ----------------------------------------------------------------------------------------------
 
     @property
-    def fastest(self) -> list[tuple[Node, Contender, Node]]:
+    def fastest(self) -> list[tuple[Node, DrawnContender, Node]]:
         """For each size, the fastest contender that passed verification."""
         passed = [one for one in self.contenders if self.match(one)[1] == "passed"]
         timed = ((case, one, self.result(case, one)["p50_ms"]) for case, one in product(self.sizes, passed))
@@ -252,17 +252,17 @@ class Records:
     def latency_charts(self, network: str) -> list[Markup]:
         """Of a network: time per image over sizes, if there are several; times of each case; ratios, if any."""
 
-        def time(one: Contender, result: Node) -> Row:
+        def time(one: DrawnContender, result: Node) -> ChartRow:
             p50 = result["p50_ms"]
             told = p50.shown if p50 else "error" if result["error"] or one.node["error"] else "—"
-            return Row(one.label, p50, told, one.look, high=result["p90_ms"].number)
+            return ChartRow(one.label, p50, told, one.look, high=result["p90_ms"].number)
 
-        def ratio(one: Contender, result: Node) -> Row:
+        def ratio(one: DrawnContender, result: Node) -> ChartRow:
             found = result["ratio"]
             verdict = found["verdict"].text if found["verdict"].text in ("slower", "faster") else ""
             look = replace(one.look, hollow=not verdict)
             ends = found["low"].number, found["high"].number
-            return Row(one.label, found["median"], f"{found['median'].shown or '—'} {verdict}", look, *ends)
+            return ChartRow(one.label, found["median"], f"{found['median'].shown or '—'} {verdict}", look, *ends)
 
         base = self.compared_with(network)
         drawn = [self._growth(network), rows("p50 ms, up to p90", f"Latency of {network}.", self._each(network, time))]
@@ -271,7 +271,7 @@ class Records:
             drawn.append(rows(title, f"Ratios of times of {network}.", self._each(network, ratio), base=1.0))
         return [chart for chart in drawn if chart is not None]
 
-    def _each(self, network: str, row: Callable[[Contender, Node], Row]) -> list[tuple[str, list[Row]]]:
+    def _each(self, network: str, row: Callable[[DrawnContender, Node], ChartRow]) -> list[tuple[str, list[ChartRow]]]:
         members = self.networks[network]
         titles = [case_text(case) + " (see warnings)" * bool(case["conditions"]["flags"]) for case in self.cases]
         drawn = [[row(one, self.result(case, one)) for one in members] for case in self.cases]
@@ -405,11 +405,11 @@ def _point(one: Reading) -> tuple[float, float] | None:
     return None if cost is None or value is None else (cost, value)
 
 
-def _error_row(label: str, row: Node) -> Row:
+def _error_row(label: str, row: Node) -> ChartRow:
     by, bad = judged_by(row), row["passed"].value is False
     own = row["reference_error"].number if by == "max_error" else None
     told = f"{row[by].shown or 'not a number'}{' over' if bad else ''}"
-    return Row(label, row[by], told, Look(1 if bad else 0), limit=row["limit"].number, own=own)
+    return ChartRow(label, row[by], told, Look(1 if bad else 0), limit=row["limit"].number, own=own)
 
 
 def judged_by(row: Node) -> str:

@@ -30,6 +30,7 @@ from rest_deploy.specs import (
     PreprocessingChange,
     Resize,
     TensorSpec,
+    Usual,
 )
 
 
@@ -142,7 +143,7 @@ def describe(
     steps = preprocessing
     if not isinstance(steps, Preprocessing):
         change = steps or PreprocessingChange()
-        steps, unsaid = _steps(change, card.preprocessing, family.preprocessing, config.in_channels)
+        steps, unsaid = _steps(change, card.preprocessing, family.preprocessing_at, config.in_channels)
         assumed |= unsaid
     if steps is not None and len(steps.mean) != config.in_channels:
         raise ConfigError(
@@ -177,11 +178,11 @@ def _weights(loaded: LoadedModel, labelled: bool) -> Weights:
 
 
 def _steps(
-    change: PreprocessingChange, card: Preprocessing | None, usual: Preprocessing, channels: int
+    change: PreprocessingChange, card: Preprocessing | None, usual: Usual, channels: int
 ) -> tuple[Preprocessing | None, dict[str, str]]:
     """From a picture to the input, None where the caller makes it; and what of it was assumed."""
     unknown = card is None and (change.mean is None or change.std is None)
-    if channels != len(usual.mean) and unknown:  # no mean could be assumed: the family's has other channels
+    if channels != len(usual(None).mean) and unknown:  # no mean could be assumed: the family's has other channels
         if change != PreprocessingChange():
             raise ConfigError(
                 f"the model takes {channels} channels: give --mean and --std with {channels} values each, or no flag "
@@ -189,12 +190,12 @@ def _steps(
             )
         return None, {}
     if channels in PICTURE_CHANNELS:
-        return change.apply(card or usual), change.assumed(card, usual)
+        return change.apply(card or usual(None), usual), change.assumed(card, usual)
     if replace(change, mean=None, std=None) != PreprocessingChange():
         raise ConfigError(
             f"the model takes {channels} channels, which no picture has: only --mean and --std tell of its input"
         )
-    return change.apply(card or Preprocessing(Resize.NATIVE, None)), {}
+    return change.apply(card or Preprocessing(Resize.NATIVE, None), usual), {}
 
 
 def check_cuda(device: Device) -> None:

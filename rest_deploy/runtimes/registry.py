@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from rest_deploy.artifact.engine import LIBRARIES, LibraryRow
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, MissingPackageError
 from rest_deploy.models.family import config_of
@@ -79,13 +80,13 @@ class RuntimeRow:
         return kind
 
 
-def _tensorrt(title: str, extra: str, packages: dict[str, tuple[str, ...]]) -> RuntimeRow:
+def _tensorrt(library: LibraryRow) -> RuntimeRow:
     return RuntimeRow(
-        title=title,
+        title=library.title,
         suffixes=(".engine",),
         runtime=("rest_deploy.runtimes.tensorrt", "TensorRTRuntime"),
-        packages=packages,
-        devices={"cuda": extra},
+        packages=library.modules,
+        devices={"cuda": library.extra},
     )
 
 
@@ -102,15 +103,7 @@ _ROWS = {
         },
         devices={"cpu": "cpu", "cuda": "gpu"},
     ),
-    "trt": _tensorrt("TensorRT", "trt", {"tensorrt": ("tensorrt", *(f"tensorrt-cu{n}" for n in (13, 12, 11)))}),
-    "trt-rtx": _tensorrt(
-        "TensorRT-RTX",
-        "trt-rtx",
-        {
-            "tensorrt_rtx": ("tensorrt-rtx",),
-            "tensorrt_rtx_bindings": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
-        },
-    ),
+    **{name: _tensorrt(library) for name, library in LIBRARIES.items()},
     "pytorch": RuntimeRow(
         title="PyTorch",
         suffixes=(".pth", ".pt", ".safetensors"),

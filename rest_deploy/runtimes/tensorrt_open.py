@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rest_deploy.artifact.engine import EngineRecord
+from rest_deploy.artifact.engine import LIBRARIES, EngineRecord
 from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import EngineFile
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ArtifactError, DeviceError, ExportError, PredictorError, install
-from rest_deploy.nvidia import AMPERE, HOPPER, LIBRARIES, ComputeCapability, Gpu, Library, TensorRTLog
+from rest_deploy.nvidia import AMPERE, HOPPER, ComputeCapability, Gpu, Library, TensorRTLog
 from rest_deploy.recipes import Recipe
 
 _log = logging.getLogger(__name__)

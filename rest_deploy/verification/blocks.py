@@ -42,7 +42,7 @@ class BlockComparison:
         return {name: judge_values(figures, self.limits, largest=name in last) for name, figures in self.blocks.items()}
 
     @property
-    def first_past_tolerance(self) -> str | None:
+    def first_over_limit(self) -> str | None:
         """The block at which the difference begins; None where all are within the limits."""
         return next((name for name, verdict in self.verdicts.items() if not verdict.passed), None)
 
@@ -50,7 +50,7 @@ class BlockComparison:
         """Plain values for JSON."""
         judged = self.verdicts
         rows = [{"block": name, **asdict(own), **asdict(judged[name])} for name, own in self.blocks.items()]
-        return {"case": str(self.case), "first_past_tolerance": self.first_past_tolerance, "rows": rows}
+        return {"case": str(self.case), "first_over_limit": self.first_over_limit, "rows": rows}
 
 
 def compare_blocks(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.errors import ConfigError, ImageError, RestDeployError, VerificationError
-from rest_deploy.models.family import check_image, config_of
+from rest_deploy.models.family import check_image, config_of, family_named
 from rest_deploy.preprocess.dataset import Dataset, open_dataset
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.thumbnail import thumbnail
@@ -126,7 +126,10 @@ def _one_transform(subjects: Sequence[Subject], change: PreprocessingChange | No
     """
     changes = change or PreprocessingChange()
     said = Preprocessing(mean=changes.mean, std=changes.std) if changes.mean and changes.std else None
-    declared = {own.name: changes.apply(_of_pictures(own, said)) for own in subjects}
+    declared = {
+        own.name: changes.apply(_of_pictures(own, said), family_named(own.info.family).preprocessing_at)
+        for own in subjects
+    }
     if len(set(declared.values())) > 1:
         told = "; ".join(f"{name}: {steps}" for name, steps in declared.items())
         raise ConfigError(

@@ -9,9 +9,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import read_checked
@@ -30,9 +27,6 @@ if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
     from rest_deploy.models.network import Network
     from rest_deploy.models.reference import BlockRun
-
-#: The first of which onnx.reference knows Q/DQ pairs; what is in our files means the same in it.
-_EVALUATOR_OPSET = 19
 
 
 @contextmanager
@@ -57,29 +51,6 @@ def candidate_of(model: onnx.ModelProto, recipe: Recipe, threads: int | None = N
 
     session = CpuSession(recipe.emulate(model), threads=threads)
     return session.run
-
-
-def reference_evaluator_of(path: str | Path) -> Run:
-    """An ONNX file as ``onnx.reference`` computes it, every node rounded as written; slow."""
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    file = read_checked(path, operators_of)
-    model = onnx.load_model_from_string(bytes(file.content))
-    entry = model.opset_import[0]
-    entry.version = max(entry.version, _EVALUATOR_OPSET)
-    evaluator: Any = ReferenceEvaluator(model)
-    (name,) = (value.name for value in model.graph.input)
-    dtype = file.info.input.dtype
-
-    names = [output.name for output in file.info.outputs]
-
-    def run(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        with np.errstate(over="ignore", invalid="ignore"):  # its Sigmoid tries both of two formulas
-            outputs = evaluator.run(names, {name: batch.astype(dtype)})
-        return {own: values.astype(np.float32) for own, values in zip(names, outputs, strict=True)}
-
-    return run
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rest_deploy.verification.figures import MOST_FLIPS, MOST_WRONG, Accuracy, I
 from rest_deploy.verification.limits import judge, judge_values, on_images
 from rest_deploy.verification.reference import Comparison
 
-KIND, SCHEMA = "rest-verify", 1
+KIND, SCHEMA = "rest-verify", 2
 #: What a record says of accuracy where classes are not known.
 NO_ACCURACY: Mapping[str, Any] = {"top1_accuracy": None, "top5_accuracy": None, "by_class": [], "confused": []}
 
@@ -96,8 +96,8 @@ class ArtifactResult:
             failures += [f"{where}: {reason}" for reason in reasons]
             for name, figures in images.maps.items():
                 failures += [f"{where} {name}: {reason}" for reason in judge(figures, self.allowed)]
-        if self.blocks is not None and self.blocks.first_past_tolerance is not None:
-            failures.append(f"{self.blocks.case}: the difference begins at block {self.blocks.first_past_tolerance}")
+        if self.blocks is not None and self.blocks.first_over_limit is not None:
+            failures.append(f"{self.blocks.case}: the difference begins at block {self.blocks.first_over_limit}")
         return failures
 
     @property
@@ -116,18 +116,13 @@ class ArtifactResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        cases, allowed, own = [], self.allowed, None
+        cases, own = [], None
         if self.synthetic is not None:
-            own = self.synthetic.limits
-            cases = [row for case in self.synthetic.cases for row in case.rows(own)]
+            own = asdict(self.synthetic.limits)
+            cases = [row for case in self.synthetic.cases for row in case.rows(self.synthetic.limits)]
         return {
             **self.about,
-            "tolerance": _tolerance(own) if own is not None else None,
-            "budget": {
-                "min_top1_agreement": allowed.min_top1_agreement,
-                "max_error": allowed.max_error,
-                "max_accuracy_loss": allowed.max_accuracy_loss,
-            },
+            "limits": {"synthetic": own, "images": asdict(self.allowed) if self.images else None},
             "synthetic": cases,
             "images": [self._image_dict(images) for images in self.images],
             "blocks": self.blocks.to_dict() if self.blocks is not None else None,
@@ -152,17 +147,6 @@ class ArtifactResult:
 
     def _map_dict(self, name: str, figures: ValueFigures) -> dict[str, Any]:
         return {"output": name, **asdict(figures), **asdict(judge_values(figures, self.allowed))}
-
-
-def _tolerance(limits: Limits) -> dict[str, Any]:
-    """Limits on synthetic images, as records of schema 1 spell them."""
-    return {
-        "noise_factor": limits.baseline_factor,
-        "floor": limits.floor,
-        "reason": limits.reason,
-        "spread": limits.max_error or 0.0,
-        "block_rms": limits.max_block_rms,
-    }
 
 
 def _key(images: ImageFigures) -> str | None:

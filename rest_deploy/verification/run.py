@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from rest_deploy.artifact.files import distinct_names
 from rest_deploy.environment import describe_environment
 from rest_deploy.errors import ConfigError, RestDeployError
 from rest_deploy.recipes import Limits
-from rest_deploy.specs import SEED, THREADS, ImageSize, input_size
+from rest_deploy.specs import SEED, THREADS, ImageSize, StepProgress, input_size
 from rest_deploy.values import check
 from rest_deploy.verification.blocks import BlockComparison, compare_blocks
 from rest_deploy.verification.images import Images, ImagesResult, on_images
@@ -21,9 +21,6 @@ from rest_deploy.verification.limits import judge, of_artifact
 from rest_deploy.verification.opened import OpenReference, Subject, WeightsChoice, open_reference, open_subject
 from rest_deploy.verification.reference import Case, CaseFigures, Comparison, Reference, synthetic_images
 from rest_deploy.verification.result import ArtifactResult, Verification
-
-#: Called with the share of a step that is done, 0 to 1, and its name.
-Progress = Callable[[float, str], None]
 
 _BLOCK_SIZE = ImageSize(224, 224)
 
@@ -43,7 +40,7 @@ def verify(
     choice: WeightsChoice | None = None,
     seed: int = 0,
     command: str | None = None,
-    report: Progress | None = None,
+    report: StepProgress | None = None,
 ) -> Verification:
     """Compare artifacts with the checkpoint they were made from, or with another artifact.
 
@@ -152,7 +149,7 @@ def _on_synthetic(
     *,
     limits: Limits,
     seed: int,
-    say: Progress,
+    say: StepProgress,
 ) -> _Synthetic:
     """Measure artifacts on synthetic images of some cases, or of each artifact's own; the reference answers once."""
     every = list(dict.fromkeys(case for subject in subjects for case in cases or subject.own_cases))
@@ -182,7 +179,7 @@ def _by_block(
     first: Case,
     limits: Limits,
     seed: int,
-    say: Progress,
+    say: StepProgress,
 ) -> dict[str, BlockComparison]:
     """Compare block by block: each artifact on the images of the first case that it failed, else of the first."""
     runs = {subject.name: subject.blocks() for subject in subjects}  # what cannot be looked into is told at once

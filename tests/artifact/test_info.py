@@ -5,8 +5,9 @@ import json
 import pytest
 
 from rest_deploy.artifact.info import SCHEMA, ArtifactInfo, Weights
+from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ArtifactError, ConfigError
-from rest_deploy.specs import Activation, ImageSize, Output, Precision, Preprocessing, Resize, TensorSpec
+from rest_deploy.specs import Activation, ImageSize, Int8Target, Output, Precision, Preprocessing, Resize, TensorSpec
 from rest_deploy.values import plain
 from tests.artifact.test_engine import FIGURES, PLAN, make_record
 
@@ -45,7 +46,7 @@ def without_labels(**fields):
         {"extra": {}},
         {"versions": {}},
         {"weights": Weights(seed=7)},
-        {"precision": Precision.INT8},
+        {"precision": Precision.INT8, "precision_plan": PrecisionRecord({}, int8_target=Int8Target.CPU)},
         {
             "preprocessing": Preprocessing(Resize.NATIVE, None, mean=(0.5,), std=(0.5,)),
             "input": TensorSpec("image", "float32", ("batch", 1, "height", "width")),
@@ -63,6 +64,23 @@ def without_labels(**fields):
 def test_json_round_trip(changes):
     info = make_info(**changes)
     assert ArtifactInfo.from_json(info.to_json(), "a.onnx") == info
+
+
+@pytest.mark.parametrize(
+    ("precision", "plan", "fact"),
+    [
+        (Precision.INT8, None, "int8_target none in a record of int8; needed: cpu or trt"),
+        (Precision.INT8, PrecisionRecord({}), "int8_target none"),
+        (Precision.FP16, PrecisionRecord({}, int8_target=Int8Target.TRT), "int8_target trt in a record of fp16"),
+        (Precision.FP32, PrecisionRecord({}, int8_target=Int8Target.CPU), "int8_target cpu in a record of fp32"),
+    ],
+)
+def test_what_a_file_is_made_for_is_never_guessed(precision, plan, fact):
+    with pytest.raises(ArtifactError, match=fact):
+        make_info(precision=precision, precision_plan=plan)
+    values = make_info().to_dict() | {"precision": precision.value, "precision_plan": plan and plain(plan)}
+    with pytest.raises(ArtifactError, match=fact):
+        ArtifactInfo.from_dict(values)
 
 
 def test_json_is_compact_and_tells_where_the_weights_come_from():

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rest_deploy.artifact.engine import LIBRARIES
 from rest_deploy.doctor import Report, checks, examine
 from rest_deploy.doctor.records import ABILITIES
-from rest_deploy.nvidia import LIBRARIES
 from rest_deploy.runtimes import ort
 from tests.standins.cuda import FakeCuda, FakeDevice
 from tests.standins.tensorrt import FakeTensorRT

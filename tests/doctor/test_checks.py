@@ -14,6 +14,7 @@ import pytest
 from cuda.bindings.runtime import cudaError_t
 from onnx import TensorProto, helper
 
+from rest_deploy.artifact.engine import LIBRARIES
 from rest_deploy.doctor import checks
 from rest_deploy.doctor.checks import (
     CUDA_PYTHON,
@@ -35,7 +36,6 @@ from rest_deploy.doctor.checks import (
 from rest_deploy.doctor.records import Gpus, Integers, Package, Provider, State
 from rest_deploy.errors import DeviceError, MissingPackageError
 from rest_deploy.errors import install as pip_line
-from rest_deploy.nvidia import LIBRARIES
 from rest_deploy.runtimes import ort
 from tests.conftest import ROOT
 from tests.doctor.machines import CPU_EP, CUDA_EP, RTX_4090, FakeOnnxRuntime, broken_module, fake_module, hide, install
@@ -120,8 +120,8 @@ def test_metadata_that_is_not_there(monkeypatch: MonkeyPatch) -> None:
 
 def test_every_extra_that_is_advised_is_one_of_pyproject() -> None:
     """The registries and the libraries name extras, and rest-doctor puts them into pip lines."""
+    from rest_deploy.artifact.engine import LIBRARIES
     from rest_deploy.export.formats import FORMATS
-    from rest_deploy.nvidia import LIBRARIES
     from rest_deploy.runtimes.registry import RUNTIMES
 
     extras = set(re.findall(r"^([\w-]+) = \[\"", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))

@@ -33,7 +33,7 @@ MODULE = "rest_deploy.export.toy_format"
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The module and the row of CONTRIBUTING.md, for the time of a test."""
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    code, row = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code, row = re.findall(r"```python\n(.*?)```", page.partition("\n## Add a format\n")[2], re.DOTALL)
     module = ModuleType(MODULE)
     monkeypatch.setitem(sys.modules, MODULE, module)
     exec(code, vars(module))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,11 @@ from rest_deploy.errors import ArtifactError, CheckpointError, ConfigError, Expo
 from rest_deploy.models import family as families
 from rest_deploy.models.card import Card
 from rest_deploy.models.factory import load_model
-from rest_deploy.models.family import FAMILIES, family_of
-from rest_deploy.models.network import Structure
+from rest_deploy.models.family import FAMILIES, Family, family_of
+from rest_deploy.models.network import DeployForm, Network, Structure
 from rest_deploy.models.rest import ResT
-from rest_deploy.specs import ImageSize, Precision
+from rest_deploy.specs import ImageSize, Precision, Preprocessing, PreprocessingChange, Resize
+from rest_deploy.verification import Images
 from tests.conftest import IMAGES, ROOT, TINY, lively
 from tests.toys import toy_family, toy_network
 from tests.toys.toy_family import ToyConfig, ToyFamily
@@ -38,10 +40,18 @@ SIZES = [(1, 1), (33, 47), (64, 48)]
 
 @pytest.fixture(scope="module", autouse=True)
 def row() -> Iterator[None]:
-    """The one line of ``models/family.py`` that a family takes, for the time of these tests."""
+    """The one line of ``models/family.py`` that CONTRIBUTING.md says a family takes, for the time of these tests."""
+    (line,) = re.findall(r"```python\n(.*?)```", _page(), re.DOTALL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(families._ROWS, "toy", ("tests.toys.toy_family", "ToyFamily"))
+        for name, place in ast.literal_eval(f"{{{line}}}").items():
+            patch.setitem(families._ROWS, name, place)
         yield
+
+
+def _page() -> str:
+    """What CONTRIBUTING.md says of adding a family."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return text.partition("\n## Add a family\n")[2].partition("\n## ")[0]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +91,17 @@ def test_a_family_is_two_files_and_a_row() -> None:
     assert imported == {"tests.toys.toy_family", "tests.toys.toy_network"}
     named = [path for path in (ROOT / "rest_deploy").rglob("*.py") if "toys" in path.read_text()]
     assert named == []
+
+
+def test_the_page_names_what_a_family_must_say_and_nothing_else() -> None:
+    told = set(re.findall(r"`(\w+)`", "".join(line for line in _page().splitlines(True) if line.startswith("| `"))))
+    must = {name for name in Family.__annotations__ if not hasattr(Family, name)} | Family.__abstractmethods__
+    assert must <= told
+    assert [name for name in told if name not in Family.__annotations__ and not hasattr(Family, name)] == []
+    own = set(vars(ToyFamily)) & (set(vars(Family)) | set(Family.__annotations__)) - {"__doc__", "__module__"}
+    assert {name for name in own if name[0] != "_"} <= told
+    for kind in (Network, DeployForm):
+        assert all(f"`{name}`" in _page() for name in kind.__abstractmethods__)
 
 
 def test_nothing_but_models_names_a_family() -> None:
@@ -185,13 +206,43 @@ def test_it_is_exported_verified_and_predicts(artifact: Path, checkpoint: Path, 
         assert [one.index for one in best] == [one.index for one in theirs.classify(IMAGES / "chelsea.png")]
 
 
+@pytest.mark.parametrize(
+    ("family", "change", "card", "steps"),
+    [
+        ("toy", {"size": ImageSize(40, 40)}, None, (Resize.WARP, ImageSize(40, 40))),
+        ("toy", {"resize": Resize.CROP}, None, (Resize.CROP, ImageSize(40, 48))),
+        ("toy", {"resize": Resize.CROP}, Preprocessing(Resize.NATIVE, None), (Resize.CROP, ImageSize(40, 48))),
+        ("toy", {"resize": Resize.NATIVE}, None, (Resize.NATIVE, None)),
+        ("rest", {"size": ImageSize(40, 40)}, None, (Resize.CROP, ImageSize(40, 40))),
+        ("rest", {"size": ImageSize(400, 400)}, None, (Resize.WARP, ImageSize(400, 400))),
+    ],
+)
+def test_how_images_are_resized_to_a_new_size_is_its_own(
+    family: str, change: dict[str, Any], card: Preprocessing | None, steps: tuple[Resize, ImageSize | None]
+) -> None:
+    usual = FAMILIES[family].preprocessing_at
+    made = PreprocessingChange(**change).apply(card or usual(None), usual)
+    assert (made.resize, made.size) == steps
+
+
+def test_its_images_are_warped_where_others_are_cropped(checkpoint: Path, artifact: Path, tmp_path: Path) -> None:
+    change = PreprocessingChange(size=ImageSize(32, 32))
+    made = export(None, tmp_path / "x.onnx", checkpoint=checkpoint, preprocessing=change, verify=False)
+    with Predictor(made) as predictor:
+        assert predictor.info.preprocessing == ToyFamily.preprocessing.at(ImageSize(32, 32))
+        assert predictor.info.assumed["transform"] == "warp"
+    found = verify(artifact, checkpoint, data=Images(IMAGES, change=change, most=1), synthetic=False)
+    assert found.data is not None
+    assert found.data.transform.startswith("warp 32x32")
+
+
 def test_blocks_have_its_own_names(artifact: Path, checkpoint: Path) -> None:
     found = verify(artifact, checkpoint, sizes=[(33, 47)], per_block=True)
     assert found.passed
     (result,) = found.artifacts
     assert result.blocks is not None
     assert list(result.blocks.blocks) == BLOCKS
-    assert result.blocks.first_past_tolerance is None
+    assert result.blocks.first_over_limit is None
 
 
 def test_in_half_precision(artifact: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -267,7 +318,7 @@ def test_a_deploy_form_that_computes_something_else(
     made = export(None, tmp_path / "x.onnx", checkpoint=checkpoint, verify=False)
     found = verify(made, checkpoint, sizes=[(33, 47)], per_block=True)
     assert not found.passed
-    assert found.artifacts[0].blocks.first_past_tolerance == "entry"  # type: ignore[union-attr]
+    assert found.artifacts[0].blocks.first_over_limit == "entry"  # type: ignore[union-attr]
 
 
 def test_a_size_that_is_baked_in(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from rest_deploy.artifact.engine import LIBRARIES
 from rest_deploy.errors import ArtifactError, DeviceError, ExportError, MissingPackageError
-from rest_deploy.nvidia import LIBRARIES, Library, TensorRTLog, is_installed, load_library
+from rest_deploy.nvidia import Library, TensorRTLog, is_installed, load_library
 
 NAMES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 

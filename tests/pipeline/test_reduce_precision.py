@@ -20,7 +20,7 @@ from rest_deploy.export import onnx_format
 from rest_deploy.export.precision import plan as plans
 from rest_deploy.export.precision.plan import PrecisionPlan
 from rest_deploy.pipeline import ExportRequest, ExportResult, reduce_precision, run_export, speed
-from rest_deploy.pipeline.reduce_precision import Verdict, keep_worst, sensitivities
+from rest_deploy.pipeline.reduce_precision import Judged, keep_worst, sensitivities
 from rest_deploy.runtimes import ort
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
@@ -382,7 +382,7 @@ def _error(plan: PrecisionPlan) -> float:
     return sum(COSTS[part] for part in plan.lowered())
 
 
-def _judge(plan: PrecisionPlan, allowed: float = 0.02) -> Verdict:
+def _judge(plan: PrecisionPlan, allowed: float = 0.02) -> Judged:
     error = _error(plan)
     agreement = replace(
         measure_logits(np.eye(2), np.eye(2)),
@@ -391,7 +391,7 @@ def _judge(plan: PrecisionPlan, allowed: float = 0.02) -> Verdict:
         max_error=error,
         logit_std=1.0,
     )
-    return Verdict(None, agreement, Limits(allowed))
+    return Judged(None, agreement, Limits(allowed))
 
 
 def test_each_part_is_looked_at_alone_and_the_worst_comes_first() -> None:
@@ -432,6 +432,6 @@ def test_int8_falls_back_to_half() -> None:
     plan = PrecisionPlan({"a": Precision.INT8, "b": Precision.INT8, "c": Precision.FP16})
     table = sensitivities(plan, Precision.FP16, lambda p: (float(p.parts["a"] is Precision.INT8), 1.0))
     assert list(table) == ["a", "b"]  # what is half already is not looked at
-    good = Verdict(None, None, Limits(1.0))
+    good = Judged(None, None, Limits(1.0))
     found, _, _ = keep_worst(plan, Precision.FP16, ["a", "b"], good, lambda p: good)
     assert dict(found.parts) == {"a": Precision.FP16, "b": Precision.INT8, "c": Precision.FP16}

@@ -139,13 +139,13 @@ def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
     dataset = _open(_images(tmp_path, "b.png", "a.JPG", "notes.txt"))
     assert _classes(dataset) == {"a.JPG": None, "b.png": None}
     assert not dataset.labelled
-    assert dataset.note.startswith("classes unknown: 'a.JPG' ")
+    assert dataset.note.startswith("'a.JPG' ")
 
 
 def test_one_image_beside_the_folders_makes_them_mere_folders(tmp_path: Path) -> None:
     dataset = _open(_images(tmp_path, "crane-1.png", "tabby cat/a.png"))
     assert not dataset.labelled
-    assert "classes unknown: 'crane-1.png' " in dataset.note
+    assert "'crane-1.png' " in dataset.note
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_folders_without_images_need_no_class(tmp_path: Path) -> None:
 def test_folders_that_are_all_no_classes_are_mere_folders(tmp_path: Path) -> None:
     dataset = _open(_images(tmp_path, "2024/a.png", "2025/b.png"))
     assert not dataset.labelled
-    assert dataset.note.startswith("classes unknown: ")
+    assert dataset.note.startswith("no folder has the name of a class ")
     assert dataset.note.endswith(
         "('2024', '2025'); accepted: label names such as 'tabby cat', or class numbers from 0 to 4; one kind for all"
     )

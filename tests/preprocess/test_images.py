@@ -403,7 +403,7 @@ def scans(image, count):
 
 def test_what_a_file_costs_is_looked_at_of_an_image_that_was_opened(monkeypatch):
     """By its content: scans of a JPEG, also of a later frame and of a draft; tiles of a TIFF's page; JPEG 2000."""
-    monkeypatch.setattr(image_files, "MAX_PIXELS", 1 << 16)
+    monkeypatch.setattr(image_files, "MAX_IMAGE_PIXELS", 1 << 16)
     large = Image.new("L", (256, 256))
     jpeg = scans(large, 20)
     offset = LAZY["MPO of three"].index(b"\xff\xd9\xff\xd8") + 2
@@ -595,9 +595,9 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
 def test_the_limit_itself_is_still_read(tmp_path, monkeypatch):
     path = tmp_path / "image.png"
     photo(24, 20).save(path)
-    monkeypatch.setattr(image_files, "MAX_PIXELS", 480)
+    monkeypatch.setattr(image_files, "MAX_IMAGE_PIXELS", 480)
     assert load_image(path).size == (24, 20)
-    monkeypatch.setattr(image_files, "MAX_PIXELS", 479)
+    monkeypatch.setattr(image_files, "MAX_IMAGE_PIXELS", 479)
     for source in (path, photo(24, 20)):
         with pytest.raises(ImageError, match=r"24x20 pixels; .* 479;"):
             load_image(source)

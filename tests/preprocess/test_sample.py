@@ -13,10 +13,10 @@ from PIL import Image
 
 from rest_deploy.errors import ConfigError, ImageError
 from rest_deploy.preprocess.dataset import images_below
-from rest_deploy.preprocess.sample import ArrayInput, Sample, Source, choose_images
+from rest_deploy.preprocess.sample import ArrayInput, Sample, SampleSource, choose_images
 
 
-def _path(source: Source) -> Path:
+def _path(source: SampleSource) -> Path:
     assert isinstance(source, Path)
     return source
 
@@ -190,7 +190,7 @@ def test_arrays_are_inputs_as_they_are(tmp_path: Path, apart: bool, dtype: Any) 
     assert sample == choose_images(tmp_path / "x", None, 0)
 
 
-def _array(source: Source) -> ArrayInput:
+def _array(source: SampleSource) -> ArrayInput:
     assert isinstance(source, ArrayInput)
     return source
 

@@ -13,7 +13,7 @@ from PIL import Image
 from rest_deploy.cli import predict
 from rest_deploy.errors import ImageError, PredictorError
 from rest_deploy.preprocess import images
-from rest_deploy.preprocess.image_files import FORMATS
+from rest_deploy.preprocess.image_files import IMAGE_FORMATS
 from rest_deploy.preprocess.images import is_image, load_image
 from tests.reliability.conftest import Amount, Worker
 from tests.reliability.corpus import Sample, damaged, picture, samples
@@ -31,7 +31,7 @@ def test_every_image_gives_an_answer_or_a_clear_error(
     told = worker("fuzz_images", tmp_path, tiny_onnx, count)
     assert told["bad"] == []
     assert told["samples"] > 100
-    read = sum(sample.name.split()[0] in FORMATS for sample in samples())
+    read = sum(sample.name.split()[0] in IMAGE_FORMATS for sample in samples())
     assert 0.98 * read < told["whole"]["answered"] <= read  # all but those of float pixels; no other format
     assert told["cut"]["refused"] > told["cut"].get("answered", 0)
     assert told["bombs"].get("answered", 0) <= 3  # small ones whose text or profile alone unfolds

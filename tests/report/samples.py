@@ -142,7 +142,7 @@ def _blocks(precision: str) -> Record:
         verdict = {"judged_by": judged, "limit": limit, "passed": row[judged] <= limit}
         rows.append({**row, "std": 1.0 + number / 9, **verdict})
     first = next((row["block"] for row in rows if not row["passed"]), None)
-    return {"case": "1x224x224", "first_past_tolerance": first, "rows": rows}
+    return {"case": "1x224x224", "first_over_limit": first, "rows": rows}
 
 
 def artifact(network: str, suffix: str, *, labelled: bool = True, images: bool = True) -> Record:
@@ -157,8 +157,10 @@ def artifact(network: str, suffix: str, *, labelled: bool = True, images: bool =
     return {
         "name": name, "path": f"/models/{name}", "sha256": sha(name), "bytes": 54_123_456, "format": form,
         "precision": precision, "model": network, "device": device, "computed": "every value as the runtime gave it",
-        "tolerance": {"noise_factor": 12288.0, "floor": 0.0, "spread": 0.02, "reason": _REASON},
-        "budget": {"min_top1_agreement": 0.9, "max_error": 0.5, "max_accuracy_loss": None} if images else None,
+        "limits": {
+            "synthetic": {"baseline_factor": 12288.0, "floor": 0.0, "max_error": 0.02, "reason": _REASON},
+            "images": {"min_top1_agreement": 0.9, "max_error": 0.5, "max_accuracy_loss": None} if images else None,
+        },
         "synthetic": synthetic,
         "images": found, "blocks": _blocks(precision) if precision == "int8" else None,
         "failures": failures, "passed": not failures, "assumed": {"labels": "ImageNet's"} if images else {},
@@ -182,7 +184,7 @@ def verification(*, network: str = "rest_small", labelled: bool = True, images: 
         "transform": "crop 224x224 mean (0.485, 0.456, 0.406) std (0.229, 0.224, 0.225)", "reference": accuracy,
     }  # fmt: skip
     return {
-        "kind": "rest-verify", "schema": 1,
+        "kind": "rest-verify", "schema": 2,
         "environment": environment(f"rest-verify {network}.onnx --reference {reference} --images /data/val"),
         "reference": {
             "name": reference, "path": f"/models/{reference}", "sha256": sha(reference), "format": "pytorch",
@@ -291,7 +293,7 @@ def small() -> tuple[Record, Record]:
     """One artifact at one size, and all else null."""
     checked, timed = verification(images=False), benchmark()
     checked["artifacts"] = checked["artifacts"][:1]
-    checked["artifacts"][0] |= {"synthetic": checked["artifacts"][0]["synthetic"][2:3], "tolerance": None}
+    checked["artifacts"][0] |= {"synthetic": checked["artifacts"][0]["synthetic"][2:3], "limits": None}
     timed["contenders"] = [timed["contenders"][0] | {"cold": None}]
     timed["cases"] = [timed["cases"][0] | {"conditions": None, "results": timed["cases"][0]["results"][:1]}]
     return checked, timed | {"machine": None, "settings": None}

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rest_deploy.report.charts import Line, Look, Row, Stop, plane, rows
+from rest_deploy.report.charts import ChartRow, Line, Look, Stop, plane, rows
 from rest_deploy.report.fields import SHAPES, Node
 
 _SHAPE = SHAPES["rest-bench"]["machine"]["gflops"]  # type: ignore[index]  # of a number
@@ -18,8 +18,8 @@ def _node(value: float | None) -> Node:
     return Node(value, "benchmark.x", _SHAPE)
 
 
-def _row(value: float | None, label: str = "name", **more: float) -> Row:
-    return Row(label, _node(value), "told", Look(0), **more)
+def _row(value: float | None, label: str = "name", **more: float) -> ChartRow:
+    return ChartRow(label, _node(value), "told", Look(0), **more)
 
 
 def _points(svg: str) -> list[tuple[float, float]]:

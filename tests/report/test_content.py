@@ -16,7 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from rest_deploy.report import report
-from rest_deploy.report.charts import Line, Row
+from rest_deploy.report.charts import ChartRow, Line
 from rest_deploy.report.report import Records, on_frontier, picture, render, short_names
 from tests.report import samples
 from tests.report.pages import Page, read
@@ -150,10 +150,10 @@ def test_gpu_figures_only_where_there_are_any() -> None:
 
 def test_blocks_name_the_first_past_its_limit() -> None:
     checked = samples.verification()
-    first = checked["artifacts"][2]["blocks"]["first_past_tolerance"]
+    first = checked["artifacts"][2]["blocks"]["first_over_limit"]
     assert first is not None
     assert f"the difference begins at block {first}." in _text(checked, None)
-    checked["artifacts"][2]["blocks"]["first_past_tolerance"] = None
+    checked["artifacts"][2]["blocks"]["first_over_limit"] = None
     assert "every block is within its limit." in _text(checked, None)
 
 
@@ -363,7 +363,7 @@ def test_lines_and_rows_carry_the_numbers_they_stand_for(drawn: list[tuple[str, 
         lines = [one for one in what if isinstance(one, Line)]
         rows = [row for one in what if not isinstance(one, Line) for row in one[1]]
         assert lines or rows
-        assert all(isinstance(row, Row) and row.node.key.startswith("benchmark.cases[") for row in rows)
+        assert all(isinstance(row, ChartRow) and row.node.key.startswith("benchmark.cases[") for row in rows)
         for line in lines:
             for stop in line.stops:
                 batch = int(line.label.rpartition(" ")[2])

@@ -50,6 +50,7 @@ def test_what_was_written_is_read(tmp_path: Path, record: dict[str, Any]) -> Non
         *((b'{"kind": "rest-doctor", "schema": 1}', "'rest-doctor'"), (b'{"kind": ["rest-bench"]}', "record is list")),
         *((b'{"kind": "rest-bench", "schema": 2}', "schema 2"), (b'{"kind": "rest-bench", "schema": true}', "True")),
         (b'{"kind": "rest-bench"}', "schema null"),
+        (b'{"kind": "rest-verify", "schema": 1}', "schema 1; accepted: 2; measure again"),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -12,13 +12,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rest_deploy import Predictor, benchmark, verify
+from rest_deploy.artifact.engine import LIBRARIES
 from rest_deploy.artifact.info import ArtifactInfo, Weights
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.benchmarking.measure import Effort
 from rest_deploy.cli import bench
 from rest_deploy.environment import describe_environment
 from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, InputError, MissingPackageError
-from rest_deploy.nvidia import LIBRARIES
 from rest_deploy.runtimes import registry
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.registry import RUNTIMES, device_help, is_checkpoint, open_runtime, read_info
@@ -70,12 +70,9 @@ def test_every_row_leads_to_a_runtime(name):
     assert all(suffix == suffix.lower() for suffix in (*row.suffixes, *row.more_suffixes))
 
 
-def test_rows_of_tensorrt_are_those_of_its_libraries():
+def test_what_an_extra_installs_brings_a_module_of_its_tensorrt():
     for name, library in LIBRARIES.items():
-        row = RUNTIMES[name]
-        assert (row.title, tuple(row.packages)) == (library.title, library.modules)
-        assert row.devices == {"cuda": library.extra}
-        assert library.package in {name for names in row.packages.values() for name in names}
+        assert library.package in {name for names in RUNTIMES[name].packages.values() for name in names}
 
 
 def test_runtimes_is_read_only():
@@ -184,7 +181,7 @@ def test_a_toy_is_verified_and_its_blocks_where_it_shows_them(toy, tiny_checkpoi
         verify(toy, reference=tiny_checkpoint, sizes=SMALL, per_block=True)
     monkeypatch.setattr(ToyRuntime, "blocks", lambda self: onnx_blocks(self.path), raising=False)
     (result,) = verify(toy, reference=tiny_checkpoint, sizes=SMALL, per_block=True).artifacts
-    assert result.blocks.first_past_tolerance is None
+    assert result.blocks.first_over_limit is None
     assert list(result.blocks.blocks)[-1] == "head"
 
 

@@ -36,9 +36,9 @@ def test_int8_blocks_are_judged_by_what_most_of_their_values_lose() -> None:
     assert [verdict.judged_by for verdict in verdicts] == ["rms_error"] * 4 + ["max_error"]
     assert found.blocks["clipped"].max_error > 10  # standard deviations
     assert [verdict.passed for verdict in verdicts] == [True, False, False, False, False]
-    assert found.first_past_tolerance == "zeros"
+    assert found.first_over_limit == "zeros"
     by_largest = replace(limits, max_block_rms=None)
-    assert compare_blocks(CASE, ours, dict.fromkeys(ours, exact), None, by_largest).first_past_tolerance == "clipped"
+    assert compare_blocks(CASE, ours, dict.fromkeys(ours, exact), None, by_largest).first_over_limit == "clipped"
 
 
 def test_other_blocks_or_shapes_are_refused() -> None:
@@ -58,4 +58,4 @@ def test_a_reference_that_is_no_number_confirms_no_block(precision: Precision, b
     with np.errstate(invalid="ignore"):
         for ours, reference, baseline in ((exact, broken, exact), (broken, broken, broken), (broken, exact, exact)):
             sides = ({"head": side} for side in (ours, reference, baseline))
-            assert compare_blocks(CASE, *sides, on_synthetic(recipe_of(precision))).first_past_tolerance == "head"
+            assert compare_blocks(CASE, *sides, on_synthetic(recipe_of(precision))).first_over_limit == "head"

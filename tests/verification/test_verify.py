@@ -162,7 +162,7 @@ def test_the_first_block_past_tolerance_is_named(shifted: Path, tiny_checkpoint:
     (artifact,) = verify(shifted, tiny_checkpoint, cases=ONE, per_block=True).artifacts
     blocks = artifact.blocks
     assert blocks is not None
-    assert blocks.first_past_tolerance == "stage3.0"
+    assert blocks.first_over_limit == "stage3.0"
     by_name = blocks.blocks
     assert list(by_name) == BLOCKS
     assert by_name["stage3.0"].max_error == pytest.approx(0.125, rel=1e-3)
@@ -175,7 +175,7 @@ def test_blocks_of_a_file_that_is_right(tiny_onnx: Path, tiny_checkpoint: Path) 
     found = verify([tiny_onnx, tiny_checkpoint], tiny_checkpoint, synthetic=False, sizes=[(33, 40)], per_block=True)
     for artifact in found.artifacts:
         assert artifact.blocks is not None
-        assert artifact.blocks.first_past_tolerance is None
+        assert artifact.blocks.first_over_limit is None
         assert list(artifact.blocks.blocks) == BLOCKS
         assert str(artifact.blocks.case) == "1x33x40"
     assert found.passed
@@ -405,7 +405,7 @@ def test_some_of_the_images(folder: Path, tiny_onnx: Path, tiny_checkpoint: Path
 def test_a_record_is_plain_and_whole(folder: Path, swapped: Path, tiny_checkpoint: Path) -> None:
     found = verify(swapped, tiny_checkpoint, data=folder, cases=ONE, per_block=True, command="rest-verify x")
     record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert (record["kind"], record["schema"], record["passed"]) == ("rest-verify", 1, False)
+    assert (record["kind"], record["schema"], record["passed"]) == ("rest-verify", 2, False)
     assert record["environment"]["command"] == "rest-verify x"
     (artifact,) = record["artifacts"]
     (images,) = artifact["images"]
@@ -421,7 +421,9 @@ def test_a_record_is_plain_and_whole(folder: Path, swapped: Path, tiny_checkpoin
     assert {(row["label"], row["artifact_name"]) for row in images["confused"]} <= {(0, "b"), (1, "a")}
     check_record(record)
     assert artifact["synthetic"][0]["passed"] is False
-    assert artifact["blocks"]["first_past_tolerance"] == "head"
+    assert artifact["blocks"]["first_over_limit"] == "head"
+    limits = artifact["limits"]
+    assert (limits["synthetic"]["baseline_factor"], limits["images"]["max_accuracy_loss"]) == (2.0, None)
 
 
 @pytest.mark.parametrize(
@@ -474,7 +476,7 @@ def test_an_error_that_was_asked_for_is_all_that_is_allowed(tiny_onnx: Path, tin
     case = artifact.synthetic.cases[0].outputs["logits"]
     assert artifact.synthetic.limits.allowed(case) == pytest.approx(1e-12 * case.std)
     assert artifact.blocks is not None
-    assert artifact.blocks.first_past_tolerance == "stem"
+    assert artifact.blocks.first_over_limit == "stem"
 
 
 def test_blocks_are_compared_on_the_images_that_failed(shifted: Path, tiny_checkpoint: Path) -> None:

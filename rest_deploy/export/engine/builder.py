@@ -24,8 +24,8 @@ from rest_deploy.errors import ExportError
 from rest_deploy.export.engine.choice import LibraryChoice
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility
 from rest_deploy.export.engine.layers import Layer, read_layers
-from rest_deploy.export.formats import Progress
 from rest_deploy.nvidia import Cuda, Library, TensorRTLog, frames_let_go, readable
+from rest_deploy.specs import StepProgress
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def build(
     choice: LibraryChoice,
     config: EngineConfig,
     *,
-    report: Progress | None = None,
+    report: StepProgress | None = None,
 ) -> Built:
     """Build an engine.
 
@@ -94,7 +94,7 @@ class _Build:
         self._log = TensorRTLog(choice.library)
         self._builder = self._made("start its builder", self._trt.Builder, self._log.logger)
 
-    def run(self, model: bytes, path: Path, report: Progress | None) -> Built:
+    def run(self, model: bytes, path: Path, report: StepProgress | None) -> Built:
         network = self._parse(model, path)
         profiles = self._config.resolve_profiles(self._info.image_size)
         settings, options = self._settings(profiles)
@@ -257,7 +257,7 @@ class BuildProgress:
         report: Where to tell it; None for nowhere.
     """
 
-    def __init__(self, report: Progress | None = None) -> None:
+    def __init__(self, report: StepProgress | None = None) -> None:
         self._report = report
         self._phases: dict[str, _Phase] = {}
         self._lock = threading.Lock()

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from rest_deploy.errors import ExportError
-from rest_deploy.export.precision.plan import Convert, PrecisionPlan, Source
+from rest_deploy.export.precision.plan import Convert, ConvertInput, PrecisionPlan
 from rest_deploy.specs import Precision
 
 #: Operators whose types are fixed: sizes are integers, quantization is FP32 to INT8 and back.
@@ -25,7 +25,7 @@ _NO_ARITHMETIC = _MOVES - {"Relu"} | _FIXED | {"Constant"}
 _ELEMENT = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "half"}
 
 
-def convert(source: Source) -> Convert:
+def convert(source: ConvertInput) -> Convert:
     """The recipe of FP16."""
     return lambda plan: to_half(source.graph, plan)
 

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rest_deploy.errors import ExportError
 from rest_deploy.export.precision.half import to_half
-from rest_deploy.export.precision.plan import Convert, PrecisionPlan, Source
+from rest_deploy.export.precision.plan import Convert, ConvertInput, PrecisionPlan
 from rest_deploy.specs import Precision
 
 #: Operator -> axis of the output channels of its weight.
@@ -37,13 +37,13 @@ _LEAST_RANGE = _FULL_RANGE * 2.0**-14
 _TINY = 1e-30
 
 
-def convert_for_tensorrt(source: Source) -> Convert:
+def convert_for_tensorrt(source: ConvertInput) -> Convert:
     """The recipe of INT8 for TensorRT: Q/DQ pairs, the rest in half. Ranges are taken once for all plans."""
     ranges = source.ranges(quantized_inputs(source.graph, source.plan))
     return lambda plan: to_half(to_qdq(source.graph, plan, ranges), plan)
 
 
-def convert_for_cpu(source: Source) -> Convert:
+def convert_for_cpu(source: ConvertInput) -> Convert:
     """The recipe of INT8 for CPUs."""
     return lambda plan: to_dynamic_int8(source.graph, plan, reduced_range=source.reduced_range)
 

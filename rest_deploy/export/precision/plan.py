@@ -78,7 +78,7 @@ class PrecisionPlan:
 
 
 @dataclass(frozen=True)
-class Source:
+class ConvertInput:
     """What the ``convert`` of a recipe (``recipes.py``) gets.
 
     Args:

@@ -19,7 +19,7 @@ from rest_deploy.doctor.artifacts import artifact_keys
 from rest_deploy.errors import ConfigError, VerificationError
 from rest_deploy.export.engine.config import check_targets
 from rest_deploy.export.formats import FORMATS
-from rest_deploy.export.precision.plan import PrecisionPlan, Source
+from rest_deploy.export.precision.plan import ConvertInput, PrecisionPlan
 from rest_deploy.models.family import network_bytes
 from rest_deploy.pipeline import ExportRequest, reduce_precision, run_export
 from rest_deploy.recipes import Limits, Recipe
@@ -165,7 +165,7 @@ def test_it_is_emulated_exactly(recipe: Recipe) -> None:
     graph = helper.make_graph([node], "g", values[:1], values[1:], [numpy_helper.from_array(weight, "w")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     plan = PrecisionPlan({"head": recipe.precision})
-    made = recipe.convert(Source(model, plan, FORMATS["onnx"].config_class(), lambda names: {}))(plan)
+    made = recipe.convert(ConvertInput(model, plan, FORMATS["onnx"].config_class(), lambda names: {}))(plan)
     wanted = toy.rounded(x).astype(np.float64) @ toy.rounded(weight)
     ours = candidate_of(made, recipe)(x)["y"]
     assert np.abs(ours - wanted).max() < 1e-6

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from rest_deploy.export.precision.plan import Convert, PrecisionPlan, Source
+from rest_deploy.export.precision.plan import Convert, ConvertInput, PrecisionPlan
 from rest_deploy.specs import Precision
 
 #: Bits of the mantissa of float32 that are lost, of 23. Part of the network -> in place of it.
@@ -20,7 +20,7 @@ _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _ROUNDED = "/rounded"
 
 
-def convert(source: Source) -> Convert:
+def convert(source: ConvertInput) -> Convert:
     """The recipe: weights of products rounded."""
     return lambda plan: _round_weights(source.graph, plan)
 
