@@ -415,8 +415,8 @@ def _classes(loaded: LoadedWeights, default: int) -> int:
     name = loaded.family.head
     head = loaded.state_dict.get(name)
     if head is None:
-        return default  # check_keys will name the missing head
-    if head.ndim != 2:
+        return default
+    if head.ndim != 2 or not head.shape[0]:
         raise CheckpointError(f"{name} has the shape {tuple(head.shape)}; needed: (classes, channels)")
     return head.shape[0]
 

@@ -58,10 +58,22 @@ def infer(
         num_heads=heads,
         mlp_ratios=tuple(_ratio(h, w) for h, w in zip(hidden, widths, strict=True)),
         sr_ratios=tuple(1 if weight is None else weight.shape[-1] - 1 for weight in reductions),
-        num_classes=weights["head.weight"].shape[0] if "head.weight" in weights else 0,
+        num_classes=count_classes(weights),
         in_channels=weights["stem.conv1.weight"].shape[1],
         apply_transform=_heads_interact(weights) or max(heads) == 1,
     )
+
+
+def count_classes(weights: Mapping[str, Tensor]) -> int:
+    """Rows of the head; 0 where there is none.
+
+    Raises:
+        ValueError, IndexError: It is no head.
+    """
+    head = weights.get("head.weight")
+    if head is not None and head.shape[0] == 0:
+        raise ValueError(f"head.weight has the shape {tuple(head.shape)}; needed: (classes, channels)")
+    return 0 if head is None else head.shape[0]
 
 
 def _heads_interact(weights: Mapping[str, Tensor]) -> bool:

@@ -6,10 +6,10 @@ import copy
 import pickle
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from rest_deploy import create_model, export
 from rest_deploy.errors import CheckpointError, ConfigError
+from rest_deploy.models import family as families
 from rest_deploy.models.backbone import read_norms
 from rest_deploy.models.checkpoint import load_checkpoint
 from rest_deploy.models.factory import LoadedModel, load_model
 from rest_deploy.models.rest import ResT
+from rest_deploy.models.rest_family import ResTFamily
 from rest_deploy.specs import EMBEDDING, LOGITS, STAGE_MAPS, FeatureNorm
 from tests.checkpoints.files import State, libraries, made, other, prefixed
 from tests.checkpoints.test_read import IMAGE, nothing_imported
@@ -193,6 +195,70 @@ def test_every_checkpoint_gives_its_backbone(
         assert f"feature norm: {loaded.norms.mode.value}" in told
         assert loaded.checkpoint is not None
         assert loaded.checkpoint.key_prefix.endswith(row.prefix.removeprefix("module."))
+
+
+V2 = {stage: f"norm_{stage}" for stage in (1, 2, 3, 4)}
+V2_DETECTRON = {stage: f"norm_{stage}.0" for stage in V2}
+
+#: ResTv2's code names norms so.
+V2_ROWS = {
+    "Detectron2, v2": replace(ROWS["Detectron2"], names=V2_DETECTRON, mode=OUTPUTS),
+    "mmseg 0.x, v2": replace(ROWS["mmseg"], names=V2, mode=OUTPUTS),
+    "mmseg 0.x, v2, two stages": replace(ROWS["mmseg"], names={2: "norm_2", 4: "norm_4"}, mode=OUTPUTS),
+}
+
+
+class Named(ResTFamily):
+    """ResT with ResTv2's names of norms."""
+
+    stage_norms: ClassVar[Mapping[tuple[str, ...], FeatureNorm]] = {
+        tuple(V2_DETECTRON.values()): OUTPUTS,
+        tuple(V2.values()): OUTPUTS,
+    }
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(families._ROWS, "rest", (__name__, "Named"))
+
+
+@pytest.mark.usefixtures("named")
+@pytest.mark.parametrize("name", V2_ROWS)
+def test_norms_of_other_names(name: str, weights: Callable[[Row], State], tiny_model: ResT, tmp_path: Path) -> None:
+    row = V2_ROWS[name]
+    path = saved(tmp_path / "a.pth", row.content(weights(row)))
+    for asked, mode in ((None, OUTPUTS), (OUTPUTS, OUTPUTS), (CHAIN, CHAIN)):
+        loaded = load(path, asked)
+        check_maps(loaded, tiny_model)
+        check_norms(loaded, row.names, mode)
+    for asked in (NONE, LAST):
+        assert "--feature-norm outputs or chain" in refused(path, asked)
+
+
+@pytest.mark.usefixtures("named")
+def test_norms_of_two_namings_are_refused(weights: Callable[[Row], State], tmp_path: Path) -> None:
+    row = V2_ROWS["Detectron2, v2"]
+    content = weights(row) | prefixed(norms_of({1: "norm_1"}), row.prefix)
+    message = refused(saved(tmp_path / "a.pth", content))
+    assert "norm_1.0" in message
+    assert "two namings" in message
+
+
+@pytest.mark.usefixtures("named")
+def test_a_norm_of_the_last_map_alone_is_last(weights: Callable[[Row], State], tmp_path: Path) -> None:
+    row = replace(V2_ROWS["mmseg 0.x, v2"], names={4: "norm_4"})
+    path = saved(tmp_path / "a.pth", row.content(weights(row)))
+    for asked, mode in ((None, OUTPUTS), (LAST, LAST)):
+        check_norms(load(path, asked), row.names, mode)
+
+
+@pytest.mark.usefixtures("named")
+def test_a_final_norm_beside_others_is_of_the_embedding(weights: Callable[[Row], State], tmp_path: Path) -> None:
+    row = V2_ROWS["mmseg 0.x, v2"]
+    path = saved(tmp_path / "a.pth", weights(row) | prefixed(norms_of({4: "norm"}), row.prefix))
+    loaded = load(path, features=("stage4", EMBEDDING))
+    check_norms(loaded, row.names, OUTPUTS)
+    assert torch.equal(loaded.model.norm.weight, norms_of({4: "norm"})["norm.weight"])  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -502,8 +568,6 @@ def test_a_pickle_of_a_model_zoo_is_converted_by_the_line_that_is_shown(
 
 
 def test_a_family_without_maps_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rest_deploy.models import family as families
-
     monkeypatch.setitem(families._ROWS, "toy", ("tests.toys.toy_family", "ToyFamily"))
     path = saved(tmp_path / "a.pth", create_model("toy_nano").state_dict())
     assert "a Toy has no feature maps" in refused(path)
