@@ -132,7 +132,7 @@ def test_an_archive_that_unfolds(tmp_path: Path) -> None:
 def test_what_asks_for_memory_is_inert(write: Callable[[Path, object], None], tmp_path: Path) -> None:
     path = tmp_path / "large.pth"
     write(path, {"norm.weight": torch.ones(3), "x": _Allocates()})
-    with pytest.raises(CheckpointError, match=r"large\.pth: holds no weights of a ResT, but others, such as 'norm\.weight'"):
+    with pytest.raises(CheckpointError, match=r"large\.pth: .*, but others, such as 'norm\.weight'"):
         load_checkpoint(path)
 
 
