@@ -94,7 +94,7 @@ def _matching(engine: Path, read_plan: Callable[[], tuple[str, int]]) -> Artifac
         told = _parse(engine, text)
         record = told.engine
         if record is None:
-            raise ArtifactError(f"{manifest_path(engine)}: it has no engine; {_again(engine)}")
+            raise ArtifactError(f"{manifest_path(engine)}: its engine is missing; {_again(engine)}")
         try:
             found, size = read_plan()
         except OSError as exc:

@@ -134,7 +134,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with what every command has."""
     made = argparse.ArgumentParser(prog=name, description=description)
     made.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    made.add_argument("--verbose", action="store_true", help="tell each step, and where an error happened")
+    made.add_argument("--verbose", action="store_true", help="print each step, and where an error happened")
     return made
 
 

@@ -196,7 +196,7 @@ _LOADERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
 def _broken(package: Package, outcome: Outcome[Any]) -> str:
     problem = outcome.problem
     if outcome.missing:  # as where its folder was removed by hand
-        problem = f"{package.name} {package.version} is installed, and there is no {package.module}"
+        problem = f"{package.name} {package.version} is installed, but its module {package.module} is missing"
     elif "is installed but" not in problem:
         problem = f"{package.name} is installed but does not load: {problem}"
     if package.module == ONNXRUNTIME:
