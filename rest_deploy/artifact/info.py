@@ -127,7 +127,7 @@ class Weights:
 
     @property
     def random(self) -> bool:
-        """True where no weights were given, so that predictions mean nothing."""
+        """Whether no weights were given, so that predictions mean nothing."""
         return self.seed is not None
 
     def __str__(self) -> str:

@@ -150,7 +150,7 @@ def _old(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _compare(made: BenchmarkReport, old: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """Compare with the earlier run; where that cannot be, what was measured is told all the same."""
+    """Compare with the earlier run; if that is impossible, print the measurements without it."""
     from rest_deploy.benchmarking import compare_runs
 
     try:

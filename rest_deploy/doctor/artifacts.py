@@ -95,7 +95,7 @@ def examine(command: str | None = None, progress: Callable[[float, str], None] |
 
 @dataclass(frozen=True)
 class Demand:
-    """What ``--require`` asks for: a kind of artifact that must be of use here."""
+    """What ``--require`` asks for: that a kind of artifact can be run or made here."""
 
     key: str
     #: One of ABILITIES. None: run it on the CPU, or where that can never be, on the GPU; without a GPU, build it.

@@ -91,14 +91,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def not_installed(packages: Sequence[str], extras: Iterable[str]) -> str:
-    """That packages are missing, with the pip line that installs them; empty where there are none."""
+    """Says that packages are missing, with the pip line that installs them; empty if none is."""
     if not packages:
         return ""
     return f"{' and '.join(packages)} {'is' if len(packages) == 1 else 'are'} not installed; {install(*extras)}"
 
 
 def repair(problem: str, package: str, extra: str = "") -> str:
-    """A problem of an installed package, with the pip line that repairs it, where it does not have one.
+    """A problem of an installed package, with the pip line that repairs it added if it has none.
 
     Where another distribution of the extra is missing, installing that is the repair.
     """
