@@ -27,7 +27,7 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 
 
 def check_target(path: str | Path) -> Path:
-    """Make sure that a path can be a file's.
+    """Refuse a path at which no file can be written: a folder, or one in a folder that is missing.
 
     Raises:
         ExportError: The folder is missing, or the path is a folder.
@@ -92,13 +92,13 @@ def workspace_of(path: str | Path) -> Iterator[tuple[Path, Path]]:
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold a file's content, so that no name is given to less of it."""
+    """Flush a file to the disk, before it gets its name."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def move(source: Path, target: Path) -> None:
-    """Give a file its name, over whatever has it, and have the disk hold that too."""
+    """Rename a file over its target, and flush the folder to the disk."""
     source.replace(target)
     with suppress(OSError):  # moved is moved, also where a folder cannot be opened or flushed
         handle = os.open(target.parent, os.O_RDONLY)

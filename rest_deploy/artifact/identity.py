@@ -1,4 +1,4 @@
-"""Which file a file is: the SHA-256 of its content, and what tells one that was replaced from the one before."""
+"""The identity of a file: the SHA-256 of its content, and a value that changes when it is replaced."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sha256_of_rest(file: BinaryIO) -> str:
 
 
 def state_of(path: Path) -> State:
-    """Another value for a file that was replaced or written to; None where there is none."""
+    """A value that changes when a file is replaced or written to; None if there is no file."""
     try:
         status = path.stat()
     except OSError:  # what reads it says why

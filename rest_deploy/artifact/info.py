@@ -127,7 +127,7 @@ class Weights:
 
     @property
     def random(self) -> bool:
-        """True where no weights were given, so that predictions mean nothing."""
+        """Whether no weights were given, so that predictions mean nothing."""
         return self.seed is not None
 
     def __str__(self) -> str:
@@ -205,7 +205,7 @@ class ArtifactInfo:
                 f"outputs without a stride: {', '.join(classes) or 'none'}; needed: {LOGITS} alone, others are maps"
             )
         if self.labels is not None and len(self.labels) != self.num_classes:
-            raise ArtifactError(f"{len(self.labels)} labels are named for {self.num_classes} classes")
+            raise ArtifactError(f"{len(self.labels)} labels for {self.num_classes} classes")
         if self.preprocessing is not None and len(self.preprocessing.mean) != self.input.shape[1]:
             raise ArtifactError(
                 f"preprocessing for {len(self.preprocessing.mean)} channels, and an input of {self.input.shape[1]}"
@@ -229,7 +229,7 @@ class ArtifactInfo:
         """
         for found, said in ((inputs, (self.input,)), (outputs, self.outputs)):
             if [(name, tuple(shape)) for name, shape in found.items()] != [(spec.name, spec.shape) for spec in said]:
-                raise ArtifactError(f"{path}: its record is of another network than its graph; export it again")
+                raise ArtifactError(f"{path}: its record describes another network than its graph; export it again")
 
     @property
     def num_classes(self) -> int:

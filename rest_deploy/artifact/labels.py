@@ -74,7 +74,7 @@ def _parse_text(text: str) -> tuple[str, ...]:
         except ValueError as exc:
             printed = [_ENTRY.fullmatch(line.strip()) for line in text.splitlines() if line.strip(" \t{}")]
             if not printed or not all(printed):  # not a dict as Python prints it, one entry a line
-                raise ConfigError(f"it begins as JSON does, and is none ({exc}); needed: {_SHAPES}") from exc
+                raise ConfigError(f"it starts like JSON, but is not valid JSON ({exc}); needed: {_SHAPES}") from exc
             pairs = {int(m[1]): m[3].replace("\\'", "'") for m in printed if m}
             return _checked(_in_order(pairs, len(printed)))
         return parse_labels(values)

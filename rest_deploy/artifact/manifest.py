@@ -37,7 +37,7 @@ def write_manifest(path: str | Path, info: ArtifactInfo, *, replaces: ArtifactIn
 
 
 def read_manifest(engine: str | Path) -> ArtifactInfo:
-    """What the manifest of an engine says, once its plan has been found to be the one that it tells of.
+    """Read the manifest of an engine, after checking that the plan beside it is its own.
 
     Raises:
         ArtifactError: The plan or the manifest is missing, damaged, edited, or of another plan.
@@ -73,7 +73,7 @@ def read_engine(engine: str | Path) -> EngineFile:
 
 
 def read_new_manifest(engine: Path) -> ArtifactInfo:
-    """What a manifest says that was just written, its plan not looked at.
+    """Read a manifest that was just written, without checking its plan.
 
     Raises:
         ArtifactError: It is none.
@@ -94,7 +94,7 @@ def _matching(engine: Path, read_plan: Callable[[], tuple[str, int]]) -> Artifac
         told = _parse(engine, text)
         record = told.engine
         if record is None:
-            raise ArtifactError(f"{manifest_path(engine)}: it has no engine; {_again(engine)}")
+            raise ArtifactError(f"{manifest_path(engine)}: its engine is missing; {_again(engine)}")
         try:
             found, size = read_plan()
         except OSError as exc:
@@ -160,5 +160,5 @@ def _again(engine: Path) -> str:
 
 
 def _rebuild(engine: Path) -> str:
-    """What makes an engine of which nothing is known."""
+    """The rest-export line for an engine of which nothing is known."""
     return f"rest-export --model NAME --checkpoint FILE --format trt --output {shlex.quote(str(engine))}"

@@ -112,7 +112,7 @@ class Profile:
 
     @property
     def volume(self) -> int:
-        """How many sizes it holds; of two profiles that fit, the narrower was tuned for less else."""
+        """How many sizes it holds; of two profiles that fit, the smaller one is tuned more closely."""
         batch, height, width = (high - low + 1 for low, high in zip(self.min.sizes, self.max.sizes, strict=True))
         return batch * height * width
 

@@ -34,55 +34,66 @@ from rest_deploy.specs import BATCH, SEED, THREADS, ImageSize
 def _parser() -> argparse.ArgumentParser:
     made = parser(
         "rest-bench",
-        "Time artifacts and baselines in turns, round by round. A difference is called one only beyond noise.",
+        "Time artifacts and baselines in turns, round by round. A difference counts only beyond noise.",
     )
     add = made.add_argument
     add("artifacts", nargs="*", metavar="ARTIFACT", help=".onnx or .engine file, or a checkpoint; any number")
     add("--sizes", nargs="+", metavar="HxW", type=typed(ImageSize.parse), help="of the images (default 224)")
-    add("--batch", nargs="+", metavar="N", type=number_as(BATCH), default=[1], help="images of a call (default 1)")
+    add("--batch", nargs="+", metavar="N", type=number_as(BATCH), default=[1], help="images in a call (default 1)")
     add(
         "--baseline",
         nargs="+",
         metavar="NAME",
         default=[],
-        help=f"of each network, without any file: {', '.join(BASELINES)}",
+        help=f"time these too for each network, without a file: {', '.join(BASELINES)}",
     )
     add("--model", nargs="+", metavar="NAME", default=[], help="networks by name, for baselines without an artifact")
     add("--checkpoint", metavar="FILE", help="weights of the baselines (default random, which takes as long)")
-    add("--relative-to", metavar="NAME", help="contender that ratios are formed to (default the first of a network)")
+    add(
+        "--relative-to", metavar="NAME", help="contender to compare the others with (default the first of each network)"
+    )
     add("--device", help=device_help())
     add(
         "--threads", type=number_as(THREADS), help="CPU threads of a call (default: one for each core that may be used)"
     )
-    add("--seed", type=number_as(SEED), default=0, help="of images and random weights (default 0)")
+    add("--seed", type=number_as(SEED), default=0, help="seed of images and random weights (default 0)")
     effort = made.add_argument_group("how long")
     effort.add_argument(
         "--min-rounds",
         metavar="N",
         type=number_of(Effort, "min_rounds"),
         default=15,
-        help="rounds of a size (default 15)",
+        help="rounds at each size (default 15)",
     )
     effort.add_argument(
         "--min-seconds",
         metavar="S",
         type=number_of(Effort, "min_seconds"),
         default=2.5,
-        help="timed of each contender at a size (default 2.5)",
+        help="seconds timed for each contender at each size (default 2.5)",
     )
     effort.add_argument(
         "--max-seconds",
         metavar="S",
         type=number_of(Effort, "max_seconds"),
-        help="of a size, after which no round begins",
+        help="seconds at each size, after which no round begins",
     )
     effort.add_argument(
-        "--confidence", metavar="SHARE", type=number_as(CONFIDENCES), default=0.99, help="of intervals (default 0.99)"
+        "--confidence",
+        metavar="SHARE",
+        type=number_as(CONFIDENCES),
+        default=0.99,
+        help="confidence of intervals (default 0.99)",
     )
     effort.add_argument("--no-cold", action="store_true", help="do not measure load, first answer and peak memory")
     add_output_flags(made)
-    add("--verification", metavar="FILE.json", type=Path, help="what rest-verify wrote, to go into the report too")
-    add("--compare", metavar="OLD.json", type=Path, help="an earlier run; exits with 1 where something became slower")
+    add("--verification", metavar="FILE.json", type=Path, help="record of rest-verify, to show in the report too")
+    add(
+        "--compare",
+        metavar="OLD.json",
+        type=Path,
+        help="record of an earlier run; exit with 1 if something became slower",
+    )
     return made
 
 
@@ -139,7 +150,7 @@ def _old(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _compare(made: BenchmarkReport, old: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """Compare with the earlier run; where that cannot be, what was measured is told all the same."""
+    """Compare with the earlier run; if that is impossible, print the measurements without it."""
     from rest_deploy.benchmarking import compare_runs
 
     try:

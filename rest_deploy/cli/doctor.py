@@ -22,8 +22,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="print JSON")
     made.add_argument(
         "--require", action="append", type=_demand, default=[], metavar="ARTIFACT[:cpu|:cuda|:export]",
-        help="exit with 1 unless this artifact of the table, such as onnx, onnx:cuda or trt-rtx, can be run here, or "
-        "made; without a device on the CPU, an engine on the GPU, or where there is none, built; may be repeated",
+        help="exit with 1 unless this machine can run an artifact of the table (onnx, onnx:cuda) or export it "
+        "(trt-rtx:export); alone: run it on the CPU, an engine on the GPU or, without one, build it; may be repeated",
     )  # fmt: skip
     return made
 

@@ -65,7 +65,12 @@ def _parser() -> argparse.ArgumentParser:
             const=name.value,
             help=f"--precision {name.value}",
         )
-    add("-o", "--output", metavar="FILE", help="default: the model's name, here; for several formats without suffix")
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="file to write (default: the model's name, in this folder); without suffix for several formats",
+    )
     add_preprocessing_flags(made)
     add("--json", action="store_true", help="print what was made as JSON")
     add("--dry-run", action="store_true", help="check the request, say what would be made, and make nothing")

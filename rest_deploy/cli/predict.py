@@ -18,7 +18,7 @@ from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = parser("rest-predict", "Classify images with an exported ResT.")
+    made = parser("rest-predict", "Classify images with an exported network.")
     made.add_argument("artifact", help=".onnx or .engine file, or a PyTorch checkpoint")
     made.add_argument("images", nargs="+", help="image files, or folders of them, subfolders included")
     made.add_argument(
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-pixels",
         type=number_as(MAX_PIXELS),
         metavar="N",
-        help="most of the network's input (default: what memory allows)",
+        help="most pixels of the network's input (default: what memory allows)",
     )
     made.add_argument("--json", action="store_true", help="print JSON")
     return made

@@ -62,14 +62,18 @@ def add_preprocessing_flags(group: Any) -> None:
 def add_weights_flags(group: Any) -> None:
     """Flags that choose the weights of a checkpoint, and say what they do not tell."""
     add = group.add_argument
-    add("--weights-key", metavar="KEY", help="entry of the checkpoint to take, as model_ema (default: it says which)")
-    add("--key-prefix", metavar="P", help="what stands before the names of the network's weights, as backbone.")
+    add(
+        "--weights-key",
+        metavar="KEY",
+        help="entry of the checkpoint to take, as model_ema (default: chosen, and printed)",
+    )
+    add("--key-prefix", metavar="P", help="prefix of the network's weights, as backbone.")
     add(
         "--num-heads",
         metavar="N",
         nargs=4,
         type=number_as(HEADS),
-        help="heads of each stage, where the weights do not tell them",
+        help="attention heads of each stage, if the weights do not tell them",
     )
 
 

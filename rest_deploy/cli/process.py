@@ -33,7 +33,7 @@ interruptions: list[int] = []
 
 
 def start(name: str) -> int:
-    """Run a command in a process that is its own; its exit code.
+    """Run a command that has the process to itself; returns its exit code.
 
     Args:
         name: Of a module of ``rest_deploy.cli`` with a ``main``.

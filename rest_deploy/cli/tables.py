@@ -184,7 +184,7 @@ def read_other(path: Path | None, kind: str, report: Path | None, flag: str) -> 
 
 
 def to_json(record: Mapping[str, Any], encoding: str | None = "utf-8") -> str:
-    """A record, made finite by :func:`finite`, as JSON text that any reader takes and any terminal shows.
+    """A record, made finite by :func:`finite`, as JSON text that every reader accepts and every terminal shows.
 
     Args:
         record: Plain values.
@@ -204,7 +204,7 @@ def _can_hold(encoding: str, character: str) -> bool:
 
 
 def finite(value: Any) -> Any:
-    """Plain values in which what is no number, as of an artifact that gives none, has become None."""
+    """Plain values with None in place of infinities and NaN."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

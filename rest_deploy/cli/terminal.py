@@ -73,7 +73,7 @@ def _parsed(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def exit_code(work: Callable[[], int]) -> int:
-    """Do some work; its exit code, or that of its error, which becomes one line on stderr."""
+    """Run a command's work; returns the exit code. An error becomes one line on stderr."""
     told: str | None
     try:
         return work()
@@ -122,7 +122,7 @@ def _terminating() -> Iterator[None]:
 
 
 def failed(failures: Sequence[str]) -> int:
-    """The exit code of what may fail in parts; where some did, a line on stderr says the first of them."""
+    """The exit code of work that may fail in parts; a line on stderr says the first failure."""
     if not failures:
         return OK
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
@@ -134,7 +134,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with what every command has."""
     made = argparse.ArgumentParser(prog=name, description=description)
     made.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    made.add_argument("--verbose", action="store_true", help="tell each step, and where an error happened")
+    made.add_argument("--verbose", action="store_true", help="print each step, and where an error happened")
     return made
 
 

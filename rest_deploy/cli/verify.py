@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         type=typed(ImageSize.parse),
         help="of synthetic images, and that real ones are brought to (default: six sizes from 1x1 to 512x544)",
     )
-    add("--no-synthetic", action="store_true", help="look at real images alone")
+    add("--no-synthetic", action="store_true", help="use real images only")
     add("--per-block", action="store_true", help="compare block by block, and name the one where a difference begins")
     add(
         "--threads", type=number_as(THREADS), help="CPU threads of a call (default: one for each core that may be used)"
@@ -61,36 +61,41 @@ def _parser() -> argparse.ArgumentParser:
         "--seed",
         type=number_as(SEED),
         default=0,
-        help="of synthetic images, and of the choice of real ones (default 0)",
+        help="seed of synthetic images, and of the choice of real ones (default 0)",
     )
     _add_images(made.add_argument_group("real images"))
     _add_limits(made.add_argument_group("limits (default: by precision, docs/measuring.md)"))
     add_weights_flags(made.add_argument_group("weights of the reference (default: those it was made of)"))
     add_output_flags(made)
-    add("--benchmark", metavar="FILE.json", type=Path, help="what rest-bench wrote, to go into the report too")
+    add("--benchmark", metavar="FILE.json", type=Path, help="record of rest-bench, to show in the report too")
     return made
 
 
 def _add_images(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--data", metavar="DIR", type=Path, help="images; a subfolder for each class tells their classes")
-    add("--ground-truth", metavar="FILE", type=Path, help="tells their classes: a line an image, PATH CLASS")
-    add("--max-images", metavar="N", type=number_as(IMAGES), help="how many at most, chosen by the seed (default all)")
-    add("--batch", metavar="N", type=number_as(BATCH), help="images of a call (default 1)")
+    add("--ground-truth", metavar="FILE", type=Path, help="file with their classes: one line per image, PATH CLASS")
+    add("--max-images", metavar="N", type=number_as(IMAGES), help="images at most, chosen by the seed (default all)")
+    add("--batch", metavar="N", type=number_as(BATCH), help="images in a call (default 1)")
     add_preprocessing_flags(group)
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--max-error", metavar="STD", type=number_as(FACTOR), help="largest, in standard deviations of the logits")
     add(
-        "--min-top1-agreement", metavar="SHARE", type=number_as(FRACTION), help="with the reference, on images, as 0.99"
+        "--max-error", metavar="STD", type=number_as(FACTOR), help="largest error, in standard deviations of the logits"
+    )
+    add(
+        "--min-top1-agreement",
+        metavar="SHARE",
+        type=number_as(FRACTION),
+        help="share of images with the reference's best class, as 0.99",
     )
     add(
         "--max-accuracy-loss",
         metavar="SHARE",
         type=number_as(FRACTION),
-        help="of top-1, against the reference's, as 0.005",
+        help="loss of top-1 accuracy against the reference, as 0.005",
     )
 
 
@@ -305,7 +310,7 @@ def _flips(artifact: ArtifactResult) -> Iterator[str]:
         if not own.flips:
             continue
         where = f" at {own.size}" if own.size is not None else ""
-        lines = [f"other best class than the reference's{where}, the surest of it first:"]
+        lines = [f"best class differs from the reference's{where}, surest first:"]
         lines += [_flip(flip, artifact) for flip in own.flips[:_SHOWN]]
         if len(own.flips) > _SHOWN:
             lines.append(f"  and {len(own.flips) - _SHOWN} more; -o FILE.json and --report show them")

@@ -51,7 +51,7 @@ _WITHOUT_GPU = "trt-rtx"
 #: Runtimes that are not asked by a probe: ONNX Runtime was before others load, and engines are looked at by library.
 _TOLD_BY_OTHERS = frozenset({SOURCE, *LIBRARIES})
 _FOR_CPUS = "INT8 files for CPUs run on CPUs; for a GPU export with --fp16, or build an engine with --int8"
-_REDUCED = "8-bit sums saturate on this CPU: of INT8 files it runs those with --reduced-range, as are made on it"
+_REDUCED = "8-bit sums saturate on this CPU: it runs only INT8 files made with --reduced-range, as they are made here"
 
 
 def examine(command: str | None = None, progress: Callable[[float, str], None] | None = None) -> Report:
@@ -95,7 +95,7 @@ def examine(command: str | None = None, progress: Callable[[float, str], None] |
 
 @dataclass(frozen=True)
 class Demand:
-    """What ``--require`` asks for: a kind of artifact that must be of use here."""
+    """What ``--require`` asks for: that a kind of artifact can be run or made here."""
 
     key: str
     #: One of ABILITIES. None: run it on the CPU, or where that can never be, on the GPU; without a GPU, build it.

@@ -91,14 +91,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def not_installed(packages: Sequence[str], extras: Iterable[str]) -> str:
-    """That packages are missing, with the pip line that installs them; empty where there are none."""
+    """Says that packages are missing, with the pip line that installs them; empty if none is."""
     if not packages:
         return ""
     return f"{' and '.join(packages)} {'is' if len(packages) == 1 else 'are'} not installed; {install(*extras)}"
 
 
 def repair(problem: str, package: str, extra: str = "") -> str:
-    """A problem of an installed package, with the pip line that repairs it, where it does not have one.
+    """A problem of an installed package, with the pip line that repairs it added if it has none.
 
     Where another distribution of the extra is missing, installing that is the repair.
     """
@@ -196,7 +196,7 @@ _LOADERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
 def _broken(package: Package, outcome: Outcome[Any]) -> str:
     problem = outcome.problem
     if outcome.missing:  # as where its folder was removed by hand
-        problem = f"{package.name} {package.version} is installed, and there is no {package.module}"
+        problem = f"{package.name} {package.version} is installed, but its module {package.module} is missing"
     elif "is installed but" not in problem:
         problem = f"{package.name} is installed but does not load: {problem}"
     if package.module == ONNXRUNTIME:

@@ -95,7 +95,7 @@ def simplify(model: onnx.ModelProto, structure: Structure, operators: Set[str]) 
         _require_as_many_reductions(model, simplified)
         differences = _largest_differences(model, simplified)
     except ExportError as exc:
-        return model, f"onnxsim spoiled the graph: {exc}"
+        return model, f"onnxsim broke the graph: {exc}"
     for name, difference in differences.items():
         if not difference <= _TOLERANCE:
             return model, f"onnxsim changed the {name} by {difference:.2g} (relative; allowed {_TOLERANCE:g})"

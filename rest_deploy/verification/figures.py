@@ -224,7 +224,7 @@ class ImageFigures:
         figures: Of the logits, against the reference's.
         maps: Of the other outputs, by name.
         accuracy: Where the classes are known.
-        flips: Images with another best class than the reference's, the surest of it first.
+        flips: Images whose best class differs from the reference's, surest first.
         wrong: Images with another best class than their own, those that the reference answers rightly first.
         worst: Images with the largest errors, the largest first.
     """

@@ -184,7 +184,7 @@ def open_reference(
     """
     if not is_checkpoint(path):
         if choice is not None:
-            raise ConfigError(f"{path}: an artifact has one network; weights are chosen of a checkpoint")
+            raise ConfigError(f"{path}: an artifact has no weights to choose from, as a checkpoint has; leave that out")
         with open_subject(path.name, path, device, threads) as subject:
             yield OpenReference(subject, None)
         return
@@ -219,7 +219,7 @@ def _loaded(path: Path, choice: WeightsChoice | None, records: Sequence[Artifact
     if len(made_of) > 1 and key is None and prefix is None:
         entries = ", ".join(repr(prefix + key) for key, prefix in made_of)
         raise ConfigError(
-            f"{path}: the artifacts were made of different weights of it ({entries}); verify them one at a time, or "
+            f"{path}: the artifacts were made from different weights in it ({entries}); verify them one at a time, or "
             "choose with --weights-key"
         )
     (first_key, first_prefix), record = next(iter(made_of.items()))

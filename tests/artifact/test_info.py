@@ -163,7 +163,7 @@ def test_an_engine_that_cannot_be_read_is_refused(engine, said):
 @pytest.mark.parametrize("labels", [(), ("cat", "dog"), ("cat", "dog", "cow", "owl")])
 def test_labels_must_be_as_many_as_classes(labels):
     values = {**make_info().to_dict(), "labels": list(labels)}
-    with pytest.raises(ArtifactError, match=f"{len(labels)} labels are named for 3 classes|labels has 0 values"):
+    with pytest.raises(ArtifactError, match=f"{len(labels)} labels for 3 classes|labels has 0 values"):
         ArtifactInfo.from_dict(values)
 
 

@@ -126,10 +126,10 @@ def test_names_that_look_like_numbers(tmp_path, text, names):
 @pytest.mark.parametrize(
     ("text", "fact"),
     [
-        ("[", "begins as JSON does, and is none"),
-        ('{"cat": 0', "begins as JSON does, and is none"),
-        ("[background]\ncat", "begins as JSON does, and is none"),
-        pytest.param("[" * 100_000, "begins as JSON", id="deeper than Python's recursion limit"),
+        ("[", "starts like JSON, but is not valid JSON"),
+        ('{"cat": 0', "starts like JSON, but is not valid JSON"),
+        ("[background]\ncat", "starts like JSON, but is not valid JSON"),
+        pytest.param("[" * 100_000, "starts like JSON", id="deeper than Python's recursion limit"),
         ('{"1": "cat", "2": "dog"}', "numbered 1 to 2, and it has 2"),
         ("1 cat\n2 dog", "numbered 1 to 2, and it has 2"),
         ('{"cat": 0, "dog": 2}', "numbered 0 to 2, and it has 2"),

@@ -166,7 +166,7 @@ def test_a_truncated_manifest_is_refused_wherever_it_was_cut(engine):
             "metadata cannot be read: engine.plan_sha256 is '00'",
         ),
         (lambda values: values.update(engine=[]), r"metadata cannot be read: engine is \[\]"),
-        (lambda values: values.update(labels=["cat"]), "1 labels are named for 3 classes"),
+        (lambda values: values.update(labels=["cat"]), "1 labels for 3 classes"),
     ],
     ids=["schema", "library", "targets", "profiles", "digest", "list", "labels"],
 )
@@ -177,7 +177,7 @@ def test_an_edited_manifest(engine, change, said):
 
 def test_a_manifest_of_something_else_than_an_engine(engine):
     edit(engine, lambda values: values.pop("engine"))
-    refused(engine, r"rest\.engine\.json: it has no engine; copy it again")
+    refused(engine, r"rest\.engine\.json: its engine is missing; copy it again")
 
 
 def test_a_manifest_without_end(engine, monkeypatch):

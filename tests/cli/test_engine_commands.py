@@ -175,7 +175,11 @@ REFUSED: dict[str, tuple[str, list[str], str]] = {
     "swapped sizes": (RTX, ["--min-size", "640", "--max-size", "224"], "needed: min <= opt <= max"),
     "no profile": (RTX, ["--profile", "224"], "accepted: MIN:OPT:MAX"),
     "profile and size": (RTX, ["--profile", "1:2:3", "--max-size", "9"], "give one or the other"),
-    "hopper": (RTX, ["--target", "sm90"], "TensorRT-RTX has no Hopper; build with --format trt on the Hopper machine"),
+    "hopper": (
+        RTX,
+        ["--target", "sm90"],
+        "TensorRT-RTX does not support Hopper; build with --format trt on that machine",
+    ),
     "turing in fp32": (RTX, ["--target", "sm75"], "TensorRT-RTX has no FP32 products on Turing; use --fp16, or sm80"),
     "a target that is none": (RTX, ["--target", "tpu"], "accepted: sm86, sm89, sm120"),
     "a target of the future": (RTX, ["--target", "sm150"], "has sm75, sm80, sm86, sm89, sm120, sm121"),
@@ -257,8 +261,8 @@ def test_rtx_beside_a_hopper_gpu_builds_and_says_why_it_is_not_run(
     argv = ["--checkpoint", tiny_checkpoint, "-o", tmp_path / "x.engine"]
     refused = Outcome(export, [*argv, "--format", "trt"], capsys)
     assert refused.code == 1
-    assert "is none that TensorRT-RTX 1.7.1.116 builds for in fp32, and TensorRT is not installed" in refused.err
+    assert "builds no fp32 engines for the GPU here, NVIDIA H200 (sm90), and TensorRT is not installed" in refused.err
     made = Outcome(export, [*argv, "--format", "trt-rtx"], capsys)
     assert made.code == 0
     assert "library   TensorRT-RTX 1.7.1.116 (asked for)" in made.out
-    assert "not run here (the GPU here, NVIDIA H200 (sm90), is none of its targets sm80" in made.out
+    assert "not run here (the GPU here, NVIDIA H200 (sm90), is not one of its targets sm80" in made.out

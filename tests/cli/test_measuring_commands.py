@@ -85,7 +85,7 @@ def test_verify_prints_json(tiny_onnx: Path, capsys: pytest.CaptureFixture[str])
 
 def test_flips_are_listed(tiny_onnx: Path, other: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = Outcome(verify, [tiny_onnx, "--reference", other, "--data", folder, "--no-synthetic"], capsys)
-    assert "other best class than the reference's, the surest of it first:" in done.out
+    assert "best class differs from the reference's, surest first:" in done.out
     assert " -> " in done.out
 
 

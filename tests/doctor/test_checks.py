@@ -225,7 +225,7 @@ def test_one_whose_files_are_gone(monkeypatch: MonkeyPatch) -> None:
     """Of which pip would say that they are installed already."""
     install(monkeypatch, onnx="1.23.2")
     hide(monkeypatch, "onnx")
-    note = "onnx 1.23.2 is installed, and there is no onnx; pip install --force-reinstall onnx"
+    note = "onnx 1.23.2 is installed, but its module onnx is missing; pip install --force-reinstall onnx"
     assert check_package("onnx") == Package("onnx", "onnx", "1.23.2", State.BROKEN, note)
 
 

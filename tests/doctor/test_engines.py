@@ -37,11 +37,11 @@ B200, P100 = FakeDevice("NVIDIA B200", (10, 0), 180 << 30), FakeDevice("Tesla P1
         (
             H200,
             "yes never no",
-            "NVIDIA H200 (sm90): target sm90: TensorRT-RTX has no Hopper; build with --format trt",
+            "NVIDIA H200 (sm90): target sm90: TensorRT-RTX does not support Hopper; build with --format trt",
             "",
         ),
         (B200, "yes never no", "NVIDIA B200 (sm100): target sm100: TensorRT-RTX 1.7.1.116 has sm75, ", ""),
-        (P100, "yes never no", "Tesla P100 (sm60): target sm60: TensorRT-RTX begins with Turing", ""),
+        (P100, "yes never no", "Tesla P100 (sm60): target sm60: TensorRT-RTX supports Turing", ""),
     ],
     ids=["sm89", "sm75", "sm90", "sm100", "sm60"],
 )

@@ -137,7 +137,7 @@ def test_another_precision_than_asked_is_not_kept(
     with pytest.raises(ExportError, match="fp32 was asked for, and TensorRT built "):
         run_export(_request(tiny_checkpoint, tmp_path / "x.engine", "trt-rtx"))
     machine.trt.layers_text = None
-    with pytest.raises(ExportError, match="tells of no layers, so its precision cannot be proved"):
+    with pytest.raises(ExportError, match="names no layers, so its precision cannot be proved"):
         run_export(_request(tiny_checkpoint, tmp_path / "x.engine", "trt-rtx"))
     assert list(tmp_path.iterdir()) == []
 
@@ -150,7 +150,7 @@ def test_a_gpu_that_is_no_target_verifies_nothing(
     assert result.comparison is None
     record = read_manifest(result.path).engine
     assert record is not None
-    assert str(record.not_run).startswith("the GPU here, NVIDIA H200 (sm90), is none of its targets sm80, ")
+    assert str(record.not_run).startswith("the GPU here, NVIDIA H200 (sm90), is not one of its targets sm80, ")
 
 
 def test_a_full_disk_leaves_what_was_there(

@@ -200,5 +200,5 @@ def test_labels_of_the_checkpoint_must_fit(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     weights = {name: value.detach() for name, value in create_model(TINY).state_dict().items()}
     path.write_bytes(save(weights, metadata={CARD_KEY: Card(labels=("just", "two")).to_json()}))
-    with pytest.raises(ArtifactError, match="2 labels are named for 7 classes"):
+    with pytest.raises(ArtifactError, match="2 labels for 7 classes"):
         run_export(ExportRequest(None, tmp_path / "x.onnx", checkpoint=path))

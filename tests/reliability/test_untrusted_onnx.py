@@ -313,7 +313,7 @@ def _static_height(model: onnx.ModelProto) -> None:
 
 
 def test_a_graph_of_another_shape_than_its_record(tiny_onnx: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="its record is of another network than its graph"):
+    with pytest.raises(ArtifactError, match="its record describes another network than its graph"):
         Predictor(forged(tiny_onnx, tmp_path / "static.onnx", _static_height))
 
 

@@ -74,7 +74,7 @@ def test_a_map_of_another_stride_than_its_record_says(tmp_path: Path, rng: np.ra
 @pytest.mark.parametrize("outputs", [INFO.outputs[:1], INFO.outputs[::-1], (*INFO.outputs, replace(MAP, name="more"))])
 def test_a_record_of_other_outputs_than_the_graph(tmp_path: Path, outputs: tuple[Output, ...]) -> None:
     path = write_two_outputs(tmp_path / "x.onnx", info=replace(INFO, outputs=outputs))
-    with pytest.raises(ArtifactError, match="record is of another network"):
+    with pytest.raises(ArtifactError, match="record describes another network"):
         open_runtime(path)
 
 

@@ -515,5 +515,5 @@ def test_a_graph_with_other_outputs_than_its_record(tiny_checkpoint: Path, tmp_p
     (last,) = (node for node in model.graph.node if "logits" in node.output)
     last.output[0] = model.graph.output[0].name = "other"
     sealed_with(model.SerializeToString(), path, record)
-    with pytest.raises(ArtifactError, match=r"half\.onnx: its record is of another network than its graph"):
+    with pytest.raises(ArtifactError, match=r"half\.onnx: its record describes another network than its graph"):
         verify(path, tiny_checkpoint, sizes=[ImageSize(20, 20)])

@@ -85,9 +85,9 @@ def _in_place_of_tensorrt(config: EngineConfig, precision: Precision, gpu: Gpu |
     if gpu is not None and not config.targets and str(gpu.compute_capability) not in choice.targets:
         since = ComputeCapability.parse(recipe_of(precision).rtx_since)
         if since <= gpu.compute_capability < AMPERE:  # can be built for, and is no default
-            raise DeviceError(f"the GPU here, {gpu}, must be named for {choice.library} to build for it: --target sm75")
+            raise DeviceError(f"{choice.library} builds for the GPU here, {gpu}, only if it is named: --target sm75")
         raise DeviceError(
-            f"the GPU here, {gpu}, is none that {choice.library} builds for in {precision.value}, and TensorRT is not "
+            f"{choice.library} builds no {precision.value} engines for the GPU here, {gpu}, and TensorRT is not "
             f"installed; {install('trt')}, or build for other GPUs with --format trt-rtx"
         )
     return choice

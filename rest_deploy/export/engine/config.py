@@ -53,7 +53,7 @@ class EngineConfig:
     """
 
     min_size: ImageSize | None = option(None, "smallest input (default 1x1)", metavar="HxW")
-    opt_size: ImageSize | None = option(None, "what it is tuned for (default the image size)", metavar="HxW")
+    opt_size: ImageSize | None = option(None, "size to tune for (default the image size)", metavar="HxW")
     max_size: ImageSize | None = option(None, "largest input (default 640x640)", metavar="HxW")
     max_batch: Annotated[int, BATCH] | None = option(None, "largest batch (default 8)", metavar="N")
     profiles: tuple[Profile, ...] = option(
@@ -81,7 +81,7 @@ class EngineConfig:
         write="cuda:{}".format,
     )
     workspace_mib: Annotated[int, Whole(1, 1 << 24)] | None = option(
-        None, "most scratch memory of a layer", flag="--workspace", metavar="MIB"
+        None, "scratch memory of a layer, at most", flag="--workspace", metavar="MIB"
     )
     optimization_level: Annotated[int, Whole(OPTIMIZATION_LEVELS[0], OPTIMIZATION_LEVELS[-1])] | None = option(
         None, "0 builds fast, 5 makes a fast engine (default 3)", metavar="0-5"
@@ -93,7 +93,7 @@ class EngineConfig:
         off="use_timing_cache",
     )
     use_timing_cache: bool = True
-    tf32: bool = option(False, "let FP32 products be rounded to TF32's 10 bits")
+    tf32: bool = option(False, "allow TF32: FP32 products rounded to 10 bits")
     version_compatible: bool = option(False, "run on later versions of TensorRT too")
     hardware_compatibility: HardwareCompatibility = option(
         HardwareCompatibility.NONE,
@@ -108,7 +108,7 @@ class EngineConfig:
         if self.profiles and any(value is not None for value in single):
             raise ConfigError("profiles were given, and a min, opt or max size or batch too; give one or the other")
         if self.timing_cache is not None and not self.use_timing_cache:
-            raise ConfigError(f"timing cache {self.timing_cache} was given, and not to use one; give one or the other")
+            raise ConfigError(f"timing cache {self.timing_cache} and --no-timing-cache were both given; leave one out")
         self.resolve_profiles(Preprocessing().size)  # so that sizes which contradict each other are refused here
 
     def resolve_profiles(self, image_size: ImageSize | None) -> tuple[Profile, ...]:
@@ -140,9 +140,11 @@ def check_targets(targets: Sequence[str], precision: Precision) -> None:
     for text in targets:
         target = ComputeCapability.parse(text)
         if target < TURING:
-            raise ConfigError(f"target {target}: TensorRT-RTX begins with Turing, sm75")
+            raise ConfigError(f"target {target}: TensorRT-RTX supports Turing, sm75, and later")
         if target == HOPPER:
-            raise ConfigError("target sm90: TensorRT-RTX has no Hopper; build with --format trt on the Hopper machine")
+            raise ConfigError(
+                "target sm90: TensorRT-RTX does not support Hopper; build with --format trt on that machine"
+            )
         if target < since:
             raise ConfigError(
                 f"target {target}: TensorRT-RTX has no {precision.value.upper()} products on "

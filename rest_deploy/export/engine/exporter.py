@@ -138,4 +138,4 @@ def _why_not_run(targets: tuple[str, ...], number: int) -> str:
         return str(exc)
     if str(gpu.compute_capability) in targets:
         return ""
-    return f"the GPU here, {gpu}, is none of its targets {', '.join(targets)}"
+    return f"the GPU here, {gpu}, is not one of its targets {', '.join(targets)}"

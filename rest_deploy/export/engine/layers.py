@@ -159,7 +159,7 @@ def prove(layers: Sequence[Layer], precision: Precision, fp32_nodes: Collection[
             layer computes in it; or a layer of ``fp32_nodes`` has no FP32 tensor.
     """
     if not any(layer.datatype for layer in layers):
-        raise ExportError("the build's log tells of no layers, so its precision cannot be proved; no engine was kept")
+        raise ExportError("the build's log names no layers, so its precision cannot be proved; no engine was kept")
     if precision is Precision.FP32:
         narrow = [layer for layer in layers if layer.numbers - {"fp32"}]
         if narrow:

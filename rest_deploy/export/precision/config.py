@@ -42,7 +42,7 @@ class PrecisionConfig:
     calibration_sizes: tuple[ImageSize, ...] = option(
         (), "sizes of those images (default: the image size)", metavar="HxW", arguments={"nargs": "+"}
     )
-    calibration_seed: Annotated[int, SEED] = option(0, "of the choice of images (default 0)", metavar="N")
+    calibration_seed: Annotated[int, SEED] = option(0, "seed of the choice of images (default 0)", metavar="N")
     int8_target: Int8Target | None = option(None, "what INT8 is made for (default trt for engines, else cpu)")
     reduced_range: bool = option(
         False, "INT8 weights of 7 bits, for CPUs without VNNI; taken in any case where this CPU needs them"
@@ -72,7 +72,7 @@ class PrecisionConfig:
         if self.sensitivity is not None and self.sensitivity.suffix.lower() not in TABLE_SUFFIXES:
             raise ConfigError(f"sensitivity {self.sensitivity}: its name must end in {' or '.join(TABLE_SUFFIXES)}")
         if self.require_speedup is not None and not self.compare_speed:
-            raise ConfigError("a speedup is required and the comparison of speed left out; give one of the two")
+            raise ConfigError("--require-speedup needs the comparison that --no-speed leaves out; give one of the two")
 
     def recipe(self, precision: Precision, targets: Sequence[Int8Target | None]) -> Recipe:
         """How a precision is to be made.

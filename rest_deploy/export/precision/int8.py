@@ -252,7 +252,7 @@ class _Integers(_Rewrite):
 def _require_plain(gemm: onnx.NodeProto) -> None:
     """Only ``x W + b`` can be written in integers here."""
     if _attribute(gemm, "alpha", 1.0) != 1.0 or _attribute(gemm, "beta", 1.0) != 1.0 or _attribute(gemm, "transA", 0):
-        raise ExportError(f"node {gemm.name} is no plain product with a bias; export with --no-simplify")
+        raise ExportError(f"node {gemm.name} is not a plain product with a bias; export with --no-simplify")
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

@@ -85,7 +85,7 @@ def test_rtx_is_taken_where_tensorrt_is_not_installed(machine: Machine) -> None:
 def test_an_engine_that_the_gpu_here_could_not_run_has_to_be_asked_for(machine: Machine) -> None:
     machine(RTX, cuda=FakeCuda((H200,)))
     said = (
-        r"^the GPU here, NVIDIA H200 \(sm90\), is none that TensorRT-RTX 1\.7\.1\.116 builds for in fp32, and TensorRT "
+        r"^TensorRT-RTX 1\.7\.1\.116 builds no fp32 engines for the GPU here, NVIDIA H200 \(sm90\), and TensorRT "
         r"is not installed; pip install \"rest-deploy\[trt\]\", or build for other GPUs with --format trt-rtx$"
     )
     refused(DeviceError, said)
@@ -181,12 +181,15 @@ def test_tensorrt_builds_for_no_other_target(machine: Machine) -> None:
             {"timing_cache": "my.cache"},
             r"^timing cache my\.cache: TensorRT-RTX 1.7.1.116 times nothing at build; leave",
         ),
-        ({"targets": ("sm90",)}, "^target sm90: TensorRT-RTX has no Hopper; build with --format trt on the Hopper"),
+        (
+            {"targets": ("sm90",)},
+            "^target sm90: TensorRT-RTX does not support Hopper; build with --format trt",
+        ),
         (
             {"targets": ("sm86", "sm75")},
             "^target sm75: TensorRT-RTX has no FP32 products on Turing; use --fp16, or sm80",
         ),
-        ({"targets": ("sm70",)}, "^target sm70: TensorRT-RTX begins with Turing, sm75$"),
+        ({"targets": ("sm70",)}, "^target sm70: TensorRT-RTX supports Turing, sm75, and later$"),
         (
             {"targets": ("sm86", "sm100", "sm130")},
             "^target sm100, sm130: TensorRT-RTX 1.7.1.116 has sm75, sm80, sm86, sm89, sm120, sm121$",

@@ -102,7 +102,7 @@ def test_profiles_that_were_given_stand_as_they_are() -> None:
         ({"gpu": -1}, "gpu is -1; accepted"),
         (
             {"timing_cache": "a.cache", "use_timing_cache": False},
-            r"timing cache a\.cache was given, and not to use one",
+            r"timing cache a\.cache and --no-timing-cache were both given",
         ),
         (
             {"hardware_compatibility": "all"},
@@ -148,9 +148,13 @@ def test_hardware_compatibility_may_be_text(text: str) -> None:
 @pytest.mark.parametrize(
     ("targets", "precision", "said"),
     [
-        (("sm70",), Precision.FP16, "target sm70: TensorRT-RTX begins with Turing, sm75"),
-        (("sm86", "sm61"), Precision.INT8, "target sm61: TensorRT-RTX begins with Turing"),
-        (("sm90",), Precision.FP16, "target sm90: TensorRT-RTX has no Hopper; build with --format trt on the Hopper"),
+        (("sm70",), Precision.FP16, "target sm70: TensorRT-RTX supports Turing, sm75"),
+        (("sm86", "sm61"), Precision.INT8, "target sm61: TensorRT-RTX supports Turing"),
+        (
+            ("sm90",),
+            Precision.FP16,
+            "target sm90: TensorRT-RTX does not support Hopper; build with --format trt",
+        ),
         (("sm86", "sm75"), Precision.FP32, "target sm75: TensorRT-RTX has no FP32 products on Turing; use --fp16, or"),
     ],
 )

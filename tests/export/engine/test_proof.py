@@ -56,7 +56,7 @@ def test_what_was_asked_for(layers: list[Layer], precision: Precision, fp32_node
 @pytest.mark.parametrize("precision", Precision)
 @pytest.mark.parametrize("layers", [[], [WAITS], [WAITS, SIZES]])
 def test_a_log_without_layers_proves_nothing(layers: list[Layer], precision: Precision) -> None:
-    with pytest.raises(ExportError, match="log tells of no layers, so its precision cannot be proved; no engine was"):
+    with pytest.raises(ExportError, match="log names no layers, so its precision cannot be proved; no engine was"):
         prove(layers, precision)
 
 

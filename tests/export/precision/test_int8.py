@@ -205,5 +205,5 @@ def test_a_product_that_cannot_be_written_in_integers_is_refused(attribute: str,
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in ("image", "logits")]
     graph = helper.make_graph([node], "g", values[:1], values[1:], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    with pytest.raises(ExportError, match="head/gemm is no plain product"):
+    with pytest.raises(ExportError, match="head/gemm is not a plain product"):
         to_dynamic_int8(model, PrecisionPlan({"head": Precision.INT8}), reduced_range=False)
