@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import (
     ArtifactError,
+    ConfigError,
     ImageError,
     InputError,
     PredictorError,
@@ -26,7 +27,7 @@ from rest_deploy.errors import (
 from rest_deploy.machine import SHARE, USUAL, available_bytes, check_memory
 from rest_deploy.models.family import config_of, pixels_within
 from rest_deploy.runtimes.registry import RUNTIMES, open_runtime
-from rest_deploy.specs import LOGITS, MAX_PIXELS, THREADS, TOP_K, Activation
+from rest_deploy.specs import EMBEDDING, LOGITS, MAX_PIXELS, THREADS, TOP_K, Activation
 from rest_deploy.values import check
 
 if TYPE_CHECKING:  # Pillow is imported with the first image: a service that feeds batches starts without it
@@ -114,6 +115,7 @@ class Predictor:
         self._max_pixels = max_pixels
         self._large = threading.Lock()  # of calls that take much memory one runs at a time
         self._runtime = open_runtime(path, _device_name(device), threads, allow_spinning=allow_spinning)
+        self._gives = {output.name for output in self._runtime.info.outputs}
 
     @property
     def info(self) -> ArtifactInfo:
@@ -140,19 +142,68 @@ class Predictor:
             at: there such an image may get finite, wrong logits.
 
         Raises:
+            ConfigError: The artifact is a backbone.
             InputError: Wrong type, dtype, rank or size, or more than ``max_pixels`` or the free memory allow.
             PredictorError: It is closed, was forked, or memory is short; whatever the batch is.
         """
+        self._require(LOGITS)
+        return self._outputs(batch)[LOGITS]
+
+    @overload
+    def features(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]: ...
+    @overload
+    def features(self, batch: Any) -> dict[str, Any]: ...
+
+    def features(self, batch: Any) -> dict[str, Any]:
+        """Everything that a backbone gives for a batch that is already normalised.
+
+        Maps are those of the batch as it is: padding it changes them, and is the caller's to do.
+
+        Args:
+            batch: As of :meth:`logits`.
+
+        Returns:
+            Output's name -> a new float32 array, in the artifact's order: maps ``stage1`` to ``stage4`` of shape (B,
+            channels, ceil(H / stride), ceil(W / stride)), the ``embedding`` (B, channels), ``logits`` (B, classes). For
+            an array on a GPU each is on that GPU. Images that are not finite are treated as by :meth:`logits`.
+
+        Raises:
+            ConfigError: The artifact gives logits alone.
+            InputError, PredictorError: As of :meth:`logits`.
+        """
+        if self._gives == {LOGITS}:
+            raise ConfigError(
+                f"{self._runtime.path}: it gives logits alone; use Predictor.logits, or export it with --features"
+            )
+        return self._outputs(batch)
+
+    def _require(self, output: str) -> None:
+        if output not in self._gives:
+            has = ", ".join(own.name for own in self.info.outputs)
+            instead = (
+                "it is a backbone; use Predictor.features" if LOGITS not in self._gives else "use Predictor.logits"
+            )
+            raise ConfigError(
+                f"{self._runtime.path}: it gives {has} and no {output}: {instead}, or export it with --features "
+                f"{','.join(own.name for own in self.info.outputs)},{output}"
+            )
+
+    def _outputs(self, batch: Any) -> dict[str, Any]:
         if not isinstance(batch, np.ndarray):  # on a GPU, of whose memory this says nothing
-            return self._runtime.run(batch)[LOGITS]
+            outputs: dict[str, Any] = self._runtime.run(batch)
+            return outputs
         self._runtime.check(batch)
         count, _, height, width = batch.shape
         if self._runtime.call_bytes(count, height, width) <= USUAL:
-            self._check_input(count, height, width, "the batch", InputError)
-            return self._runtime.run(batch)[LOGITS]
+            return self._checked_outputs(batch)
         with self._large:  # so that what is free is not promised twice
-            self._check_input(count, height, width, "the batch", InputError)
-            return self._runtime.run(batch)[LOGITS]
+            return self._checked_outputs(batch)
+
+    def _checked_outputs(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        count, _, height, width = batch.shape
+        self._check_input(count, height, width, "the batch", InputError)
+        outputs: dict[str, NDArray[np.float32]] = self._runtime.run(batch)
+        return outputs
 
     @overload
     def classify(
@@ -184,22 +235,35 @@ class Predictor:
             to predictions. ``json.dumps`` takes all of them.
 
         Raises:
+            ConfigError: The artifact is a backbone.
             ImageError: An image cannot be read, or its logits are not finite; it names the image.
             InputError: The network takes no pictures.
             PredictorError: It is closed, was forked, or memory is short; whatever the images are.
         """
-        if isinstance(image, (list, tuple)):
-            return self._classify_all(image, top_k, progress)
-        if isinstance(image, (str, Path)) and os.path.isdir(image):
-            from rest_deploy.preprocess.dataset import images_below
+        return self._answer_all(image, lambda images: self.stream(images, top_k), progress)
 
-            found = images_below(image)
-            if found.left_out:
-                _log.warning("%s: %s", image, found.left_out_note)
-            paths = found.images
-            answers = self._classify_all(paths, top_k, progress)
-            return {str(path): answer for path, answer in zip(paths, answers, strict=True)}
-        return self._classify_all([image], top_k, progress)[0]
+    def embed(self, image: Any, *, progress: Progress | None = None) -> Any:
+        """Embeddings of an image, a list of images, or the images of a folder: what a classifier's head would take.
+
+        Args:
+            image: As of :meth:`classify`.
+            progress: Called with (images done, images in all).
+
+        Returns:
+            float32 of shape (N, channels), a row for each image in order, one for a single image; for a folder a dict
+            of path to (channels,). They are as the network gives them: divide by their length to compare by cosine.
+
+        Raises:
+            ConfigError: The artifact gives no embedding.
+            ImageError, InputError, PredictorError: As of :meth:`classify`.
+        """
+        self._require(EMBEDDING)
+        found = self._answer_all(image, lambda images: self._stream(images, EMBEDDING, lambda row: row), progress)
+        if isinstance(found, dict):
+            return found
+        rows = found if isinstance(image, (list, tuple)) else [found]
+        channels = next(int(own.shape[1]) for own in self.info.outputs if own.name == EMBEDDING)
+        return np.stack(rows) if rows else np.empty((0, channels), np.float32)
 
     def preprocess(self, image: ImageSource) -> NDArray[np.float32]:
         """Turn one image into a batch of one for :meth:`logits`.
@@ -233,6 +297,13 @@ class Predictor:
         """
         if top_k is not None:
             check(TOP_K, top_k, "top_k")
+        self._require(LOGITS)
+        return self._stream(images, LOGITS, lambda row: self._top(row, top_k))
+
+    def _stream(
+        self, images: Sequence[ImageSource], output: str, answer: Callable[[NDArray[np.float32]], Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """What is answered by an image's row of an output, or what was wrong with the image, as they are done."""
         waiting: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = defaultdict(list)
         for index, source in enumerate(images):
             try:
@@ -243,13 +314,15 @@ class Predictor:
             group = waiting[pixels.shape]
             group.append((index, pixels))
             if len(group) == self._images_a_call(pixels.shape[1], pixels.shape[2]):
-                yield from self._run_group(waiting.pop(pixels.shape), top_k)
+                yield from self._run_group(waiting.pop(pixels.shape), output, answer)
             elif (
                 sum(p.size for g in waiting.values() for _, p in g) > 4 * 3 * _PIXELS_A_CALL
             ):  # many sizes: bound memory
-                yield from self._run_group(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))), top_k)
+                yield from self._run_group(
+                    waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))), output, answer
+                )
         for group in waiting.values():
-            yield from self._run_group(group, top_k)
+            yield from self._run_group(group, output, answer)
 
     def _input(self, source: ImageSource) -> NDArray[np.float32]:
         """float32 (channels, H, W) of an image."""
@@ -309,14 +382,17 @@ class Predictor:
         return fitting if most is None else min(fitting, most)
 
     def _run_group(
-        self, group: list[tuple[int, NDArray[np.float32]]], top_k: int | None
-    ) -> Iterator[tuple[int, list[Prediction] | ImageError]]:
+        self,
+        group: list[tuple[int, NDArray[np.float32]]],
+        output: str,
+        answer: Callable[[NDArray[np.float32]], Any],
+    ) -> Iterator[tuple[int, Any]]:
         try:
-            logits = self.logits(np.stack([pixels for _, pixels in group]))
+            rows = self._outputs(np.stack([pixels for _, pixels in group]))[output]
         except (InputError, PredictorError, MemoryError) as exc:
             if len(group) > 1 and not self._runtime.unusable:  # one by one, which takes less memory
                 for one in group:
-                    yield from self._run_group([one], top_k)
+                    yield from self._run_group([one], output, answer)
             elif isinstance(exc, InputError):  # of a size that an engine was not built for
                 yield group[0][0], ImageError(f"image {group[0][0]} of the list: {exc}")
             elif isinstance(exc, MemoryError):
@@ -324,30 +400,36 @@ class Predictor:
             else:
                 raise
             return
-        for (index, pixels), row in zip(group, logits, strict=True):
-            yield index, self._top(row, top_k) if np.isfinite(row).all() else self._no_answer(index, pixels)
+        for (index, pixels), row in zip(group, rows, strict=True):
+            yield index, answer(row) if np.isfinite(row).all() else self._no_answer(index, pixels, output)
 
-    def _no_answer(self, index: int, pixels: NDArray[np.float32]) -> ImageError:
-        """What is wrong with an image whose logits are not finite: its input, or what the network makes of it."""
+    def _no_answer(self, index: int, pixels: NDArray[np.float32], output: str) -> ImageError:
+        """What is wrong with an image whose outputs are not finite: its input, or what the network makes of it."""
         largest, accepted = float(np.abs(pixels).max()), self._runtime.largest_input
         who = f"image {index} of the list: no answer, as"
+        output = "logits are" if output == LOGITS else f"{output} is"
         if not largest <= accepted:
             made = f"{who} its input has values up to {largest:.3g}; {self._runtime.path} takes at most {accepted:.6g}"
             return ImageError(f"{made}; it was exported with a wrong mean or std")
-        computed = f"{who} its logits are not finite, and its input has values up to {largest:.3g} only"
+        computed = f"{who} its {output} not finite, and its input has values up to {largest:.3g} only"
         return ImageError(f"{computed}: the network overflows in {self.info.precision.value}; rest-verify tells where")
 
-    def _classify_all(
-        self, images: Sequence[ImageSource], top_k: int | None, progress: Progress | None
-    ) -> list[list[Prediction]]:
-        answers: list[list[Prediction]] = [[] for _ in images]
-        for done, (index, answer) in enumerate(self.stream(images, top_k), 1):
-            if isinstance(answer, ImageError):
-                raise answer
-            answers[index] = answer
-            if progress is not None:
-                progress(done, len(images))
-        return answers
+    def _answer_all(
+        self, image: Any, stream: Callable[[Sequence[Any]], Iterator[tuple[int, Any]]], progress: Progress | None
+    ) -> Any:
+        """One answer, a list of them, or of a folder a dict."""
+        if isinstance(image, (list, tuple)):
+            return _collected(stream(image), len(image), progress)
+        if isinstance(image, (str, Path)) and os.path.isdir(image):
+            from rest_deploy.preprocess.dataset import images_below
+
+            found = images_below(image)
+            if found.left_out:
+                _log.warning("%s: %s", image, found.left_out_note)
+            paths = found.images
+            answers = _collected(stream(paths), len(paths), progress)
+            return {str(path): answer for path, answer in zip(paths, answers, strict=True)}
+        return _collected(stream([image]), 1, progress)[0]
 
     def _top(self, logits: NDArray[np.float32], top_k: int | None) -> list[Prediction]:
         scores = _scores(logits.astype(np.float64), self.info.activation)
@@ -362,7 +444,8 @@ class Predictor:
 
     def __repr__(self) -> str:
         info, runtime = self.info, self._runtime
-        what = f"{info.model}, {info.format} {info.precision.value} on {runtime.device}, {info.num_classes} classes"
+        what = f"{info.model}, {info.format} {info.precision.value} on {runtime.device}, "
+        what += f"{info.num_classes} classes" if info.num_classes else ", ".join(own.name for own in info.outputs)
         return f"<Predictor {str(runtime.path)!r}: {what}{', closed' if runtime.closed else ''}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -378,6 +461,22 @@ class Predictor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _collected(answers: Iterator[tuple[int, Any]], count: int, progress: Progress | None) -> list[Any]:
+    """Answers in the order of their images.
+
+    Raises:
+        ImageError: The first that is none.
+    """
+    found: list[Any] = [None] * count
+    for done, (index, answer) in enumerate(answers, 1):
+        if isinstance(answer, ImageError):
+            raise answer
+        found[index] = answer
+        if progress is not None:
+            progress(done, count)
+    return found
 
 
 def _scores(logits: NDArray[np.float64], activation: Activation) -> NDArray[np.float64]:

@@ -411,6 +411,10 @@ class TensorSpec:
 #: Names of what a network gives: the logits of its classes; the pooled, normalised vector that they are taken from; the
 #: maps that leave its four stages.
 LOGITS, EMBEDDING, STAGE_MAPS = "logits", "embedding", ("stage1", "stage2", "stage3", "stage4")
+#: Pixels of the input per value of each stage's map.
+STAGE_STRIDES = (4, 8, 16, 32)
+#: Strides all divide it: images of multiples of it have maps that are halves of each other.
+LARGEST_STRIDE = STAGE_STRIDES[-1]
 
 
 class FeatureNorm(str, Enum):
@@ -419,9 +423,7 @@ class FeatureNorm(str, Enum):
     NONE = "none"  # nowhere: maps leave as the classifier's stages give them
     LAST = "last"  # on the map of stage 4
     OUTPUTS = "outputs"  # on every map that has one, as it leaves; the next stage gets it without
-    CHAIN = (
-        "chain"  # on every map that has one, and the next stage gets it with it: another network than the classifier
-    )
+    CHAIN = "chain"  # on every map that has one, and the next stage gets it with it: another network
 
     @classmethod
     def parse(cls, value: str | FeatureNorm) -> FeatureNorm:
@@ -434,13 +436,60 @@ class FeatureNorm(str, Enum):
 
 
 @dataclass(frozen=True)
-class Output(TensorSpec):
-    """An output: (batch, classes), or, with a stride, a map (batch, channels, height, width).
+class Taps:
+    """What is taken of a network; a classifier gives its logits alone.
 
-    The stride is the number of pixels of the input per value of the map.
+    Args:
+        names: Of the outputs, in order, each once: ``logits``, ``embedding``, ``stage1`` to ``stage4``.
+        norm: Of the maps.
+
+    Raises:
+        ConfigError: An unknown name, or one that stands twice.
+    """
+
+    names: tuple[str, ...] = (LOGITS,)
+    norm: FeatureNorm = FeatureNorm.NONE
+
+    def __post_init__(self) -> None:
+        known = (LOGITS, EMBEDDING, *STAGE_MAPS)
+        wrong = [name for name in self.names if name not in known]
+        if wrong or not self.names:
+            raise ConfigError(f"features {shown(','.join(map(str, wrong)))}; accepted: {', '.join(known)}")
+        if len(set(self.names)) < len(self.names):
+            raise ConfigError(f"features {','.join(self.names)}: a name stands twice; give each once")
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Numbers of the stages whose maps are taken, 1 to 4, in order."""
+        return tuple(number for number, name in enumerate(STAGE_MAPS, 1) if name in self.names)
+
+    @property
+    def last_stage(self) -> int:
+        """The last stage that is needed."""
+        return max(self.stages) if set(self.names) <= set(STAGE_MAPS) else len(STAGE_MAPS)
+
+    def normed(self, stage: int) -> bool:
+        """Whether the map of a stage leaves with a norm, if there is one for it."""
+        return self.norm in (FeatureNorm.OUTPUTS, FeatureNorm.CHAIN) or (
+            self.norm is FeatureNorm.LAST and stage == len(STAGE_MAPS)
+        )
+
+
+@dataclass(frozen=True)
+class Output(TensorSpec):
+    """An output: (batch, classes or channels), or, with a stride, a map (batch, channels, height, width).
+
+    The stride is the number of pixels of the input per value of the map; ``norm`` says whether a LayerNorm over its
+    channels is in it.
     """
 
     stride: Annotated[Annotated[int, STRIDE] | None, ABSENT] = None
+    norm: Annotated[bool | None, ABSENT] = None
+
+    @property
+    def flat(self) -> bool:
+        """Whether it has no height and width."""
+        return self.name in (LOGITS, EMBEDDING)
 
     def sizes(self, batch: int, height: int, width: int) -> tuple[int, ...]:
         """Its shape for images of a size; sides of a map are rounded up."""

@@ -13,7 +13,7 @@ from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.specs import Output, Precision, Preprocessing, TensorSpec
 from tests.conftest import TINY
 
-MAP = Output("map", "float32", ("batch", 4, "rows", "columns"), stride=4)
+MAP = Output("stage1", "float32", ("batch", 4, "rows", "columns"), stride=4)
 INFO = ArtifactInfo(
     format="onnx",
     precision=Precision.FP32,
@@ -40,7 +40,7 @@ def write_two_outputs(path: Path, *, fault: float = 0.0, info: ArtifactInfo = IN
         helper.make_node("Conv", ["image", "kernel"], ["inner"], strides=[4, 4], pads=[3, 3, 3, 3]),
         helper.make_node("ReduceMean", ["inner", "axes"], ["mean"], keepdims=0),
         helper.make_node("MatMul", ["mean", "head"], ["logits"]),
-        helper.make_node("Add", ["inner", "fault"], ["map"]),
+        helper.make_node("Add", ["inner", "fault"], ["stage1"]),
     ]
     values = [
         helper.make_tensor_value_info(own.name, TensorProto.FLOAT, own.shape) for own in (INFO.input, *INFO.outputs)

@@ -42,7 +42,7 @@ class LogitsCase(_LogitsCase, total=False):
 
 
 class MapCase(_Sizes):
-    """Figures of a map in one case."""
+    """Figures of a map or an embedding in one case."""
 
     output: Annotated[str, Text(1000)]
     max_error: Annotated[float, _FIGURE]
@@ -50,6 +50,7 @@ class MapCase(_Sizes):
     reference_error: Annotated[float, _FIGURE] | None
     scale: Annotated[float, _FIGURE]
     std: Annotated[float, _FIGURE]
+    cosine: Annotated[float, Real(-1.001, 1.001)]
 
 
 def _case(value: Any) -> Any:

@@ -14,15 +14,18 @@ from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ArtifactError, ConfigError, one_line
 from rest_deploy.recipes import Recipe, recipe_of, recipes
 from rest_deploy.specs import (
+    EMBEDDING,
     LOGITS,
     SEED,
     SIDE,
     Activation,
+    FeatureNorm,
     ImageSize,
     Int8Target,
     Output,
     Precision,
     Preprocessing,
+    Taps,
     TensorSpec,
 )
 from rest_deploy.values import (
@@ -152,8 +155,9 @@ class ArtifactInfo:
         labels: One name a class, or None where they are not known.
         preprocessing: From a picture to the input; None where the caller makes the input.
         input: (batch, channels, height, width) float32, or float16.
-        outputs: What it gives, of the same: ``logits``, (batch, classes), and maps beside them.
-        activation: How logits become scores.
+        outputs: What it gives, of the same: ``logits``, (batch, classes), ``embedding``, (batch, channels), and maps.
+        feature_norm: Of the maps and of the chain of stages; None of a classifier.
+        activation: How logits become scores; ``none`` where there are no logits.
         assumed: What neither the checkpoint nor the caller said -> what was taken, in words; keys of :data:`ASSUMABLE`.
         versions: Of the packages that made the file.
         verification: Figures of the check against the PyTorch model, or None where it was skipped, or could not be
@@ -164,8 +168,8 @@ class ArtifactInfo:
         test_vector: A picture, some values of its input and its logits, for other languages to check themselves by.
 
     Raises:
-        ArtifactError: There are no logits, a name stands twice, a shape is none of an image, logits or a map, or labels
-            and classes differ in number.
+        ArtifactError: A name stands twice, a shape is none of an image, logits, an embedding or a map, or labels and
+            classes differ in number.
     """
 
     format: Annotated[str, Text(50, "[a-z][a-z0-9-]*", "the name of a format, such as onnx")]
@@ -180,6 +184,8 @@ class ArtifactInfo:
     assumed: Mapping[str, str] = field(default_factory=dict)
     input: TensorSpec
     outputs: Annotated[tuple[Output, ...], Many(1, 16)]
+    feature_norm: Annotated[FeatureNorm | None, ABSENT] = None
+    task: str = field(init=False, repr=False, compare=False)  #: ``"classification"`` or ``"features"``
     versions: Mapping[str, str] = field(default_factory=dict)
     verification: Annotated[Mapping[str, Any], Is(VerificationRecord)] | None = None
     extra: Annotated[Mapping[str, Scalar], Many(), ABSENT] = field(default_factory=dict)
@@ -189,7 +195,7 @@ class ArtifactInfo:
 
     def __post_init__(self) -> None:
         hold(self)
-        ranks = [(self.input, 4), *((output, 2 if output.stride is None else 4) for output in self.outputs)]
+        ranks = [(self.input, 4), *((output, 2 if output.flat else 4) for output in self.outputs)]
         for spec, rank in ranks:
             size = spec.shape[1] if len(spec.shape) == rank else None
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
@@ -199,11 +205,14 @@ class ArtifactInfo:
         names = [spec.name for spec, _ in ranks]
         if len(set(names)) < len(names):
             raise ArtifactError(f"tensors {', '.join(names)}; needed: each a name of its own")
-        classes = [output.name for output in self.outputs if output.stride is None]
-        if classes != [LOGITS]:
-            raise ArtifactError(
-                f"outputs without a stride: {', '.join(classes) or 'none'}; needed: {LOGITS} alone, others are maps"
-            )
+        try:
+            self.taps  # noqa: B018  # checks the names
+        except ConfigError as exc:
+            raise ArtifactError(f"outputs: {exc}") from exc
+        wrong = [output.name for output in self.outputs if (output.stride is None) != output.flat]
+        if wrong:
+            raise ArtifactError(f"outputs {', '.join(wrong)}: a map needs a stride, {LOGITS} and {EMBEDDING} have none")
+        object.__setattr__(self, "task", "classification" if self.num_classes else "features")
         if self.labels is not None and len(self.labels) != self.num_classes:
             raise ArtifactError(f"{len(self.labels)} labels for {self.num_classes} classes")
         if self.preprocessing is not None and len(self.preprocessing.mean) != self.input.shape[1]:
@@ -233,8 +242,13 @@ class ArtifactInfo:
 
     @property
     def num_classes(self) -> int:
-        """Number of logits an image gets."""
-        return next(int(output.shape[1]) for output in self.outputs if output.name == LOGITS)
+        """Number of logits an image gets; 0 where it gets none."""
+        return next((int(output.shape[1]) for output in self.outputs if output.name == LOGITS), 0)
+
+    @property
+    def taps(self) -> Taps:
+        """What is taken of the network."""
+        return Taps(tuple(output.name for output in self.outputs), self.feature_norm or FeatureNorm.NONE)
 
     @property
     def image_size(self) -> ImageSize | None:

@@ -12,14 +12,19 @@ from rest_deploy.values import Is, Real, Sha256, Text, Whole, hold
 _FIGURE, _COUNT, _NAME = Real(0), Whole(0, 1 << 40), Text(4096)
 
 
-class AgreementFigures(TypedDict):
-    """Figures on real images against FP32, as ``verification/figures.py`` measures them."""
-
+class _Agreement(TypedDict):
     images: Annotated[int, _COUNT]
-    top1_agreement: Annotated[float, FRACTION]
     max_error: Annotated[float, _FIGURE]
     rms_error: Annotated[float, _FIGURE]
     cosine: Annotated[float, Real(-1.001, 1.001)]  # rounding
+
+
+class AgreementFigures(_Agreement, total=False):
+    """Figures on real images against FP32, in standard deviations of its outputs, as ``verification/figures.py``
+    measures them: of the logits, or where there are none, the worst of all outputs.
+    """
+
+    top1_agreement: Annotated[float, FRACTION]  # of logits
 
 
 class SpeedFigures(TypedDict):

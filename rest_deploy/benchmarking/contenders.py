@@ -23,7 +23,7 @@ from rest_deploy.benchmarking.sessions import (
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.models.family import family_of, get_config
 from rest_deploy.runtimes.registry import RUNTIMES, read_info
-from rest_deploy.specs import Device
+from rest_deploy.specs import Device, Taps
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Contender:
         threads: CPU threads of a call.
         format, precision: Of its file.
         channels: Of the network's input.
+        features: What it gives, where that is not the logits alone.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Contender:
     format: str
     precision: str
     channels: int
+    features: Sequence[str] = ()
 
     @property
     def kind(self) -> str:
@@ -176,6 +178,7 @@ def artifact_contenders(paths: Sequence[str | Path], device: str | None, threads
             format=info.format,
             precision=info.precision.value,
             channels=int(info.input.shape[1]),
+            features=info.taps.names if info.taps != Taps() else (),
         )
         for name, network, path, info in zip(names, networks, paths, infos, strict=True)
     ]
@@ -211,7 +214,15 @@ def baseline_contender(name: str, of: Contender, folder: Path, *, alone: bool) -
         of: A contender of the network.
         folder: Folder of the network's files.
         alone: Whether there is only one network, so that names do not include it.
+
+    Raises:
+        ConfigError: It is a backbone.
     """
+    if of.features:
+        raise ConfigError(
+            f"baseline {name}: baselines are of classifiers, and {of.name} gives {', '.join(of.features)}; leave "
+            "--baseline out"
+        )
     row = BASELINES[name]
     format = "pytorch" if row.file == WEIGHTS else "onnx"
     own = name if alone else f"{of.network} {name}"
@@ -230,4 +241,5 @@ def _network_names(infos: Sequence[ArtifactInfo]) -> list[str]:
 
 
 def _key(info: ArtifactInfo) -> str:
-    return json.dumps([info.family, dict(info.config)], sort_keys=True)
+    taps = info.taps
+    return json.dumps([info.family, dict(info.config), taps.names, taps.norm], sort_keys=True)

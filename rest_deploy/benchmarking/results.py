@@ -27,7 +27,7 @@ class Result:
         error: Why there are no times; None if there are.
         warmup: Seconds of the calls before the rounds.
         rounds: Seconds of the calls of each round.
-        flop: Floating-point operations of a call.
+        flop: Floating-point operations of a call; 0 of a backbone that ends before the last stage.
         share: Its rate over the machine's rate of matrix products; None if unknown.
         ratio: To the contender with which it is compared; None for that contender itself.
         gpu: Medians of the parts of the time on a GPU, in milliseconds; None without a GPU.
@@ -61,7 +61,7 @@ class Result:
     @property
     def gflops(self) -> float | None:
         """10^9 floating-point operations per second, at the median time."""
-        return self.flop / statistics.median(self.calls) / 1e9 if self.calls else None
+        return self.flop / statistics.median(self.calls) / 1e9 if self.calls and self.flop else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, times in milliseconds."""

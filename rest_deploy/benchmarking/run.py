@@ -40,7 +40,7 @@ from rest_deploy.errors import ConfigError, MissingPackageError, RestDeployError
 from rest_deploy.machine import usable_cores
 from rest_deploy.models.family import config_of, family_named
 from rest_deploy.runtimes.base import GpuCall
-from rest_deploy.specs import SEED, THREADS, ImageSize, StepProgress, input_size
+from rest_deploy.specs import SEED, STAGE_MAPS, THREADS, ImageSize, StepProgress, Taps, input_size
 from rest_deploy.values import check
 
 DEFAULT_SIZE = (224, 224)
@@ -308,12 +308,13 @@ def _result(made: BenchmarkReport, contender: Contender, case: InputSize, times:
     error, rounds = times.errors.get(contender.name), times.rounds.get(contender.name, [])
     if error is not None or not rounds:
         return Result(contender.name, case.batch, error or "interrupted before its first round was finished")
+    whole = not contender.features or Taps(tuple(contender.features)).last_stage == len(STAGE_MAPS)
     result = Result(
         contender=contender.name,
         batch=case.batch,
         warmup=tuple(times.warmups[contender.name]),
         rounds=tuple(tuple(calls) for calls in rounds),
-        flop=family_named(contender.family).flops(config_of(contender), case.batch, case.size),
+        flop=family_named(contender.family).flops(config_of(contender), case.batch, case.size) if whole else 0,
         ratio=_ratio(made, contender, times),
     )
     if made.machine is None or result.gflops is None or contender.where != "cpu":

@@ -25,6 +25,7 @@ from rest_deploy.cli.record_text import (
     engine_rows,
     figures,
     layer_table,
+    outputs,
     precision_rows,
     record_rows,
     way_to_its_gpu,
@@ -38,7 +39,7 @@ from rest_deploy.machine import describe_cpu
 from rest_deploy.models.family import titles
 from rest_deploy.pipeline import ExportRequest, ExportResult, Job, Prepared, prepare, run_exports
 from rest_deploy.pipeline.request import config_classes
-from rest_deploy.specs import Precision
+from rest_deploy.specs import Precision, Taps
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -192,7 +193,8 @@ def _plan(prepared: Prepared, job: Job) -> dict[str, str]:
         "input": f"{info.input.shape[1]} channels, any batch, height and width from 1 up",
         **record_rows(info),
         "assumed": assumed(info),
-        "classes": info.num_classes,
+        "outputs": outputs(info) if info.taps != Taps() else "",
+        "classes": info.num_classes or "",
         "simplify": "yes" if onnx.simplify else "no",
         "verify": "yes" if request.verify else "no",
         "precision": _precision(prepared),
@@ -218,7 +220,8 @@ def _result_text(result: ExportResult) -> str:
     """What was made, with its figures."""
     lines = []
     if result.comparison is not None:
-        title = "largest and mean error of the logits against PyTorch float64:"
+        of = "each output" if result.comparison.others else "the logits"
+        title = f"largest and mean error of {of} against PyTorch float64:"
         lines.append(Table(title, *result.comparison.columns()).text())
         if result.info.precision_plan is not None:
             lines.append("(fp32 error: of the deploy form in float32; the limit: docs/precision.md)")
@@ -240,6 +243,8 @@ def _result_text(result: ExportResult) -> str:
         lines.append("to run it on its GPU, and to verify it there:")
         lines += [f"  {name:<8} {clean(value)}" for name, value in way_to_its_gpu(engine, result.path).items()] + [""]
     lines += [f"{name:<10} {clean(value)}" for name, value in record_rows(result.info).items()]
+    if result.info.taps != Taps():
+        lines.append(f"{'outputs':<10} {outputs(result.info)}")
     if result.info.assumed:
         lines += ["assumed, because neither the checkpoint nor a flag says it (--strict refuses instead):"]
         lines += [f"  {what:<14} {clean(value)}  ({ASSUMABLE[what]})" for what, value in result.info.assumed.items()]

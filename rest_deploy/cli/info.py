@@ -9,9 +9,10 @@ from pathlib import Path
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.cli.process import start
-from rest_deploy.cli.record_text import assumed, engine_rows, figures, layer_table, precision_rows, record_rows
+from rest_deploy.cli.record_text import assumed, engine_rows, figures, layer_table, outputs, precision_rows, record_rows
 from rest_deploy.cli.terminal import OK, clean, command, parser
 from rest_deploy.runtimes.registry import read_info
+from rest_deploy.specs import Taps
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,7 +30,8 @@ def _main(arguments: argparse.Namespace) -> int:
 
 def _text(path: Path, info: ArtifactInfo) -> str:
     mib = path.stat().st_size / 2**20
-    names = [info.label(i) for i in range(min(3, info.num_classes))]
+    names = ", ".join(info.label(i) for i in range(min(3, info.num_classes)))
+    prefix = info.weights.prefix
     rows = {
         "file": f"{path} ({mib:.1f} MiB)",
         "format": f"{info.format}, {info.precision.value}",
@@ -37,7 +39,9 @@ def _text(path: Path, info: ArtifactInfo) -> str:
         "weights": info.weights,
         "input": f"{info.input.name}: {info.input.dtype} {_shape(info.input.shape)}, {_sizes(info)}",
         "output": "; ".join(f"{own.name}: {own.dtype} {_shape(own.shape)}" for own in info.outputs),
-        "classes": f"{info.num_classes}: {', '.join(names)}{', ...' if info.num_classes > len(names) else ''}",
+        "gives": outputs(info) if info.taps != Taps() else "",
+        "prefix": f"{prefix!r} was taken off the names of the weights" if prefix and not info.num_classes else "",
+        "classes": f"{info.num_classes}: {names}{', ...' if info.num_classes > 3 else ''}" if info.num_classes else "",
         **record_rows(info),
         "assumed": assumed(info),
         "config": ", ".join(f"{key} {value}" for key, value in info.config.items()),

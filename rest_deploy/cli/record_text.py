@@ -12,7 +12,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.artifact.precision import PrecisionRecord, speed_text
 from rest_deploy.cli.terminal import clean
-from rest_deploy.specs import Int8Target
+from rest_deploy.specs import LOGITS, Int8Target
 
 
 def figures(verification: Mapping[str, Any]) -> str:
@@ -38,10 +38,21 @@ def record_rows(info: ArtifactInfo) -> dict[str, str]:
     steps = info.preprocessing
     rows = {
         "images": str(steps) if steps is not None else "none: the caller makes the input",
-        "activation": info.activation.value,
+        "activation": info.activation.value if info.num_classes else "",
         "notes": "; ".join(info.weights.notes),
     }
     return {name: value for name, value in rows.items() if value}
+
+
+def outputs(info: ArtifactInfo) -> str:
+    """What it gives, and where maps have norms."""
+    told = []
+    for own in info.outputs:
+        kind = "classes" if own.name == LOGITS else "channels"
+        stride = f", stride {own.stride}{', normalised' if own.norm else ''}" if own.stride is not None else ""
+        told.append(f"{own.name} ({own.shape[1]} {kind}{stride})")
+    norm = f"; feature norm {info.feature_norm.value}" if info.feature_norm is not None else ""
+    return ", ".join(told) + norm
 
 
 def assumed(info: ArtifactInfo) -> str:
@@ -83,9 +94,10 @@ def _ranges(plan: PrecisionRecord) -> str:
 
 
 def _agreement(figures: Mapping[str, Any]) -> str:
+    top1, of = figures.get("top1_agreement"), "the logits" if "top1_agreement" in figures else "the worst output"
     return (
-        f"top-1 {figures['top1_agreement']:.2%} of {figures['images']} images, cosine {figures['cosine']:.5f}, largest "
-        f"error {figures['max_error']:.3g} standard deviations of the logits, against FP32"
+        f"{f'top-1 {top1:.2%} of ' if top1 is not None else ''}{figures['images']} images, cosine "
+        f"{figures['cosine']:.5f}, largest error {figures['max_error']:.3g} standard deviations of {of}, against FP32"
     )
 
 

@@ -243,8 +243,7 @@ def _tables_of(artifact: ArtifactResult, *, named: bool = False) -> Iterator[Tab
 
 def _synthetic_table(artifact: ArtifactResult, prefix: str) -> Table:
     assert artifact.synthetic is not None  # the caller has looked
-    several = any(len(own.outputs) > 1 for own in artifact.synthetic.cases)
-    of = "each output" if several else "the logits"
+    of = "each output" if artifact.synthetic.others else "the logits"
     return Table(f"{prefix}synthetic images, errors of {of}", *artifact.synthetic.columns())
 
 

@@ -10,14 +10,15 @@ from onnx import numpy_helper
 from torch import nn
 
 from rest_deploy.errors import ExportError
+from rest_deploy.models.network import DeployForm
 
 _PREFIX = "kinds."
 #: Metadata in which torch.onnx writes the modules around a node, from the outermost, as a list in Python.
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def assemble(kinds_model: onnx.ModelProto, deploy: nn.Sequential, kinds: Mapping[str, int]) -> onnx.ModelProto:
-    """Chain the pieces of a network.
+def assemble(kinds_model: onnx.ModelProto, deploy: DeployForm, kinds: Mapping[str, int]) -> onnx.ModelProto:
+    """Put the pieces of a network together.
 
     Args:
         kinds_model: A graph with one input and one output for each kind; the parameters of kind 3 are ``kinds.3.*``.
@@ -25,8 +26,8 @@ def assemble(kinds_model: onnx.ModelProto, deploy: nn.Sequential, kinds: Mapping
         kinds: Name of each piece, in order -> number of its kind.
 
     Returns:
-        A graph with the input of the first piece and the output of the last. Names of nodes begin with the path of
-        their module, names of values with that of their piece, as ``stage3_2.attn.q/node_MatMul_1`` and
+        A graph with the input of the first piece and the network's outputs in their order. Names of nodes begin with
+        the path of their module, names of values with that of their piece, as ``stage3_2.attn.q/node_MatMul_1`` and
         ``stage3_2/linear``.
 
     Raises:
@@ -39,11 +40,12 @@ def assemble(kinds_model: onnx.ModelProto, deploy: nn.Sequential, kinds: Mapping
     graph = model.graph
     graph.name = source.name
     nodes = {kind: _nodes_of(source, kind) for kind in set(kinds.values())}
-    value = ""
+    values: dict[str, str] = {}  # piece -> what it gives
+    sources = deploy.sources()
     for name, kind in kinds.items():
-        entry, leave = source.input[kind].name, source.output[kind].name
-        names = _Names(name, kind, {entry: value or f"{name}/{entry}"})
-        if not value:
+        entry, leave, source_piece = source.input[kind].name, source.output[kind].name, sources[name]
+        names = _Names(name, kind, {entry: values[source_piece] if source_piece else f"{name}/{entry}"})
+        if not source_piece:
             graph.input.append(_renamed(source.input[kind], names[entry]))
         for node in nodes[kind]:
             copy = graph.node.add()
@@ -51,9 +53,10 @@ def assemble(kinds_model: onnx.ModelProto, deploy: nn.Sequential, kinds: Mapping
             copy.name = f"{_module(node, name, kind)}/{node.name}"
             copy.input[:] = [names[other] for other in node.input]
             copy.output[:] = [names[other] for other in node.output]
-        value = names[leave]
+        values[name] = names[leave]
         graph.initializer.extend(_weights(source, deploy.get_submodule(name), nodes[kind], names))
-    graph.output.append(_renamed(source.output[kind], value))
+    for piece in deploy.givers().values():
+        graph.output.append(_renamed(source.output[kinds[piece]], values[piece]))
     return model
 
 

@@ -66,6 +66,7 @@ def export(
         model, why = simplify(model, structure, family.operators)
         if why is not None:
             _log.warning("the graph is kept as traced: %s", why)
+        declare(model, image, outputs)  # onnxsim gives sizes that two nodes share names of its own
     del model.metadata_props[:], model.graph.value_info[:]  # onnxsim's notes; shapes that runtimes infer anew
     onnx.save(model, str(target))
     return OnnxNotes(config.opset, model.ir_version, len(model.graph.node), config.simplify and why is None, why)
@@ -80,13 +81,21 @@ def free_sizes(model: onnx.ModelProto, name: str, image: TensorSpec, outputs: Se
     model.graph.name = name
     for value, spec in zip((*model.graph.input, *model.graph.output), (image, *outputs), strict=True):
         _rename(model, value.name, spec.name)
-        value.CopyFrom(onnx.helper.make_tensor_value_info(spec.name, onnx.TensorProto.FLOAT, spec.shape))
+        value.name = spec.name
+    declare(model, image, outputs)
     del model.graph.value_info[:]
     del model.metadata_props[:]
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
     return model
+
+
+def declare(model: onnx.ModelProto, image: TensorSpec, outputs: Sequence[TensorSpec]) -> None:
+    """Write the shapes of the input and the outputs, which have their names already."""
+    values = {value.name: value for value in (*model.graph.input, *model.graph.output)}
+    for spec in (image, *outputs):
+        values[spec.name].CopyFrom(onnx.helper.make_tensor_value_info(spec.name, onnx.TensorProto.FLOAT, spec.shape))
 
 
 def _rename(model: onnx.ModelProto, old: str, new: str) -> None:

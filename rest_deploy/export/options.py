@@ -27,6 +27,7 @@ class Option:
         arguments: Of argparse's ``add_argument``, beside what the type says.
         read: Takes what argparse has read where the request is made, so that what it refuses is no wrong usage.
         write: Value -> its text; None leaves it out of the line.
+        separator: Between several values in one word; empty where each is a word.
         off: Name of the switch that the text ``none`` turns off.
     """
 
@@ -36,6 +37,7 @@ class Option:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     read: Callable[[Any], Any] | None = None
     write: Callable[[Any], str] | None = str
+    separator: str = ""
     off: str = ""
 
 
@@ -65,6 +67,8 @@ class Declared:
         if self.kind is bool:
             return [self.flag]
         texts = [self._text(each) for each in (value if isinstance(value, tuple) else (value,))]
+        if self.option.separator:
+            return [self.flag, self.option.separator.join(texts)]
         if self.option.arguments.get("action") == "append":
             return [word for text in texts for word in (self.flag, text)]
         return [self.flag, *texts]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from rest_deploy.errors import ExportError, one_line
+from rest_deploy.models.network import DeployForm
 from rest_deploy.models.reference import torch_threads
 
 #: PyTorch imports it when it first traces. On being imported it looks whether torch.compile is being bisected, which
@@ -56,11 +57,11 @@ class Kinds(nn.Module):
         return tuple(piece(x) for piece, x in zip(self.kinds, maps, strict=True))
 
 
-def trace(deploy: nn.Sequential, in_channels: int) -> Trace:
-    """Trace a chain of pieces.
+def trace(deploy: DeployForm, in_channels: int) -> Trace:
+    """Trace the pieces of a network.
 
     Args:
-        deploy: Chain of float32 (B, in_channels, H, W) -> (B, num_classes), sizes read by opaque operators only.
+        deploy: It, in float32, sizes read by opaque operators only.
         in_channels: Channels of the image.
 
     Returns:
@@ -101,16 +102,12 @@ def _kind(piece: nn.Module) -> tuple[object, ...]:
 
 
 def _trace_at(
-    module: Kinds, deploy: nn.Sequential, wanted: set[str], shape: tuple[int, ...]
+    module: Kinds, deploy: DeployForm, wanted: set[str], shape: tuple[int, ...]
 ) -> torch.export.ExportedProgram:
-    maps = []
     try:
         with torch_threads(), torch.no_grad():
-            x = torch.zeros(shape)
-            for name, piece in deploy.named_children():
-                if name in wanted:
-                    maps.append(x)
-                x = piece(x)
+            taken = {name: taken for name, taken, _ in deploy.results(torch.zeros(shape)) if name in wanted}
+            maps = [x.clone() for x in taken.values()]  # of one tensor that is there twice it makes one input
             return torch.export.export(module, tuple(maps))
     except Exception as exc:  # torch.export raises anything from RuntimeError to its own private types
         raise ExportError(f"torch.export could not trace the model: {one_line(exc)}") from exc

@@ -14,7 +14,15 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from rest_deploy.models.network import DeployForm, Structure, merge_heads, mix_heads, split_heads, subtract_uniform
+from rest_deploy.models.network import (
+    DeployForm,
+    Pool,
+    Structure,
+    merge_heads,
+    mix_heads,
+    split_heads,
+    subtract_uniform,
+)
 from rest_deploy.models.rest import Attention, Block, PatchEmbed, PixelAttention, ResT, Stem
 
 INSTANCE_NORM_EPS = 1e-5
@@ -48,13 +56,6 @@ class Centre(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x - x.mean(dim=(1, 2), keepdim=True)
-
-
-class Pool(nn.Module):
-    """(B, H, W, C) map -> (B, C): its mean."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(1, 2))
 
 
 class CentredSoftmax(nn.Module):

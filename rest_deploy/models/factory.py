@@ -26,7 +26,8 @@ from rest_deploy.models.family import (
 from rest_deploy.models.inside import unwrapped
 from rest_deploy.models.names import is_counter
 from rest_deploy.models.network import Network
-from rest_deploy.specs import LOGITS, NUM_HEADS, STAGE_MAPS, FeatureNorm
+from rest_deploy.models.taps import Tapped, check_taps, fresh_norms
+from rest_deploy.specs import LOGITS, NUM_HEADS, STAGE_MAPS, FeatureNorm, Taps
 from rest_deploy.values import check
 
 _APART = 1e-3  # of the scale of logits
@@ -43,7 +44,7 @@ class LoadedModel:
         checkpoint: Of a file; None for other weights.
         seed: Of random weights; None for others.
         sha256: Of the file, or of the module's tensors; None for random weights.
-        norms: Of the maps that leave its stages.
+        norms: Of the maps that leave its stages, where some are taken.
         told: What was taken, taken off, left out and filled in, in sentences.
         assumed: What nobody said and the weights do not tell: subject to value, in words.
     """
@@ -127,9 +128,9 @@ def load_model(
     Args:
         model: As there; with a checkpoint it may be left out.
         checkpoint, seed, weights_key, key_prefix, num_heads: As there.
-        features: What will be taken of it: ``logits``, ``embedding``, ``stage1`` to ``stage4``. Without logits a head
-            is left out, and need not be there. None for logits, or of weights without a head all maps.
-        feature_norm: Where the maps have norms; None for what the names of the weights tell.
+        features: What the model gives: ``logits``, ``embedding``, ``stage1`` to ``stage4``. Without logits a head is
+            left out, and need not be there. None for logits, or of weights without a head all maps.
+        feature_norm: Where the maps have norms; None for what the names of the weights tell, of random ones nowhere.
 
     Raises:
         ConfigError, CheckpointError: As there.
@@ -224,13 +225,16 @@ def _random(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed or 0)
         made = family_of(config).network()(config).eval().requires_grad_(False)
-    norms = StageNorms()
-    if set(features) != {LOGITS}:
-        source, family = f"the random weights of {_name_of(config)}", family_of(config)
-        loaded = LoadedWeights(source=source, sha256="", family=family, state_dict=made.state_dict())
-        loaded, config, norms = as_backbone(loaded, config, features, feature_norm or FeatureNorm.NONE)
-        made, _ = _with_weights(config, loaded)
-    return LoadedModel(made, _name_of(config), Card(), None, seed or 0, norms=norms)
+    taps, family = Taps(tuple(features), feature_norm or FeatureNorm.NONE), family_of(config)
+    check_taps(config, taps)
+    if taps == Taps():
+        return LoadedModel(made, _name_of(config), Card(), None, seed or 0)
+    source = f"the random weights of {_name_of(config)}"
+    loaded = LoadedWeights(source=source, sha256="", family=family, state_dict=made.state_dict())
+    loaded, config, _ = as_backbone(loaded, config, features, FeatureNorm.NONE)
+    made, _ = _with_weights(config, loaded)
+    norms = fresh_norms(taps.norm, family.stage_channels(config))
+    return LoadedModel(Tapped(made, taps, norms), _name_of(config), Card(), None, seed or 0, norms=norms)
 
 
 def _fitted(
@@ -257,6 +261,7 @@ def _fitted(
     except CheckpointError as exc:
         raise CheckpointError(f"{exc}{_advice(loaded) if model is not None else ''}") from exc
     check_norms(whole, norms, made)
+    taps = Taps(tuple(features), norms.mode)
     if config.num_classes and card.labels is None:
         labels, more = loaded.evidence.class_names(config.num_classes)
         card, told = replace(card, labels=labels), (*told, *more)
@@ -265,7 +270,7 @@ def _fitted(
     beside = named_norms(loaded.family, whole.state_dict, loaded.source)[1].values()
     assumed = "; ".join(filter(None, (architecture, loaded.evidence.unknown(config, beside))))
     return LoadedModel(
-        model=made,
+        model=made if taps == Taps() else Tapped(made, taps, norms),
         name=card.name or _name_of(config),
         card=card if config.num_classes else replace(card, labels=None),
         checkpoint=loaded if isinstance(loaded, Checkpoint) else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -10,20 +11,45 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rest_deploy.models.family import NetworkConfig
+from rest_deploy.models.family import NetworkConfig, family_of
+from rest_deploy.specs import LOGITS, Taps
 
 
 class Network(nn.Module, ABC):
     """float32 (B, in_channels, H, W) -> (B, num_classes) logits, any height and width from 1 pixel up.
 
-    Parameters have the authors' names. It is made of its config, which it keeps.
+    Parameters have the authors' names. It is made of its config, which it keeps. One whose maps can be taken
+    (``taps.py``) also has ``norm``, the LayerNorm before the head, and ``head``, which is linear. With ``num_classes``
+    0 there is no head, and it gives what the head would take.
     """
 
     config: NetworkConfig
+    #: What is taken of it.
+    taps: Taps = Taps()
 
     @abstractmethod
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
-        """Parts by the authors' names, in order, one for each piece of the deploy form; the last gives the logits."""
+        """Parts by the authors' names, in order, one for each piece of the deploy form; the last gives the logits.
+
+        Those of a stage are called ``stage1.`` and more, if the maps that leave stages can be taken.
+        """
+
+    def forward_features(self, x: Tensor, chain: Mapping[int, nn.Module] | None = None) -> list[Tensor]:
+        """The (B, C, H, W) maps that leave the four stages, before the final norm.
+
+        Args:
+            x: (B, in_channels, H, W).
+            chain: Stage, 1 to 4 -> what its map goes through before it is taken, and before the next stage.
+        """
+        raise NotImplementedError
+
+    def outputs(self, x: Tensor) -> dict[str, Tensor]:
+        """What is taken of it, by name."""
+        return {LOGITS: self(x)}
+
+    def to_deploy(self) -> DeployForm:
+        """Its deploy form, in eval mode, sharing nothing with it."""
+        return family_of(self.config).to_deploy(self)
 
 
 @dataclass(frozen=True)
@@ -40,22 +66,58 @@ class Structure:
     reshapes: Iterable[tuple[int, ...]] = field(default=())
 
 
-class DeployForm(nn.Sequential, ABC):
-    """The same function written for inference: a chain of pieces by name, which reads sizes by opaque operators only.
+class Pool(nn.Module):
+    """(B, H, W, C) map -> (B, C): its mean; of a map with the channels first, over the axes 2 and 3."""
 
-    Between pieces go maps, all with the channels first or all with the channels last, as the family says; the first
-    piece takes the image, the last gives (B, num_classes) logits. Pieces that differ in the values of their weights
-    alone are traced once.
+    def __init__(self, axes: tuple[int, int] = (1, 2)) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=self.axes)
+
+
+class ChannelNorm(nn.Module):
+    """(B, C, H, W) map -> the same, normalised over its channels."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ChannelsFirst(nn.Module):
+    """(B, H, W, C) map -> (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2)
+
+
+class DeployForm(nn.Sequential, ABC):
+    """The same function written for inference: pieces by name, which read sizes by opaque operators only.
+
+    Between pieces go maps, all with the channels first or all with the channels last, as the family says. As a family
+    makes it, it is a chain: the first piece takes the image, the last gives (B, num_classes) logits. Where more is
+    taken of it (``taps.py``), some pieces take what another than the one before them gives. Pieces that differ in the
+    values of their weights alone are traced once.
+
+    Attributes:
+        takes: Piece -> the piece whose result it takes, where that is not the one before it.
+        gives: Output -> the piece that gives it, in order; empty where the last piece gives the logits.
     """
 
-    #: Modules that stay in float32 where the rest of the network is in lower precision.
-    fp32_modules: ClassVar[tuple[type[nn.Module], ...]] = (nn.LayerNorm,)
+    #: Modules that stay in float32 where the rest of the network is in lower precision, beside those of this file.
+    fp32_modules: ClassVar[tuple[type[nn.Module], ...]] = ()
     #: Pieces whose modules go to lower precision each by itself; others go as a whole.
     divided: ClassVar[tuple[type[nn.Module], ...]] = ()
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
+        self.takes: dict[str, str] = {}
+        self.gives: dict[str, str] = {}
 
     @abstractmethod
     def structure(self) -> Structure:
@@ -64,6 +126,38 @@ class DeployForm(nn.Sequential, ABC):
     def translations(self) -> Mapping[Any, Callable[..., Any]]:
         """Opaque operators of its own -> the function that writes each in ONNX (``export/translate.py``)."""
         return {}
+
+    def sources(self) -> dict[str, str]:
+        """Each piece, in order -> the piece whose result it takes; "" for the image."""
+        names = [name for name, _ in self.named_children()]
+        return {name: self.takes.get(name, before) for name, before in zip(names, ["", *names], strict=False)}
+
+    def givers(self) -> dict[str, str]:
+        """Each output, in order -> the piece that gives it."""
+        return self.gives or {LOGITS: list(self.sources())[-1]}
+
+    def results(self, x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Run it: each piece's name, what it takes and what it gives."""
+        sources = self.sources()
+        made, waiting = {"": x}, Counter(sources.values())
+        for name, source in sources.items():
+            taken = made[source]
+            given = self.get_submodule(name)(taken)
+            waiting[source] -= 1
+            if not waiting[source]:
+                del made[source]
+            if waiting[name]:
+                made[name] = given
+            yield name, taken, given
+
+    def outputs(self, x: Tensor) -> dict[str, Tensor]:
+        """What is taken of it, by name."""
+        wanted = set(self.givers().values())
+        made = {name: given for name, _, given in self.results(x) if name in wanted}
+        return {output: made[piece] for output, piece in self.givers().items()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outputs(x)[LOGITS]
 
     def parts(self) -> Iterator[str]:
         """Paths of what goes to lower precision as a whole, in order."""
@@ -75,7 +169,8 @@ class DeployForm(nn.Sequential, ABC):
 
     def in_fp32(self) -> Iterator[str]:
         """Paths of the modules that stay in float32."""
-        return (name for name, module in self.named_modules() if isinstance(module, self.fp32_modules))
+        kept = (nn.LayerNorm, Pool, ChannelNorm, ChannelsFirst, *self.fp32_modules)
+        return (name for name, module in self.named_modules() if isinstance(module, kept))
 
 
 # Operations between maps and heads, the only places where a network depends on the size of its image.

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from rest_deploy.machine import usable_cores
 from rest_deploy.models.family import family_of
-from rest_deploy.models.network import Network
-from rest_deploy.specs import LOGITS, Precision
+from rest_deploy.models.network import DeployForm, Network
+from rest_deploy.specs import Precision
 
 #: float32 (B, channels, H, W) -> outputs by name
 Run = Callable[[NDArray[np.float32]], dict[str, NDArray[np.floating[Any]]]]
@@ -80,17 +80,18 @@ def reference_runs(
     Returns:
         Two functions of a float32 batch.
     """
-    baseline = model if precision is Precision.FP32 else family_of(model.config).to_deploy(model)
+    baseline = model if precision is Precision.FP32 else model.to_deploy()
     return _run_in(model, torch.float64, threads), _run_in(baseline, torch.float32, threads)
 
 
-def _run_in(model: nn.Module, dtype: torch.dtype, threads: int | None) -> Run:
+def _run_in(model: Network | DeployForm, dtype: torch.dtype, threads: int | None) -> Run:
     module = copy.deepcopy(model).to(device="cpu", dtype=dtype)
 
     @torch_threads(threads)
     def run(batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating[Any]]]:
         with torch.inference_mode():
-            return {LOGITS: module(torch.from_numpy(batch).to(dtype)).numpy()}
+            outputs = module.outputs(torch.from_numpy(batch).to(dtype))
+        return {name: values.numpy() for name, values in outputs.items()}
 
     return run
 
@@ -98,33 +99,33 @@ def _run_in(model: nn.Module, dtype: torch.dtype, threads: int | None) -> Run:
 def as_written_blocks(model: Network, dtype: torch.dtype) -> BlockRun:
     """The blocks of a model on the CPU as its authors wrote it; it is left as it was."""
     copied = copy.deepcopy(model).to(device="cpu", dtype=dtype)
-    return _blocks_in(copied, dict(copied.blocks()), dtype, channels_last=False)
+    return _blocks_in(copied, dict(copied.blocks()), dtype, channels_last=())
 
 
 def deploy_blocks(model: Network, dtype: torch.dtype) -> BlockRun:
     """The blocks of a model's deploy form on the CPU."""
-    family = family_of(model.config)
-    deploy = family.to_deploy(model).to(dtype)
+    family, deploy = family_of(model.config), model.to_deploy().to(dtype)
     pieces = {family.block_name(name): piece for name, piece in deploy.named_children()}
-    return _blocks_in(deploy, pieces, dtype, channels_last=family.channels_last)
+    given = {family.block_name(piece) for piece in deploy.givers().values()}
+    return _blocks_in(deploy, pieces, dtype, channels_last=pieces.keys() - given if family.channels_last else ())
 
 
 def _blocks_in(
-    network: nn.Module, blocks: dict[str, nn.Module], dtype: torch.dtype, *, channels_last: bool
+    network: Network | DeployForm, blocks: dict[str, nn.Module], dtype: torch.dtype, *, channels_last: Collection[str]
 ) -> BlockRun:
     def run(batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating[Any]]]:
         seen: dict[str, NDArray[np.floating[Any]]] = {}
 
         def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
             def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                seen[name] = _positions(output, channels_last).numpy()
+                seen[name] = _positions(output, name in channels_last).numpy()
 
             return hook
 
         handles = [module.register_forward_hook(keep(name)) for name, module in blocks.items()]
         try:
             with torch.inference_mode():
-                network(torch.from_numpy(batch).to(dtype))
+                network.outputs(torch.from_numpy(batch).to(dtype))
         finally:
             for handle in handles:
                 handle.remove()

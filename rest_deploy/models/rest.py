@@ -7,7 +7,7 @@ sizes work. On multiples of 32 the two are the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -178,16 +178,17 @@ class ResT(Network):
             yield from ((f"stage{stage}.{i}", block) for i, block in enumerate(blocks))
         yield "head", self.head
 
-    def forward_features(self, x: Tensor) -> list[Tensor]:
-        """The (B, C, H, W) maps that leave the four stages, before the final norm."""
+    def forward_features(self, x: Tensor, chain: Mapping[int, nn.Module] | None = None) -> list[Tensor]:
         maps = []
-        for _, opening, blocks in self._stages():
+        for stage, (_, opening, blocks) in enumerate(self._stages(), 1):
             x = opening(x)
             grid = (x.shape[2], x.shape[3])
             tokens = to_tokens(x)
             for block in blocks:
                 tokens = block(tokens, grid)
             x = to_map(tokens, grid)
+            if chain is not None and stage in chain:
+                x = chain[stage](x)
             maps.append(x)
         return maps
 

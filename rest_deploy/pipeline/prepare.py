@@ -22,7 +22,7 @@ from rest_deploy.pipeline.request import ExportRequest, as_arguments
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.sample import ArrayInput, Sample, SampleSource, choose_images
 from rest_deploy.preprocess.transform import fed_size, transform
-from rest_deploy.specs import LARGEST_INPUT, Alpha, ImageSize, Preprocessing, StepProgress
+from rest_deploy.specs import LARGEST_INPUT, LOGITS, Alpha, ImageSize, Preprocessing, StepProgress
 
 if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
@@ -87,8 +87,11 @@ def prepare(request: ExportRequest, report: StepProgress | None = None) -> Prepa
         weights_key=request.weights_key,
         key_prefix=request.key_prefix,
         num_heads=request.num_heads,
+        features=request.features or (LOGITS,),
+        feature_norm=request.feature_norm,
     )
     info = _describe(request, loaded)
+    _check_limits(request, info)
     jobs = tuple(Job(name, exporters[name], request.output_of(name, loaded.name)) for name in request.formats)
     for job in jobs:
         assert job.output is not None  # it was asked for
@@ -141,6 +144,24 @@ def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
         precision=request.precision,
         versions={package: _version(brought_by.get(package, [package])[0]) for package in packages},
     )
+
+
+def _check_limits(request: ExportRequest, info: ArtifactInfo) -> None:
+    """Refuse limits that say nothing of a backbone.
+
+    Raises:
+        ConfigError: One was given.
+    """
+    config, maps = request.precision_config, request.recipe.on_synthetic.max_block_rms
+    if info.num_classes:
+        return
+    if config.min_top1_agreement is not None:
+        raise ConfigError("--min-top1-agreement is of logits, and a backbone has none; leave it out")
+    if config.max_error is not None and maps is not None:
+        raise ConfigError(
+            f"--max-error is of logits; maps in {request.precision.value} are judged by their root mean squared error, "
+            f"{maps:g} standard deviations at most; leave it out"
+        )
 
 
 def _labels(request: ExportRequest, num_classes: int) -> tuple[str, ...] | None:

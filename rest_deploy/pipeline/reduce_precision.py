@@ -37,8 +37,8 @@ from rest_deploy.verification import (
     open_candidate,
     synthetic_images,
 )
-from rest_deploy.verification.figures import LogitFigures
-from rest_deploy.verification.limits import budget_record, judge, of_export
+from rest_deploy.verification.figures import LogitFigures, ValueFigures
+from rest_deploy.verification.limits import budget_record, judge, of_export, of_maps
 
 if TYPE_CHECKING:
     import onnx
@@ -128,20 +128,22 @@ class Judged:
 
     Args:
         comparison: On synthetic images, against PyTorch in float64; None where that was not asked for.
-        agreement: On real images, against FP32, in standard deviations of its logits; None where there are none.
+        agreement: On real images, against FP32, in standard deviations of its outputs; None where there are none.
         limits: What is allowed on real images.
+        images: How many of them there are.
     """
 
     comparison: Comparison | None
-    agreement: LogitFigures | None
+    agreement: LogitFigures | ValueFigures | None
     limits: Limits
+    images: int = 0
 
     @property
     def failures(self) -> list[str]:
         """What is over the limits, in words."""
         failures = self.comparison.failures if self.comparison is not None else []
         if self.agreement is not None:
-            failures += [f"{self.agreement.images} images: {why}" for why in judge(self.agreement, self.limits)]
+            failures += [f"{self.images} images: {why}" for why in judge(self.agreement, self.limits)]
         return failures
 
     @property
@@ -153,10 +155,10 @@ class Judged:
         """From these figures to another verdict's, in words."""
         if self.agreement is not None and other.agreement is not None:
             before, after = self.agreement, other.agreement
-            return (
-                f"agreement {before.top1_agreement:.1%} -> {after.top1_agreement:.1%}, "
-                f"largest error {before.max_error:.3g} -> {after.max_error:.3g}"
-            )
+            errors = f"largest error {before.max_error:.3g} -> {after.max_error:.3g}"
+            if isinstance(before, ValueFigures) or isinstance(after, ValueFigures):
+                return errors
+            return f"agreement {before.top1_agreement:.1%} -> {after.top1_agreement:.1%}, {errors}"
         if self.comparison is not None and other.comparison is not None:
             return f"largest error {_worst(self.comparison):.3g} -> {_worst(other.comparison):.3g}"
         return ""
@@ -201,6 +203,8 @@ class Reduction:
         asked, random = Limits(config.max_error, config.min_top1_agreement), network.info.weights.random
         judged = images is not None and reference is not None
         limits = of_export(network.recipe, asked, images=judged, random=random)
+        if not network.info.num_classes:
+            limits = limits[0], of_maps(limits[1], network.recipe)
         return cls(network, convert, reference, images, limits, report)
 
     def make(self, path: Path, info: ArtifactInfo) -> tuple[ArtifactInfo, Comparison | None]:
@@ -233,7 +237,8 @@ class Reduction:
         assert info.precision_plan is not None  # it was written
         record, sample, agreement = replace(info.precision_plan, steps=steps), self.network.sample, verdict.agreement
         if sample is not None and agreement is not None:
-            figures = {name: getattr(agreement, name) for name in AgreementFigures.__annotations__}
+            known = [name for name in AgreementFigures.__annotations__ if hasattr(agreement, name)]
+            figures = {"images": verdict.images, **{name: getattr(agreement, name) for name in known}}
             record = replace(record, agreement=figures, judged_images=sample.names(sample.judged))
         comparison = verdict.comparison
         proved = comparison.to_dict() if comparison is not None else None
@@ -265,7 +270,7 @@ class Reduction:
             comparison = self.reference.compare(run, synthetic)
             if self.images is not None:
                 agreement = self.images.compare(run)
-        return Judged(comparison, agreement, images)
+        return Judged(comparison, agreement, images, self.images.count if self.images is not None else 0)
 
     def _run(self, plan: PrecisionPlan) -> Run:
         return candidate_of(self.convert(plan), self.network.recipe)
@@ -321,23 +326,23 @@ class Reduction:
             images = Pictures(self.network.fp32, [synthetic_images(rng, case, channels) for case in cases])
         done, parts = count(), len(plan.lowered())
 
-        def measure(plan: PrecisionPlan) -> tuple[float, float]:
+        def measure(plan: PrecisionPlan) -> tuple[float, float | None]:
             self.report(next(done) / parts, "what each part costs")
             agreement = images.compare(self._run(plan))
-            return agreement.rms_error, agreement.top1_agreement
+            return agreement.rms_error, getattr(agreement, "top1_agreement", None)
 
         return sensitivities(plan, kept_in, measure)
 
 
 def sensitivities(
-    plan: PrecisionPlan, kept_in: Precision, measure: Callable[[PrecisionPlan], tuple[float, float]]
+    plan: PrecisionPlan, kept_in: Precision, measure: Callable[[PrecisionPlan], tuple[float, float | None]]
 ) -> dict[str, Sensitivity]:
     """What each part in lower precision costs alone, the worst first.
 
     Args:
         plan: Its parts in lower precision are looked at.
         kept_in: Precision of all the others meanwhile.
-        measure: Plan -> root mean squared error and top-1 agreement.
+        measure: Plan -> root mean squared error, and top-1 agreement of logits.
     """
     lowered = [part for part in plan.lowered() if plan.parts[part] is not kept_in]
     found = {}

@@ -16,14 +16,19 @@ from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.models.family import NetworkConfig, family_of, get_config, is_config, list_models
 from rest_deploy.recipes import Recipe
 from rest_deploy.specs import (
+    EMBEDDING,
+    LOGITS,
     NUM_HEADS,
     SEED,
+    STAGE_MAPS,
     Activation,
+    FeatureNorm,
     Int8Target,
     Precision,
     Preprocessing,
     PreprocessingChange,
     Resize,
+    Taps,
 )
 from rest_deploy.values import check
 
@@ -53,6 +58,9 @@ class ExportRequest:
             average.
         key_prefix: What stands before the names of the network's weights; None takes the one there is.
         num_heads: Heads of each stage, where the weights do not tell them.
+        features: Names of outputs in place of the logits: ``stage1`` to ``stage4``, ``embedding``, ``logits``; also as
+            ``"stage2,stage4"``. None for the logits.
+        feature_norm: Where the maps have LayerNorms; None, or ``"auto"``, takes what the weights tell.
         verify: Check the artifact against the PyTorch model, and keep it only where it agrees.
         options: Of the graph, the precision and the formats: fields of ``OnnxConfig``, ``PrecisionConfig`` and the
             config of each format by name.
@@ -83,6 +91,18 @@ class ExportRequest:
     weights_key: str | None = option(None)
     key_prefix: str | None = option(None)
     num_heads: tuple[int, ...] | None = option(None)
+    features: tuple[str, ...] | None = option(
+        None,
+        f"give maps of stages (default {','.join(STAGE_MAPS)}) and {EMBEDDING}, beside {LOGITS} or in its place",
+        arguments={"nargs": "?", "const": ",".join(STAGE_MAPS), "metavar": "NAME[,NAME]"},
+        read=str,
+        separator=",",
+    )
+    feature_norm: FeatureNorm | None = option(
+        None,
+        "where maps have LayerNorms (default auto: as the weights tell)",
+        arguments={"choices": ["auto", *(norm.value for norm in FeatureNorm)]},
+    )
     strict: bool = option(False, "refuse to assume what neither the checkpoint nor a flag says")
     verify: bool = option(True, "do not check the file against the PyTorch model", flag="--no-verify")
     seed: Annotated[int, SEED] | None = option(None, "of random weights (default 0)")
@@ -98,6 +118,7 @@ class ExportRequest:
             self._set("activation", Activation.parse(self.activation))
         for name in ("strict", "verify"):
             check(bool, getattr(self, name), name)
+        self._check_features()
         if self.num_heads is not None:
             self._set("num_heads", check(NUM_HEADS, self.num_heads, "num_heads"))
         self._check_precision()
@@ -143,6 +164,16 @@ class ExportRequest:
             if self.checkpoint is not None or is_module:
                 raise ConfigError(f"seed {self.seed} is of random weights; with a checkpoint or a module leave it out")
             self._set("seed", check(SEED, self.seed, "seed"))
+
+    def _check_features(self) -> None:
+        names = self.features
+        if names is not None:
+            names = tuple(names.split(",")) if isinstance(names, str) else tuple(names)
+            self._set("features", Taps(names).names)
+        norm = None if self.feature_norm in (None, "auto") else FeatureNorm.parse(self.feature_norm)
+        self._set("feature_norm", norm)
+        if norm is not None and names is None:
+            raise ConfigError(f"feature norm {norm.value} is of maps; give --features too, or leave --feature-norm out")
 
     def _check_precision(self) -> None:
         for name in self.formats:

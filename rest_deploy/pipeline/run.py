@@ -20,12 +20,12 @@ from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import ConfigError
 from rest_deploy.export.formats import SOURCE, Made, Trial
-from rest_deploy.models.family import NetworkConfig, family_of
+from rest_deploy.models.family import NetworkConfig
 from rest_deploy.pipeline.prepare import Job, Prepared, prepare
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.pipeline.speed import measure_speed
 from rest_deploy.pipeline.vector import make_test_vector
-from rest_deploy.specs import Precision, StepProgress
+from rest_deploy.specs import LOGITS, Precision, StepProgress
 from rest_deploy.verification import Comparison, Reference, cases_within, open_candidate
 from rest_deploy.verification.limits import of_artifact
 
@@ -118,7 +118,7 @@ def run_exports(request: ExportRequest, report: StepProgress | None = None) -> t
         proved = fp32
         if request.precision is not Precision.FP32:
             proved = _reduce(prepared, fp32, reference, folder)
-        if request.verify:
+        if request.verify and LOGITS in proved.info.taps.names:
             proved = replace(proved, info=replace(proved.info, test_vector=_test_vector(proved.path)))
         made = _make(prepared, prepared.source, proved, fp32, folder)
         asked = any(job is prepared.source for job in prepared.jobs)  # then its result tells what its steps took
@@ -138,8 +138,7 @@ def _export(prepared: Prepared, folder: Path) -> ExportResult:
     path = _new(folder / "fp32") / prepared.file
     with _timed(seconds, "export", prepared.report), replacing(path) as target:
         model = prepared.loaded.model
-        deploy = family_of(model.config).to_deploy(model)
-        written = onnx_exporter.export(deploy, image, outputs, target, prepared.request.configs[SOURCE])
+        written = onnx_exporter.export(model.to_deploy(), image, outputs, target, prepared.request.configs[SOURCE])
         info = replace(info, precision=Precision.FP32, input=image, outputs=outputs, extra=asdict(written))
         write_record(target, info)
     why = written.not_simplified_why
@@ -176,7 +175,7 @@ def _reduce(prepared: Prepared, fp32: ExportResult, reference: Reference | None,
     model, seconds = prepared.loaded.model, dict(fp32.seconds)
     if reference is not None:
         reference = reference.measured_by(reference_runs(model, precision)[1])
-    plan = plan_for(family_of(model.config).to_deploy(model), precision, half_io=config.half_io)
+    plan = plan_for(model.to_deploy(), precision, half_io=config.half_io)
     graph = fold_transposes(onnx.load(str(fp32.path)))
     network = Reducible(graph, fp32.info, plan, recipe, config, prepared.sample)
     with _timed(seconds, "calibrate" if recipe.calibrated else "prepare", prepared.report):

@@ -24,14 +24,14 @@ class Sensitivity:
 
     Args:
         part: By the authors' names.
-        error: Root mean squared difference of the logits, in standard deviations of them; infinite where they are no
-            numbers.
-        top1_agreement: Share of images with the same best class.
+        error: Root mean squared difference of the logits, or of the worst output where there are none, in standard
+            deviations of it; infinite where they are no numbers.
+        top1_agreement: Share of images with the same best class; None without logits.
     """
 
     part: str
     error: float
-    top1_agreement: float
+    top1_agreement: float | None
 
 
 def write_sensitivities(path: Path, rows: Sequence[Sensitivity], precision: Precision, wider: Precision) -> None:
@@ -53,14 +53,23 @@ def _csv(rows: Sequence[Sensitivity]) -> str:
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(["part", "rms_error", "top1_agreement"])
-    writer.writerows([row.part, f"{row.error:.6g}", f"{row.top1_agreement:.6g}"] for row in rows)
+    writer.writerows([row.part, f"{row.error:.6g}", _share(row, ".6g")] for row in rows)
     return lines.getvalue()
+
+
+def _of(rows: Sequence[Sensitivity]) -> str:
+    """Of what the errors are."""
+    return "the worst output" if any(row.top1_agreement is None for row in rows) else "the logits"
 
 
 def _json(rows: Sequence[Sensitivity], precision: Precision, wider: Precision) -> str:
     parts = [{**asdict(row), "error": row.error if math.isfinite(row.error) else None} for row in rows]
-    values = {"precision": precision.value, "others": wider.value, "unit": "standard deviations of the logits"}
+    values = {"precision": precision.value, "others": wider.value, "unit": f"standard deviations of {_of(rows)}"}
     return json.dumps({**values, "parts": parts}, indent=2) + "\n"
+
+
+def _share(row: Sensitivity, form: str) -> str:
+    return format(row.top1_agreement, form) if row.top1_agreement is not None else ""
 
 
 def _svg(rows: Sequence[Sensitivity], precision: Precision, wider: Precision) -> str:
@@ -68,9 +77,7 @@ def _svg(rows: Sequence[Sensitivity], precision: Precision, wider: Precision) ->
     most = max(finite, default=0.0) or 1.0
     width, height = _LEFT + _BARS + _RIGHT, _TOP + _ROW * len(rows) + 12
     title = f"Cost of {precision.value.upper()}, one part at a time"
-    under = (
-        f"root mean squared error of the logits in their standard deviations; all other parts in {wider.value.upper()}"
-    )
+    under = f"root mean squared error of {_of(rows)} in standard deviations; all other parts in {wider.value.upper()}"
     bars = "\n".join(_bar(number, row, most) for number, row in enumerate(rows))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -86,8 +93,9 @@ def _bar(number: int, row: Sensitivity, most: float) -> str:
     top, good = _TOP + _ROW * number, math.isfinite(row.error)
     length = max(1.0, _BARS * row.error / most) if good else _BARS
     told = f"{row.error:.2g}" if good else "no numbers"
+    top1 = f", top-1 {_share(row, '.0%')}" if row.top1_agreement is not None else ""
     return (
         f'<text x="{_LEFT - 8}" y="{top + 13}" text-anchor="end">{escape(row.part)}</text>'
         f'<rect x="{_LEFT}" y="{top + 3}" width="{length:.1f}" height="{_ROW - 6}"{_BAD * (not good)}/>'
-        f'<text x="{_LEFT + length + 6:.1f}" y="{top + 13}">{told}, top-1 {row.top1_agreement:.0%}</text>'
+        f'<text x="{_LEFT + length + 6:.1f}" y="{top + 13}">{told}{top1}</text>'
     )

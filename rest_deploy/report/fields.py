@@ -179,6 +179,7 @@ _CASE = _named(_SIZE, "batch", "height", "width")
 _VALUES = {
     **_numbers(deviation, max_error="max error", rms_error="rms error", reference_error="fp32 error", limit="limit"),
     **_numbers(plain, "std"),
+    **_numbers(_cosine, "cosine"),
     "judged_by": _TEXT,
     "passed": _FLAG,
 }

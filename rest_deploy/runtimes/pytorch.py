@@ -17,11 +17,16 @@ from rest_deploy.artifact.labels import default_labels
 from rest_deploy.errors import CheckpointError, ConfigError, DeviceError, PredictorError
 from rest_deploy.models.factory import LoadedModel, load_model
 from rest_deploy.models.family import family_of
+from rest_deploy.models.network import Network
 from rest_deploy.models.reference import BlockRun, as_written_blocks, torch_threads
+from rest_deploy.models.taps import Tapped
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.specs import (
+    EMBEDDING,
     LOGITS,
     PICTURE_CHANNELS,
+    STAGE_MAPS,
+    STAGE_STRIDES,
     Activation,
     Device,
     Output,
@@ -29,6 +34,7 @@ from rest_deploy.specs import (
     Preprocessing,
     PreprocessingChange,
     Resize,
+    Taps,
     TensorSpec,
     Usual,
 )
@@ -91,10 +97,10 @@ class PyTorchRuntime(Runtime):
         with self._lock, self._threads, torch.inference_mode():
             self._check_usable()
             try:
-                logits = self._model(torch.tensor(batch).to(self._device))
+                outputs = self._model.outputs(torch.tensor(batch).to(self._device))
             except RuntimeError as exc:
                 raise PredictorError(f"{self.path}: PyTorch failed on input {batch.shape}: {exc}") from exc
-            return {LOGITS: logits.float().cpu().numpy()}
+            return {name: values.float().cpu().numpy() for name, values in outputs.items()}
 
     def _close(self) -> None:
         self._thread.shutdown()
@@ -105,7 +111,7 @@ class PyTorchRuntime(Runtime):
 def _loaded(path: Path) -> LoadedModel:
     """A checkpoint as it is; what would have to be chosen or said is for whoever exports it."""
     try:
-        return load_model(None, path)
+        return load_model(None, path, features=None)
     except CheckpointError as exc:
         if "--" not in str(exc):
             raise
@@ -130,9 +136,13 @@ def describe(
     Raises:
         ConfigError: The preprocessing is not of the model's channels.
     """
-    config, card, assumed = loaded.model.config, loaded.card, dict(loaded.assumed)
-    family = family_of(config)
-    given = labels is not None
+    config, card, assumed, taps = loaded.model.config, loaded.card, dict(loaded.assumed), loaded.model.taps
+    family, classifies, given = family_of(config), LOGITS in taps.names, labels is not None
+    if not classifies and (labels or activation is not None):
+        raise ConfigError(
+            f"labels and activation are of logits, and the outputs are {', '.join(taps.names)}; leave them out, or add "
+            f"{LOGITS} to --features"
+        )
     if labels is None and card.labels is None and (labels := default_labels(config.num_classes)) is not None:
         assumed["labels"] = f"ImageNet's, as there are {len(labels)} classes"
     if activation is None and card.activation is not None:
@@ -140,8 +150,13 @@ def describe(
     if activation is None:
         activation = Activation.SIGMOID if config.num_classes == 1 else Activation.SOFTMAX
         assumed["activation"] = activation.value
+    if not classifies:
+        labels, activation = (), Activation.NONE
+        assumed = {what: value for what, value in assumed.items() if what not in ("labels", "activation")}
     steps = preprocessing
-    if not isinstance(steps, Preprocessing):
+    if steps is None and card.preprocessing is None and not {LOGITS, EMBEDDING} & set(taps.names):
+        pass  # detectors and segmenters each have their own
+    elif not isinstance(steps, Preprocessing):
         change = steps or PreprocessingChange()
         steps, unsaid = _steps(change, card.preprocessing, family.preprocessing_at, config.in_channels)
         assumed |= unsaid
@@ -162,8 +177,27 @@ def describe(
         activation=activation,
         assumed=assumed,
         input=TensorSpec("image", "float32", ("batch", config.in_channels, "height", "width")),
-        outputs=(Output(LOGITS, "float32", ("batch", config.num_classes)),),
+        outputs=tuple(_output(loaded.model, name) for name in taps.names),
+        feature_norm=taps.norm if taps != Taps() else None,
         versions={"torch": torch.__version__},
+    )
+
+
+def _output(model: Network, name: str) -> Output:
+    """What a record says of an output."""
+    if name == LOGITS:
+        return Output(LOGITS, "float32", ("batch", model.config.num_classes))
+    channels = family_of(model.config).stage_channels(model.config)
+    if name == EMBEDDING:
+        return Output(EMBEDDING, "float32", ("batch", channels[-1]))
+    stage = STAGE_MAPS.index(name)
+    sides = (f"{name}_height", f"{name}_width")
+    return Output(
+        name,
+        "float32",
+        ("batch", channels[stage], *sides),
+        stride=STAGE_STRIDES[stage],
+        norm=isinstance(model, Tapped) and model.normed(stage + 1),
     )
 
 

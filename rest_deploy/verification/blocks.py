@@ -29,17 +29,20 @@ _NO_OUTPUTS = frozenset({"Constant", "Shape", "Gather", "Concat", "DequantizeLin
 
 @dataclass(frozen=True)
 class BlockComparison:
-    """All blocks by the authors' names, in order, on the images of a case, and what is allowed of them."""
+    """All blocks by the authors' names, in order, on the images of a case, what is allowed of them, and whether the
+    last gives the logits.
+    """
 
     case: Case
     blocks: Mapping[str, ValueFigures]
     limits: Limits
+    classifies: bool = True
 
     @property
     def verdicts(self) -> dict[str, ValueVerdict]:
         """The judgement of each."""
-        last = list(self.blocks)[-1:]  # its output are the logits
-        return {name: judge_values(figures, self.limits, largest=name in last) for name, figures in self.blocks.items()}
+        last = list(self.blocks)[-1] if self.classifies else None
+        return {name: judge_values(figures, self.limits, largest=name == last) for name, figures in self.blocks.items()}
 
     @property
     def first_over_limit(self) -> str | None:
@@ -54,7 +57,7 @@ class BlockComparison:
 
 
 def compare_blocks(
-    case: Case, ours: Outputs, exact: Outputs, baseline: Outputs | None, limits: Limits
+    case: Case, ours: Outputs, exact: Outputs, baseline: Outputs | None, limits: Limits, *, classifies: bool = True
 ) -> BlockComparison:
     """Measure blocks of one name against each other.
 
@@ -69,7 +72,7 @@ def compare_blocks(
             found[name] = measure_values(ours[name], values, lost[name] if lost is not None else None)
         except VerificationError as exc:
             raise VerificationError(f"block {name}: {exc}") from exc
-    return BlockComparison(case, found, limits)
+    return BlockComparison(case, found, limits, classifies)
 
 
 def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
@@ -84,7 +87,7 @@ def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
 
     file = read_checked(path, operators_of)
     model, family = onnx.load_model_from_string(bytes(file.content)), family_named(file.info.family)
-    values = _block_outputs(model)
+    values, given = _block_outputs(model), {value.name for value in model.graph.output}
     if len(values) < 2:
         raise VerificationError(f"{path}: its nodes are not named by their blocks; export it again")
     session = CpuSession(file.info.recipe.emulate(model), list(values.values()), threads)
@@ -92,7 +95,8 @@ def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
     def run(batch: NDArray[np.float32]) -> dict[str, Values]:
         outputs = session.run(batch)
         return {
-            family.block_name(piece): _positions(outputs[name], family.channels_last) for piece, name in values.items()
+            family.block_name(piece): _positions(outputs[name], family.channels_last and name not in given)
+            for piece, name in values.items()
         }
 
     return run

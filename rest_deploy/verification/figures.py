@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.errors import VerificationError
-from rest_deploy.specs import ImageSize
+from rest_deploy.specs import LOGITS, ImageSize
 
 _TOP = 5
 _TINY = float(np.finfo(np.float64).tiny)
@@ -88,8 +88,7 @@ def measure_logits(
         raise VerificationError(f"the artifact gives logits of shape {ours.shape}, the reference {exact.shape}")
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(ours - exact)
-        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(exact, axis=1)
-        cosines = (ours * exact).sum(axis=1) / np.maximum(norms, _TINY)
+        cosines = _cosines(ours, exact, 1)
         kl = kl_divergences(ours, exact)
         top, top_exact = best_classes(ours), best_classes(exact)
         finite = _finite(ours) & _finite(exact)
@@ -300,6 +299,7 @@ class ValueFigures:
         reference_error: The baseline error: the largest of PyTorch in float32; None where the reference has none.
         scale: Largest absolute value of the reference's.
         std: Their standard deviation.
+        cosine: Smallest cosine between the values of a position, over the channels, and the reference's.
     """
 
     max_error: float
@@ -307,10 +307,18 @@ class ValueFigures:
     reference_error: float | None
     scale: float
     std: float
+    cosine: float
+
+    def in_std(self) -> ValueFigures:
+        """Errors in standard deviations of the reference's values; as they are where these do not differ."""
+        std = self.std or 1.0
+        lost = self.reference_error / std if self.reference_error is not None else None
+        own = {name: getattr(self, name) / std for name in ("max_error", "rms_error", "scale")}
+        return replace(self, reference_error=lost, std=self.std / std, **own)
 
 
 def measure_values(ours: Values, exact: Values, reference_error: float | None = None) -> ValueFigures:
-    """Compare values with the reference's.
+    """Compare values with the reference's: (B, C, H, W), or with the channels last.
 
     Raises:
         VerificationError: The shapes differ.
@@ -326,13 +334,21 @@ def measure_values(ours: Values, exact: Values, reference_error: float | None = 
             reference_error=reference_error,
             scale=float(np.abs(wide).max()),
             std=float(wide.std()),
+            cosine=float(_cosines(ours.astype(np.float64, copy=False), wide, 1 if wide.ndim == 4 else -1).min()),
         )
+
+
+def _cosines(ours: NDArray[np.float64], exact: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Cosine between vectors along an axis."""
+    norms = np.linalg.norm(ours, axis=axis) * np.linalg.norm(exact, axis=axis)
+    cosines: NDArray[np.float64] = (ours * exact).sum(axis=axis) / np.maximum(norms, _TINY)
+    return cosines
 
 
 def measure_outputs(
     ours: Outputs, exact: Outputs, reference_errors: Mapping[str, float] | None
 ) -> dict[str, LogitFigures | ValueFigures]:
-    """Compare every output with the reference's: two axes are logits, others a map.
+    """Compare every output with the reference's; only those called logits are.
 
     Raises:
         VerificationError: The outputs or their shapes differ.
@@ -341,7 +357,7 @@ def measure_outputs(
         raise VerificationError(f"the artifact gives {', '.join(ours)}, the reference {', '.join(exact)}")
     found: dict[str, LogitFigures | ValueFigures] = {}
     for name, values in exact.items():
-        measure = measure_logits if values.ndim == 2 else measure_values
+        measure = measure_logits if name == LOGITS else measure_values
         lost = reference_errors[name] if reference_errors is not None else None
         try:
             found[name] = measure(np.asarray(ours[name], np.float64), np.asarray(values, np.float64), lost)
@@ -361,6 +377,16 @@ def largest_errors(ours: Outputs | None, exact: Outputs) -> dict[str, float] | N
         }
 
 
+def worst(figures: Sequence[ValueFigures]) -> ValueFigures:
+    """The worst of each figure of several outputs, measured in standard deviations."""
+
+    def most(name: str) -> float:
+        return float(np.max([getattr(own, name) for own in figures]))  # NaN stays NaN
+
+    cosine = float(np.min([own.cosine for own in figures]))
+    return ValueFigures(most("max_error"), most("rms_error"), None, most("scale"), most("std"), cosine)
+
+
 def joined(parts: Sequence[tuple[int, ValueFigures]]) -> ValueFigures:
     """Figures of values that were measured a part at a time: (how many values, figures). ``std`` is within a part."""
     weights = [count for count, _ in parts]
@@ -372,4 +398,5 @@ def joined(parts: Sequence[tuple[int, ValueFigures]]) -> ValueFigures:
         return float(np.max([getattr(part, name) for _, part in parts]))  # NaN stays NaN
 
     lost = largest("reference_error") if parts[0][1].reference_error is not None else None
-    return ValueFigures(largest("max_error"), root_mean("rms_error"), lost, largest("scale"), root_mean("std"))
+    cosine = float(np.min([part.cosine for _, part in parts]))
+    return ValueFigures(largest("max_error"), root_mean("rms_error"), lost, largest("scale"), root_mean("std"), cosine)

@@ -95,6 +95,12 @@ def on_images(
         VerificationError: None of the images can be read.
     """
     first = subjects[0].info
+    for subject in subjects:
+        if not subject.info.num_classes:
+            raise ConfigError(
+                f"{subject.path} is a backbone: images are judged by logits, and it gives "
+                f"{', '.join(subject.info.taps.names)}; leave --data out and compare on synthetic images"
+            )
     steps = _one_transform(subjects, wish.change)
     data = open_dataset(wish.folder, labels=first.labels, num_classes=first.num_classes, ground_truth=wish.ground_truth)
     if needs_classes and not data.labelled:

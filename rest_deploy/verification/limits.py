@@ -57,6 +57,12 @@ def of_export(recipe: Recipe, asked: Limits, *, images: bool, random: bool) -> t
     return synthetic, on_images(recipe, asked, random=random)
 
 
+def of_maps(images: Limits, recipe: Recipe) -> Limits:
+    """What is allowed of maps on real images: of their many values the root mean squared error is judged."""
+    rms = recipe.on_synthetic.max_block_rms if recipe.on_synthetic.max_block_rms is not None else images.max_error
+    return replace(images, min_top1_agreement=None, max_block_rms=rms)
+
+
 def budget_record(recipe: Recipe, synthetic: Limits, images: Limits) -> dict[str, float | None]:
     """What an artifact's record says of the limits that it was made within; :func:`of_artifact` reads it."""
     asked = synthetic.max_error if synthetic != recipe.on_synthetic else None

@@ -210,10 +210,13 @@ def _loaded(path: Path, choice: WeightsChoice | None, records: Sequence[Artifact
     """
     from rest_deploy.models.factory import load_model
 
+    taken: dict[str, Any] = {"features": None}
+    if records:  # all give the same, or are refused
+        taken = {"features": records[0].taps.names, "feature_norm": records[0].feature_norm}
     digest = sha256_of(path) if path.is_file() else None
     own = [record for record in records if record.weights.file is not None and record.weights.sha256 == digest]
     if not own or (choice is not None and choice.num_heads is not None):
-        return load_model(None, path, **vars(choice or WeightsChoice()))
+        return load_model(None, path, **vars(choice or WeightsChoice()), **taken)
     made_of = {(record.weights.key, record.weights.prefix): record for record in own}
     key, prefix = (choice.weights_key, choice.key_prefix) if choice is not None else (None, None)
     if len(made_of) > 1 and key is None and prefix is None:
@@ -224,4 +227,4 @@ def _loaded(path: Path, choice: WeightsChoice | None, records: Sequence[Artifact
         )
     (first_key, first_prefix), record = next(iter(made_of.items()))
     weights_key, key_prefix = key or first_key or None, prefix or first_prefix or None
-    return load_model(config_of(record), path, weights_key=weights_key, key_prefix=key_prefix)
+    return load_model(config_of(record), path, weights_key=weights_key, key_prefix=key_prefix, **taken)

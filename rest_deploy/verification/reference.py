@@ -20,9 +20,12 @@ from rest_deploy.verification.figures import (
     LogitFigures,
     Outputs,
     ValueFigures,
+    joined,
     largest_errors,
     measure_logits,
     measure_outputs,
+    measure_values,
+    worst,
 )
 from rest_deploy.verification.limits import judge, judge_values
 
@@ -82,8 +85,13 @@ class CaseFigures:
         return {**named, **sizes, **{key: getattr(figures, key) for key in left}}
 
     def named(self, output: str) -> str:
-        """The name of an output where there are others; else nothing."""
-        return output if len(self.outputs) > 1 else ""
+        """The name of an output; nothing of the logits alone."""
+        return output if self.others else ""
+
+    @property
+    def others(self) -> bool:
+        """Whether there are outputs that are no logits."""
+        return set(self.outputs) != {LOGITS}
 
 
 def _judged(figures: LogitFigures | ValueFigures, limits: Limits) -> dict[str, Any]:
@@ -121,6 +129,11 @@ class Comparison:
         """Whether every case is within the limits."""
         return not self.failures
 
+    @property
+    def others(self) -> bool:
+        """Whether there are outputs that are no logits."""
+        return any(own.others for own in self.cases)
+
     def to_dict(self) -> dict[str, Any]:
         """What a record says of it."""
         cases = [row for figures in self.cases for row in figures.rows()]
@@ -142,10 +155,10 @@ class Comparison:
 
     def columns(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """The figures as texts: names of the columns, and a row for each case and output."""
-        several = any(len(own.outputs) > 1 for own in self.cases)
+        several = self.others
+        more, ratio = ("rms error", "max / std") if several else (), ("ratio",) if self._relative else ()
         head = ("batch x size", *(("output",) if several else ()), "max error", "mean error",
-                *(("rms error",) if several else ()), "fp32 error", *(("ratio",) if self._relative else ()), "limit",
-                "cosine", "KL", "top-1", "top-5")  # fmt: skip
+                *more, "fp32 error", *ratio, "limit", "cosine", "KL", "top-1", "top-5")  # fmt: skip
         return head, [self._row(own, name, several) for own in self.cases for name in own.outputs]
 
     def _row(self, case: CaseFigures, name: str, several: bool) -> tuple[str, ...]:
@@ -162,7 +175,7 @@ class Comparison:
             *((name,) if several else ()),
             f"{own.max_error:.2e}",
             text("mean_error", ".2e"),
-            *((f"{own.rms_error:.2e}",) if several else ()),
+            *((f"{own.rms_error:.2e}", f"{own.max_error / (own.std or 1.0):.2e}") if several else ()),
             f"{own.reference_error:.2e}" if own.reference_error is not None else "-",
             *(
                 (f"{own.max_error / own.reference_error:.2f}" if own.reference_error else "-",)
@@ -249,7 +262,7 @@ def losses(baseline: Run | None, images: NDArray[np.float32], exact: Outputs) ->
 
 
 class Pictures:
-    """Real images with the FP32 network's logits, to measure those of narrower ones by.
+    """Real images with the FP32 network's outputs, to measure those of narrower ones by: the logits, or all if none.
 
     Args:
         reference: The FP32 network.
@@ -258,16 +271,35 @@ class Pictures:
 
     def __init__(self, reference: Run, batches: Iterable[NDArray[np.float32]]) -> None:
         self._batches = batches
-        self._logits = [np.asarray(reference(batch)[LOGITS], np.float64) for batch in batches]
+        self._outputs = [_judged_outputs(reference(batch)) for batch in batches]
+
+    @property
+    def count(self) -> int:
+        """How many images."""
+        return sum(len(next(iter(outputs.values()))) for outputs in self._outputs)
 
     def first(self, count: int) -> Pictures:
         """The first batches alone, held in memory."""
         some = copy(self)
-        some._batches, some._logits = list(islice(self._batches, count)), self._logits[:count]
+        some._batches, some._outputs = list(islice(self._batches, count)), self._outputs[:count]
         return some
 
-    def compare(self, candidate: Run) -> LogitFigures:
-        """Measure a narrower network, errors in standard deviations of the FP32 network's logits."""
+    def compare(self, candidate: Run) -> LogitFigures | ValueFigures:
+        """Measure a narrower network, errors in standard deviations of the FP32 network's output: of the logits, or the
+        worst of all others.
+        """
         with np.errstate(invalid="ignore", over="ignore"):  # what gives no numbers agrees with nothing, without noise
-            ours = [np.asarray(candidate(batch)[LOGITS], np.float64) for batch in self._batches]
-        return measure_logits(np.concatenate(ours), np.concatenate(self._logits)).in_std()
+            if LOGITS in self._outputs[0]:
+                ours = [np.asarray(candidate(batch)[LOGITS], np.float64) for batch in self._batches]
+                exact = [np.asarray(outputs[LOGITS], np.float64) for outputs in self._outputs]
+                return measure_logits(np.concatenate(ours), np.concatenate(exact)).in_std()
+            parts: dict[str, list[tuple[int, ValueFigures]]] = {name: [] for name in self._outputs[0]}
+            for batch, known in zip(self._batches, self._outputs, strict=True):
+                made = candidate(batch)
+                for name, values in known.items():
+                    parts[name].append((values.size, measure_values(np.asarray(made[name]), values)))
+            return worst([joined(own).in_std() for own in parts.values()])
+
+
+def _judged_outputs(outputs: Outputs) -> Outputs:
+    return {LOGITS: outputs[LOGITS]} if LOGITS in outputs else dict(outputs)

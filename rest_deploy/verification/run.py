@@ -13,7 +13,7 @@ from rest_deploy.artifact.files import distinct_names
 from rest_deploy.environment import describe_environment
 from rest_deploy.errors import ConfigError, RestDeployError
 from rest_deploy.recipes import Limits
-from rest_deploy.specs import SEED, THREADS, ImageSize, StepProgress, input_size
+from rest_deploy.specs import LOGITS, SEED, THREADS, ImageSize, StepProgress, input_size
 from rest_deploy.values import check
 from rest_deploy.verification.blocks import BlockComparison, compare_blocks
 from rest_deploy.verification.images import Images, ImagesResult, on_images
@@ -126,9 +126,11 @@ def _check_alike(subject: Subject, reference: Subject) -> None:
 
 def _outputs(subject: Subject) -> str:
     """Its outputs, in words."""
-    maps = [own for own in subject.info.outputs if own.stride is not None]
-    told = [f"{own.name} of {own.shape[1]} channels and stride {own.stride}" for own in maps]
-    return ", ".join([f"{subject.info.num_classes} classes", *told])
+    told = [f"{own.name} of {own.shape[1]} channels and stride {own.stride}" if own.stride is not None
+            else f"{own.shape[1]} {'classes' if own.name == LOGITS else f'channels of {own.name}'}"
+            for own in subject.info.outputs]  # fmt: skip
+    norm = subject.info.feature_norm
+    return ", ".join(told) + (f" (feature norm {norm.value})" if norm is not None else "")
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,8 @@ def _by_block(
             images = synthetic_images(np.random.default_rng(seed), case, int(subject.info.input.shape[1]))
         exact, baseline = reference.blocks(subject.info.precision)
         lost = baseline(images) if baseline is not None else None
-        found[subject.name] = compare_blocks(case, runs[subject.name](images), exact(images), lost, allowed)
+        ours, classifies = runs[subject.name](images), LOGITS in subject.info.taps.names
+        found[subject.name] = compare_blocks(case, ours, exact(images), lost, allowed, classifies=classifies)
     return found
 
 

@@ -58,7 +58,7 @@ def without_labels(**fields):
         {"weights": Weights(sha256=PLAN)},
         {"test_vector": {"input": {"shape": [1, 3, 2, 2]}, "logits": {"values": [1.0], "tolerance": 0.1}}},
         {"format": "trt", "verification": None, "engine": make_record()},
-        {"outputs": (*OUTPUTS, Output("map", "float16", ("batch", 64, "rows", "columns"), stride=4))},
+        {"outputs": (*OUTPUTS, Output("stage1", "float16", ("batch", 64, "rows", "columns"), stride=4))},
     ],
 )
 def test_json_round_trip(changes):
@@ -125,7 +125,7 @@ def test_a_missing_schema_is_refused():
         ArtifactInfo.from_dict({})
 
 
-@pytest.mark.parametrize("field", sorted(set(make_info().to_dict()) - {"schema", "extra"}))
+@pytest.mark.parametrize("field", sorted(set(make_info().to_dict()) - {"schema", "extra", "task"}))
 def test_a_missing_field_is_named(field):
     values = make_info().to_dict()
     del values[field]
@@ -223,23 +223,23 @@ def test_an_output_without_a_number_of_classes_is_refused(shape, labels):
         ArtifactInfo.from_dict(without_labels(labels=labels, outputs=[output]))
 
 
-MAP = {"name": "map", "dtype": "float32", "shape": ["batch", 64, "rows", "columns"], "stride": 4}
+MAP = {"name": "stage1", "dtype": "float32", "shape": ["batch", 64, "rows", "columns"], "stride": 4}
 
 
 @pytest.mark.parametrize(
     ("outputs", "said"),
     [
         ([], r"outputs has 0 values"),
-        ([MAP], "outputs without a stride: none; needed: logits"),
-        ([*plain(OUTPUTS), {**MAP, "stride": None}], "tensor map has the shape .*needed: 2 sizes"),
-        ([*plain(OUTPUTS), {**MAP, "shape": ["batch", 64]}], "tensor map has the shape .*needed: 4 sizes"),
+        ([*plain(OUTPUTS), {**MAP, "stride": None}], "a map needs a stride"),
+        ([*plain(OUTPUTS), {**MAP, "shape": ["batch", 64]}], "tensor stage1 has the shape .*needed: 4 sizes"),
         ([*plain(OUTPUTS), {**MAP, "stride": 0}], r"outputs\[1\].stride is 0; accepted: a whole number from 1"),
         ([*plain(OUTPUTS), {**MAP, "stride": "4"}], r"outputs\[1\].stride is '4'"),
         ([*plain(OUTPUTS), {**MAP, "name": "logits"}], "tensors image, logits, logits; needed: each a name of its own"),
         ([*plain(OUTPUTS), {**MAP, "name": "image"}], "each a name of its own"),
-        ([{**plain(OUTPUTS)[0], "name": "scores"}], "outputs without a stride: scores; needed: logits"),
-        ([*plain(OUTPUTS), {**plain(OUTPUTS)[0], "name": "more"}], "outputs without a stride: logits, more"),
-        ([{**plain(OUTPUTS)[0], "stride": 4}], "tensor logits has the shape .*needed: 4 sizes"),
+        ([{**plain(OUTPUTS)[0], "name": "scores"}], "outputs: features 'scores'; accepted: logits"),
+        ([{**plain(OUTPUTS)[0], "name": "stage2"}], "tensor stage2 has the shape .*needed: 4 sizes"),
+        ([*plain(OUTPUTS), {**plain(OUTPUTS)[0], "name": "more"}], "outputs: features 'more'"),
+        ([{**plain(OUTPUTS)[0], "stride": 4}], "tensor logits has .*needed: 2 sizes"),
     ],
 )
 def test_outputs_that_are_none_are_refused(outputs, said):
@@ -248,7 +248,7 @@ def test_outputs_that_are_none_are_refused(outputs, said):
 
 
 def test_an_output_knows_its_shape_for_a_size():
-    logits, own = OUTPUTS[0], Output("map", "float32", ("batch", 64, "rows", "columns"), stride=4)
+    logits, own = OUTPUTS[0], Output("stage1", "float32", ("batch", 64, "rows", "columns"), stride=4)
     assert [own.sizes(2, *size) for size in ((1, 1), (4, 5), (224, 225))] == [
         (2, 64, 1, 1), (2, 64, 1, 2), (2, 64, 56, 57),
     ]  # fmt: skip

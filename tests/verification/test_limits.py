@@ -145,7 +145,7 @@ def test_a_tighter_error_is_meant_of_real_images_where_there_are_any(
 
 
 def test_a_block_is_judged_by_its_root_mean_square_where_that_is_limited() -> None:
-    block = ValueFigures(max_error=9.0, rms_error=0.7, reference_error=0.1, scale=5.0, std=1.0)
+    block = ValueFigures(max_error=9.0, rms_error=0.7, reference_error=0.1, scale=5.0, std=1.0, cosine=1.0)
     by_rms, by_largest = Limits(1.0, max_block_rms=0.75), Limits(1.0)
     assert judge_values(block, by_rms).passed
     assert not judge_values(replace(block, rms_error=0.8), by_rms).passed

@@ -41,7 +41,7 @@ def test_a_runtime_gives_every_output_by_its_name(good: Path, rng: np.random.Gen
     batch = rng.standard_normal((3, 3, 33, 40)).astype(np.float32)
     with open_runtime(good) as runtime:
         outputs = runtime.run(batch)
-    assert {name: values.shape for name, values in outputs.items()} == {"logits": (3, 7), "map": (3, 4, 9, 10)}
+    assert {name: values.shape for name, values in outputs.items()} == {"logits": (3, 7), "stage1": (3, 4, 9, 10)}
     with Predictor(good) as predictor:
         assert predictor.info.num_classes == 7
         np.testing.assert_array_equal(predictor.logits(batch), outputs["logits"])
@@ -67,11 +67,13 @@ def test_a_map_of_another_stride_than_its_record_says(tmp_path: Path, rng: np.ra
         for bad in (0.0, np.nan):
             batch = rng.standard_normal((2, 3, 33, 40)).astype(np.float32)
             batch[0, 0, 0, 0] += bad
-            with pytest.raises(PredictorError, match=r"map is of shape \(\d, 4, 9, 10\), and by its record \(\d, 4, 5"):
+            with pytest.raises(PredictorError, match=r"stage1 is of shape .* 9, 10\), and by its record \(\d, 4, 5"):
                 runtime.run(batch)
 
 
-@pytest.mark.parametrize("outputs", [INFO.outputs[:1], INFO.outputs[::-1], (*INFO.outputs, replace(MAP, name="more"))])
+@pytest.mark.parametrize(
+    "outputs", [INFO.outputs[:1], INFO.outputs[::-1], (*INFO.outputs, replace(MAP, name="stage2"))]
+)
 def test_a_record_of_other_outputs_than_the_graph(tmp_path: Path, outputs: tuple[Output, ...]) -> None:
     path = write_two_outputs(tmp_path / "x.onnx", info=replace(INFO, outputs=outputs))
     with pytest.raises(ArtifactError, match="record describes another network"):
@@ -84,11 +86,11 @@ def test_a_fault_in_one_output_alone_is_found(good: Path, wrong: Path) -> None:
     artifact = found.artifacts[1]
     assert artifact.synthetic is not None
     assert [failure.split(" error")[0] for failure in artifact.failures] == [
-        "2x33x40 map: largest",
-        "1x1x1 map: largest",
+        "2x33x40 stage1: largest",
+        "1x1x1 stage1: largest",
     ]
     for case in artifact.synthetic.cases:
-        logits, own = case.outputs["logits"], case.outputs["map"]
+        logits, own = case.outputs["logits"], case.outputs["stage1"]
         assert logits.max_error == 0
         assert own.max_error == pytest.approx(0.125, rel=1e-5)
         assert own.rms_error == pytest.approx(0.125, rel=1e-5)
@@ -100,8 +102,8 @@ def test_a_fault_in_one_output_alone_is_found_on_images(good: Path, wrong: Path)
     assert [artifact.passed for artifact in found.artifacts] == [True, False]
     (images,) = found.artifacts[1].images
     assert images.figures.max_error == 0
-    assert images.maps["map"].max_error == pytest.approx(0.125, rel=1e-4)
-    assert all(" map: largest error" in failure for failure in found.artifacts[1].failures)
+    assert images.maps["stage1"].max_error == pytest.approx(0.125, rel=1e-4)
+    assert all(" stage1: largest error" in failure for failure in found.artifacts[1].failures)
 
 
 def test_a_fault_in_the_logits_alone_is_not_the_maps(good: Path, tmp_path: Path) -> None:
@@ -133,17 +135,17 @@ def test_the_outputs_are_named_wherever_figures_are_shown(
     assert "errors of each output" in told
     assert "errors of each map" in told
     (artifact,) = json.loads(files[0].read_text())["artifacts"]
-    assert [(row["output"], row["passed"]) for row in artifact["synthetic"]] == [("logits", True), ("map", False)]
-    assert [(row["output"], row["passed"]) for row in artifact["images"][0]["maps"]] == [("map", False)]
+    assert [(row["output"], row["passed"]) for row in artifact["synthetic"]] == [("logits", True), ("stage1", False)]
+    assert [(row["output"], row["passed"]) for row in artifact["images"][0]["maps"]] == [("stage1", False)]
     kinds = [row["what"] for row in csv.DictReader(files[1].open())]
-    assert kinds == ["synthetic logits", "synthetic map", "images", "images map"]
+    assert kinds == ["synthetic logits", "synthetic stage1", "images", "images stage1"]
     page = render(read_record(files[0]), None)
     assert "errors of each output" in page
     assert "errors of each map" in page
 
 
 def test_a_checkpoint_that_gives_other_outputs_is_no_reference(good: Path, tiny_checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match=r"7 classes, map of 4 channels and stride 4, .* 7 classes; give"):
+    with pytest.raises(ConfigError, match=r"7 classes, stage1 of 4 channels and stride 4, .* stage1 of 8 channels"):
         verify(good, tiny_checkpoint, cases=CASES)
     assert INFO.num_classes == TINY.num_classes
 
@@ -153,11 +155,11 @@ def _reference(baseline_error: float) -> Reference:
 
     def exact(batch: np.ndarray) -> dict[str, np.ndarray]:
         wide = batch.astype(np.float64)
-        return {"logits": wide.mean(axis=(2, 3)), "map": wide[:, :2, ::4, ::4]}
+        return {"logits": wide.mean(axis=(2, 3)), "stage1": wide[:, :2, ::4, ::4]}
 
     def baseline(batch: np.ndarray) -> dict[str, np.ndarray]:
         own = exact(batch)
-        return {**own, "map": own["map"] + baseline_error}
+        return {**own, "stage1": own["stage1"] + baseline_error}
 
     return Reference(exact, baseline, channels=3, cases=CASES[:1])
 
@@ -165,27 +167,27 @@ def _reference(baseline_error: float) -> Reference:
 @pytest.mark.parametrize("precision", list(Precision))
 def test_each_output_has_its_own_baseline_and_its_own_limit(precision: Precision) -> None:
     def candidate(batch: np.ndarray) -> dict[str, np.ndarray]:
-        return {"logits": batch.mean(axis=(2, 3)), "map": batch[:, :2, ::4, ::4] + np.float32(1.9)}
+        return {"logits": batch.mean(axis=(2, 3)), "stage1": batch[:, :2, ::4, ::4] + np.float32(1.9)}
 
     within, over = (
         _reference(error).compare(candidate, replace(recipe_of(precision).on_synthetic, floor=0.0, max_error=None))
         for error in (1.0, 0.1)
     )
     (case,) = within.cases
-    assert case.outputs["map"].reference_error == pytest.approx(1.0)
+    assert case.outputs["stage1"].reference_error == pytest.approx(1.0)
     assert case.outputs["logits"].reference_error == 0
     if precision is Precision.FP32:
-        assert [failure.split(":")[0] for failure in over.failures] == ["2x33x40 logits", "2x33x40 map"]
+        assert [failure.split(":")[0] for failure in over.failures] == ["2x33x40 logits", "2x33x40 stage1"]
         assert [failure.split(":")[0] for failure in within.failures] == ["2x33x40 logits"]
     if precision is Precision.INT8:  # by what most of the values lose
-        assert over.failures[1].startswith("2x33x40 map: root mean squared error 1.9")
+        assert over.failures[1].startswith("2x33x40 stage1: root mean squared error 1.9")
 
 
 @pytest.mark.parametrize(
     ("ours", "said"),
     [
-        ({"logits": (2, 3)}, "the artifact gives logits, the reference logits, map"),
-        ({"logits": (2, 3), "map": (2, 2, 9, 9)}, r"map: .*\(2, 2, 9, 9\), the reference \(2, 2, 9, 10\)"),
+        ({"logits": (2, 3)}, "the artifact gives logits, the reference logits, stage1"),
+        ({"logits": (2, 3), "stage1": (2, 2, 9, 9)}, r"stage1: .*\(2, 2, 9, 9\), the reference \(2, 2, 9, 10\)"),
     ],
 )
 def test_other_outputs_or_shapes_are_refused(ours: dict[str, tuple[int, ...]], said: str) -> None:
@@ -198,11 +200,11 @@ def test_a_map_that_is_no_number_is_past_every_limit(bad: float) -> None:
     def candidate(batch: np.ndarray) -> dict[str, np.ndarray]:
         values = batch[:, :2, ::4, ::4].copy()
         values[1, 1, 2, 3] = bad
-        return {"logits": batch.mean(axis=(2, 3)), "map": values}
+        return {"logits": batch.mean(axis=(2, 3)), "stage1": values}
 
     for limits in (Limits(1e9), Limits(1e9, max_block_rms=1e9)):
         (failure,) = _reference(0.0).compare(candidate, limits).failures
-        assert failure.startswith("2x33x40 map: ")
+        assert failure.startswith("2x33x40 stage1: ")
 
 
 def test_figures_in_parts_are_those_of_the_whole() -> None:
@@ -218,7 +220,7 @@ def test_figures_in_parts_are_those_of_the_whole() -> None:
     assert (made.max_error, made.scale, made.reference_error) == (whole.max_error, whole.scale, 0.5)
     assert made.rms_error == pytest.approx(whole.rms_error)
     assert made.std == pytest.approx(whole.std, rel=0.05)  # within a part
-    assert np.isnan(joined([*parts, (1, ValueFigures(np.nan, np.nan, np.nan, 1.0, 1.0))]).max_error)
+    assert np.isnan(joined([*parts, (1, ValueFigures(np.nan, np.nan, np.nan, 1.0, 1.0, 1.0))]).max_error)
 
 
 def test_the_figures_of_a_record_name_their_outputs(good: Path, wrong: Path) -> None:
@@ -228,4 +230,4 @@ def test_the_figures_of_a_record_name_their_outputs(good: Path, wrong: Path) -> 
     assert ArtifactInfo.from_json(info.to_json(), "x.onnx") == info
     told = words(synthetic.to_dict())
     assert "at 2 sizes; largest error of logits 0 at" in told
-    assert "; largest error of map 0.12" in told or "; largest error of map 0.13" in told
+    assert "; largest error of stage1 0.12" in told or "; largest error of stage1 0.13" in told

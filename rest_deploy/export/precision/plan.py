@@ -113,7 +113,7 @@ def plan_for(deploy: DeployForm, precision: Precision, *, half_io: bool = False)
     parts = {}
     for part in deploy.parts():
         parts[part] = precision
-        parts |= {name: Precision.FP32 for name in declared if name.startswith(f"{part}.")}
+        parts |= {name: Precision.FP32 for name in declared if f"{name}.".startswith(f"{part}.")}
     blocks = {piece: name_of(piece) for piece, _ in deploy.named_children()}
     return PrecisionPlan(parts, frozenset(declared), half_io, blocks)
 
