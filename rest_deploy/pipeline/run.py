@@ -140,7 +140,9 @@ def _export(prepared: Prepared, folder: Path) -> ExportResult:
         model = prepared.loaded.model
         deploy = family_of(model.config).to_deploy(model)
         written = onnx_exporter.export(deploy, image, outputs, target, prepared.request.configs[SOURCE])
-        info = replace(info, precision=Precision.FP32, input=image, outputs=outputs, extra=asdict(written))
+        info = replace(
+            info, precision=Precision.FP32, precision_plan=None, input=image, outputs=outputs, extra=asdict(written)
+        )
         write_record(target, info)
     why = written.not_simplified_why
     return ExportResult(path, info, None, seconds, (f"not simplified: {why}",) if why is not None else ())
