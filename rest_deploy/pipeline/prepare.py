@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.files import check_writable
 from rest_deploy.artifact.info import ASSUMABLE, ArtifactInfo
 from rest_deploy.artifact.labels import imagenet_labels, read_labels
+from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ConfigError
 from rest_deploy.export.formats import SOURCE, Exporter, FormatRequest, get_format
 from rest_deploy.models.family import NetworkConfig, check_image
@@ -22,7 +23,7 @@ from rest_deploy.pipeline.request import ExportRequest, as_arguments
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.sample import ArrayInput, Sample, SampleSource, choose_images
 from rest_deploy.preprocess.transform import fed_size, transform
-from rest_deploy.specs import LARGEST_INPUT, LOGITS, Alpha, ImageSize, Preprocessing, StepProgress
+from rest_deploy.specs import LARGEST_INPUT, LOGITS, Alpha, ImageSize, Precision, Preprocessing, StepProgress
 
 if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
@@ -135,13 +136,16 @@ def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
         )
     packages = ("rest_deploy", *get_format(SOURCE).packages)
     brought_by = importlib.metadata.packages_distributions()  # reads every package's files, a fifth of a small export
-    dtype = "float16" if request.precision_config.half_io else "float32"
+    half_io, target = request.precision_config.half_io, request.recipe.target
+    dtype = "float16" if half_io else "float32"
+    lower = request.precision is not Precision.FP32
     return replace(
         info,
         input=replace(info.input, dtype=dtype),
         outputs=tuple(replace(output, dtype=dtype) for output in info.outputs),
         format=SOURCE,
         precision=request.precision,
+        precision_plan=PrecisionRecord({}, half_io, target) if lower else None,  # of what is kept, once that is known
         versions={package: _version(brought_by.get(package, [package])[0]) for package in packages},
     )
 

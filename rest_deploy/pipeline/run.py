@@ -139,7 +139,9 @@ def _export(prepared: Prepared, folder: Path) -> ExportResult:
     with _timed(seconds, "export", prepared.report), replacing(path) as target:
         model = prepared.loaded.model
         written = onnx_exporter.export(model.to_deploy(), image, outputs, target, prepared.request.configs[SOURCE])
-        info = replace(info, precision=Precision.FP32, input=image, outputs=outputs, extra=asdict(written))
+        info = replace(
+            info, precision=Precision.FP32, precision_plan=None, input=image, outputs=outputs, extra=asdict(written)
+        )
         write_record(target, info)
     why = written.not_simplified_why
     return ExportResult(path, info, None, seconds, (f"not simplified: {why}",) if why is not None else ())
