@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from rest_deploy.errors import listed
-from rest_deploy.models.family import FAMILIES, UNSUPPORTED, titles
+from rest_deploy.models.family import FAMILIES, titles
 from rest_deploy.models.inside import Looks, is_module, mapping_of, state_dict_of
 from rest_deploy.models.names import (
     AVERAGES,
@@ -401,10 +401,6 @@ def _empty_averages(content: Any, keys: list[str]) -> list[str]:
 
 def _none_found(content: Any) -> str:
     """What a file holds that holds no network that is known."""
-    for values in _mappings(content):
-        for title, anchors in UNSUPPORTED.items():
-            if any(name.endswith(anchors) for name in values):
-                return f"weights of a {title}, which is not supported yet; supported: {titles()}"
     needed = f"needed: a state dict with the authors' names, such as {first_anchors()}"
     if isinstance(content, StoredTensor):
         return f"holds a tensor of the shape {content.shape}; {needed}"
@@ -414,14 +410,3 @@ def _none_found(content: Any) -> str:
     if isinstance(content, Inert):
         return f"holds a {content.name}; {needed}"
     return f"holds a {type(content).__name__}; {needed}"
-
-
-def _mappings(content: Any) -> Iterator[dict[str, Any]]:
-    yield mapping_of(content)
-    looks = Looks()
-    for value in {id(value): value for value in mapping_of(content).values()}.values():
-        if isinstance(value, Inert) and is_module(value):
-            yield state_dict_of(value, looks)
-        else:
-            looks.spend(len(value.pairs) if isinstance(value, Inert) else 0)
-            yield mapping_of(value)
