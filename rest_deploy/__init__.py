@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rest_deploy.models.factory import create_model
     from rest_deploy.models.family import list_models
     from rest_deploy.models.rest_family import ResTConfig
+    from rest_deploy.models.restv2_family import ResTv2Config
     from rest_deploy.pipeline import export
     from rest_deploy.predictor import Prediction, Predictor
     from rest_deploy.specs import Preprocessing
@@ -28,6 +29,7 @@ __all__ = [
     "Predictor",
     "Preprocessing",
     "ResTConfig",
+    "ResTv2Config",
     "RestDeployError",
     "benchmark",
     "create_model",
@@ -42,6 +44,7 @@ _HOMES = {
     "Predictor": "rest_deploy.predictor",
     "Preprocessing": "rest_deploy.specs",
     "ResTConfig": "rest_deploy.models.rest_family",
+    "ResTv2Config": "rest_deploy.models.restv2_family",
     "RestDeployError": "rest_deploy.errors",
     "benchmark": "rest_deploy.benchmarking",
     "create_model": "rest_deploy.models.factory",

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,10 +16,13 @@ import pytest
 from rest_deploy import errors
 from rest_deploy.cli import terminal
 from rest_deploy.models.rest_family import ResTConfig
+from rest_deploy.models.restv2_family import ResTv2Config
 from rest_deploy.specs import Preprocessing, Resize
 
 if TYPE_CHECKING:
+    from rest_deploy.models.network import Network
     from rest_deploy.models.rest import ResT
+    from rest_deploy.models.restv2 import ResTv2
     from rest_deploy.pipeline import ExportResult
     from tests.once import Once
 
@@ -29,6 +32,9 @@ DIGITS = ROOT / "examples" / "digits" / "rest_digits.safetensors"
 
 #: Small enough to trace in a second, with every kind of block: one head and several, reduction and none.
 TINY = ResTConfig(
+    embed_dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), sr_ratios=(4, 2, 2, 1), num_classes=7
+)
+TINY_V2 = ResTv2Config(
     embed_dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), sr_ratios=(4, 2, 2, 1), num_classes=7
 )
 
@@ -75,7 +81,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         once.active = True
 
 
-def lively(model: ResT, seed: int = 0) -> ResT:
+def lively(model: Network, seed: int = 0) -> Any:
     """Give a model weights that no layer leaves near zero: statistics and biases of BatchNorm too."""
     import torch
 
@@ -124,6 +130,35 @@ def tiny_export(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path)
 def tiny_onnx(tiny_export: ExportResult) -> Path:
     """Path of the tiny model's ONNX file."""
     return tiny_export.path
+
+
+@pytest.fixture(scope="session")
+def tiny_v2_model() -> ResTv2:
+    """A tiny ResTv2 in float32 with lively weights."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from rest_deploy.models.factory import create_model
+
+    made: ResTv2 = lively(create_model(TINY_V2)).requires_grad_(False)
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_v2_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_v2_model: ResTv2) -> Path:
+    """Its self-describing checkpoint: native size, own labels."""
+    from rest_deploy.models.checkpoint import save_checkpoint
+
+    path = tmp_path_factory.mktemp("tiny_v2") / "tiny2.safetensors"
+    native = Preprocessing(resize=Resize.NATIVE, size=None)
+    save_checkpoint(path, tiny_v2_model, name="tiny2", labels=tuple("abcdefg"), preprocessing=native)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_v2_onnx(tiny_v2_checkpoint: Path) -> Path:
+    """Its verified ONNX file."""
+    from rest_deploy.pipeline import ExportRequest, run_export
+
+    return run_export(ExportRequest(None, tiny_v2_checkpoint.with_suffix(".onnx"), checkpoint=tiny_v2_checkpoint)).path
 
 
 @pytest.fixture(scope="session")

@@ -12,17 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rest_deploy.models.family import get_config
-from rest_deploy.models.rest import ResT
+from rest_deploy.models.family import family_of, get_config
+from rest_deploy.models.network import Network
 
 DATA = Path(__file__).parent / "data"
 
 
 @cache
 def golden_values() -> Mapping[str, np.ndarray[Any, Any]]:
-    """Every array of golden.npz."""
-    with np.load(DATA / "golden.npz") as file:
-        return dict(file)
+    """Every array of the files of both families."""
+    values: dict[str, np.ndarray[Any, Any]] = {}
+    for name in ("golden.npz", "golden_v2.npz"):
+        with np.load(DATA / name) as file:
+            values |= dict(file)
+    return values
 
 
 def golden_cases() -> list[str]:
@@ -48,9 +51,10 @@ def _golden_weight(key: str, shape: tuple[int, ...]) -> Any:
     return normal / np.sqrt(np.prod(shape[1:]))
 
 
-def golden_model(name: str) -> ResT:
+def golden_model(name: str) -> Network:
     """A model with the golden weights, in float64 and eval mode."""
-    model = ResT(get_config(name)).double().eval().requires_grad_(False)
+    config = get_config(name)
+    model = family_of(config).network()(config).double().eval().requires_grad_(False)
     model.load_state_dict(golden_state_dict(model.state_dict()))
     return model
 

@@ -95,6 +95,7 @@ def test_public_names() -> None:
         "Predictor",
         "Preprocessing",
         "ResTConfig",
+        "ResTv2Config",
         "RestDeployError",
         "benchmark",
         "create_model",

@@ -1,9 +1,11 @@
 """Train a small ResT on the digits of scikit-learn at mixed image sizes, on two CPU cores in a few minutes.
 
     python -m examples.digits.train
+    python -m examples.digits.train --model restv2_digits
 
-The weights go to ``rest_digits.safetensors`` beside this file. The held-out images judge them once, at the end.
-``--model rest_lite`` trains a network of real size on the same images, which takes some forty times as long a pass.
+The weights go to ``rest_digits.safetensors`` and ``restv2_digits.safetensors`` beside this file. The held-out images
+judge them once, at the end. ``--model rest_lite`` trains a network of real size on the same images, which takes some
+forty times as long a pass.
 """
 
 from __future__ import annotations
@@ -24,12 +26,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from examples.digits.data import LABELS, Digits, Labels, load_split, render
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import load_model
-from rest_deploy.models.family import get_config, list_models
-from rest_deploy.models.rest import ResT
+from rest_deploy.models.family import NetworkConfig, family_of, get_config, list_models
+from rest_deploy.models.network import Network
 from rest_deploy.models.rest_family import ResTConfig
+from rest_deploy.models.restv2_family import ResTv2Config
 from rest_deploy.specs import Preprocessing, Resize
 
-CONFIG = ResTConfig(embed_dims=(16, 32, 64, 128), depths=(1, 1, 2, 1), num_classes=len(LABELS))
+_WIDTHS, _DEPTHS = (16, 32, 64, 128), (1, 1, 2, 1)
+#: The small networks, by their names; others are of :func:`list_models`.
+SMALL: dict[str, NetworkConfig] = {
+    "rest_digits": ResTConfig(_WIDTHS, _DEPTHS, num_classes=len(LABELS)),
+    "restv2_digits": ResTv2Config(_WIDTHS, _DEPTHS, num_classes=len(LABELS)),
+}
 PREPROCESSING = Preprocessing(resize=Resize.NATIVE, size=None, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 #: (height, width) of the evaluation. None of these heights and widths occurs in training.
@@ -107,11 +115,11 @@ def learning_rate(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def train(images: Digits, labels: Labels, recipe: Recipe, seed: int, config: ResTConfig = CONFIG) -> ResT:
+def train(images: Digits, labels: Labels, recipe: Recipe, seed: int, config: NetworkConfig) -> Network:
     """Train from scratch and return the averaged model in eval mode."""
     torch.manual_seed(seed)
     generator = Generator().manual_seed(seed)
-    model = ResT(config).train()
+    model = family_of(config).network()(config).train()
     for norm in _batchnorms(model):
         norm.momentum = recipe.batchnorm_momentum
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
@@ -137,7 +145,7 @@ def train(images: Digits, labels: Labels, recipe: Recipe, seed: int, config: Res
     return model.eval()
 
 
-def freeze_batchnorm(model: ResT) -> None:
+def freeze_batchnorm(model: Network) -> None:
     """Let BatchNorm use its running statistics from here on, as it will in use.
 
     Each batch has one image size, and the statistics differ from size to size. A network trained to the end on those of
@@ -147,18 +155,18 @@ def freeze_batchnorm(model: ResT) -> None:
         norm.eval()
 
 
-def _batchnorms(model: ResT) -> list[nn.BatchNorm2d]:
+def _batchnorms(model: Network) -> list[nn.BatchNorm2d]:
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def _step(model: ResT, optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float) -> None:
+def _step(model: Network, optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float) -> None:
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
 
 
-def _optimizer(model: ResT, recipe: Recipe) -> torch.optim.AdamW:
+def _optimizer(model: Network, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW that decays matrices and kernels, and leaves biases and the parameters of normalisation alone."""
     decayed = [weight for weight in model.parameters() if weight.ndim > 1]
     others = [weight for weight in model.parameters() if weight.ndim <= 1]
@@ -167,13 +175,13 @@ def _optimizer(model: ResT, recipe: Recipe) -> torch.optim.AdamW:
 
 
 @torch.inference_mode()
-def logits_of(model: ResT, images: Digits, size: tuple[int, int]) -> Tensor:
+def logits_of(model: Network, images: Digits, size: tuple[int, int]) -> Tensor:
     """(B, 8, 8) digits -> float32 (B, 10) logits of the digits rendered at ``(height, width)``."""
     inputs = normalize(pictures_of(images, size))
     return torch.cat([model(batch) for batch in inputs.split(EVAL_BATCH)])
 
 
-def print_accuracy(model: ResT, images: Digits, labels: Labels) -> None:
+def print_accuracy(model: Network, images: Digits, labels: Labels) -> None:
     """Print, for each evaluation size, how many are right and how far the nearest second class is, in logits."""
     print("height x width       right   accuracy   margin: least   1 % quantile   median")
     for height, width in EVAL_SIZES:
@@ -185,7 +193,7 @@ def print_accuracy(model: ResT, images: Digits, labels: Labels) -> None:
         print(f"{height:6d} x {width:<5d}   {accuracy}   {least:13.3f}   {low:12.3f}   {median:6.3f}")
 
 
-def save(model: ResT, output: Path, probe: Digits, name: str = "rest_digits") -> ResT:
+def save(model: Network, output: Path, probe: Digits, name: str) -> Network:
     """Write the checkpoint and return the model read back from it.
 
     Raises:
@@ -198,11 +206,11 @@ def save(model: ResT, output: Path, probe: Digits, name: str = "rest_digits") ->
     return loaded
 
 
-def train_and_save(model: str | None, output: Path, epochs: int | None = None, seed: int = 0) -> Path:
+def train_and_save(model: str, output: Path, epochs: int | None = None, seed: int = 0) -> Path:
     """Train a network on the digits, print how, and write its checkpoint.
 
     Args:
-        model: A name of ``list_models``, or None for the small one.
+        model: A name of :data:`SMALL` or of ``list_models``.
         output: ``.safetensors`` file.
         epochs: Passes over the data; None for the recipe's.
         seed: Of weights, order and augmentation.
@@ -210,12 +218,12 @@ def train_and_save(model: str | None, output: Path, epochs: int | None = None, s
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
     train_images, train_labels, test_images, test_labels = load_split()
-    config = CONFIG if model is None else replace(get_config(model), num_classes=len(LABELS))
+    config = SMALL[model] if model in SMALL else replace(get_config(model), num_classes=len(LABELS))
     recipe = Recipe() if epochs is None else Recipe(epochs=epochs)
     started = time.monotonic()
     trained = train(train_images, train_labels, recipe, seed, config)
     print(f"trained in {time.monotonic() - started:.0f} s")
-    name = "rest_digits" if model is None else f"{model}_digits"
+    name = model if model in SMALL else f"{model}_digits"
     loaded = save(trained, output, probe=train_images[:EVAL_BATCH], name=name)
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB; on {len(test_labels)} held-out images:")
     print_accuracy(loaded, test_images, test_labels)
@@ -224,16 +232,18 @@ def train_and_save(model: str | None, output: Path, epochs: int | None = None, s
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a ResT on the digits of scikit-learn.")
-    parser.add_argument("--model", choices=list_models(), help="a network of real size (default: a small one)")
+    models = (*SMALL, *list_models())
+    parser.add_argument("--model", choices=models, default="rest_digits", help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs, help="passes over the data (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("rest_digits.safetensors"))
+    parser.add_argument("--output", type=Path, help="default: MODEL.safetensors beside this file")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    train_and_save(args.model, args.output, args.epochs, args.seed)
+    output = args.output or Path(__file__).with_name(f"{args.model}.safetensors")
+    train_and_save(args.model, output, args.epochs, args.seed)
 
 
 if __name__ == "__main__":

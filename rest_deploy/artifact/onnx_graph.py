@@ -30,13 +30,14 @@ MAX_NODES = 100_000
 #: In one file; rest_large has under 40,000. Each takes a microsecond and some 200 bytes to read.
 _MAX_FIELDS = 1 << 20
 _DOMAINS = ("", "ai.onnx")
-#: Attributes of convolutions -> least and largest; a reduction by 2048 pads by 1024.
+#: Attributes of convolutions, and of the shuffle -> least and largest; a reduction by 2048 pads by 1024.
 _LIMITS = {
     "pads": (0, 1024),
     "strides": (1, 4096),
     "kernel_shape": (1, 4096),
     "dilations": (1, 64),
     "group": (1, 1 << 20),
+    "blocksize": (1, 1024),
 }
 #: Operators whose output may be larger than all of their inputs together.
 _WIDENING = frozenset({"Add", "Sub", "Mul", "Div", "MatMul", "MatMulInteger", "Gemm", "Conv"})

@@ -55,11 +55,13 @@ def check_graph(model: onnx.ModelProto, structure: Structure, operators: Set[str
             raise ExportError(
                 f"the graph has {counts[operator]} {operator} nodes, the deploy form {needed}; each must be one node"
             )
-    _check_reshapes(model, structure)
+    _check_sizes(model, structure)
 
 
-def _check_reshapes(model: onnx.ModelProto, structure: Structure) -> None:
-    """A constant shape must be one of those that leave batch, height, width and the number of tokens open."""
+def _check_sizes(model: onnx.ModelProto, structure: Structure) -> None:
+    """A constant shape must be one of those that leave batch, height, width and the number of tokens open, and a map is
+    cut where a size that is read says so.
+    """
     allowed = [list(shape) for shape in structure.reshapes]
     constants = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == 7
@@ -74,6 +76,9 @@ def _check_reshapes(model: onnx.ModelProto, structure: Structure) -> None:
             shape = [int(size) for size in constants[node.input[1]]]
             if shape not in allowed:
                 raise ExportError(f"node {node.name} reshapes to {shape}: a size of the traced image is baked in")
+        if node.op_type == "Slice" and node.input[2] in constants and node.input[0] not in weights | set(constants):
+            ends = [int(size) for size in constants[node.input[2]]]
+            raise ExportError(f"node {node.name} cuts at {ends}: a size of the traced image is baked in")
 
 
 def simplify(model: onnx.ModelProto, structure: Structure, operators: Set[str]) -> tuple[onnx.ModelProto, str | None]:

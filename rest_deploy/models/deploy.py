@@ -23,7 +23,7 @@ from rest_deploy.models.network import (
     split_heads,
     subtract_uniform,
 )
-from rest_deploy.models.rest import Attention, Block, PatchEmbed, PixelAttention, ResT, Stem
+from rest_deploy.models.rest import Attention, Block, Mlp, PatchEmbed, PixelAttention, ResT, Stem
 
 INSTANCE_NORM_EPS = 1e-5
 
@@ -91,9 +91,9 @@ class DeployAttention(nn.Module):
         k_weight, v_weight = attn.kv.weight.double().chunk(2)
         _, v_bias = attn.kv.bias.double().chunk(2)
         proj_weight, proj_bias = attn.proj.weight.double(), attn.proj.bias.double()
-        self.q = _linear_like(attn.q, attn.q.weight.double() * attn.scale, attn.q.bias.double() * attn.scale)  # (1)
-        self.k = _linear_like(attn.q, k_weight)  # (2): the softmax does not see a key's bias
-        self.v = _linear_like(attn.q, v_weight)
+        self.q = linear_like(attn.q, attn.q.weight.double() * attn.scale, attn.q.bias.double() * attn.scale)  # (1)
+        self.k = linear_like(attn.q, k_weight)  # (2): the softmax does not see a key's bias
+        self.v = linear_like(attn.q, v_weight)
         if self.interacts:  # (4): a value's bias is centred away
             self.mix = nn.Parameter(
                 attn.transform_conv.weight.data.flatten(1)
@@ -102,7 +102,7 @@ class DeployAttention(nn.Module):
         else:  # rows of each head's softmax sum to one, so a value's bias goes straight to the projection
             proj_bias = proj_bias + proj_weight @ v_bias
             self.softmax = Softmax()  # type: ignore[assignment]  # one of the two
-        self.proj = _linear_like(attn.proj, proj_weight, proj_bias)
+        self.proj = linear_like(attn.proj, proj_weight, proj_bias)
         self.sr = attn.sr if attn.sr_ratio > 1 else None
         self.sr_norm = attn.sr_norm if attn.sr_ratio > 1 else None
 
@@ -130,9 +130,9 @@ class DeployAttention(nn.Module):
 class DeployMlp(nn.Module):
     """(B, H, W, C) map -> (B, H, W, C) map."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, norm: nn.LayerNorm, mlp: Mlp) -> None:
         super().__init__()
-        self.norm, self.fc1, self.act, self.fc2 = block.norm2, block.mlp.fc1, block.mlp.act, block.mlp.fc2
+        self.norm, self.fc1, self.act, self.fc2 = norm, mlp.fc1, mlp.act, mlp.fc2
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.fc2(self.act(self.fc1(self.norm(x))))
@@ -143,7 +143,7 @@ class DeployBlock(nn.Module):
 
     def __init__(self, block: Block) -> None:
         super().__init__()
-        self.attn, self.mlp = DeployAttention(block.norm1, block.attn), DeployMlp(block)
+        self.attn, self.mlp = DeployAttention(block.norm1, block.attn), DeployMlp(block.norm2, block.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mlp(self.attn(x))
@@ -192,7 +192,7 @@ def _without_bias(conv: nn.Conv2d) -> nn.Conv2d:
     return _conv_like(conv, conv.weight, torch.zeros(conv.out_channels))
 
 
-def _linear_like(linear: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+def linear_like(linear: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     """A linear layer with new weights, cast to the dtype of the old."""
     out_features, in_features = weight.shape
     new = nn.utils.skip_init(
@@ -209,7 +209,7 @@ def _set(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor | None) -> 
         module.bias.data.copy_(bias)
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """Identity (1): one convolution for a convolution and the BatchNorm behind it, computed in float64."""
     if norm.running_mean is None or norm.running_var is None:
         raise TypeError("a BatchNorm without running statistics cannot be folded")
@@ -221,11 +221,11 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def _deploy_stem(stem: Stem) -> DeployStem:
-    return DeployStem(_fold(stem.conv1, stem.norm1), _fold(stem.conv2, stem.norm2), _without_bias(stem.conv3), stem.pos)
+    return DeployStem(fold(stem.conv1, stem.norm1), fold(stem.conv2, stem.norm2), _without_bias(stem.conv3), stem.pos)
 
 
 def _deploy_embed(embed: PatchEmbed) -> DeployEmbed:
-    return DeployEmbed(_fold(embed.conv, embed.norm), embed.pos)
+    return DeployEmbed(fold(embed.conv, embed.norm), embed.pos)
 
 
 @torch.no_grad()

@@ -174,9 +174,8 @@ class Family(ABC, Generic[C]):
 #: Name in records -> module and class of a family. A new one is its own two files, and a row here.
 _ROWS: dict[str, tuple[str, str]] = {
     "rest": ("rest_deploy.models.rest_family", "ResTFamily"),
+    "restv2": ("rest_deploy.models.restv2_family", "ResTv2Family"),
 }
-#: Families that are not supported, by what tells them in a checkpoint.
-UNSUPPORTED: Mapping[str, tuple[str, ...]] = {"ResTv2": ("patch_2.proj.weight", "stem.proj.0.weight")}
 
 
 class _Families(Mapping[str, Family[Any]]):

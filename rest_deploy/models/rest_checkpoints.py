@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -22,6 +22,9 @@ from rest_deploy.models.family import spaced
 from rest_deploy.models.inside import is_number, partial_of, plain_of, short
 from rest_deploy.models.pickled import Inert
 from rest_deploy.models.rest_family import MAX_BLOCKS, STAGES, ResTConfig
+
+if TYPE_CHECKING:
+    from rest_deploy.models.restv2_family import ResTv2Config
 
 _EPS = frozenset("norm_eps layer_norm_eps layernorm_eps ln_eps".split())  # noqa: SIM905
 #: Names that can only be the activation of the MLPs, and names that may be of another thing.
@@ -47,7 +50,7 @@ def infer(
         CheckpointError, KeyError, ValueError, IndexError, ZeroDivisionError: As of a family's ``read``.
     """
     stages = [f"stage{stage}.0" for stage in range(1, STAGES + 1)]
-    depths = [_count_blocks(weights, f"stage{stage}.") for stage in range(1, STAGES + 1)]
+    depths = [count_blocks(weights, f"stage{stage}.") for stage in range(1, STAGES + 1)]
     widths = [weights[f"{stage}.norm1.weight"].shape[0] for stage in stages]
     hidden = [weights[f"{stage}.mlp.fc1.weight"].shape[0] for stage in stages]
     reductions = [weights.get(f"{stage}.attn.sr.weight") for stage in stages]
@@ -107,7 +110,7 @@ def _heads(
     return heads
 
 
-def _count_blocks(weights: Mapping[str, Tensor], stage: str) -> int:
+def count_blocks(weights: Mapping[str, Tensor], stage: str) -> int:
     numbers = {int(key.split(".")[1]) for key in weights if key.startswith(stage)}
     if len(numbers) > MAX_BLOCKS:
         raise ValueError(f"{len(numbers)} blocks in {stage.rstrip('.')}; at most {MAX_BLOCKS} are read")
@@ -125,7 +128,7 @@ def _ratio(hidden: int, width: int) -> float:
 def read(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple[ResTConfig, str]:
     """The config of a checkpoint, and what of it is assumed (:meth:`~rest_deploy.models.family.Family.read`)."""
     evidence = loaded.evidence
-    config = infer(loaded.state_dict, loaded.source, num_heads, _heads_in(evidence.settings))
+    config = infer(loaded.state_dict, loaded.source, num_heads, heads_in(evidence.settings))
     eps, scale = evidence.attribute("stage1.0.norm1", "eps"), evidence.attribute("stage1.0.attn", "scale")
     if isinstance(eps, float):
         config = replace(config, norm_eps=eps)
@@ -152,7 +155,7 @@ def fit(config: ResTConfig, name: str | None, loaded: LoadedWeights, num_heads: 
         config = replace(config, num_heads=tuple(num_heads), apply_transform=max(num_heads) == 1)
     elif lacking:
         way = "--num-heads 1 2 4 8, one number a stage" if name else "a ResTConfig with apply_transform=False"
-        said = _heads_in(loaded.evidence.settings)
+        said = heads_in(loaded.evidence.settings)
         raise CheckpointError(
             f"{loaded.source}: no block has attn.transform_conv, through which the heads of {name or 'this config'} "
             f"interact; if it was trained without it, say so with the heads it had: {way}{said}"
@@ -162,7 +165,7 @@ def fit(config: ResTConfig, name: str | None, loaded: LoadedWeights, num_heads: 
     return config
 
 
-def contradictions(config: ResTConfig, settings: Iterable[Setting]) -> Iterator[str]:
+def contradictions(config: ResTConfig | ResTv2Config, settings: Iterable[Setting]) -> Iterator[str]:
     """Settings that tell another network, in words."""
     for place, name, value in settings:
         if name == "qk_scale" and is_number(value) and value:
@@ -184,7 +187,7 @@ def contradictions(config: ResTConfig, settings: Iterable[Setting]) -> Iterator[
             yield f"{place} is {list(_heads_of(value) or ())}, here the heads are {list(config.num_heads)}"
 
 
-def _heads_in(settings: Iterable[Setting]) -> str:
+def heads_in(settings: Iterable[Setting]) -> str:
     """Where settings name the heads of four stages, for a message."""
     for place, name, value in settings:
         heads = _heads_of(value) if name in _HEADS else None
@@ -193,7 +196,7 @@ def _heads_in(settings: Iterable[Setting]) -> str:
     return ""
 
 
-def _other_norm(place: str, value: Any, config: ResTConfig) -> Iterator[str]:
+def _other_norm(place: str, value: Any, config: ResTConfig | ResTv2Config) -> Iterator[str]:
     """``norm_layer`` as a class, its name, or a partial of it with an eps."""
     kind, keywords = partial_of(value)
     eps = keywords.get("eps")

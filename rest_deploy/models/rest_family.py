@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rest_deploy.models.deploy import DeployResT
     from rest_deploy.models.evidence import Evidence, Setting
     from rest_deploy.models.rest import ResT
+    from rest_deploy.models.restv2_family import ResTv2Config
 
 STAGES = 4
 _STAGES = Many(STAGES, STAGES)
@@ -64,19 +65,10 @@ class ResTConfig:
 
     def __post_init__(self) -> None:
         hold(self)
-        if any(ratio > 1 and ratio % 2 for ratio in self.sr_ratios):
-            raise ConfigError(
-                f"sr_ratios is {self.sr_ratios!r}; each must be 1 or even: with kernel s+1 and padding s//2 an odd "
-                "reduction has no output on the smallest grids"
-            )
-        if self.embed_dims[0] % 2:
-            raise ConfigError(f"embed_dims[0] is {self.embed_dims[0]}; it must be even: the stem works at half of it")
+        check_stages(self.embed_dims, self.num_heads, self.sr_ratios)
         for stage, (width, ratio) in enumerate(zip(self.embed_dims, self.mlp_ratios, strict=True), 1):
             if width * ratio < 1:
                 raise ConfigError(f"stage {stage}: mlp_ratios gives {ratio} x {width} channels; at least 1 is needed")
-        for stage, (width, heads) in enumerate(zip(self.embed_dims, self.num_heads, strict=True), 1):
-            if width % heads:
-                raise ConfigError(f"stage {stage} has {width} channels, which {heads} heads do not divide")
 
     def interacts(self, stage: int) -> bool:
         """Whether the heads of stage 0 to 3 interact."""
@@ -107,6 +99,24 @@ class ResTConfig:
         return cls(**values)
 
 
+def check_stages(embed_dims: Sequence[int], num_heads: Sequence[int], sr_ratios: Sequence[int]) -> None:
+    """Refuse stages that no network of the authors' can have.
+
+    Raises:
+        ConfigError: Says which.
+    """
+    if any(ratio > 1 and ratio % 2 for ratio in sr_ratios):
+        raise ConfigError(
+            f"sr_ratios is {sr_ratios!r}; each must be 1 or even: with kernel s+1 and padding s//2 an odd "
+            "reduction has no output on the smallest grids"
+        )
+    if embed_dims[0] % 2:
+        raise ConfigError(f"embed_dims[0] is {embed_dims[0]}; it must be even: the stem works at half of it")
+    for stage, (width, heads) in enumerate(zip(embed_dims, num_heads, strict=True), 1):
+        if width % heads:
+            raise ConfigError(f"stage {stage} has {width} channels, which {heads} heads do not divide")
+
+
 _WIDE = (96, 192, 384, 768)
 
 #: The published variants (arXiv 2105.13677, table 1).
@@ -122,7 +132,7 @@ CONFIGS: Mapping[str, ResTConfig] = MappingProxyType(
 
 # Operations
 
-_Grid = tuple[int, int]
+Grid = tuple[int, int]
 
 
 def count_flops(config: ResTConfig, batch: int, size: ImageSize) -> int:
@@ -146,39 +156,39 @@ def count_flops(config: ResTConfig, batch: int, size: ImageSize) -> int:
     """
     batch = check(BATCH, batch, "batch")
     hidden = config.embed_dims[0] // 2
-    grid = _grid_after((size.height, size.width), 3, 2)
-    multiply_adds = _convolution(grid, config.in_channels, hidden, 3) + _convolution(grid, hidden, hidden, 3)
+    grid = grid_after((size.height, size.width), 3, 2)
+    multiply_adds = convolution(grid, config.in_channels, hidden, 3) + convolution(grid, hidden, hidden, 3)
     for stage, channels in enumerate((hidden, *config.embed_dims[:-1])):
-        grid = _grid_after(grid, 3, 2)
-        multiply_adds += _embedding(config, stage, grid, channels) + config.depths[stage] * _block(config, stage, grid)
+        grid = grid_after(grid, 3, 2)
+        multiply_adds += embedding(config.embed_dims[stage], grid, channels)
+        multiply_adds += config.depths[stage] * _block(config, stage, grid)
     multiply_adds += config.embed_dims[-1] * config.num_classes
     return 2 * batch * multiply_adds
 
 
-def _grid_after(grid: _Grid, kernel: int, stride: int) -> _Grid:
+def grid_after(grid: Grid, kernel: int, stride: int) -> Grid:
     """What a convolution of odd kernel, padded by half of it, makes of a map."""
     height, width = ((length + 2 * (kernel // 2) - kernel) // stride + 1 for length in grid)
     return height, width
 
 
-def _convolution(grid: _Grid, in_channels: int, out_channels: int, kernel: int) -> int:
+def convolution(grid: Grid, in_channels: int, out_channels: int, kernel: int) -> int:
     """Multiply-adds of a convolution that yields ``grid``; of a depthwise one, with one channel in."""
     return grid[0] * grid[1] * in_channels * out_channels * kernel**2
 
 
-def _embedding(config: ResTConfig, stage: int, grid: _Grid, in_channels: int) -> int:
+def embedding(channels: int, grid: Grid, in_channels: int) -> int:
     """Multiply-adds of the convolution into a stage, and of its position code (section 3.3)."""
-    channels = config.embed_dims[stage]
-    return _convolution(grid, in_channels, channels, 3) + _convolution(grid, 1, channels, 3)
+    return convolution(grid, in_channels, channels, 3) + convolution(grid, 1, channels, 3)
 
 
-def _block(config: ResTConfig, stage: int, grid: _Grid) -> int:
+def _block(config: ResTConfig, stage: int, grid: Grid) -> int:
     """Multiply-adds of attention over reduced keys (section 3.2) and MLP, of one block."""
     channels, heads, reduction = config.embed_dims[stage], config.num_heads[stage], config.sr_ratios[stage]
     reduced, total = grid, 0
     if reduction > 1:
-        reduced = _grid_after(grid, reduction + 1, reduction)
-        total += _convolution(reduced, 1, channels, reduction + 1)
+        reduced = grid_after(grid, reduction + 1, reduction)
+        total += convolution(reduced, 1, channels, reduction + 1)
     queries, keys = grid[0] * grid[1], reduced[0] * reduced[1]
     total += 2 * channels**2 * (queries + keys)  # q and the projection; k and v
     total += 2 * channels * queries * keys  # queries with keys, attention with values
@@ -225,7 +235,7 @@ class StageSize:
         return self.heads * self.tokens * self.keys
 
 
-def stage_sizes(config: ResTConfig, height: int, width: int) -> Iterator[StageSize]:
+def stage_sizes(config: ResTConfig | ResTv2Config, height: int, width: int) -> Iterator[StageSize]:
     """The stages of a network at an image of (height, width), in order."""
     height, width = -(-height // 4), -(-width // 4)
     stages = zip(config.embed_dims, config.num_heads, config.sr_ratios, strict=True)
@@ -250,6 +260,17 @@ def _maps_in_pytorch(stage: StageSize) -> int:
         return _PYTORCH_ONE_HEAD * stage.attention
     blocked = -(-stage.heads // _channels_a_block()) * _channels_a_block()
     return stage.tokens * stage.keys * (stage.heads + 2 * blocked)
+
+
+def block_name(piece: str) -> str:
+    """A piece of the deploy form by the name of the authors' module."""
+    return re.sub(r"^stage(\d+)_(\d+)$", r"stage\1.\2", piece)
+
+
+def heads_in_module(evidence: Evidence) -> tuple[int, ...] | None:
+    """Heads of each stage, as a module of the authors' classes says them; None where none does."""
+    found = [evidence.attribute(f"stage{stage}.0.attn", "num_heads") for stage in range(1, STAGES + 1)]
+    return tuple(found) if all(isinstance(heads, int) for heads in found) else None
 
 
 class ResTFamily(Family[ResTConfig]):
@@ -308,7 +329,7 @@ class ResTFamily(Family[ResTConfig]):
         return self.preprocessing if size is None else Preprocessing.for_size(size)
 
     def block_name(self, piece: str) -> str:
-        return re.sub(r"^stage(\d+)_(\d+)$", r"stage\1.\2", piece)
+        return block_name(piece)
 
     def stage_channels(self, config: ResTConfig) -> tuple[int, ...]:
         return config.embed_dims
@@ -351,8 +372,7 @@ class ResTFamily(Family[ResTConfig]):
         return rest_checkpoints.read(loaded, num_heads)
 
     def heads(self, evidence: Evidence) -> tuple[int, ...] | None:
-        found = [evidence.attribute(f"stage{stage}.0.attn", "num_heads") for stage in range(1, STAGES + 1)]
-        return tuple(found) if all(isinstance(heads, int) for heads in found) else None
+        return heads_in_module(evidence)
 
     def fit(
         self, config: ResTConfig, name: str | None, loaded: LoadedWeights, num_heads: Sequence[int] | None

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from rest_deploy.errors import listed
-from rest_deploy.models.family import FAMILIES, UNSUPPORTED, titles
+from rest_deploy.models.family import FAMILIES, titles
 from rest_deploy.models.inside import Looks, is_module, mapping_of, state_dict_of
 from rest_deploy.models.names import (
     AVERAGES,
@@ -402,10 +402,6 @@ def _empty_averages(content: Any, keys: list[str]) -> list[str]:
 def _none_found(content: Any) -> str:
     """What a file holds that holds no network that is known."""
     mappings = list(_mappings(content))
-    for values in mappings:
-        for title, anchors in UNSUPPORTED.items():
-            if any(name.endswith(anchors) for name in values):
-                return f"weights of a {title}, which is not supported yet; supported: {titles()}"
     needed = f"needed: a state dict with the authors' names, such as {first_anchors()}"
     layers = max(([name for name in values if name.endswith(".weight")] for values in mappings), key=len)
     if layers:

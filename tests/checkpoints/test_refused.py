@@ -141,13 +141,14 @@ def test_empty_weights_of_zero_3_name_its_script(tmp_path: Path, tiny_model: Res
     assert "zero_to_fp32.py" in refused(tmp_path / "mp_rank_00_model_states.pt")
 
 
-def test_restv2_is_not_there_yet(tmp_path: Path) -> None:
+def test_a_restv2_that_lacks_what_it_needs(tmp_path: Path) -> None:
     for content in (
         {"model": {"stem.proj.0.weight": torch.ones(3), "patch_2.proj.weight": torch.ones(3)}},
         {"patch_2.proj.weight": torch.ones(3)},
     ):
         torch.save(content, tmp_path / "a.pth")
-        assert "ResTv2" in refused(tmp_path / "a.pth")
+        assert "of a ResTv2" in refused(tmp_path / "a.pth")
+        assert "stage1.0.norm1.weight" in refused(tmp_path / "a.pth")
 
 
 def _tar() -> bytes:

@@ -7,14 +7,16 @@ from dataclasses import replace
 import pytest
 
 from rest_deploy.errors import ConfigError
+from rest_deploy.models import restv2_family
 from rest_deploy.models.family import get_config, list_models
 from rest_deploy.models.rest_family import CONFIGS, ResTConfig
+from rest_deploy.models.restv2_family import ResTv2Config
 from tests.conftest import TINY
 
 
 def test_the_published_variants():
     """Table 1 of arXiv 2105.13677."""
-    assert list_models() == ["rest_lite", "rest_small", "rest_base", "rest_large"]
+    assert list_models() == [*CONFIGS, *restv2_family.CONFIGS]
     assert {name: config.depths for name, config in CONFIGS.items()} == {
         "rest_lite": (2, 2, 2, 2),
         "rest_small": (2, 2, 6, 2),
@@ -26,6 +28,17 @@ def test_the_published_variants():
         assert config == ResTConfig(widths, config.depths, (1, 2, 4, 8), (4.0,) * 4, (8, 4, 2, 1), 1000, 3)
 
 
+def test_the_published_variants_of_the_second():
+    """Table 1 of arXiv 2204.07366."""
+    narrow, few = (96, 192, 384, 768), (1, 2, 4, 8)
+    assert dict(restv2_family.CONFIGS) == {
+        "restv2_tiny": ResTv2Config(narrow, (1, 2, 6, 2), few, (8, 4, 2, 1), 1000, 3),
+        "restv2_small": ResTv2Config(narrow, (1, 2, 12, 2), few, (8, 4, 2, 1), 1000, 3),
+        "restv2_base": ResTv2Config(narrow, (1, 3, 16, 3), few, (8, 4, 2, 1), 1000, 3),
+        "restv2_large": ResTv2Config((128, 256, 512, 1024), (2, 3, 16, 2), (2, 4, 8, 16), (8, 4, 2, 1), 1000, 3),
+    }
+
+
 def test_the_table_of_variants_is_read_only():
     with pytest.raises(TypeError, match="does not support item assignment"):
         CONFIGS["rest_huge"] = ResTConfig()
@@ -33,7 +46,7 @@ def test_the_table_of_variants_is_read_only():
 
 @pytest.mark.parametrize("name", list_models())
 def test_get_config_knows_every_listed_name(name):
-    assert get_config(name) is CONFIGS[name]
+    assert get_config(name) is {**CONFIGS, **restv2_family.CONFIGS}[name]
 
 
 @pytest.mark.parametrize("name", ["", "rest", "ReST_Lite", "rest_lite ", "resnet50"])
@@ -95,9 +108,31 @@ def test_hidden_channels_are_rounded_down():
     assert [config.hidden_dim(stage) for stage in range(4)] == [32, 41, 36, 31]
 
 
-@pytest.mark.parametrize("config", [*CONFIGS.values(), TINY, replace(TINY, mlp_ratios=(1.5, 2, 3, 4), in_channels=1)])
+@pytest.mark.parametrize(
+    "config",
+    [*CONFIGS.values(), TINY, replace(TINY, mlp_ratios=(1.5, 2, 3, 4), in_channels=1), *restv2_family.CONFIGS.values()],
+)
 def test_json_round_trip(config):
-    assert ResTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"embed_dims": (64, 128, 256)}, "embed_dims has 3 values; accepted: 4"),
+        ({"embed_dims": (63, 128, 256, 512)}, r"embed_dims\[0\] is 63; it must be even"),
+        ({"embed_dims": (64.0, 128, 256, 512)}, r"embed_dims\[0\] is 64.0; accepted: a whole number"),
+        ({"depths": (2, 2, 1001, 2)}, r"depths\[2\] is 1001; accepted: a whole number from 1 to 1,000"),
+        ({"num_heads": (1, 5, 4, 8)}, "stage 2 has 192 channels, which 5 heads do not divide"),
+        ({"sr_ratios": (8, 4, 3, 1)}, "sr_ratios is .*each must be 1 or even"),
+        ({"num_classes": 0}, "num_classes is 0; accepted: a whole number from 1"),
+    ],
+)
+def test_values_of_the_second_out_of_range_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        ResTv2Config(**values)
+    with pytest.raises(ConfigError, match="mlp_ratios"):
+        ResTv2Config.from_dict({"mlp_ratios": [4, 4, 4, 4]})
 
 
 def test_unknown_fields_are_named():

@@ -9,11 +9,9 @@ import torch
 
 from rest_deploy.errors import CheckpointError, ConfigError
 from rest_deploy.models.card import Card
-from rest_deploy.models.checkpoint import save_checkpoint
-from rest_deploy.models.factory import create_model, load_model
-from rest_deploy.models.family import list_models
-from rest_deploy.models.rest import ResT
-from rest_deploy.models.rest_checkpoints import infer
+from rest_deploy.models.checkpoint import LoadedWeights, save_checkpoint
+from rest_deploy.models.factory import create_model, load_model, read_config
+from rest_deploy.models.family import family_of, get_config, list_models
 from rest_deploy.models.rest_family import CONFIGS
 from tests.conftest import TINY, lively
 
@@ -52,15 +50,18 @@ def test_the_data_is_of_the_published_variants():
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_keys_and_shapes_are_the_authors(name):
+    config = get_config(name)
     with torch.device("meta"):
-        model = ResT(CONFIGS[name])
-    assert shapes_of(model.state_dict()) == SHAPES[name]
+        model = family_of(config).network()(config)
+    assert list(shapes_of(model.state_dict()).items()) == list(SHAPES[name].items())  # in their order too
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_architecture_is_read_off_the_authors_shapes(name):
     state_dict = {key: torch.empty(shape, device="meta") for key, shape in SHAPES[name].items()}
-    assert infer(state_dict, "a.pth") == CONFIGS[name]
+    family = family_of(get_config(name))
+    loaded = LoadedWeights(source="a.pth", sha256="", family=family, state_dict=state_dict)
+    assert read_config(loaded, None)[0] == get_config(name)
 
 
 # Random weights
@@ -213,7 +214,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(model, message, checkpo
 
 def test_a_checkpoint_of_another_model_says_what_it_is(tmp_path):
     with torch.device("meta"):
-        lite = ResT(CONFIGS["rest_lite"])
+        lite = family_of(CONFIGS["rest_lite"]).network()(CONFIGS["rest_lite"])
     weights = {key: torch.zeros(value.shape) for key, value in lite.state_dict().items()}
     save_checkpoint(tmp_path / "lite.safetensors", weights, Card())
     with pytest.raises(CheckpointError, match=r"missing: .*; by its shapes it is rest_lite: ask for that, or"):

@@ -114,7 +114,9 @@ def test_nothing_but_models_names_a_family() -> None:
 
 
 def test_the_rows_are_read_only() -> None:
-    assert [(name, family.name) for name, family in FAMILIES.items()] == [("rest", "rest"), ("toy", "toy")]
+    assert [(name, family.name) for name, family in FAMILIES.items()] == [
+        (name, name) for name in ("rest", "restv2", "toy")
+    ]
     with pytest.raises(TypeError):
         FAMILIES["more"] = ToyFamily()  # type: ignore[index]
     assert list_models()[-2:] == ["toy_nano", "toy_giant"]
@@ -362,7 +364,7 @@ def test_a_graph_of_another_family_under_its_record(artifact: Path, tiny_onnx: P
 
 
 def test_what_is_no_config_has_no_family() -> None:
-    with pytest.raises(ConfigError, match="accepted: ResTConfig, ToyConfig"):
+    with pytest.raises(ConfigError, match="accepted: ResTConfig, ResTv2Config, ToyConfig"):
         family_of(3)
 
 

@@ -11,35 +11,54 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rest_deploy.errors import ConfigError
+from rest_deploy.models.family import NetworkConfig, family_of, get_config, list_models
 from rest_deploy.models.rest import ResT
-from rest_deploy.models.rest_family import CONFIGS, ResTConfig, count_flops
+from rest_deploy.models.rest_family import count_flops
 from rest_deploy.specs import ImageSize
-from tests.conftest import TINY
+from tests.conftest import TINY, TINY_V2
 
 SIZES = [(1, 1), (1, 70), (2, 3), (31, 32), (33, 47), (64, 64), (225, 230)]
 UNEVEN = replace(TINY, mlp_ratios=(1.5, 2.6, 3, 0.5), sr_ratios=(1, 8, 4, 2), in_channels=1, num_classes=3)
 
+UNEVEN_V2 = replace(TINY_V2, sr_ratios=(1, 8, 4, 2), in_channels=1, num_classes=3)
 
-def _counted(config: ResTConfig, batch: int, size: ImageSize) -> int:
+
+def _count(config: NetworkConfig, batch: int, size: ImageSize) -> int:
+    return family_of(config).flops(config, batch, size)
+
+
+def _counted(config: NetworkConfig, batch: int, size: ImageSize) -> int:
     """By shapes alone: tensors on the meta device hold no numbers."""
     with torch.device("meta"), torch.no_grad():
-        model = ResT(config).eval()
+        model = family_of(config).network()(config).eval()
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(batch, config.in_channels, size.height, size.width))
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("config", [TINY, UNEVEN], ids=["tiny", "uneven"])
+@pytest.mark.parametrize("config", [TINY, UNEVEN, TINY_V2, UNEVEN_V2], ids=["tiny", "uneven", "tiny2", "uneven2"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_small_networks_at_any_size(config: ResTConfig, size: tuple[int, int], batch: int) -> None:
-    assert count_flops(config, batch, ImageSize(*size)) == _counted(config, batch, ImageSize(*size))
+def test_small_networks_at_any_size(config: NetworkConfig, size: tuple[int, int], batch: int) -> None:
+    assert _count(config, batch, ImageSize(*size)) == _counted(config, batch, ImageSize(*size))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", list_models())
 @pytest.mark.parametrize("size", [(224, 224), (225, 230), (1, 1)])
 def test_published_networks(name: str, size: tuple[int, int]) -> None:
-    assert count_flops(CONFIGS[name], 1, ImageSize(*size)) == _counted(CONFIGS[name], 1, ImageSize(*size))
+    config = get_config(name)
+    assert _count(config, 1, ImageSize(*size)) == _counted(config, 1, ImageSize(*size))
+
+
+@pytest.mark.parametrize(
+    ("name", "at_224", "at_384"),
+    [("tiny", 4.08, 12.63), ("small", 5.95, 18.38), ("base", 7.86, 24.25), ("large", 13.80, 42.29)],
+)
+def test_the_figures_of_the_second_are_the_authors(name: str, at_224: float, at_384: float) -> None:
+    """In multiply-adds: 4.1, 6.0, 7.9, 13.8 and 12.7, 18.4, 24.3, 42.4 G in table 4 of arXiv 2204.07366."""
+    for side, billions in ((224, at_224), (384, at_384)):
+        flops = _count(get_config(f"restv2_{name}"), 1, ImageSize(side, side))
+        assert round(flops / 2e9, 2) == billions
 
 
 def test_a_run_with_numbers_counts_the_same(tiny_model: ResT) -> None:

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rest_deploy import Predictor
 from rest_deploy.artifact.onnx_file import OnnxFile
 from rest_deploy.artifact.onnx_graph import _GRAPH, Refused, _Reader, read_model, refuse_hostile
-from rest_deploy.errors import ArtifactError
+from rest_deploy.errors import ArtifactError, RestDeployError
 from rest_deploy.models.family import FAMILIES
 from tests.reliability.conftest import Amount, Worker
 from tests.reliability.forged_graphs import Change, forged, with_graph
@@ -221,6 +221,57 @@ def test_what_no_file_of_ours_has_is_refused(name: str, tiny_onnx: Path, tmp_pat
     ):
         Predictor(path)
     record.count("hostile ONNX graphs", "refused before a runtime sees them", name)
+
+
+def _shuffle(ratio: int) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == "DepthToSpace")
+        next(attribute for attribute in node.attribute if attribute.name == "blocksize").i = ratio
+
+    return change
+
+
+@pytest.mark.parametrize("ratio", [0, -2, 1025, 1 << 40, (1 << 63) - 1])
+def test_a_shuffle_of_impossible_blocks_is_refused(
+    ratio: int, tiny_v2_onnx: Path, tmp_path: Path, record: Record
+) -> None:
+    path = forged(tiny_v2_onnx, tmp_path / "evil.onnx", _shuffle(ratio))
+    with pytest.raises(ArtifactError, match=r"evil\.onnx: refused: it has blocksize of "):
+        Predictor(path)
+    record.count("hostile ONNX graphs", "refused before a runtime sees them", f"blocks of {ratio}")
+
+
+def _cut(where: int, value: int) -> Change:
+    """Another start (1), end (2) or step (4) of a Slice, which can only make less of what there is."""
+
+    def change(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == "Slice")
+        model.graph.initializer.append(numpy_helper.from_array(np.array([value, value]), "evil"))
+        while len(node.input) <= where:
+            node.input.append("")
+        node.input[where] = "evil"
+
+    return change
+
+
+@pytest.mark.parametrize("where", [1, 2, 4])
+@pytest.mark.parametrize("value", [-(1 << 63), -1, 0, 1, (1 << 63) - 1])
+def test_a_cut_elsewhere_is_refused_or_does_no_harm(where: int, value: int, tiny_v2_onnx: Path, tmp_path: Path) -> None:
+    """What is cut another way no longer fits what it is added to, or is one pixel that is spread over a map."""
+    path = forged(tiny_v2_onnx, tmp_path / "evil.onnx", _cut(where, value))
+    try:
+        with Predictor(path, threads=1) as predictor:
+            assert predictor.logits(np.zeros((1, 3, 20, 20), np.float32)).shape == (1, 7)
+    except RestDeployError as exc:
+        assert "\n" not in str(exc)  # noqa: PT017
+
+
+def test_a_shuffle_under_the_record_of_a_family_without_is_refused(
+    tiny_onnx: Path, tiny_v2_onnx: Path, tmp_path: Path
+) -> None:
+    graph = _graph(tiny_v2_onnx).SerializeToString()
+    with pytest.raises(ArtifactError, match=r"the operator '(DepthToSpace|Slice)'"):
+        Predictor(with_graph(tiny_onnx, tmp_path / "evil.onnx", graph))
 
 
 def test_what_is_changed_but_could_be_ours_is_opened(tiny_onnx: Path, tmp_path: Path) -> None:
@@ -458,3 +509,12 @@ def test_random_changes_of_a_forged_graph_do_no_harm(
         count,
         f"{found['refused']} refused, {found['opened']} opened with other weights; no crash",
     )
+
+
+@pytest.mark.slow
+def test_random_changes_of_a_graph_with_shuffles_do_no_harm(
+    tiny_v2_onnx: Path, tmp_path: Path, worker: Worker, amount: Amount
+) -> None:
+    found = worker("forged_graphs", tiny_v2_onnx, tmp_path, amount(100, 1000))
+    assert found["opened"] > 0
+    assert found["refused"] > 0

@@ -1,0 +1,328 @@
+"""ResTv2 as its authors wrote it (arXiv 2204.07366), for any image size, and its deploy form.
+
+Parameter names are the authors' (github.com/wofmanaf/ResT), so their checkpoints load strictly. The one difference:
+each token grid is what its convolution yields, and the values' way up is cut to it, so that sizes other than multiples
+of 32 work. On those the two are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rest_deploy.models.deploy import DeployHead, DeployMlp, Softmax, fold, linear_like
+from rest_deploy.models.network import DeployForm, Network, Pool, Structure, merge_heads, split_heads
+from rest_deploy.models.rest import Grid, Mlp, PixelAttention, to_map, to_tokens
+from rest_deploy.models.restv2_family import ResTv2Config
+
+EPS = ResTv2Config.norm_eps
+
+
+class Stem(nn.Module):
+    """(B, in_channels, H, W) -> (B, dim, ceil(H/4), ceil(W/4))."""
+
+    def __init__(self, in_channels: int, dim: int) -> None:
+        super().__init__()
+        hidden = dim // 2
+        self.proj = nn.Sequential(
+            nn.Conv2d(in_channels, hidden, kernel_size=3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, dim, kernel_size=3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(dim),
+            nn.ReLU(),
+            nn.Conv2d(dim, dim, kernel_size=1),
+        )
+        self.pos = PixelAttention(dim)
+        self.norm = nn.LayerNorm(dim, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _over_channels(self.norm, self.pos(self.proj(x)))
+
+
+class PatchEmbed(nn.Module):
+    """(B, in_dim, H, W) -> (B, dim, ceil(H/2), ceil(W/2)): an overlapping convolution opens stages 2 to 4."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_dim, dim, kernel_size=3, stride=2, padding=1)
+        self.pos = PixelAttention(dim)
+        self.norm = nn.LayerNorm(dim, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _over_channels(self.norm, self.pos(self.proj(x)))
+
+
+def _over_channels(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """(B, C, H, W) -> the same, normalised at each pixel."""
+    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Attention(nn.Module):
+    """(B, N, C), (H, W) with H*W == N -> (B, N, C): EMSA version 2 (section 3.2), whose values also go up directly."""
+
+    def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (dim // num_heads) ** -0.5
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.sr_ratio = sr_ratio
+        if sr_ratio > 1:
+            self.sr = nn.Conv2d(dim, dim, kernel_size=sr_ratio + 1, stride=sr_ratio, padding=sr_ratio // 2, groups=dim)
+            self.sr_norm = nn.LayerNorm(dim, eps=EPS)
+        self.up = nn.Sequential(
+            nn.Conv2d(dim, sr_ratio**2 * dim, kernel_size=3, padding=1, groups=dim), nn.PixelShuffle(sr_ratio)
+        )
+        self.up_norm = nn.LayerNorm(dim, eps=EPS)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, C/heads)
+        reduced = grid
+        if self.sr_ratio > 1:
+            context = self.sr(to_map(x, grid))  # (B, C, ceil(H/s), ceil(W/s))
+            reduced = (context.shape[2], context.shape[3])
+            x = self.sr_norm(to_tokens(context))  # (B, K, C)
+        keys, values = self.kv(x).chunk(2, dim=-1)
+        k, v = (y.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for y in (keys, values))  # (B, heads, K, C/heads)
+        attn = ((q @ k.transpose(-2, -1)) * self.scale).softmax(dim=-1)  # (B, heads, N, K)
+        mixed = (attn @ v).transpose(1, 2).flatten(2)  # (B, N, C)
+        up = self.up(to_map(values, reduced))[:, :, : grid[0], : grid[1]]  # (B, C, H, W)
+        return self.proj(mixed + self.up_norm(to_tokens(up)))
+
+
+class Block(nn.Module):
+    """(B, N, C), (H, W) -> (B, N, C): pre-norm transformer block."""
+
+    def __init__(self, config: ResTv2Config, stage: int) -> None:
+        super().__init__()
+        dim = config.embed_dims[stage]
+        self.norm1 = nn.LayerNorm(dim, eps=EPS)
+        self.attn = Attention(dim, config.num_heads[stage], config.sr_ratios[stage])
+        self.norm2 = nn.LayerNorm(dim, eps=EPS)
+        self.mlp = Mlp(dim, config.hidden_dim(stage))
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        x = x + self.attn(self.norm1(x), grid)
+        return x + self.mlp(self.norm2(x))
+
+
+class ResTv2(Network):
+    """(B, in_channels, H, W) -> (B, num_classes) logits, any height and width from 1 pixel up."""
+
+    config: ResTv2Config
+
+    def __init__(self, config: ResTv2Config) -> None:
+        super().__init__()
+        self.config = config
+        dims = config.embed_dims
+        self.stem = Stem(config.in_channels, dims[0])
+        self.patch_2 = PatchEmbed(dims[0], dims[1])
+        self.patch_3 = PatchEmbed(dims[1], dims[2])
+        self.patch_4 = PatchEmbed(dims[2], dims[3])
+        self.stage1, self.stage2, self.stage3, self.stage4 = (self._stage(stage) for stage in range(4))
+        self.norm = nn.LayerNorm(dims[3], eps=EPS)
+        self.head = nn.Linear(dims[3], config.num_classes)
+        self.apply(_init_weights)
+
+    def _stage(self, stage: int) -> nn.ModuleList:
+        return nn.ModuleList(Block(self.config, stage) for _ in range(self.config.depths[stage]))
+
+    def _stages(self) -> Iterator[tuple[str, nn.Module, nn.ModuleList]]:
+        """What opens each stage, by its name, and the blocks of the stage."""
+        for stage, opening in enumerate(("stem", "patch_2", "patch_3", "patch_4"), 1):
+            yield opening, getattr(self, opening), getattr(self, f"stage{stage}")
+
+    def blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        for stage, (opening, module, blocks) in enumerate(self._stages(), 1):
+            yield opening, module
+            yield from ((f"stage{stage}.{i}", block) for i, block in enumerate(blocks))
+        yield "head", self.head
+
+    def forward_features(self, x: Tensor, chain: Mapping[int, nn.Module] | None = None) -> list[Tensor]:
+        maps = []
+        for stage, (_, opening, blocks) in enumerate(self._stages(), 1):
+            x = opening(x)
+            grid = (x.shape[2], x.shape[3])
+            tokens = to_tokens(x)
+            for block in blocks:
+                tokens = block(tokens, grid)
+            x = to_map(tokens, grid)
+            if chain is not None and stage in chain:
+                x = chain[stage](x)
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(to_tokens(self.forward_features(x)[-1]))
+        return self.head(tokens.mean(dim=1))
+
+
+def _init_weights(module: nn.Module) -> None:
+    """The authors' initialisation; biases of convolutions are zero too."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+# The deploy form
+
+
+def shuffle_like(x: Tensor, ratio: int, like: Tensor) -> Tensor:
+    """(B, s²C, h, w) -> (B, H, W, C), the shape of the map ``like``, with h = ceil(H/s), w = ceil(W/s).
+
+    Channel ``c s² + a s + b`` of a position (i, j) is channel c of the pixel (s i + a, s j + b). One of the operations
+    that read sizes (``network.py``): while it is traced, it is opaque.
+    """
+    if torch.compiler.is_exporting():
+        return _shuffle_like(x, ratio, like)
+    return F.pixel_shuffle(x, ratio)[:, :, : like.shape[1], : like.shape[2]].permute(0, 2, 3, 1)
+
+
+@torch.library.custom_op("rest_deploy::shuffle_like", mutates_args=())
+def _shuffle_like(x: Tensor, ratio: int, like: Tensor) -> Tensor:
+    return shuffle_like(x, ratio, like).clone(memory_format=torch.contiguous_format)
+
+
+@_shuffle_like.register_fake
+def _(x: Tensor, ratio: int, like: Tensor) -> Tensor:
+    return x.new_empty(like.shape)
+
+
+def _shuffle_like_in_onnx(x: Any, ratio: int, like: Any) -> Any:
+    """DepthToSpace, a cut to the grid, and channels to the end."""
+    from onnxscript import opset18
+
+    op: Any = opset18
+    if ratio > 1:
+        grid = op.Shape(like, start=1, end=3)
+        x = op.DepthToSpace(x, blocksize=ratio, mode="CRD")
+        x = op.Slice(x, op.Constant(value_ints=[0, 0]), grid, op.Constant(value_ints=[2, 3]))
+    return op.Transpose(x, perm=[0, 2, 3, 1])
+
+
+class DeployStem(nn.Module):
+    """(B, in_channels, H, W) image -> (B, ceil(H/4), ceil(W/4), C) map."""
+
+    def __init__(self, stem: Stem) -> None:
+        super().__init__()
+        layers: Any = stem.proj
+        conv1, norm1, _, conv2, norm2, _, self.conv3 = layers
+        self.conv1, self.conv2 = fold(conv1, norm1), fold(conv2, norm2)  # (1)
+        self.pos, self.norm = stem.pos, stem.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(self.conv1(x).relu()).relu()
+        return self.norm(self.pos(self.conv3(x)).permute(0, 2, 3, 1))
+
+
+class DeployEmbed(nn.Module):
+    """(B, H, W, C_in) map -> (B, ceil(H/2), ceil(W/2), C) map."""
+
+    def __init__(self, embed: PatchEmbed) -> None:
+        super().__init__()
+        self.conv, self.pos, self.norm = embed.proj, embed.pos, embed.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.pos(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1))
+
+
+class DeployAttention(nn.Module):
+    """(B, H, W, C) map -> (B, H, W, C) map."""
+
+    def __init__(self, norm: nn.LayerNorm, attn: Attention) -> None:
+        super().__init__()
+        self.norm = norm
+        self.num_heads, self.sr_ratio = attn.num_heads, attn.sr_ratio
+        k_weight, v_weight = attn.kv.weight.double().chunk(2)
+        _, v_bias = attn.kv.bias.double().chunk(2)
+        proj_weight = attn.proj.weight.double()
+        self.q = linear_like(attn.q, attn.q.weight.double() * attn.scale, attn.q.bias.double() * attn.scale)  # (1)
+        self.k = linear_like(attn.q, k_weight)  # (2): the softmax does not see a key's bias
+        self.v = linear_like(attn.q, v_weight, v_bias)  # (5): which the way up does see, at the border
+        self.softmax = Softmax()
+        self.up, self.up_norm = attn.up[0], _without_bias(attn.up_norm)
+        self.proj = linear_like(
+            attn.proj, proj_weight, attn.proj.bias.double() + proj_weight @ attn.up_norm.bias.double()
+        )  # (5)
+        self.sr = attn.sr if attn.sr_ratio > 1 else None
+        self.sr_norm = attn.sr_norm if attn.sr_ratio > 1 else None
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = context = self.norm(x)
+        if self.sr is not None and self.sr_norm is not None:
+            context = self.sr_norm(self.sr(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))  # (B, h, w, C)
+        values = self.v(context)  # (B, h, w, C)
+        q = split_heads(self.q(tokens), self.num_heads)  # (B, heads, N, C/heads)
+        k = split_heads(self.k(context), self.num_heads)  # (B, heads, K, C/heads)
+        v = split_heads(values, self.num_heads)  # (B, heads, K, C/heads)
+        mixed = merge_heads(self.softmax(q @ k.transpose(2, 3)) @ v, x)  # (B, H, W, C)
+        up = shuffle_like(self.up(values.permute(0, 3, 1, 2)), self.sr_ratio, x)  # (B, H, W, C)
+        return x + self.proj(mixed + self.up_norm(up))
+
+
+def _without_bias(norm: nn.LayerNorm) -> nn.LayerNorm:
+    new = nn.LayerNorm(norm.normalized_shape, norm.eps, bias=False, dtype=norm.weight.dtype, device=norm.weight.device)
+    new.weight.data.copy_(norm.weight)
+    return new
+
+
+class DeployBlock(nn.Module):
+    """(B, H, W, C) map -> (B, H, W, C) map."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.attn, self.mlp = DeployAttention(block.norm1, block.attn), DeployMlp(block.norm2, block.mlp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mlp(self.attn(x))
+
+
+class DeployResTv2(DeployForm):
+    """(B, in_channels, H, W) -> (B, num_classes) logits: the pieces in order, by name."""
+
+    fp32_modules = (nn.LayerNorm, Pool, Softmax)
+    divided = (DeployBlock,)
+
+    def structure(self) -> Structure:
+        attentions = [piece.attn for piece in self if isinstance(piece, DeployBlock)]
+        heads = {(a.num_heads, a.q.out_features // a.num_heads) for a in attentions}
+        norms = sum(isinstance(module, nn.LayerNorm) for module in self.modules())
+        shuffles = sum(attn.sr_ratio > 1 for attn in attentions)
+        counts = {"Softmax": len(attentions), "LayerNormalization": norms, "DepthToSpace": shuffles, "Slice": shuffles}
+        return Structure(counts, tuple((0, -1, *each) for each in sorted(heads)))
+
+    def translations(self) -> Mapping[Any, Callable[..., Any]]:
+        return {torch.ops.rest_deploy.shuffle_like.default: _shuffle_like_in_onnx}
+
+
+@torch.no_grad()
+def to_deploy(model: ResTv2) -> DeployResTv2:
+    """The deploy form of a model, in eval mode, sharing nothing with it.
+
+    Args:
+        model: A ResTv2 in any floating dtype; it is left as it was. Folding is done in float64 and rounded once.
+
+    Returns:
+        A module of the same function in eval mode: (B, in_channels, H, W) -> (B, num_classes).
+    """
+    model = copy.deepcopy(model)
+    deploy = DeployResTv2(model.config)
+    deploy.add_module("stem", DeployStem(model.stem))
+    for stage in range(1, 5):
+        if stage > 1:
+            deploy.add_module(f"patch_{stage}", DeployEmbed(getattr(model, f"patch_{stage}")))
+        for i, block in enumerate(getattr(model, f"stage{stage}")):
+            deploy.add_module(f"stage{stage}_{i}", DeployBlock(block))
+    deploy.add_module("head", DeployHead(model.norm, model.head))
+    return deploy.eval().requires_grad_(False)

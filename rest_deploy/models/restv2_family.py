@@ -1,0 +1,307 @@
+"""ResTv2 (arXiv 2204.07366) without PyTorch: its configs, its operations, its memory, and the family that it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from rest_deploy.artifact.profile import InputSize
+from rest_deploy.errors import CheckpointError, ConfigError
+from rest_deploy.models.family import Family, spaced
+from rest_deploy.models.rest_family import (
+    MAX_BLOCKS,
+    STAGES,
+    Grid,
+    block_name,
+    check_stages,
+    convolution,
+    embedding,
+    grid_after,
+    heads_in_module,
+    stage_sizes,
+)
+from rest_deploy.recipes import recipe_of
+from rest_deploy.specs import BATCH, NUM_HEADS, ImageSize, Precision
+from rest_deploy.values import Many, Whole, check, hold, read
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rest_deploy.models.checkpoint import LoadedWeights
+    from rest_deploy.models.evidence import Evidence, Setting
+    from rest_deploy.models.restv2 import DeployResTv2, ResTv2
+
+_STAGES = Many(STAGES, STAGES)
+_MLP_RATIO = 4
+
+
+@dataclass(frozen=True)
+class ResTv2Config:
+    """Hyper-parameters of a ResTv2 (arXiv 2204.07366, table 1), one entry per stage where a tuple.
+
+    Args:
+        embed_dims: Channels of each stage; the first must be even, as the stem works at half of it.
+        depths: Blocks in each stage.
+        num_heads: Attention heads; each must divide its stage's channels.
+        sr_ratios: Spatial reduction of keys and values; 1 means none, any other must be even.
+        num_classes: Outputs of the head.
+        in_channels: Channels of the image.
+
+    Raises:
+        ConfigError: A value is out of range, or the tuples are not four long.
+    """
+
+    embed_dims: Annotated[tuple[Annotated[int, Whole(1, 1 << 16)], ...], _STAGES] = (96, 192, 384, 768)
+    depths: Annotated[tuple[Annotated[int, Whole(1, MAX_BLOCKS)], ...], _STAGES] = (1, 2, 6, 2)
+    num_heads: NUM_HEADS = (1, 2, 4, 8)
+    sr_ratios: Annotated[tuple[Annotated[int, Whole(1, 1 << 10)], ...], _STAGES] = (8, 4, 2, 1)
+    num_classes: Annotated[int, Whole(1, 1 << 24)] = 1000
+    in_channels: Annotated[int, Whole(1, 1 << 16)] = 3
+
+    # The same in all networks of the family.
+    norm_eps: ClassVar[float] = 1e-6
+    qk_scale: ClassVar[None] = None  # one over the square root of a head's channels
+
+    def __post_init__(self) -> None:
+        hold(self)
+        check_stages(self.embed_dims, self.num_heads, self.sr_ratios)
+
+    def hidden_dim(self, stage: int) -> int:
+        """Hidden channels of the MLP in stage 0 to 3."""
+        return _MLP_RATIO * self.embed_dims[stage]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the inverse of :meth:`from_dict`."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ResTv2Config:
+        """Read what :meth:`to_dict` gave, lists as tuples.
+
+        Raises:
+            ConfigError: An unknown field, or a value out of range.
+        """
+        return read(cls, dict(values))
+
+
+_WIDE = (128, 256, 512, 1024)
+_MANY = (2, 4, 8, 16)
+
+#: The published variants (arXiv 2204.07366, table 1).
+CONFIGS: Mapping[str, ResTv2Config] = MappingProxyType(
+    {
+        "restv2_tiny": ResTv2Config(),
+        "restv2_small": ResTv2Config(depths=(1, 2, 12, 2)),
+        "restv2_base": ResTv2Config(depths=(1, 3, 16, 3)),
+        "restv2_large": ResTv2Config(_WIDE, (2, 3, 16, 2), _MANY),
+    }
+)
+#: Widths that published networks have -> their heads.
+_HEADS: Mapping[tuple[int, ...], tuple[int, ...]] = {c.embed_dims: c.num_heads for c in CONFIGS.values()}
+
+
+# Operations
+
+
+def count_flops(config: ResTv2Config, batch: int, size: ImageSize) -> int:
+    """Floating-point operations of one run of the network as its authors wrote it (arXiv 2204.07366, section 3).
+
+    By the convention of :func:`rest_deploy.models.rest_family.count_flops`. Half of it are the 4.1, 6.0, 7.9 and 13.8 G
+    that the authors give at 224x224.
+
+    Args:
+        config: Of the network.
+        batch: Images, 1 or more.
+        size: Of the images, from 1x1 up.
+
+    Raises:
+        ConfigError: ``batch`` is no whole number of at least 1.
+    """
+    batch = check(BATCH, batch, "batch")
+    first = config.embed_dims[0]
+    grid = grid_after((size.height, size.width), 3, 2)
+    multiply_adds = convolution(grid, config.in_channels, first // 2, 3)
+    for stage, channels in enumerate((first // 2, *config.embed_dims[:-1])):
+        grid = grid_after(grid, 3, 2)
+        multiply_adds += embedding(config.embed_dims[stage], grid, channels)
+        multiply_adds += config.depths[stage] * _block(config, stage, grid)
+        if stage == 0:
+            multiply_adds += convolution(grid, first, first, 1)
+    multiply_adds += config.embed_dims[-1] * config.num_classes
+    return 2 * batch * multiply_adds
+
+
+def _block(config: ResTv2Config, stage: int, grid: Grid) -> int:
+    """Multiply-adds of attention, of the values' way up again, and of the MLP, of one block."""
+    channels, reduction = config.embed_dims[stage], config.sr_ratios[stage]
+    reduced, total = grid, 0
+    if reduction > 1:
+        reduced = grid_after(grid, reduction + 1, reduction)
+        total += convolution(reduced, 1, channels, reduction + 1)
+    queries, keys = grid[0] * grid[1], reduced[0] * reduced[1]
+    total += 2 * channels**2 * (queries + keys)  # q and the projection; k and v
+    total += 2 * channels * queries * keys  # queries with keys, attention with values
+    total += convolution(reduced, 1, channels * reduction**2, 3)
+    return total + 2 * queries * channels * config.hidden_dim(stage)
+
+
+# Memory
+
+_FLOAT = 4
+#: Maps of queries x keys at a time in PyTorch: the product, what is scaled of it and the softmax.
+_PYTORCH_MAPS = 3
+#: Maps of tokens beside those: what the block began with, what attention gave, and the values on their way up.
+_AROUND = 5
+#: What each takes beside the maps, and maps of the stem.
+_OVERHEAD, _STEM_MAPS = {"onnx": 1.06, "pytorch": 1.06}, {"onnx": 2, "pytorch": 3}
+_SCRATCH_BYTES, _SCRATCH_MAPS, _BESIDE_BYTES = 16 << 20, 5, 6 << 20
+
+
+# Checkpoints
+
+
+def infer(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> ResTv2Config:
+    """The config that weights have; heads are in none of their shapes.
+
+    Raises:
+        CheckpointError, KeyError, ValueError, IndexError, ZeroDivisionError: As of a family's ``read``.
+    """
+    from rest_deploy.models.rest_checkpoints import count_blocks
+
+    weights = loaded.state_dict
+    stages = [f"stage{stage}." for stage in range(1, STAGES + 1)]
+    widths = tuple(weights[f"{stage}0.norm1.weight"].shape[0] for stage in stages)
+    return ResTv2Config(
+        embed_dims=widths,
+        depths=tuple(count_blocks(weights, stage) for stage in stages),
+        num_heads=tuple(num_heads) if num_heads is not None else _heads_of(widths, loaded),
+        sr_ratios=tuple(
+            _reduction(weights, f"{stage}0.attn.up.0.weight", width)
+            for stage, width in zip(stages, widths, strict=True)
+        ),
+        num_classes=weights["head.weight"].shape[0],
+        in_channels=weights["stem.proj.0.weight"].shape[1],
+    )
+
+
+def _reduction(weights: Mapping[str, Tensor], name: str, width: int) -> int:
+    """Of the values, whose way up has its square times their channels."""
+    channels = weights[name].shape[0]
+    ratio = math.isqrt(channels // width)
+    if ratio**2 * width != channels:
+        raise ValueError(f"{name} has {channels} channels; needed: a square times {width}")
+    return ratio
+
+
+def _heads_of(widths: tuple[int, ...], loaded: LoadedWeights) -> tuple[int, ...]:
+    """Heads of published networks, where only one of them has these widths.
+
+    The authors' detectors have the widths of the large classifier with the heads of the others; their stages end in
+    norms of their own.
+    """
+    from rest_deploy.models.rest_checkpoints import heads_in
+
+    heads = _HEADS.get(widths)
+    detector = any(name.startswith("norm_1.") for name in loaded.state_dict)
+    if heads is None or (detector and widths == _WIDE):
+        why = f"heads of a ResTv2 of widths {spaced(widths)}{' with a norm_1' if detector else ''} are not known"
+        raise CheckpointError(
+            f"{loaded.source}: {why}, and no shape of its weights tells them; say how many each stage has, as it was "
+            f"trained: --num-heads 1 2 4 8 (num_heads=(1, 2, 4, 8)){heads_in(loaded.evidence.settings)}"
+        )
+    return heads
+
+
+class ResTv2Family(Family[ResTv2Config]):
+    """ResTv2."""
+
+    name = "restv2"
+    title = "ResTv2"
+    config = ResTv2Config
+    variants = CONFIGS
+    anchors = ("stem.proj.0.weight", "patch_2.proj.weight")  # the second remains where a file lost its stem
+    beginnings = frozenset("stem patch_2 patch_3 patch_4 stage1 stage2 stage3 stage4 norm head".split())  # noqa: SIM905
+    operators = frozenset(
+        "Add Cast Constant Conv DepthToSpace Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul ReduceMean Relu "  # noqa: SIM905
+        "Reshape Shape Sigmoid Slice Softmax Transpose".split()
+    )
+    attributes = ("num_heads", "scale", "sr_ratio", "upscale_factor")
+    operator_modules: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {"pos.sigmoid": ("Sigmoid", {})}
+    settings = frozenset(
+        "qk_scale norm_layer norm_eps layer_norm_eps layernorm_eps ln_eps act_layer hidden_act activation act act_fn "  # noqa: SIM905
+        "act_type num_heads heads".split()
+    )
+
+    def network(self) -> type[ResTv2]:
+        from rest_deploy.models.restv2 import ResTv2
+
+        return ResTv2
+
+    def to_deploy(self, model: ResTv2) -> DeployResTv2:
+        from rest_deploy.models.restv2 import to_deploy
+
+        return to_deploy(model)
+
+    def block_name(self, piece: str) -> str:
+        return block_name(piece)
+
+    def flops(self, config: ResTv2Config, batch: int, size: ImageSize) -> int:
+        return count_flops(config, batch, size)
+
+    def call_bytes(
+        self, config: ResTv2Config, batch: int, height: int, width: int, *, precision: Precision, format: str
+    ) -> int:
+        """Between 0.9 and 1.6 of what was measured, from a gigabyte up (tests/models/test_memory.py)."""
+        stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
+        copies = _PYTORCH_MAPS if format == "pytorch" else recipe_of(precision).attention_maps[0]
+        widest = 0.0
+        for stage in stage_sizes(config, height, width):
+            around = _AROUND * stage.tokens * stage.dim
+            mlp = stage.tokens * (2 * stage.dim + 2 * stage.hidden)
+            widest = max(widest, _OVERHEAD[format] * copies * stage.attention + around, mlp)
+        return int(batch * _FLOAT * (height * width * config.in_channels + _STEM_MAPS[format] * stem + widest))
+
+    def engine_bytes(self, config: ResTv2Config, largest: InputSize, precision: Precision) -> int:
+        stages = list(stage_sizes(config, largest.size.height, largest.size.width))
+        first = stages[0].tokens * stages[0].dim
+        widest = max(
+            max(2 * stage.attention + _AROUND * stage.tokens * stage.dim, 2 * stage.tokens * (stage.dim + stage.hidden))
+            for stage in stages
+        )
+        number = largest.batch * recipe_of(precision).engine_bytes
+        return max(_SCRATCH_BYTES + _SCRATCH_MAPS * first * number, _BESIDE_BYTES + widest * number)
+
+    def read(self, loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple[ResTv2Config, str]:
+        config = infer(loaded, num_heads)
+        evidence = loaded.evidence
+        gelu = evidence.kind("stage1.0.mlp.act")
+        told = [evidence.attribute("stage1.0.norm1", "eps"), evidence.attribute("stage1.0.attn", "scale")]
+        if gelu and not gelu.startswith("__torch__.") and all(isinstance(value, float) for value in told):
+            return config, ""
+        heads = "" if num_heads is not None else f"heads {spaced(config.num_heads)}, "
+        return config, (
+            f"{heads}LayerNorm eps {config.norm_eps:g}, logits scaled by 1/sqrt(head channels), exact GELU: those of "
+            "the authors' networks, which weights do not tell"
+        )
+
+    def heads(self, evidence: Evidence) -> tuple[int, ...] | None:
+        return heads_in_module(evidence)
+
+    def fit(
+        self, config: ResTv2Config, name: str | None, loaded: LoadedWeights, num_heads: Sequence[int] | None
+    ) -> ResTv2Config:
+        """A config that was asked for tells the heads."""
+        if num_heads is not None and tuple(num_heads) != config.num_heads:
+            raise ConfigError(f"num_heads {spaced(num_heads)}: the model that was named has {spaced(config.num_heads)}")
+        return config
+
+    def contradictions(self, config: ResTv2Config, settings: Iterable[Setting]) -> Iterator[str]:
+        from rest_deploy.models import rest_checkpoints
+
+        return rest_checkpoints.contradictions(config, settings)
+
+    def flags(self, config: ResTv2Config) -> Mapping[str, Any] | None:
+        return {"num_heads": config.num_heads}
