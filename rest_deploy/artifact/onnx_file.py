@@ -9,21 +9,26 @@ graph that was exchanged under its record. It is no signature: whoever wants to 
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any
 
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
-from rest_deploy.artifact.onnx_graph import Refused, read_model, refuse_hostile
+from rest_deploy.artifact.onnx_graph import (
+    Refused,
+    bytes_field,
+    read_model,
+    refuse_hostile,
+    text_entry,
+    without_weights,
+)
 from rest_deploy.errors import ArtifactError, ConfigError, PredictorError, no_file
 
 SEAL_KEY = "rest_deploy_sha256"
-_T = TypeVar("_T")
 OperatorsOf = Callable[[ArtifactInfo], Set[str]]
 _MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
@@ -37,20 +42,15 @@ class OnnxFile:
 
     Attributes:
         content: All of it, as it was when it was read.
-        model: The same for a runtime: the path of a copy in memory, which lasts as long as this object, or the bytes
-            where the system has none. ONNX Runtime copies bytes twice, which takes a tenth of its start.
         info: Its record.
 
     Raises:
         ArtifactError: It is missing, unreadable, no ONNX file, or was not made by rest-export.
     """
 
-    _copy: int | None = None  # of one that could not be read
-
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.content, self._copy = _read(self.path, _copied)
-        self.model = bytes(self.content) if self._copy is None else f"/proc/self/fd/{self._copy}"
+        self.content = _read(self.path)
         self._model = _model_of(self.content, path)
         entries = dict(_metadata(self._model))
         if METADATA_KEY not in entries:
@@ -63,10 +63,6 @@ class OnnxFile:
             raise ArtifactError(
                 f"{exc}; the file is damaged, or of another version of rest_deploy: export it again"
             ) from exc
-
-    def __del__(self) -> None:
-        if self._copy is not None:
-            os.close(self._copy)
 
     def check_seal(self) -> None:
         """Make sure that the file is as it was when it was made.
@@ -100,6 +96,13 @@ class OnnxFile:
             raise ArtifactError(
                 f"{self.path}: refused: it has {exc}, as no file of rest-export; export the checkpoint again"
             ) from exc
+
+    def without_weights(self, place: str) -> bytes:
+        """Its graph for a runtime that takes large weights out of ``content``: as external data of this name.
+
+        It must have been checked: see :meth:`check_graph`.
+        """
+        return without_weights(self.content, self._model, place)
 
     @contextmanager
     def checking_seal(self) -> Iterator[None]:
@@ -160,7 +163,7 @@ def write_record(path: str | Path, info: ArtifactInfo, *, graph: str | Path | No
         OSError: It cannot be written.
     """
     source = path if graph is None else graph
-    content = _read(Path(source), _whole)
+    content = _read(Path(source))
     metadata = _metadata(_model_of(content, source))
     if [key for key, _ in metadata] not in ([], [METADATA_KEY, SEAL_KEY]):
         raise ArtifactError(
@@ -176,7 +179,7 @@ def sealed(graph: bytes, record: str) -> bytes:
     return content + _seal(content)
 
 
-def _model_of(content: bytes | mmap.mmap, path: str | Path) -> dict[str, Any]:
+def _model_of(content: bytes, path: str | Path) -> dict[str, Any]:
     try:
         return read_model(content)
     except (Refused, UnicodeDecodeError) as exc:
@@ -193,28 +196,15 @@ def _seal(content: bytes | memoryview) -> bytes:
 
 
 def _entry(key: str, value: str) -> bytes:
-    """An entry of ``metadata_props`` as it stands in a file: ``StringStringEntryProto``, key = 1, value = 2."""
-    return _bytes_field(14, _bytes_field(1, key.encode()) + _bytes_field(2, value.encode()))
-
-
-def _bytes_field(number: int, content: bytes) -> bytes:
-    length, size = bytearray(), len(content)
-    while size > 0x7F:
-        length.append(size & 0x7F | 0x80)
-        size >>= 7
-    return bytes([number << 3 | 2, *length, size]) + content
+    """An entry of ``metadata_props`` as it stands in a file."""
+    return bytes_field(14, text_entry(key, value))
 
 
 _SEAL_BYTES = len(_seal(b""))
 
 
-def _read(path: Path, taken: Callable[[BinaryIO, int], _T]) -> _T:
-    """What is taken of a file that is one, and of a size that an ONNX file can have.
-
-    Args:
-        path: Where it lies.
-        taken: Reads it, open and of so many bytes.
-    """
+def _read(path: Path) -> bytes:
+    """What a file holds that is one, and of a size that an ONNX file can have."""
     try:
         with open(os.open(path, _READ_ONLY), "rb") as file:
             status = os.fstat(file.fileno())
@@ -226,7 +216,7 @@ def _read(path: Path, taken: Callable[[BinaryIO, int], _T]) -> _T:
                 raise ArtifactError(
                     f"{path}: {status.st_size:,} bytes; an ONNX file has at most {_MAX_BYTES:,}; export it again"
                 )
-            return taken(file, status.st_size)
+            return file.read(status.st_size + 1)  # no more is asked for than there is: Python has it ready at once
     except IsADirectoryError as exc:
         raise ArtifactError(f"{path}: {no_file(path)}") from exc
     except FileNotFoundError as exc:
@@ -237,26 +227,3 @@ def _read(path: Path, taken: Callable[[BinaryIO, int], _T]) -> _T:
         raise PredictorError(f"{path}: not enough memory to read its {status.st_size:,} bytes") from exc
     except ValueError as exc:  # a name with a null in it
         raise ArtifactError(f"{str(path)!r}: cannot be read: {exc}") from exc
-
-
-def _copied(file: BinaryIO, size: int) -> tuple[bytes | mmap.mmap, int | None]:
-    """What an open file holds, in memory of its own where the system has such files, and that one's number."""
-    if hasattr(os, "memfd_create") and os.path.exists("/proc/self/fd"):
-        try:
-            copy = os.memfd_create("rest_deploy")
-        except OSError:  # a sandbox that has none, too many files: read it as others do
-            return _whole(file, size), None
-        try:
-            at = 0
-            while at < size and (count := os.sendfile(copy, file.fileno(), at, size - at)):
-                at += count
-            return mmap.mmap(copy, at, access=mmap.ACCESS_READ), copy
-        except BaseException as exc:
-            os.close(copy)
-            if not isinstance(exc, OSError):
-                raise  # a file system that has no sendfile, a limit on the size of files: read it as others do
-    return _whole(file, size), None
-
-
-def _whole(file: BinaryIO, size: int) -> bytes:
-    return file.read(size + 1)  # no more is asked for than there is: Python has it ready at once

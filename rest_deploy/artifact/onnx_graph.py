@@ -15,7 +15,6 @@ Names and numbers of fields are those of onnx/onnx.proto (github.com/onnx/onnx).
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Iterable, Mapping, Set
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
@@ -48,6 +47,8 @@ _VALUE_OF = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}
 _EXTERNAL = "weights in other files"
 _NESTED = "graphs or several tensors in an attribute"
 _FUNCTIONS = "functions or training graphs"
+#: Bytes from which a weight is handed over apart from its graph. A runtime looks into smaller ones: sizes, axes.
+_APART = 1024
 
 
 class Refused(ValueError):
@@ -167,7 +168,7 @@ class _Reader:
         content: The file.
     """
 
-    def __init__(self, content: bytes | mmap.mmap) -> None:
+    def __init__(self, content: bytes) -> None:
         self._content = content
         self._left = _MAX_FIELDS
 
@@ -180,7 +181,7 @@ class _Reader:
             Refused: It is not written canonically, or has more than the fields.
             UnicodeDecodeError: A text is none.
         """
-        content, number = self._content, self._number  # all in one loop: a file of ours has 15,000 fields
+        content, number = self._content, self.number  # all in one loop: a file of ours has 15,000 fields
         found, last, count = dict[str, Any](), 0, 0
         while at < end:
             tag, at = (content[at], at + 1) if content[at] < 0x80 else number(at, end)
@@ -226,7 +227,7 @@ class _Reader:
         assert not isinstance(kind, _Kind)
         return self.message(start, end, kind)
 
-    def _number(self, at: int, end: int) -> tuple[int, int]:
+    def number(self, at: int, end: int) -> tuple[int, int]:
         """A number of up to 64 bits, 7 of them in a byte, and where it ends."""
         value = 0
         for shift in range(0, 70, 7):
@@ -242,7 +243,7 @@ class _Reader:
         raise Refused("a number of more than 64 bits")
 
 
-def read_model(content: bytes | mmap.mmap) -> dict[str, Any]:
+def read_model(content: bytes) -> dict[str, Any]:
     """The fields of the model of a file; its graph is (begin, end) in the file, unread.
 
     Raises:
@@ -251,7 +252,58 @@ def read_model(content: bytes | mmap.mmap) -> dict[str, Any]:
     return _Reader(content).message(0, len(content), _MODEL)
 
 
-def refuse_hostile(content: bytes | mmap.mmap, model: Mapping[str, Any], operators: Set[str]) -> None:
+def without_weights(content: bytes, model: Mapping[str, Any], place: str) -> bytes:
+    """A file that was not refused, without its large weights: they are named as external data, at their places in it.
+
+    Args:
+        content: The file.
+        model: What :func:`read_model` gave.
+        place: What is external data's name for the file.
+    """
+    begin, end = model["graph"]
+    reader, graph = _Reader(content), bytearray()
+    copied = at = begin
+    while at < end:  # all fields of a graph are messages or texts
+        length, start = reader.number(at + 1, end)
+        stop = start + length
+        if content[at] == _INITIALIZER:
+            first, last = reader.message(start, stop, _TENSOR).get("raw_data", (0, 0))
+            if last - first >= _APART:  # the last field of a tensor
+                told = (("location", place), ("offset", str(first)), ("length", str(last - first)))
+                kept = content[start : first - len(_head(9, last - first))]
+                external = b"".join(bytes_field(13, text_entry(*entry)) for entry in told) + _EXTERNALLY
+                graph += content[copied:at] + bytes_field(5, kept + external)
+                copied = stop
+        at = stop
+    graph += content[copied:end]
+    return content[: begin - len(_head(7, end - begin))] + bytes_field(7, bytes(graph)) + content[end:]
+
+
+def bytes_field(number: int, content: bytes) -> bytes:
+    """A field that is text, bytes or a message, as it stands in a file."""
+    return _head(number, len(content)) + content
+
+
+def text_entry(key: str, value: str) -> bytes:
+    """A ``StringStringEntryProto``: key = 1, value = 2."""
+    return bytes_field(1, key.encode()) + bytes_field(2, value.encode())
+
+
+def _head(number: int, size: int) -> bytes:
+    """What stands before the content of such a field: its tag and its length."""
+    length = bytearray()
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([number << 3 | 2, *length, size])
+
+
+_INITIALIZER = 5 << 3 | 2
+#: ``data_location = EXTERNAL`` of a tensor.
+_EXTERNALLY = bytes([14 << 3, 1])
+
+
+def refuse_hostile(content: bytes, model: Mapping[str, Any], operators: Set[str]) -> None:
     """Make sure that a model and its graph are ones that rest-export could have written.
 
     Args:

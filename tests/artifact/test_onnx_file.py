@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import mmap
 import os
 import random
 import struct
@@ -163,26 +161,7 @@ def test_an_empty_file_a_missing_one_a_folder_a_pipe_and_a_device(tmp_path: Path
             OnnxFile(path)
 
 
-@pytest.fixture(params=["sendfile", "nothing", "a limit", "a sandbox"])
-def without(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the system lacks for a copy in memory; then the file is read as everywhere."""
-
-    def refuse(*_: object, **__: object) -> int:
-        raise OSError(errno.EFBIG, "File too large")
-
-    if request.param == "nothing":
-        monkeypatch.delattr(os, "memfd_create", raising=False)
-    elif request.param == "a sandbox":
-        monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
-    elif request.param == "sendfile":
-        monkeypatch.setattr(os, "sendfile", refuse)
-    else:
-        monkeypatch.setattr(mmap, "mmap", refuse)
-    return str(request.param)
-
-
-@pytest.mark.usefixtures("without")
-def test_without_files_in_memory_it_is_the_bytes(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_read_at_once_and_let_go(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     class Reader(io.FileIO):
@@ -190,31 +169,41 @@ def test_without_files_in_memory_it_is_the_bytes(model_file: Path, monkeypatch: 
             asked.append(size)
             return super().read(size) or b""
 
-    opened = set(os.listdir("/proc/self/fd"))
+    opened, whole = set(os.listdir("/proc/self/fd")), model_file.read_bytes()
     monkeypatch.setattr(onnx_file, "open", lambda number, mode: Reader(number), raising=False)
     file = read_checked(model_file, operators_of)
-    assert file.model == file.content == model_file.read_bytes()
-    assert asked == [model_file.stat().st_size + 1]  # Python has that much ready at once, whatever the file holds
-    assert set(os.listdir("/proc/self/fd")) == opened
-
-
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
-def test_a_copy_in_memory_is_of_its_own_and_goes_with_the_file(model_file: Path) -> None:
-    opened, whole = set(os.listdir("/proc/self/fd")), model_file.read_bytes()
-    file = read_checked(model_file, operators_of)
     model_file.write_bytes(b"something else, in place")
-    assert Path(str(file.model)).read_bytes() == file.content[:] == whole
-    assert len(os.listdir("/proc/self/fd")) > len(opened)
-    del file
+    assert file.content == whole
+    assert asked == [len(whole) + 1]  # Python has that much ready at once, whatever the file holds
     assert set(os.listdir("/proc/self/fd")) == opened
+
+
+def test_large_weights_stay_where_they_are_in_the_file(model_file: Path) -> None:
+    file = read_checked(model_file, operators_of)
+    small = onnx.load_model_from_string(file.without_weights("elsewhere"))
+    apart = [tensor for tensor in small.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    for tensor in apart:
+        told = {entry.key: entry.value for entry in tensor.external_data}
+        assert told.pop("location") == "elsewhere"
+        first, size = int(told.pop("offset")), int(told.pop("length"))
+        assert not told
+        assert size >= 1024
+        assert not tensor.HasField("raw_data")
+        tensor.raw_data = file.content[first : first + size]
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+    assert small == onnx.load_model_from_string(file.content)
+    assert apart
+    assert all(len(tensor.raw_data) < 1024 for tensor in small.graph.initializer if tensor not in apart)
 
 
 def test_too_little_memory_is_no_fault_of_the_file(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> int:
-        raise MemoryError
+    class Reader(io.FileIO):
+        def read(self, size: int = -1, /) -> bytes:
+            raise MemoryError
 
     opened = set(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(os, "memfd_create", refuse)
+    monkeypatch.setattr(onnx_file, "open", lambda number, mode: Reader(number), raising=False)
     with pytest.raises(PredictorError, match=r"model\.onnx: not enough memory to read its [\d,]+ bytes"):
         OnnxFile(model_file)
     assert set(os.listdir("/proc/self/fd")) == opened

@@ -320,11 +320,6 @@ def test_the_real_onnxruntime_runs_it_on_the_cpu() -> None:
     assert check_integers().problem == ""
 
 
-def test_it_is_run_where_no_file_can_be_had_of_memory(monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.delattr("os.memfd_create", raising=False)
-    assert check_provider("cpu") == Provider(CPU_EP, "cpu")
-
-
 def test_a_gpu_that_runs_it(monkeypatch: MonkeyPatch) -> None:
     fake = FakeOnnxRuntime(BOTH).install(monkeypatch)
     assert check_provider("cuda") == Provider(CUDA_EP, "cuda")

@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from rest_deploy.errors import ArtifactError, DeviceError, PredictorError
+from rest_deploy.machine import usable_cores
 from rest_deploy.runtimes import ort as module
 from rest_deploy.runtimes.ort import OnnxRuntime, open_session
 from rest_deploy.specs import Device
@@ -116,6 +117,63 @@ def test_calls_keep_no_second_copy_of_their_memory(tiny_onnx: Path, monkeypatch:
     asked = _pretend(monkeypatch, FakeSession(["CPUExecutionProvider"], {}))
     OnnxRuntime(tiny_onnx)
     assert asked["options"].enable_mem_pattern is False
+
+
+@pytest.fixture(params=["apart", "whole"])
+def handed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How ONNX Runtime is given weights: apart from their graph, or within it, as before 1.24."""
+    if request.param == "whole":
+        monkeypatch.delattr(onnxruntime.SessionOptions, _APART, raising=False)
+    elif not hasattr(onnxruntime.SessionOptions, _APART):
+        pytest.skip("this ONNX Runtime takes no weights apart from their graph")
+    return str(request.param)
+
+
+_APART = "add_external_initializers_from_files_in_memory"
+
+
+def test_what_is_run_is_what_was_checked(
+    handed: str, tiny_onnx: Path, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the file as it is afterwards, nor one of the name that weights have in memory; answers to the bit."""
+    batch = rng.standard_normal((2, 3, 33, 47)).astype(np.float32)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    bare = onnxruntime.InferenceSession(tiny_onnx, options, providers=["CPUExecutionProvider"])
+    (wanted,) = bare.run(None, {"image": batch})
+    path, given = tmp_path / "model.onnx", []
+    shutil.copy(tiny_onnx, path)
+    (tmp_path / module._IN_MEMORY).write_bytes(bytes(path.stat().st_size))
+    monkeypatch.chdir(tmp_path)
+    make = onnxruntime.InferenceSession
+
+    def made(model: bytes, *arguments: Any, **named: Any) -> Any:
+        path.write_bytes(bytes(path.stat().st_size))
+        given.append(len(model))
+        return make(model, *arguments, **named)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", made)
+    with OnnxRuntime(path) as runtime:
+        np.testing.assert_array_equal(runtime.run(batch)["logits"], wanted)
+        assert runtime._session._model_bytes is None
+    assert (given[0] < tiny_onnx.stat().st_size) == (handed == "apart")
+
+
+@pytest.mark.skipif(not hasattr(onnxruntime.SessionOptions, _APART), reason="this ONNX Runtime takes no weights apart")
+def test_weights_apart_make_the_same_graph(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ONNX Runtime folds and fuses, and all weights of it."""
+    make, graphs = onnxruntime.InferenceSession, []
+    for way in ("apart", "whole"):
+
+        def made(model: bytes, options: Any, *, way: str = way, **named: Any) -> Any:
+            options.optimized_model_filepath = str(tmp_path / way)
+            return make(model, options, **named)
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", made)
+        OnnxRuntime(tiny_onnx).close()
+        graphs.append(onnx.load(tmp_path / way).graph)
+        monkeypatch.delattr(onnxruntime.SessionOptions, _APART, raising=False)
+    assert graphs[0] == graphs[1]
 
 
 @pytest.mark.gpu
