@@ -128,7 +128,7 @@ class ResTv2(Network):
         self.patch_4 = PatchEmbed(dims[2], dims[3])
         self.stage1, self.stage2, self.stage3, self.stage4 = (self._stage(stage) for stage in range(4))
         self.norm = nn.LayerNorm(dims[3], eps=EPS)
-        self.head = nn.Linear(dims[3], config.num_classes)
+        self.head = nn.Linear(dims[3], config.num_classes) if config.num_classes else nn.Identity()
         self.apply(_init_weights)
 
     def _stage(self, stage: int) -> nn.ModuleList:

@@ -24,7 +24,7 @@ from rest_deploy.models.rest_family import (
     stage_sizes,
 )
 from rest_deploy.recipes import recipe_of
-from rest_deploy.specs import BATCH, NUM_HEADS, ImageSize, Precision
+from rest_deploy.specs import BATCH, NUM_HEADS, FeatureNorm, ImageSize, Precision
 from rest_deploy.values import Many, Whole, check, hold, read
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ResTv2Config:
     depths: Annotated[tuple[Annotated[int, Whole(1, MAX_BLOCKS)], ...], _STAGES] = (1, 2, 6, 2)
     num_heads: NUM_HEADS = (1, 2, 4, 8)
     sr_ratios: Annotated[tuple[Annotated[int, Whole(1, 1 << 10)], ...], _STAGES] = (8, 4, 2, 1)
-    num_classes: Annotated[int, Whole(1, 1 << 24)] = 1000
+    num_classes: Annotated[int, Whole(0, 1 << 24)] = 1000
     in_channels: Annotated[int, Whole(1, 1 << 16)] = 3
 
     # The same in all networks of the family.
@@ -169,7 +169,7 @@ def infer(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> ResTv2Confi
     Raises:
         CheckpointError, KeyError, ValueError, IndexError, ZeroDivisionError: As of a family's ``read``.
     """
-    from rest_deploy.models.rest_checkpoints import count_blocks
+    from rest_deploy.models.rest_checkpoints import count_blocks, count_classes
 
     weights = loaded.state_dict
     stages = [f"stage{stage}." for stage in range(1, STAGES + 1)]
@@ -182,7 +182,7 @@ def infer(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> ResTv2Confi
             _reduction(weights, f"{stage}0.attn.up.0.weight", width)
             for stage, width in zip(stages, widths, strict=True)
         ),
-        num_classes=weights["head.weight"].shape[0],
+        num_classes=count_classes(weights),
         in_channels=weights["stem.proj.0.weight"].shape[1],
     )
 
@@ -235,6 +235,12 @@ class ResTv2Family(Family[ResTv2Config]):
         "act_type num_heads heads".split()
     )
 
+    #: As in the authors' Detectron2 code, and in their mmseg code: a norm is on what leaves, and raw maps go on.
+    stage_norms: ClassVar[Mapping[tuple[str, ...], FeatureNorm]] = {
+        ("norm_1.0", "norm_2.0", "norm_3.0", "norm_4.0"): FeatureNorm.OUTPUTS,
+        ("norm_1", "norm_2", "norm_3", "norm_4"): FeatureNorm.OUTPUTS,
+    }
+
     def network(self) -> type[ResTv2]:
         from rest_deploy.models.restv2 import ResTv2
 
@@ -247,6 +253,9 @@ class ResTv2Family(Family[ResTv2Config]):
 
     def block_name(self, piece: str) -> str:
         return block_name(piece)
+
+    def stage_channels(self, config: ResTv2Config) -> tuple[int, ...]:
+        return config.embed_dims
 
     def flops(self, config: ResTv2Config, batch: int, size: ImageSize) -> int:
         return count_flops(config, batch, size)
