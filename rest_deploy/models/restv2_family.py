@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -47,7 +48,7 @@ class ResTv2Config:
         depths: Blocks in each stage.
         num_heads: Attention heads; each must divide its stage's channels.
         sr_ratios: Spatial reduction of keys and values; 1 means none, any other must be even.
-        num_classes: Outputs of the head.
+        num_classes: Outputs of the head; 0 for none.
         in_channels: Channels of the image.
 
     Raises:
@@ -205,9 +206,10 @@ def _heads_of(widths: tuple[int, ...], loaded: LoadedWeights) -> tuple[int, ...]
     from rest_deploy.models.rest_checkpoints import heads_in
 
     heads = _HEADS.get(widths)
-    detector = any(name.startswith("norm_1.") for name in loaded.state_dict)
-    if heads is None or (detector and widths == _WIDE):
-        why = f"heads of a ResTv2 of widths {spaced(widths)}{' with a norm_1' if detector else ''} are not known"
+    norms = sorted({name.partition(".")[0] for name in loaded.state_dict if re.match(r"norm_[1-4]\.", name)})
+    if heads is None or (norms and widths == _WIDE):
+        beside = f" with a {norms[0]}" if norms else ""
+        why = f"heads of a ResTv2 of widths {spaced(widths)}{beside} are not known"
         raise CheckpointError(
             f"{loaded.source}: {why}, and no shape of its weights tells them; say how many each stage has, as it was "
             f"trained: --num-heads 1 2 4 8 (num_heads=(1, 2, 4, 8)){heads_in(loaded.evidence.settings)}"
@@ -222,7 +224,7 @@ class ResTv2Family(Family[ResTv2Config]):
     title = "ResTv2"
     config = ResTv2Config
     variants = CONFIGS
-    anchors = ("stem.proj.0.weight", "patch_2.proj.weight")  # the second remains where a file lost its stem
+    anchors = ("patch_2.proj.weight", "stem.proj.0.weight")  # the second remains where a file lost the first
     beginnings = frozenset("stem patch_2 patch_3 patch_4 stage1 stage2 stage3 stage4 norm head".split())  # noqa: SIM905
     operators = frozenset(
         "Add Cast Constant Conv DepthToSpace Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul ReduceMean Relu "  # noqa: SIM905

@@ -6,10 +6,10 @@ import copy
 import pickle
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -23,11 +23,12 @@ from rest_deploy.models.backbone import read_norms
 from rest_deploy.models.checkpoint import load_checkpoint
 from rest_deploy.models.factory import LoadedModel, load_model
 from rest_deploy.models.rest import ResT
-from rest_deploy.models.rest_family import ResTFamily
+from rest_deploy.models.restv2 import ResTv2
+from rest_deploy.models.restv2_family import ResTv2Config
 from rest_deploy.specs import EMBEDDING, LOGITS, STAGE_MAPS, FeatureNorm
 from tests.checkpoints.files import State, libraries, made, other, prefixed
 from tests.checkpoints.test_read import IMAGE, nothing_imported
-from tests.conftest import TINY
+from tests.conftest import TINY, TINY_V2
 
 NONE, LAST, OUTPUTS, CHAIN = FeatureNorm
 WIDTHS = TINY.embed_dims
@@ -64,6 +65,7 @@ class Row:
         content: From the weights of the backbone, by their names in the file, to what is saved.
         head: Whether it is a whole classifier.
         beside: Tensors that are left out.
+        v2: Whether it is a ResTv2.
     """
 
     prefix: str
@@ -72,6 +74,7 @@ class Row:
     content: Callable[[State], Any]
     head: bool = False
     beside: int = 0
+    v2: bool = False
 
 
 _V1 = {1: "norm1", 2: "norm2", 3: "norm3", 4: "norm"}
@@ -103,17 +106,14 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def trunk(tiny_model: ResT) -> State:
-    return {n: v for n, v in tiny_model.state_dict().items() if not n.startswith(("norm.", "head."))}
-
-
-@pytest.fixture(scope="module")
-def weights(tiny_model: ResT, trunk: State) -> Callable[[Row], State]:
+def weights(tiny_model: ResT, tiny_v2_model: ResTv2) -> Callable[[Row], State]:
     """Weights of the backbone of a row, by their names in its file."""
 
     def of(row: Row) -> State:
-        head = {n: v for n, v in tiny_model.state_dict().items() if n.startswith("head.") and row.head}
-        return prefixed({**trunk, **norms_of(row.names), **head}, row.prefix)
+        whole = (tiny_v2_model if row.v2 else tiny_model).state_dict()
+        left_out = ("norm.",) if row.head else ("norm.", "head.")
+        kept = {name: value for name, value in whole.items() if not name.startswith(left_out)}
+        return prefixed({**kept, **norms_of(row.names)}, row.prefix)
 
     return of
 
@@ -134,14 +134,14 @@ def refused(path: Path, *args: Any, error: type[Exception] = CheckpointError, **
     return str(caught.value)
 
 
-def inner(loaded: LoadedModel) -> ResT:
+def inner(loaded: LoadedModel) -> ResT | ResTv2:
     network = loaded.model.get_submodule("network")
-    assert isinstance(network, ResT)
+    assert isinstance(network, (ResT, ResTv2))
     return network
 
 
 @torch.inference_mode()
-def check_maps(loaded: LoadedModel, like: ResT) -> None:
+def check_maps(loaded: LoadedModel, like: ResT | ResTv2) -> None:
     maps = inner(loaded).forward_features(IMAGE)
     assert [torch.equal(a, b) for a, b in zip(maps, like.forward_features(IMAGE), strict=True)] == 4 * [True]
 
@@ -206,65 +206,70 @@ def test_every_checkpoint_gives_its_backbone(
 V2 = {stage: f"norm_{stage}" for stage in (1, 2, 3, 4)}
 V2_DETECTRON = {stage: f"norm_{stage}.0" for stage in V2}
 
-#: ResTv2's code names norms so.
 V2_ROWS = {
-    "Detectron2, v2": replace(ROWS["Detectron2"], names=V2_DETECTRON, mode=OUTPUTS),
-    "mmseg 0.x, v2": replace(ROWS["mmseg"], names=V2, mode=OUTPUTS),
-    "mmseg 0.x, v2, two stages": replace(ROWS["mmseg"], names={2: "norm_2", 4: "norm_4"}, mode=OUTPUTS),
+    "Detectron2": replace(ROWS["Detectron2"], names=V2_DETECTRON, mode=OUTPUTS, v2=True),
+    "Detectron2, stages 2 and 3": replace(
+        ROWS["Detectron2, stages 2 and 3"], names={2: "norm_2.0", 3: "norm_3.0"}, mode=OUTPUTS, v2=True
+    ),
+    "mmseg": replace(ROWS["mmseg"], names=V2, mode=OUTPUTS, v2=True),
+    "mmseg, stage 4": replace(ROWS["mmseg"], names={4: "norm_4"}, mode=OUTPUTS, v2=True),
+    "mmseg, the final norm": replace(ROWS["mmseg"], v2=True),
+    "a toolkit": replace(ROWS["a toolkit"], v2=True),
+    "no norms": replace(ROWS["no norms"], v2=True),
+    "a classifier": replace(ROWS["a classifier"], v2=True),
 }
+HEADS = TINY_V2.num_heads
 
 
-class Named(ResTFamily):
-    """ResT with ResTv2's names of norms."""
-
-    stage_norms: ClassVar[Mapping[tuple[str, ...], FeatureNorm]] = {
-        tuple(V2_DETECTRON.values()): OUTPUTS,
-        tuple(V2.values()): OUTPUTS,
-    }
-
-
-@pytest.fixture
-def named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(families._ROWS, "rest", (__name__, "Named"))
-
-
-@pytest.mark.usefixtures("named")
 @pytest.mark.parametrize("name", V2_ROWS)
-def test_norms_of_other_names(name: str, weights: Callable[[Row], State], tiny_model: ResT, tmp_path: Path) -> None:
+def test_the_same_of_restv2(name: str, weights: Callable[[Row], State], tiny_v2_model: ResTv2, tmp_path: Path) -> None:
     row = V2_ROWS[name]
     path = saved(tmp_path / "a.pth", row.content(weights(row)))
-    for asked, mode in ((None, OUTPUTS), (OUTPUTS, OUTPUTS), (CHAIN, CHAIN)):
-        loaded = load(path, asked)
-        check_maps(loaded, tiny_model)
+    if row.mode is None:
+        assert "--feature-norm last" in refused(path, num_heads=HEADS)
+    modes: dict[FeatureNorm | None, FeatureNorm] = {None: row.mode} if row.mode else {NONE: NONE, LAST: LAST}
+    if row.mode is OUTPUTS:
+        modes |= {OUTPUTS: OUTPUTS, CHAIN: CHAIN, **({LAST: LAST} if list(row.names) == [4] else {})}
+    for asked, mode in modes.items():
+        loaded = load(path, asked, num_heads=HEADS)
+        assert loaded.model.config == replace(TINY_V2, num_classes=0)
+        check_maps(loaded, tiny_v2_model)
         check_norms(loaded, row.names, mode)
-    for asked in (NONE, LAST):
-        assert "--feature-norm outputs or chain" in refused(path, asked)
+    if row.mode is OUTPUTS:
+        assert "--feature-norm outputs or chain" in refused(path, NONE, num_heads=HEADS)
 
 
-@pytest.mark.usefixtures("named")
+def test_the_large_restv2_of_a_detector_is_asked_for_its_heads(tmp_path: Path) -> None:
+    """The authors' detectors have other heads than their classifiers, with the same widths."""
+    config = ResTv2Config((128, 256, 512, 1024), (1, 1, 1, 1), (1, 2, 4, 8))
+    with torch.device("meta"):
+        model = ResTv2(config)
+    trunk = {name: torch.zeros(value.shape) for name, value in model.state_dict().items() if name[:4] != "head"}
+    norms = {f"norm_2.{part}": torch.ones(256) for part in ("weight", "bias")}
+    path = saved(tmp_path / "a.pth", {"state_dict": prefixed({**trunk, **norms}, "backbone.")})
+    assert "--num-heads" in refused(path)
+    assert load(path, num_heads=(1, 2, 4, 8)).model.config == replace(config, num_classes=0)
+
+
 def test_norms_of_two_namings_are_refused(weights: Callable[[Row], State], tmp_path: Path) -> None:
-    row = V2_ROWS["Detectron2, v2"]
+    row = V2_ROWS["Detectron2"]
     content = weights(row) | prefixed(norms_of({1: "norm_1"}), row.prefix)
-    message = refused(saved(tmp_path / "a.pth", content))
+    message = refused(saved(tmp_path / "a.pth", content), num_heads=HEADS)
     assert "norm_1.0" in message
     assert "two namings" in message
 
 
-@pytest.mark.usefixtures("named")
-def test_a_norm_of_the_last_map_alone_is_last(weights: Callable[[Row], State], tmp_path: Path) -> None:
-    row = replace(V2_ROWS["mmseg 0.x, v2"], names={4: "norm_4"})
-    path = saved(tmp_path / "a.pth", row.content(weights(row)))
-    for asked, mode in ((None, OUTPUTS), (LAST, LAST)):
-        check_norms(load(path, asked), row.names, mode)
+def test_a_norm_of_the_other_familys_name_is_refused(weights: Callable[[Row], State], tmp_path: Path) -> None:
+    row = replace(V2_ROWS["mmseg"], names=_V1)
+    assert "unexpected: norm1.weight" in refused(saved(tmp_path / "a.pth", weights(row)), NONE, num_heads=HEADS)
 
 
-@pytest.mark.usefixtures("named")
 def test_a_final_norm_beside_others_is_of_the_embedding(weights: Callable[[Row], State], tmp_path: Path) -> None:
-    row = V2_ROWS["mmseg 0.x, v2"]
+    row = V2_ROWS["mmseg"]
     path = saved(tmp_path / "a.pth", weights(row) | prefixed(norms_of({4: "norm"}), row.prefix))
-    loaded = load(path, features=("stage4", EMBEDDING))
+    loaded = load(path, features=("stage4", EMBEDDING), num_heads=HEADS)
     check_norms(loaded, row.names, OUTPUTS)
-    assert torch.equal(loaded.model.norm.weight, norms_of({4: "norm"})["norm.weight"])  # type: ignore[union-attr]
+    assert torch.equal(inner(loaded).norm.weight, norms_of({4: "norm"})["norm.weight"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
