@@ -81,7 +81,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name):
         ({"in_channels": 1 << 40}, "in_channels is 1099511627776; accepted"),
         ({"num_classes": 10**5000}, "num_classes is a number of many digits"),
         ({"qk_scale": 10**400}, "qk_scale is a number of many digits"),
-        ({"num_classes": 0}, "num_classes is 0; accepted: a whole number from 1"),
+        ({"num_classes": -1}, "num_classes is -1; accepted: a whole number from 0"),
         ({"num_classes": 10.0}, "num_classes is 10.0"),
         ({"num_classes": None}, "num_classes is None"),
         ({"in_channels": -3}, "in_channels is -3"),
@@ -125,7 +125,7 @@ def test_json_round_trip(config):
         ({"depths": (2, 2, 1001, 2)}, r"depths\[2\] is 1001; accepted: a whole number from 1 to 1,000"),
         ({"num_heads": (1, 5, 4, 8)}, "stage 2 has 192 channels, which 5 heads do not divide"),
         ({"sr_ratios": (8, 4, 3, 1)}, "sr_ratios is .*each must be 1 or even"),
-        ({"num_classes": 0}, "num_classes is 0; accepted: a whole number from 1"),
+        ({"num_classes": -1}, "num_classes is -1; accepted: a whole number from 0"),
     ],
 )
 def test_values_of_the_second_out_of_range_are_refused(values, message):
