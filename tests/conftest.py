@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "examples" / "images"
 DIGITS = ROOT / "examples" / "digits" / "rest_digits.safetensors"
+DIGITS_V2 = ROOT / "examples" / "digits" / "restv2_digits.safetensors"
 
 #: Small enough to trace in a second, with every kind of block: one head and several, reduction and none.
 TINY = ResTConfig(

@@ -43,6 +43,25 @@ def test_one_file_at_random_batches_and_sizes(
             assert np.abs(runtime.run(batch)["logits"] - reference).max() <= allowed, shape
 
 
+@pytest.mark.parametrize("weights", ["default init", pytest.param("golden", marks=pytest.mark.slow)])
+def test_a_restv2_is_as_exact_as_pytorch(weights: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """At any of the sizes, on and off multiples of 32; benchmarks/accuracy.py has the large ones."""
+    model = create_model("restv2_tiny") if weights == "default init" else golden_model("restv2_tiny").float()
+    save_checkpoint(tmp_path / "x.safetensors", model.state_dict(), Card())
+    exact, plain = reference_runs(model)
+    path = run_export(
+        ExportRequest(None, tmp_path / "x.onnx", checkpoint=tmp_path / "x.safetensors", verify=False)
+    ).path
+    with open_runtime(path) as runtime:
+        for size in ((1, 1), (64, 64), (130, 85), (224, 224), (225, 230)):
+            batch = rng.standard_normal((1, 3, *size)).astype(np.float32)
+            reference = exact(batch)["logits"]
+            allowed = max(
+                NOISE * np.abs(plain(batch)["logits"] - reference).max(), FLOOR * max(1.0, np.abs(reference).max())
+            )
+            assert np.abs(runtime.run(batch)["logits"] - reference).max() <= allowed, size
+
+
 @pytest.mark.parametrize("size", [(224, 224), pytest.param((225, 230), marks=pytest.mark.slow)])
 def test_default_init_is_five_times_as_exact_as_pytorch(
     size: tuple[int, int], lite_onnx: Path, rng: np.random.Generator

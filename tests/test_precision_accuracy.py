@@ -22,14 +22,14 @@ from rest_deploy.preprocess.transform import transform
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import ImageSize, Precision, Preprocessing, Resize
 from rest_deploy.verification import Case, Pictures, open_candidate, synthetic_images
-from tests.conftest import DIGITS, IMAGES
+from tests.conftest import DIGITS, DIGITS_V2, IMAGES
 from tests.golden import golden_model
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+@pytest.fixture(scope="module", params=[DIGITS, DIGITS_V2], ids=["rest", "restv2"])
+def digits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Artifacts of the trained digits, each made when it is first asked for."""
     folder = tmp_path_factory.mktemp("digits")
     write_pictures(load_split()[0][:60], folder / "calibration")
@@ -41,8 +41,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             if precision != "fp32":
                 options = {**options, "calibration": folder / "calibration", "compare_speed": False}
             output = folder / f"{len(made)}.onnx"
-            request = ExportRequest(None, output, DIGITS, precision=Precision(precision), options=options)
-            made[name] = run_export(request).path
+            asked = ExportRequest(None, output, request.param, precision=Precision(precision), options=options)
+            made[name] = run_export(asked).path
         return made[name]
 
     return make
@@ -72,7 +72,7 @@ def test_the_reference_evaluator_agrees_on_some_of_them(digits: Callable[[str], 
 
 
 #: A network -> sizes at which the reference evaluator, which takes its time, runs it.
-REAL = {"rest_lite": [(96, 128), (160, 160)], "rest_small": [(96, 128)]}
+REAL = {"rest_lite": [(96, 128), (160, 160)], "rest_small": [(96, 128)], "restv2_tiny": [(96, 128), (97, 129)]}
 
 
 @pytest.mark.parametrize("model", REAL)

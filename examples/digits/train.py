@@ -206,7 +206,7 @@ def save(model: Network, output: Path, probe: Digits, name: str) -> Network:
     return loaded
 
 
-def train_and_save(model: str, output: Path, epochs: int | None = None, seed: int = 0) -> Path:
+def train_and_save(model: str, output: Path, epochs: int | None = None, seed: int = 0, threads: int = THREADS) -> Path:
     """Train a network on the digits, print how, and write its checkpoint.
 
     Args:
@@ -214,8 +214,9 @@ def train_and_save(model: str, output: Path, epochs: int | None = None, seed: in
         output: ``.safetensors`` file.
         epochs: Passes over the data; None for the recipe's.
         seed: Of weights, order and augmentation.
+        threads: Of PyTorch; another number rounds differently.
     """
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     train_images, train_labels, test_images, test_labels = load_split()
     config = SMALL[model] if model in SMALL else replace(get_config(model), num_classes=len(LABELS))
@@ -236,6 +237,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", choices=models, default="rest_digits", help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs, help="passes over the data (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=THREADS, help="of PyTorch (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="default: MODEL.safetensors beside this file")
     return parser.parse_args()
 
@@ -243,7 +245,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     output = args.output or Path(__file__).with_name(f"{args.model}.safetensors")
-    train_and_save(args.model, output, args.epochs, args.seed)
+    train_and_save(args.model, output, args.epochs, args.seed, args.threads)
 
 
 if __name__ == "__main__":

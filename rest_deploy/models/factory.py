@@ -86,7 +86,7 @@ def create_model(
         seed: Seed of random weights, None for 0; the global generator is left as it was.
         weights_key: Where the weights stand in the checkpoint, where it has several.
         key_prefix: What stands before the authors' names, where the checkpoint has several networks.
-        num_heads: Heads of each stage, for a checkpoint of a network whose heads do not interact.
+        num_heads: Heads of each stage, for a checkpoint whose weights do not tell them.
 
     Returns:
         Module of float32 (B, in_channels, H, W) -> (B, num_classes), any H and W from 1 up.

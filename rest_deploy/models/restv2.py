@@ -246,7 +246,7 @@ class DeployAttention(nn.Module):
         proj_weight = attn.proj.weight.double()
         self.q = linear_like(attn.q, attn.q.weight.double() * attn.scale, attn.q.bias.double() * attn.scale)  # (1)
         self.k = linear_like(attn.q, k_weight)  # (2): the softmax does not see a key's bias
-        self.v = linear_like(attn.q, v_weight, v_bias)  # (5): which the way up does see, at the border
+        self.v = linear_like(attn.q, v_weight, v_bias)  # kept, as the way up sees it at the border
         self.softmax = Softmax()
         self.up, self.up_norm = attn.up[0], _without_bias(attn.up_norm)
         self.proj = linear_like(

@@ -23,12 +23,12 @@ from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.layers import histogram, prove
 from rest_deploy.export.formats import FormatRequest, get_format
-from rest_deploy.models.family import FAMILIES
+from rest_deploy.models.family import FAMILIES, get_config
 from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import ImageSize, Precision
-from tests.conftest import DIGITS
+from tests.conftest import DIGITS, IMAGES
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 
@@ -190,3 +190,27 @@ def test_the_log_tells_the_precision_that_was_built(
     if made_in is Precision.FP16:
         with pytest.raises(ExportError, match=r"FP32 was asked for parts of the network, .* in fp16"):
             prove(layers, Precision.FP16, fp32_nodes={"stem/conv"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", list(Precision))
+def test_a_restv2_in_every_precision(precision: Precision, tmp_path: Path) -> None:
+    """Of real size: each stage computes in the precision that was asked for, and FP32 in nothing else."""
+    options: dict[str, Any] = {"targets": ("sm89",), "profiles": ONE}
+    if precision is not Precision.FP32:
+        options["compare_speed"] = False
+    if precision is Precision.INT8:
+        options["calibration"] = IMAGES
+    request = ExportRequest(
+        "restv2_tiny", tmp_path / "x.engine", format="trt-rtx", precision=precision, verify=False, options=options
+    )
+    record = run_export(request).info.engine
+    assert record is not None
+    stages = {"stem", "patch_2", "patch_3", "patch_4", "head", *(f"stage{number}" for number in range(1, 5))}
+    assert set(record.layers) - {"other"} == stages
+    asked = {Precision.FP32: "fp32", Precision.FP16: "fp16", Precision.INT8: "int8"}[precision]
+    assert all(counts.get(asked, 0) >= 1 for stage, counts in record.layers.items() if stage != "other")
+    if precision is Precision.FP32:
+        assert all(set(counts) == {"fp32"} for counts in record.layers.values())
+        estimate = FAMILIES["restv2"].engine_bytes(get_config("restv2_tiny"), ONE[0].max, precision)
+        assert record.activation_bytes == pytest.approx(estimate, rel=0.3)
