@@ -23,6 +23,8 @@ from rest_deploy.errors import CheckpointError, ConfigError, VerificationError
 from rest_deploy.models.factory import load_model
 from rest_deploy.models.rest import ResT
 from rest_deploy.pipeline.request import as_arguments
+from rest_deploy.report.fields import read_record
+from rest_deploy.report.report import render
 from rest_deploy.runtimes.registry import open_runtime, read_info
 from rest_deploy.specs import STAGE_MAPS, FeatureNorm, Precision
 from tests.conftest import IMAGES, TINY
@@ -277,8 +279,10 @@ def test_the_commands(detector: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     record = json.loads(capsys.readouterr().out)
     assert (record["task"], record["feature_norm"]) == ("features", "chain")
     argv = [str(output), "--reference", str(detector), "--sizes", "64x64", "--per-block"]
-    assert verify_command.main(argv) == 0
+    written = tmp_path / "v.json"
+    assert verify_command.main([*argv, "-o", str(written)]) == 0
     assert "max / std" in capsys.readouterr().out
+    assert "stage4" in render(read_record(written), None)
     for more in (["--data", str(IMAGES)],):
         assert verify_command.main([*argv, *more]) == 1
         assert "--data" in _one_line(capsys)
