@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,36 +16,40 @@ from rest_deploy.models.factory import create_model, load_model
 from rest_deploy.models.network import Network
 from rest_deploy.models.reference import as_written_blocks, deploy_blocks
 from rest_deploy.models.rest import ResT, to_map, to_tokens
+from rest_deploy.models.rest_family import ResTConfig
+from rest_deploy.models.restv2_family import ResTv2Config
 from rest_deploy.models.taps import Tapped
 from rest_deploy.specs import EMBEDDING, LOGITS, STAGE_MAPS, FeatureNorm, Taps
-from tests.conftest import TINY, lively
+from tests.conftest import TINY, TINY_V2, lively
 
 NONE, LAST, OUTPUTS, CHAIN = FeatureNorm
+_OPENINGS = {ResTConfig: "patch_embed", ResTv2Config: "patch"}
 #: Each in float64: what is folded is rounded there, and what is centred.
 EXACT = 1e-9
 
 
-def norms_of(model: ResT) -> dict[int, tuple[Tensor, Tensor]]:
+def norms_of(model: Network) -> dict[int, tuple[Tensor, Tensor]]:
     """Lively norms of all stages; that of the last is the model's own."""
     generator = torch.Generator().manual_seed(1)
     made = {
         stage: tuple(1 - i + 0.3 * torch.randn(width, generator=generator) for i in range(2))
-        for stage, width in enumerate(TINY.embed_dims[:3], 1)
+        for stage, width in enumerate(model.config.embed_dims[:3], 1)  # type: ignore[attr-defined]
     }
-    return {**made, 4: (model.norm.weight.detach().float(), model.norm.bias.detach().float())}  # type: ignore[dict-item]
+    final: Any = model.norm
+    return {**made, 4: (final.weight.detach().float(), final.bias.detach().float())}  # type: ignore[dict-item]
 
 
-def tapped(model: ResT, names: tuple[str, ...], norm: FeatureNorm, stages: tuple[int, ...] = (1, 2, 3, 4)) -> Tapped:
+def tapped(model: Network, names: tuple[str, ...], norm: FeatureNorm, stages: tuple[int, ...] = (1, 2, 3, 4)) -> Tapped:
     norms = {stage: own for stage, own in norms_of(model).items() if stage in stages and norm is not NONE}
     return Tapped(model, Taps(names, norm), StageNorms(norm, norms))
 
 
-def by_hand(model: ResT, x: Tensor, norm: FeatureNorm, stages: tuple[int, ...] = (1, 2, 3, 4)) -> dict[str, Tensor]:
+def by_hand(model: Any, x: Tensor, norm: FeatureNorm, stages: tuple[int, ...] = (1, 2, 3, 4)) -> dict[str, Tensor]:
     """Every output, in loops of its own."""
     norms, found = norms_of(model), {}
     raw = x
     for stage in (1, 2, 3, 4):
-        opening = model.stem if stage == 1 else getattr(model, f"patch_embed_{stage}")
+        opening = model.stem if stage == 1 else getattr(model, f"{_OPENINGS[model.config.__class__]}_{stage}")
         x = opening(x)
         tokens, grid = to_tokens(x), (x.shape[2], x.shape[3])
         for block in getattr(model, f"stage{stage}"):
@@ -60,11 +65,9 @@ def by_hand(model: ResT, x: Tensor, norm: FeatureNorm, stages: tuple[int, ...] =
     return found
 
 
-@pytest.fixture(scope="module")
-def wide(tiny_model: ResT) -> ResT:
-    made = create_model(TINY)
-    made.load_state_dict(tiny_model.state_dict())
-    return made.double().requires_grad_(False)  # type: ignore[return-value]
+@pytest.fixture(scope="module", params=[TINY, TINY_V2], ids=["ResT", "ResTv2"])
+def wide(request: pytest.FixtureRequest) -> Network:
+    return lively(create_model(request.param)).double().requires_grad_(False)
 
 
 def _sizes(count: int) -> list[tuple[int, int]]:
@@ -74,7 +77,7 @@ def _sizes(count: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("norm", FeatureNorm)
 @torch.inference_mode()
-def test_every_output_as_written_and_in_the_deploy_form(wide: ResT, norm: FeatureNorm) -> None:
+def test_every_output_as_written_and_in_the_deploy_form(wide: Network, norm: FeatureNorm) -> None:
     names = (EMBEDDING, *STAGE_MAPS) if norm is CHAIN else (LOGITS, EMBEDDING, *STAGE_MAPS)
     written = tapped(wide, names, norm).double()
     deploy = written.to_deploy()
@@ -88,7 +91,7 @@ def test_every_output_as_written_and_in_the_deploy_form(wide: ResT, norm: Featur
 
 
 @torch.inference_mode()
-def test_the_modes_are_different_networks(wide: ResT) -> None:
+def test_the_modes_are_different_networks(wide: Network) -> None:
     """Or the test above could pass with any of them."""
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = {norm: tapped(wide, STAGE_MAPS, norm).double().outputs(x) for norm in FeatureNorm}
@@ -101,7 +104,7 @@ def test_the_modes_are_different_networks(wide: ResT) -> None:
 
 @pytest.mark.parametrize(("norm", "stages"), [(CHAIN, (2, 3)), (OUTPUTS, (1, 4)), (CHAIN, (4,)), (OUTPUTS, ())])
 @torch.inference_mode()
-def test_stages_without_a_norm(wide: ResT, norm: FeatureNorm, stages: tuple[int, ...]) -> None:
+def test_stages_without_a_norm(wide: Network, norm: FeatureNorm, stages: tuple[int, ...]) -> None:
     x = torch.randn(1, 3, 33, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     written = tapped(wide, STAGE_MAPS, norm, stages).double()
     exact, deploy = by_hand(wide, x, norm, stages), written.to_deploy()
@@ -112,7 +115,7 @@ def test_stages_without_a_norm(wide: ResT, norm: FeatureNorm, stages: tuple[int,
 
 
 @torch.inference_mode()
-def test_a_chain_keeps_its_norms_where_the_stage_is_not_exported(wide: ResT) -> None:
+def test_a_chain_keeps_its_norms_where_the_stage_is_not_exported(wide: Network) -> None:
     x = torch.randn(1, 3, 64, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     all_of_them = tapped(wide, STAGE_MAPS, CHAIN).double().outputs(x)
     last = tapped(wide, ("stage4",), CHAIN).double()
