@@ -302,10 +302,16 @@ def test_features_without_a_name_are_all_maps() -> None:
     parser = export_command._parser()
     asked = [
         export_command.request_of(parser.parse_args(["--model", "rest_lite", *more]))
-        for more in ([], ["--features"], ["--features", "embedding"], ["--features", "--feature-norm", "last"])
+        for more in (
+            [],
+            ["--features"],
+            ["--features", "embedding"],
+            ["--features", "--feature-norm", "last"],
+            ["--features", "--feature-norm", "auto"],
+        )
     ]
-    assert [request.features for request in asked] == [None, STAGE_MAPS, ("embedding",), STAGE_MAPS]
-    assert [request.feature_norm for request in asked] == [None, None, None, FeatureNorm.LAST]
+    assert [request.features for request in asked] == [None, STAGE_MAPS, ("embedding",), STAGE_MAPS, STAGE_MAPS]
+    assert [request.feature_norm for request in asked] == [None, None, None, FeatureNorm.LAST, None]
     assert as_arguments(asked[3]) == (
         "--model", "rest_lite", "--features", "stage1,stage2,stage3,stage4", "--feature-norm", "last"
     )  # fmt: skip
