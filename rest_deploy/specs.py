@@ -413,8 +413,6 @@ class TensorSpec:
 LOGITS, EMBEDDING, STAGE_MAPS = "logits", "embedding", ("stage1", "stage2", "stage3", "stage4")
 #: Pixels of the input per value of each stage's map.
 STAGE_STRIDES = (4, 8, 16, 32)
-#: Strides all divide it: images of multiples of it have maps that are halves of each other.
-LARGEST_STRIDE = STAGE_STRIDES[-1]
 
 
 class FeatureNorm(str, Enum):

@@ -195,7 +195,7 @@ class ArtifactInfo:
 
     def __post_init__(self) -> None:
         hold(self)
-        ranks = [(self.input, 4), *((output, 2 if output.flat else 4) for output in self.outputs)]
+        ranks = [(self.input, 4), *((output, 2 if output.stride is None else 4) for output in self.outputs)]
         for spec, rank in ranks:
             size = spec.shape[1] if len(spec.shape) == rank else None
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:

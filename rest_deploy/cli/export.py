@@ -106,7 +106,7 @@ def _arguments(own: Declared) -> dict[str, Any]:
     if kind is bool:
         return {"action": "store_const", "const": not own.default}
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return {"choices": [member.value for member in kind if member is not own.default]}
+        return {"choices": [member.value for member in kind if member is not own.default], **option.arguments}
     found: dict[str, Any] = {"metavar": option.metavar}
     one = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind
     if typing.get_origin(one) is Annotated:

@@ -42,11 +42,12 @@ class Tapped(Network):
         self.network = network
         self.leaves = nn.ModuleDict()
         final: nn.LayerNorm = network.get_submodule("norm")  # type: ignore[assignment]
+        dtype = next(network.parameters()).dtype
         chained = taps.norm is FeatureNorm.CHAIN
         used = range(1, taps.last_stage + 1) if chained else taps.stages
         for stage in used:
             if taps.normed(stage) and stage in norms.norms:
-                self.leaves[f"norm{stage}"] = ChannelNorm(_layer_norm(final, *norms.norms[stage]))
+                self.leaves[f"norm{stage}"] = ChannelNorm(_layer_norm(final.eps, dtype, *norms.norms[stage]))
         for stage in taps.stages:
             self.leaves[f"map{stage}"] = nn.Identity()
         if {EMBEDDING, LOGITS} & set(taps.names):
@@ -172,8 +173,8 @@ def fresh_norms(mode: FeatureNorm, channels: Sequence[int]) -> StageNorms:
     return StageNorms(mode, {own: (torch.ones(channels[own - 1]), torch.zeros(channels[own - 1])) for own in stages})
 
 
-def _layer_norm(like: nn.LayerNorm, weight: Tensor, bias: Tensor) -> nn.LayerNorm:
-    made = nn.LayerNorm(len(weight), eps=like.eps, dtype=like.weight.dtype)
+def _layer_norm(eps: float, dtype: torch.dtype, weight: Tensor, bias: Tensor) -> nn.LayerNorm:
+    made = nn.LayerNorm(len(weight), eps=eps, dtype=dtype)
     made.load_state_dict({"weight": weight, "bias": bias})
     return made
 

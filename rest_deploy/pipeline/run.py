@@ -26,7 +26,7 @@ from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.pipeline.speed import measure_speed
 from rest_deploy.pipeline.vector import make_test_vector
 from rest_deploy.specs import LOGITS, Precision, StepProgress
-from rest_deploy.verification import Comparison, Reference, cases_within, open_candidate
+from rest_deploy.verification import CASES, Comparison, Reference, cases_within, open_candidate
 from rest_deploy.verification.limits import of_artifact
 
 _log = logging.getLogger(__name__)
@@ -244,9 +244,9 @@ def _reference(prepared: Prepared, precision: Precision, trial: Trial | None = N
 
     model = prepared.loaded.model
     exact, baseline = reference_runs(model, precision)
-    if trial is None or not trial.profiles:
-        return Reference(exact, baseline, channels=model.config.in_channels)
-    return Reference(exact, baseline, channels=model.config.in_channels, cases=cases_within(trial.profiles))
+    cases = CASES if trial is None or not trial.profiles else cases_within(trial.profiles)
+    padded = bool(model.taps.stages)
+    return Reference(exact, baseline, channels=model.config.in_channels, cases=cases, padded=padded)
 
 
 def _compare(artifact: Path, reference: Reference, device: str | None = None) -> Comparison:

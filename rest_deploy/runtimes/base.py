@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 import weakref
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rest_deploy.models.reference import BlockRun
 
 _SIZES_KNOWN = 256
+_FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,8 @@ class Runtime(ABC):
             info = self.info
             if len(known) == _SIZES_KNOWN:
                 known = self._call_bytes = {}
-            known[size] = network_bytes(
+            maps = sum(math.prod(own.sizes(*size)) for own in info.outputs if own.stride is not None)
+            known[size] = _FLOAT * maps + network_bytes(
                 config_of(info), *size, precision=info.precision, format=RUNTIMES[info.format].memory
             )
         return known[size]

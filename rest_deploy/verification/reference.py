@@ -15,7 +15,7 @@ from rest_deploy.artifact.engine import LogitsCase
 from rest_deploy.artifact.profile import InputSize, Profile, narrowest
 from rest_deploy.errors import VerificationError
 from rest_deploy.recipes import Limits
-from rest_deploy.specs import LOGITS, ImageSize
+from rest_deploy.specs import LOGITS, STAGE_STRIDES, ImageSize
 from rest_deploy.verification.figures import (
     LogitFigures,
     Outputs,
@@ -53,13 +53,30 @@ def cases_within(profiles: Sequence[Profile]) -> tuple[Case, ...]:
     return tuple(dict.fromkeys([*fitting, *ends]))
 
 
-def synthetic_images(rng: np.random.Generator, case: Case, channels: int) -> NDArray[np.float32]:
-    """Normalised images with both coarse and fine structure, float32 of shape (B, channels, H, W)."""
+#: Callers pad images for maps to multiples of the largest stride, with zeros at the right and at the bottom: so many
+#: where the size of a case is one.
+_PADDING = 24
+
+
+def synthetic_images(
+    rng: np.random.Generator, case: Case, channels: int, *, padded: bool = False
+) -> NDArray[np.float32]:
+    """Normalised images with both coarse and fine structure, float32 of shape (B, channels, H, W).
+
+    Args:
+        rng: Of the values.
+        case: Batch and size.
+        channels: How many.
+        padded: Whether images with sides that are multiples of 32 are smaller ones that were padded.
+    """
     height, width = case.size.height, case.size.width
     shape = (case.batch, channels)
     coarse = rng.standard_normal((*shape, -(-height // 16), -(-width // 16)))
     coarse = coarse.repeat(16, axis=2).repeat(16, axis=3)[..., :height, :width]
-    return (coarse + 0.5 * rng.standard_normal((*shape, height, width))).astype(np.float32)
+    images = (coarse + 0.5 * rng.standard_normal((*shape, height, width))).astype(np.float32)
+    if padded and height % STAGE_STRIDES[-1] == width % STAGE_STRIDES[-1] == 0:
+        images[:, :, height - _PADDING :] = images[:, :, :, width - _PADDING :] = 0
+    return images
 
 
 @dataclass(frozen=True)
@@ -209,16 +226,24 @@ class Reference:
         channels: Of the images.
         cases: Batches and sizes.
         seed: Of the images.
+        padded: Whether some of the images are padded, as callers do for maps.
     """
 
     def __init__(
-        self, exact: Run, baseline: Run | None, *, channels: int, cases: Sequence[Case] = CASES, seed: int = 0
+        self,
+        exact: Run,
+        baseline: Run | None,
+        *,
+        channels: int,
+        cases: Sequence[Case] = CASES,
+        seed: int = 0,
+        padded: bool = False,
     ) -> None:
         rng = np.random.default_rng(seed)
         self._seed = seed
         self._known = []
         for case in cases:
-            images = synthetic_images(rng, case, channels)
+            images = synthetic_images(rng, case, channels, padded=padded)
             outputs = exact(images)
             self._known.append(_Known(case, images, outputs, losses(baseline, images, outputs)))
 

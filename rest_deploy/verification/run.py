@@ -157,7 +157,8 @@ def _on_synthetic(
     every = list(dict.fromkeys(case for subject in subjects for case in cases or subject.own_cases))
     say(0.0, "the reference on synthetic images")
     channels = int(reference.subject.info.input.shape[1])
-    known = Reference(reference.subject.run, None, channels=channels, cases=every, seed=seed)
+    padded = bool(reference.subject.info.taps.stages)
+    known = Reference(reference.subject.run, None, channels=channels, cases=every, seed=seed, padded=padded)
     measured = {p: known.measured_by(reference.baseline(p)) for p in {subject.info.precision for subject in subjects}}
     comparisons, errors = {}, {}
     for number, subject in enumerate(subjects):

@@ -230,16 +230,16 @@ MAP = {"name": "stage1", "dtype": "float32", "shape": ["batch", 64, "rows", "col
     ("outputs", "said"),
     [
         ([], r"outputs has 0 values"),
-        ([*plain(OUTPUTS), {**MAP, "stride": None}], "a map needs a stride"),
+        ([*plain(OUTPUTS), {**MAP, "stride": None}], "tensor stage1 has the shape .*needed: 2 sizes"),
         ([*plain(OUTPUTS), {**MAP, "shape": ["batch", 64]}], "tensor stage1 has the shape .*needed: 4 sizes"),
         ([*plain(OUTPUTS), {**MAP, "stride": 0}], r"outputs\[1\].stride is 0; accepted: a whole number from 1"),
         ([*plain(OUTPUTS), {**MAP, "stride": "4"}], r"outputs\[1\].stride is '4'"),
         ([*plain(OUTPUTS), {**MAP, "name": "logits"}], "tensors image, logits, logits; needed: each a name of its own"),
         ([*plain(OUTPUTS), {**MAP, "name": "image"}], "each a name of its own"),
         ([{**plain(OUTPUTS)[0], "name": "scores"}], "outputs: features 'scores'; accepted: logits"),
-        ([{**plain(OUTPUTS)[0], "name": "stage2"}], "tensor stage2 has the shape .*needed: 4 sizes"),
+        ([{**plain(OUTPUTS)[0], "name": "stage2"}], "outputs stage2: a map needs a stride"),
         ([*plain(OUTPUTS), {**plain(OUTPUTS)[0], "name": "more"}], "outputs: features 'more'"),
-        ([{**plain(OUTPUTS)[0], "stride": 4}], "tensor logits has .*needed: 2 sizes"),
+        ([{**plain(OUTPUTS)[0], "stride": 4}], "tensor logits has the shape .*needed: 4 sizes"),
     ],
 )
 def test_outputs_that_are_none_are_refused(outputs, said):

@@ -15,6 +15,7 @@ from rest_deploy.errors import ExportError
 from rest_deploy.export.assemble import assemble
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.rest import ResT
+from tests.export.chains import Chain
 
 
 class Scale(nn.Module):
@@ -49,11 +50,20 @@ def _kinds_model(weight: str = "kinds.0.weight") -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
 
-def _chain() -> nn.Sequential:
-    chain = nn.Sequential()
-    for name, piece in (("a", Scale(2.0)), ("b", nn.Identity()), ("c", Scale(5.0))):
-        chain.add_module(name, piece)
-    return chain
+def _chain() -> Chain:
+    return Chain(a=Scale(2.0), b=nn.Identity(), c=Scale(5.0))
+
+
+def test_pieces_that_hang_on_others() -> None:
+    """Both of two pieces take the first, and two of them are outputs."""
+    from onnx.reference import ReferenceEvaluator
+
+    chain = _chain()
+    chain.takes, chain.gives = {"c": "a"}, {"second": "c", "first": "b"}
+    model = assemble(_kinds_model(), chain, {"a": 0, "b": 1, "c": 0})
+    onnx.checker.check_model(model, full_check=True)
+    results = ReferenceEvaluator(model).run(None, {model.graph.input[0].name: np.array([3.0], np.float32)})
+    assert [result.tolist() for result in results] == [[3 * 2 * 5], [3 * 2 + 1]]
 
 
 def test_each_piece_has_its_own_weights_and_names() -> None:

@@ -9,20 +9,8 @@ from torch import Tensor, nn
 from rest_deploy.errors import ExportError
 from rest_deploy.export.trace import TRACE_SIZES, trace
 from rest_deploy.models.deploy import to_deploy
-from rest_deploy.models.network import DeployForm, Structure
 from rest_deploy.models.rest import ResT
-from tests.conftest import TINY
-
-
-class Chain(DeployForm):
-    """A single piece."""
-
-    def __init__(self, piece: nn.Module) -> None:
-        super().__init__(TINY)
-        self.add_module("piece", piece)
-
-    def structure(self) -> Structure:
-        return Structure({})
+from tests.export.chains import Chain
 
 
 class BakedReshape(nn.Module):
@@ -63,7 +51,7 @@ class BakedTensor(nn.Module):
 @pytest.mark.parametrize("module", [BakedReshape, BakedScalar, BakedBranch, BakedConstant, BakedTensor])
 def test_refuses_a_graph_with_a_size_in_it(module: type[nn.Module]) -> None:
     with pytest.raises(ExportError, match="the image size got into the traced graph"):
-        trace(Chain(module()), 3)
+        trace(Chain(piece=module()), 3)
 
 
 def test_traces_the_deploy_form_without_a_size(tiny_model: ResT) -> None:
@@ -93,4 +81,4 @@ def test_says_what_could_not_be_traced() -> None:
             raise RuntimeError("no such thing")
 
     with pytest.raises(ExportError, match="could not trace the model: no such thing"):
-        trace(Chain(Broken()), 3)
+        trace(Chain(piece=Broken()), 3)
