@@ -124,7 +124,8 @@ class Contender:
     @classmethod
     def from_json(cls, text: str) -> Contender:
         """Read what :meth:`to_json` gave."""
-        return cls(**json.loads(text))
+        values = json.loads(text)
+        return cls(**{**values, "features": tuple(values["features"])})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a record."""

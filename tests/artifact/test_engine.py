@@ -126,7 +126,7 @@ def test_a_missing_field_is_named(field):
             for case, said in (
                 (3, " is 3; accepted: an object"),
                 ({**FIGURES["cases"][0], "rms_error": 1.0}, ".rms_error is unknown"),
-                ({**MAP_CASE, "cosine": 1.0}, ".cosine is unknown"),
+                ({**MAP_CASE, "top1_agreement": 1.0}, ".top1_agreement is unknown"),
                 ({key: value for key, value in MAP_CASE.items() if key != "output"}, ".output is missing"),
                 ({**MAP_CASE, "scale": "3"}, ".scale is '3'"),
             )
