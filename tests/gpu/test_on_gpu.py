@@ -17,11 +17,12 @@ from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.recipes import recipe_of
 from rest_deploy.runtimes.cuda_arrays import DeviceArray
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.specs import Precision
+from rest_deploy.specs import STAGE_MAPS, Precision
 from rest_deploy.verification import Reference, cases_within
 from rest_deploy.verification.limits import on_synthetic
 from tests.conftest import DIGITS
 from tests.engines import images
+from tests.golden import golden_model
 
 pytestmark = pytest.mark.gpu
 
@@ -98,6 +99,25 @@ def test_onnx_runtime_on_the_gpu_agrees_with_pytorch(gpu: Gpu, tiny_onnx: Path, 
     with open_runtime(tiny_onnx, "cuda") as runtime:
         found = Reference(exact, plain, channels=3).compare(runtime.run, on_synthetic(recipe_of(Precision.FP32)))
     assert found.failures == []
+
+
+@pytest.mark.parametrize("name", ["rest_lite", "restv2_tiny"])
+def test_maps_and_embeddings_by_onnx_runtime_on_the_gpu(name: str, gpu: Gpu, tmp_path: Path) -> None:
+    """Both families, golden weights, each output against float64."""
+    from rest_deploy.models.checkpoint import save_checkpoint
+    from rest_deploy.models.factory import load_model
+
+    _require_cuda_provider()
+    features = (*STAGE_MAPS, "embedding")
+    checkpoint = tmp_path / "weights.safetensors"
+    save_checkpoint(checkpoint, golden_model(name).float())
+    asked = ExportRequest(name, tmp_path / "x.onnx", checkpoint=checkpoint, features=features, verify=False)
+    path = run_export(asked).path
+    exact, plain = reference_runs(load_model(name, checkpoint, features=features).model)
+    with open_runtime(path, "cuda") as runtime:
+        found = Reference(exact, plain, channels=3).compare(runtime.run, on_synthetic(recipe_of(Precision.FP32)))
+    assert found.failures == []
+    assert {output for case in found.cases for output in case.outputs} == set(features)
 
 
 @pytest.mark.parametrize("half_io", [False, True])
