@@ -148,7 +148,7 @@ def test_a_fault_in_one_map_is_found(backbone: Path, detector: Path, tmp_path: P
     (artifact,) = verify(wrong, detector, sizes=[(64, 64)], per_block=True).artifacts
     assert {failure.split()[1] for failure in artifact.failures if "block" not in failure} == {"stage3:", "stage4:"}
     assert artifact.blocks is not None
-    assert artifact.blocks.first_past_tolerance == "norm3"
+    assert artifact.blocks.first_over_limit == "norm3"
 
 
 def test_an_export_whose_map_is_wrong_is_not_kept(
@@ -331,6 +331,7 @@ def test_a_backbone_is_timed(backbone: Path) -> None:
 # What is refused
 
 PICTURES = "eight pictures"
+HALF = {"features": "stage1", "precision": "fp16", "calibration": PICTURES}
 
 
 @pytest.mark.parametrize(
@@ -350,7 +351,8 @@ PICTURES = "eight pictures"
             {"features": "stage1", "precision": "fp16", "calibration": PICTURES, "min_top1_agreement": 0.9},
             "--min-top1-agreement",
         ),
-        ({"features": "stage1", "precision": "fp16", "calibration": PICTURES}, r"\.npy"),
+        ({**HALF, "min_top1_agreement": 0.9}, "--min-top1-agreement"),
+        (HALF, r"\.npy"),
         ({"model": replace(TINY, num_classes=0)}, "--features"),
     ],
 )
