@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from rest_deploy import Predictor, benchmark, export, verify
 from rest_deploy.artifact.info import ArtifactInfo
@@ -146,7 +148,7 @@ def test_a_fault_in_one_map_is_found(backbone: Path, detector: Path, tmp_path: P
     (artifact,) = verify(wrong, detector, sizes=[(64, 64)], per_block=True).artifacts
     assert {failure.split()[1] for failure in artifact.failures if "block" not in failure} == {"stage3:", "stage4:"}
     assert artifact.blocks is not None
-    assert artifact.blocks.first_past_tolerance == "norm3"
+    assert artifact.blocks.first_over_limit == "norm3"
 
 
 def test_an_export_whose_map_is_wrong_is_not_kept(
@@ -223,7 +225,7 @@ def test_maps_in_half_precision(detector: Path, backbone: Path, tmp_path: Path, 
         found, whole = ours.features(batch), theirs.features(batch)
     for name, values in found.items():
         assert values.dtype == np.float32
-        assert 0 < np.abs(values - whole[name]).max() < 0.05 * whole[name].std()
+        assert 0 < np.abs(values - whole[name]).max() < 0.1 * whole[name].std()
     if not half_io:  # a norm's result is not rounded on its way out
         graph = onnx.load(half).graph
         makers = {output: node for node in graph.node for output in node.output}
@@ -243,7 +245,7 @@ def test_maps_in_int8_are_judged_by_their_root_mean_square(detector: Path, tmp_p
 def test_int8_for_tensorrt_takes_arrays_of_the_callers(detector: Path, tmp_path: Path) -> None:
     folder = tmp_path / "inputs"
     folder.mkdir()
-    np.save(folder / "a.npy", np.concatenate([_batch(64, 64), _batch(64, 64)[:, :, ::-1]]))
+    np.save(folder / "a.npy", np.random.default_rng(0).standard_normal((24, 3, 64, 64)).astype(np.float32))
     made = export(None, tmp_path / "a.onnx", checkpoint=detector, features=("stage2", "stage4"), precision="int8",
                   int8_target="trt", calibration=folder, compare_speed=False,
                   sensitivity=tmp_path / "s.csv")  # fmt: skip
@@ -328,6 +330,9 @@ def test_a_backbone_is_timed(backbone: Path) -> None:
 
 # What is refused
 
+PICTURES = "eight pictures"
+HALF = {"features": "stage1", "precision": "fp16", "calibration": PICTURES}
+
 
 @pytest.mark.parametrize(
     ("options", "fact"),
@@ -342,15 +347,26 @@ def test_a_backbone_is_timed(backbone: Path) -> None:
         ({"features": "stage1", "activation": "softmax"}, "activation"),
         ({"features": "logits,stage1", "feature_norm": "chain"}, "leave logits out"),
         ({"features": "stage1", "precision": "int8", "max_error": 0.5}, "--max-error"),
-        ({"features": "stage1", "precision": "fp16", "calibration": IMAGES, "min_top1_agreement": 0.9}, "top1"),
-        ({"features": "stage1", "precision": "fp16", "calibration": IMAGES}, r"\.npy"),
+        (
+            {"features": "stage1", "precision": "fp16", "calibration": PICTURES, "min_top1_agreement": 0.9},
+            "--min-top1-agreement",
+        ),
+        ({**HALF, "min_top1_agreement": 0.9}, "--min-top1-agreement"),
+        (HALF, r"\.npy"),
+        ({"model": replace(TINY, num_classes=0)}, "--features"),
     ],
 )
 def test_requests_that_are_refused(options: dict[str, Any], fact: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=fact.replace("top1", "top1-agreement")) as caught:
-        export(TINY, tmp_path / "x.onnx", **options)
+    output, own = tmp_path / "out" / "x.onnx", {"model": TINY, **options}
+    output.parent.mkdir()
+    if options.get("calibration") == PICTURES:
+        own["calibration"] = tmp_path
+        for shade in range(8):
+            Image.new("RGB", (40, 40), (shade, 0, 0)).save(tmp_path / f"{shade}.png")
+    with pytest.raises(ConfigError, match=fact) as caught:
+        export(output=output, **own)
     assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+    assert list(output.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -381,7 +397,7 @@ def test_a_classifier_gives_no_features(tiny_onnx: Path) -> None:
     with Predictor(tiny_onnx) as predictor:
         with pytest.raises(ConfigError, match=r"Predictor\.logits"):
             predictor.features(_batch(32, 32))
-        with pytest.raises(ConfigError, match="--features embedding"):
+        with pytest.raises(ConfigError, match="--features logits,embedding"):
             predictor.embed(IMAGES / "chelsea.png")
 
 

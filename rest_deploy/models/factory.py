@@ -159,7 +159,7 @@ def load_model(
         return fitted if alone else _fitted(None, weights, num_heads, features, feature_norm)
     if checkpoint is None:
         of_files = {"weights_key": weights_key, "key_prefix": key_prefix, "num_heads": num_heads}
-        return _random(model, seed, of_files, features or (LOGITS,), feature_norm)
+        return _random(model, seed, of_files, features, feature_norm)
     if seed is not None:
         raise ConfigError(f"seed {seed} is of random weights; with a checkpoint leave it out")
     loaded = load_checkpoint(checkpoint, weights_key=weights_key, key_prefix=key_prefix)
@@ -213,7 +213,7 @@ def _random(
     model: str | NetworkConfig | None,
     seed: int | None,
     of_files: Mapping[str, object],
-    features: Sequence[str],
+    features: Sequence[str] | None,
     feature_norm: FeatureNorm | None,
 ) -> LoadedModel:
     if model is None:
@@ -225,10 +225,12 @@ def _random(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed or 0)
         made = family_of(config).network()(config).eval().requires_grad_(False)
+    if features is None:
+        features = (LOGITS,) if config.num_classes else STAGE_MAPS
     taps, family = Taps(tuple(features), feature_norm or FeatureNorm.NONE), family_of(config)
-    check_taps(config, taps)
     if taps == Taps():
         return LoadedModel(made, _name_of(config), Card(), None, seed or 0)
+    check_taps(config, taps)
     source = f"the random weights of {_name_of(config)}"
     loaded = LoadedWeights(source=source, sha256="", family=family, state_dict=made.state_dict())
     loaded, config, _ = as_backbone(loaded, config, features, FeatureNorm.NONE)

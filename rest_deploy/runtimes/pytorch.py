@@ -19,7 +19,7 @@ from rest_deploy.models.factory import LoadedModel, load_model
 from rest_deploy.models.family import family_of
 from rest_deploy.models.network import Network
 from rest_deploy.models.reference import BlockRun, as_written_blocks, torch_threads
-from rest_deploy.models.taps import Tapped
+from rest_deploy.models.taps import Tapped, check_taps
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.specs import (
     EMBEDDING,
@@ -137,6 +137,7 @@ def describe(
         ConfigError: The preprocessing is not of the model's channels.
     """
     config, card, assumed, taps = loaded.model.config, loaded.card, dict(loaded.assumed), loaded.model.taps
+    check_taps(config, taps)
     family, classifies, given = family_of(config), LOGITS in taps.names, labels is not None
     if not classifies and (labels or activation is not None):
         raise ConfigError(
