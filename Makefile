@@ -21,7 +21,7 @@ test: $(VENV)/.made
 test-all: $(VENV)/.made
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# Plants faults in a copy, one at a time; each must be found by its test of the first lane (CONTRIBUTING has the list).
+# Plants faults in a copy, one at a time; each must be found by its test of the first lane (tests/planted_faults.py has the list).
 faults: $(VENV)/.made
 	$(BIN)/python -m tests.planted_faults
 

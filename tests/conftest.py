@@ -6,7 +6,7 @@ import importlib.util
 import math
 import os
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 
 from rest_deploy import errors
+from rest_deploy.benchmarking import conditions
 from rest_deploy.cli import terminal
 from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.models.restv2_family import ResTv2Config
 from rest_deploy.specs import Preprocessing, Resize
 
 if TYPE_CHECKING:
+    from _pytest.mark.structures import ParameterSet
+
     from rest_deploy.models.network import Network
     from rest_deploy.models.rest import ResT
     from rest_deploy.models.restv2 import ResTv2
@@ -42,6 +45,16 @@ TINY_V2 = ResTv2Config(
 ONCE = pytest.StashKey["Once | None"]()
 #: `make pythons` runs the tests of what deploys, which need no networks; fixtures that make one skip there.
 TORCH = importlib.util.find_spec("torch") is not None
+
+
+def slow(cases: Iterable[object]) -> list[ParameterSet]:
+    """Cases of a test for the second lane."""
+    return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
+def in_first_lane(config: pytest.Config) -> bool:
+    """Whether ``make test`` runs: of what is tried at random a part is tried, all of it in the second lane."""
+    return bool(config.getoption("markexpr") == "not slow")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -181,6 +194,13 @@ def _from_a_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 def _however_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """No line of progress on stderr, on a slow machine either."""
     monkeypatch.setattr(terminal, "LINE_EVERY_S", math.inf)
+
+
+@pytest.fixture(autouse=True)
+def _of_any_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate of the machine, which every benchmark asks for, takes seconds of large products: small ones do here."""
+    monkeypatch.setattr(conditions, "_SIDES", (64, 128))
+    monkeypatch.setattr(conditions, "_SECONDS", 0.002)
 
 
 @pytest.fixture

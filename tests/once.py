@@ -1,8 +1,9 @@
 """What many tests compute alike, computed once: a network's trace, and its answers in PyTorch.
 
-Both are kept by the network's content in the temporary folder of the run, for all workers of pytest-xdist. What follows
-the trace (what is checked, simplified, narrowed, proved) runs in every test. A test of the trace or of the answers
-themselves is marked ``anew``.
+Both are kept in the temporary folder of the run, for all workers of pytest-xdist: an answer by the network's content, a
+trace by its structure alone, as it has the kinds of pieces in it and not yet their weights. What follows the trace (the
+network is assembled with its weights, checked, simplified, narrowed, proved) runs in every test. A test of the trace or
+of the answers themselves is marked ``anew``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import io
+import json
 import os
 from collections.abc import Callable
 from functools import cache
@@ -55,11 +57,16 @@ class Once:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Put it in front of the trace, the reference, and the list of installed packages."""
-        trace, run_in = onnx_exporter._to_onnx, reference._run_in
+        trace, run_in = onnx_exporter._kinds_to_onnx, reference._run_in
 
-        def traced(deploy: Any, *asked: Any) -> onnx.ModelProto:
-            key = f"{key_of(deploy, *asked)}.onnx"
-            return onnx.load_from_string(self.get(key, lambda: trace(deploy, *asked).SerializeToString()))
+        def traced(deploy: Any, *asked: Any) -> tuple[onnx.ModelProto, dict[str, int]]:
+            def make() -> bytes:
+                model, kinds = trace(deploy, *asked)
+                return json.dumps(kinds).encode() + b"\n" + model.SerializeToString()
+
+            kept = self.get(f"{key_of(deploy, *asked, weights=False)}.onnx", make)
+            kinds, _, model = kept.partition(b"\n")
+            return onnx.load_from_string(model), json.loads(kinds)
 
         def answering(model: nn.Module, dtype: torch.dtype, threads: int | None) -> reference.Run:
             run = run_in(model, dtype, threads)
@@ -76,7 +83,7 @@ class Once:
         monkeypatch.setattr(
             importlib.metadata, "packages_distributions", cache(importlib.metadata.packages_distributions)
         )
-        monkeypatch.setattr(onnx_exporter, "_to_onnx", traced)
+        monkeypatch.setattr(onnx_exporter, "_kinds_to_onnx", traced)
         monkeypatch.setattr(reference, "_run_in", answering)
 
 
@@ -86,9 +93,12 @@ def shared_by_children() -> None:
         Once(Path(os.environ["TESTS_ONCE"])).install(pytest.MonkeyPatch())
 
 
-def key_of(model: nn.Module, *asked: Any) -> str:
-    """Digest of a network: its modules, their settings and code, its tensors; and of what is asked of it."""
-    digest = hashlib.sha256(repr(asked).encode())
+def key_of(model: nn.Module, *asked: Any, weights: bool = True) -> str:
+    """Digest of a network: its modules, their settings and code, its tensors; and of what is asked of it.
+
+    Without ``weights`` the values of what is in its ``state_dict`` do not count.
+    """
+    digest, others = hashlib.sha256(repr(asked).encode()), model.state_dict().keys()
     for name, module in model.named_modules():
         plain = sorted((key, repr(value)) for key, value in vars(module).items() if not key.startswith("_"))
         code = type(module).forward.__code__
@@ -96,7 +106,8 @@ def key_of(model: nn.Module, *asked: Any) -> str:
         digest.update(repr((name, type(module).__qualname__, plain, code.co_code, code.co_names, values)).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(repr((name, tensor.dtype, tensor.shape)).encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        if weights or name not in others:
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 python -m tests.planted_faults [WORD]   (make faults: all of them; a word of its name picks some)
 
-The list is also CONTRIBUTING's. The exit code is 1 where a row's text is not in its file, or its test passes.
+The exit code is 1 where a row's text is not in its file, or its test passes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from rest_deploy.machine import usable_cores
 
 ROOT = Path(__file__).parent.parent
 _COPIED = ("rest_deploy", "tests", "examples", "benchmarks", "docs")
@@ -33,9 +36,9 @@ class Fault:
 FAULTS = (
     Fault(
         "a size baked into the graph",
-        "models/deploy.py",
-        "return x.mean(dim=(1, 2))",
-        "return x.sum(dim=(1, 2)) / (x.shape[1] * x.shape[2])",
+        "models/network.py",
+        "return x.mean(dim=self.axes)",
+        "return x.sum(dim=self.axes) / (x.shape[self.axes[0]] * x.shape[self.axes[1]])",
         "tests/export/test_trace.py::test_traces_the_deploy_form_without_a_size",
     ),
     Fault(
@@ -80,11 +83,205 @@ FAULTS = (
         'active = ["CUDAExecutionProvider"]',
         "tests/runtimes/test_ort.py::test_a_provider_that_did_not_start_is_an_error",
     ),
+    Fault(
+        "an eps of LayerNorm that is not the config's",
+        "models/rest.py",
+        "self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)",
+        "self.norm2 = nn.LayerNorm(dim)",
+        "tests/models/test_rest.py::test_the_config_says_the_eps_of_its_layer_norms",
+    ),
+    Fault(
+        "GELU by tanh",
+        "models/rest.py",
+        "self.act = nn.GELU()",
+        'self.act = nn.GELU(approximate="tanh")',
+        "tests/models/test_rest.py::test_agrees_with_the_authors_numbers",
+    ),
+    Fault(
+        "a position code without its bias",
+        "models/rest.py",
+        "x * self.pa_conv(x).sigmoid()",
+        "x * (self.pa_conv(x) - self.pa_conv.bias[:, None, None]).sigmoid()",
+        "tests/models/test_rest.py::test_agrees_with_the_authors_numbers",
+    ),
+    Fault(
+        "heads and their channels swapped",
+        "models/network.py",
+        "x.flatten(1, 2).unflatten(2, (num_heads, -1)).transpose(1, 2)",
+        "x.flatten(1, 2).unflatten(2, (-1, num_heads)).permute(0, 3, 1, 2)",
+        "tests/models/test_deploy.py::test_is_the_same_function_with_lively_weights",
+    ),
+    Fault(
+        "one INT8 scale for all channels of a weight",
+        "export/precision/int8.py",
+        "most = np.abs(weight.astype(np.float64)).max(axis=others)",
+        "most = np.full(weight.shape[axis], np.abs(weight.astype(np.float64)).max())",
+        "tests/export/precision/test_int8.py::test_weights_keep_their_largest_value_in_every_channel",
+    ),
+    Fault(
+        "a calibration on the first batch alone",
+        "export/precision/calibration.py",
+        "enumerate(batches, 1)",
+        "enumerate([next(iter(batches))], 1)",
+        "tests/export/precision/test_ranges.py::test_ranges_are_of_the_values_in_the_graph",
+    ),
+    Fault(
+        "a profile from its largest to its smallest size",
+        "export/engine/builder.py",
+        "(profile.min, profile.opt, profile.max)",
+        "(profile.max, profile.opt, profile.min)",
+        "tests/export/engine/test_builder.py::test_the_calls_of_a_build",
+    ),
+    Fault(
+        "a timing cache that is not read",
+        "export/engine/builder.py",
+        "cache = build_config.create_timing_cache(blob)",
+        'cache = build_config.create_timing_cache(b"")',
+        "tests/export/engine/test_timing_cache.py::test_the_next_build_knows_what_the_last_one_measured",
+    ),
+    Fault(
+        "threads that were asked for and are not given",
+        "runtimes/ort.py",
+        "options.intra_op_num_threads = threads or usable_cores()",
+        "options.intra_op_num_threads = usable_cores()",
+        "tests/runtimes/test_threads.py::test_what_is_asked_for_is_given",
+    ),
+    Fault(
+        "an answer in a neighbour's row",
+        "runtimes/base.py",
+        "outputs[name][held] = values[: len(held)]",
+        "outputs[name][: len(held)] = values[: len(held)]",
+        "tests/runtimes/test_not_finite.py::test_one_image_that_is_not_finite",
+    ),
+    Fault(
+        "zeros for an image that is not finite",
+        "runtimes/base.py",
+        "np.full(shape, np.nan, np.float32)",
+        "np.zeros(shape, np.float32)",
+        "tests/runtimes/test_not_finite.py::test_one_image_that_is_not_finite",
+    ),
+    Fault(
+        "outputs under each other's names",
+        "runtimes/ort.py",
+        "zip(self._names, session.run",
+        "zip(self._names[::-1], session.run",
+        "tests/verification/test_outputs.py::test_a_runtime_gives_every_output_by_its_name",
+    ),
+    Fault(
+        "a seal over the beginning alone",
+        "artifact/onnx_file.py",
+        "hashlib.sha256(content).hexdigest()",
+        "hashlib.sha256(content[:4096]).hexdigest()",
+        "tests/artifact/test_onnx_file.py::test_the_seal_covers_all",
+    ),
+    Fault(
+        "a record of before that stays",
+        "artifact/onnx_file.py",
+        "content[: len(content) - size], info.to_json()",
+        "content[: len(content) - size], dict(metadata).get(METADATA_KEY, info.to_json())",
+        "tests/artifact/test_onnx_file.py::test_a_record_replaces_the_one_before",
+    ),
+    Fault(
+        "a file that gets its name before the disk has its content",
+        "artifact/files.py",
+        "os.fsync(file.fileno())",
+        "file.flush()",
+        "tests/artifact/test_engine_files.py::test_a_disk_that_tells_only_when_flushed_that_it_is_full",
+    ),
+    Fault(
+        "a folder of work in progress without its lock",
+        "artifact/workspace.py",
+        "handle = _lock(folder, wait=True)",
+        "handle = None",
+        "tests/reliability/test_crash_safety.py::test_the_lock_tells_who_is_alive",
+    ),
+    Fault(
+        "a crop that is off by a pixel",
+        "preprocess/transform.py",
+        "left, top = round((width - size.width) / 2), round((height - size.height) / 2)",
+        "left, top = (width - size.width) // 2, (height - size.height) // 2",
+        "tests/preprocess/test_transform.py::test_default_is_the_authors_transform",
+    ),
+    Fault(
+        "blue for red",
+        "preprocess/transform.py",
+        "pixels[..., channel]",
+        "pixels[..., -1 - channel]",
+        "tests/preprocess/test_transform.py::test_each_channel_has_its_own_mean_and_std",
+    ),
+    Fault(
+        "a mean that is not divided by std",
+        "preprocess/transform.py",
+        "-np.asarray(preprocessing.mean) / std",
+        "-np.asarray(preprocessing.mean)",
+        "tests/preprocess/test_transform.py::test_native_only_normalises",
+    ),
+    Fault(
+        "another resize filter",
+        "preprocess/transform.py",
+        "Interpolation.BICUBIC: Image.Resampling.BICUBIC",
+        "Interpolation.BICUBIC: Image.Resampling.BILINEAR",
+        "tests/preprocess/test_transform.py::test_warp_at_384",
+    ),
+    Fault(
+        "a cosine without norms",
+        "verification/figures.py",
+        "(ours * exact).sum(axis=axis) / np.maximum(norms, _TINY)",
+        "(ours * exact).sum(axis=axis)",
+        "tests/verification/test_figures.py::test_a_scaled_logit",
+    ),
+    Fault(
+        "a divergence the wrong way round",
+        "verification/figures.py",
+        "p, q = _log_softmax(exact), _log_softmax(ours)",
+        "p, q = _log_softmax(ours), _log_softmax(exact)",
+        "tests/verification/test_figures.py::test_kl_divergence_of_two_known_distributions",
+    ),
+    Fault(
+        "a limit that NaN is within",
+        "verification/limits.py",
+        "elif not figures.max_error <= allowed:",
+        "elif figures.max_error > allowed:",
+        "tests/verification/test_limits.py::test_what_is_no_number_is_past_every_limit",
+    ),
+    Fault(
+        "a limit that its own value is past",
+        "verification/limits.py",
+        "not figures.top1_agreement >= least",
+        "not figures.top1_agreement > least",
+        "tests/verification/test_limits.py::test_agreement_and_accuracy_are_judged_where_they_are_limited",
+    ),
+    Fault(
+        "the mean of the rounds for their median",
+        "benchmarking/statistics.py",
+        "float(np.median(ratios))",
+        "float(np.mean(ratios))",
+        "tests/benchmarking/test_statistics.py::test_rounds_that_were_disturbed_do_not_move_the_ratio",
+    ),
+    Fault(
+        "a ratio turned over",
+        "benchmarking/statistics.py",
+        "np.median(own) / np.median(other)",
+        "np.median(other) / np.median(own)",
+        "tests/benchmarking/test_statistics.py::test_ratios_are_formed_within_rounds",
+    ),
+    Fault(
+        "an interval with both tails on one side",
+        "benchmarking/statistics.py",
+        "(1 - confidence) / 2",
+        "1 - confidence",
+        "tests/benchmarking/test_statistics.py::test_intervals_are_those_of_the_sign_test",
+    ),
 )
 
 
-def find(fault: Fault, folder: Path) -> str | None:
-    """Plant a fault in a copy below a folder and run its test; None where the test finds it, else what went wrong."""
+def find(fault: Fault) -> str | None:
+    """Plant a fault in a copy and run its test; None where the test finds it, else what went wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _find(fault, Path(folder))
+
+
+def _find(fault: Fault, folder: Path) -> str | None:
     for name in _COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ROOT.glob("*.[mt][dox][mlt]*"):
@@ -94,7 +291,7 @@ def find(fault: Fault, folder: Path) -> str | None:
     if text.count(fault.old) != 1:
         return f"{fault.file} has {text.count(fault.old)} times {fault.old!r}; mend the row"
     path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", fault.test]
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", "-m", "not slow", fault.test]
     done = subprocess.run(
         words, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False
     )
@@ -105,12 +302,12 @@ def find(fault: Fault, folder: Path) -> str | None:
 
 def main(word: str = "") -> int:
     """Try the faults with a word in their name."""
-    missed = 0
-    for fault in (fault for fault in FAULTS if word in fault.name):
-        with tempfile.TemporaryDirectory() as folder:
-            wrong = find(fault, Path(folder))
-        missed += wrong is not None
-        print(f"{fault.name}: {wrong or f'found by {fault.test}'}", flush=True)
+    missed, faults = 0, [fault for fault in FAULTS if word in fault.name]
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for fault, wrong in zip(faults, pool.map(find, faults), strict=True):
+            missed += wrong is not None
+            print(f"{fault.name}: {wrong or f'found by {fault.test}'}", flush=True)
+    print(f"{len(faults) - missed} of {len(faults)} faults are found")
     return 1 if missed else 0
 
 

@@ -27,7 +27,8 @@ def golden_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_export(request).path
 
 
-@pytest.mark.parametrize("weights", ["default init", pytest.param("golden", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["default init", "golden"])
 def test_one_file_at_random_batches_and_sizes(
     weights: str, lite_onnx: Path, golden_onnx: Path, rng: np.random.Generator
 ) -> None:
@@ -43,7 +44,8 @@ def test_one_file_at_random_batches_and_sizes(
             assert np.abs(runtime.run(batch)["logits"] - reference).max() <= allowed, shape
 
 
-@pytest.mark.parametrize("weights", ["default init", pytest.param("golden", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["default init", "golden"])
 def test_a_restv2_is_as_exact_as_pytorch(weights: str, tmp_path: Path, rng: np.random.Generator) -> None:
     """At any of the sizes, on and off multiples of 32; benchmarks/accuracy.py has the large ones."""
     model = create_model("restv2_tiny") if weights == "default init" else golden_model("restv2_tiny").float()
@@ -62,7 +64,8 @@ def test_a_restv2_is_as_exact_as_pytorch(weights: str, tmp_path: Path, rng: np.r
             assert np.abs(runtime.run(batch)["logits"] - reference).max() <= allowed, size
 
 
-@pytest.mark.parametrize("size", [(224, 224), pytest.param((225, 230), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(224, 224), (225, 230)])
 def test_default_init_is_five_times_as_exact_as_pytorch(
     size: tuple[int, int], lite_onnx: Path, rng: np.random.Generator
 ) -> None:

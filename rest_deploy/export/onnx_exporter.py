@@ -59,7 +59,8 @@ def export(
         ExportError: The network could not be traced or translated, or the graph is not what it must be.
     """
     family, structure = family_of(deploy.config), deploy.structure()
-    model = free_sizes(_to_onnx(deploy, int(image.shape[1]), config.opset), family.name, image, outputs)
+    kinds_model, kinds = _kinds_to_onnx(deploy, int(image.shape[1]), config.opset)
+    model = free_sizes(assemble(kinds_model, deploy, kinds), family.name, image, outputs)
     check_graph(model, structure, family.operators)
     why = None
     if config.simplify:
@@ -104,7 +105,8 @@ def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
         node.output[:] = [new if name == old else name for name in node.output]
 
 
-def _to_onnx(deploy: DeployForm, channels: int, opset: int) -> onnx.ModelProto:
+def _kinds_to_onnx(deploy: DeployForm, channels: int, opset: int) -> tuple[onnx.ModelProto, dict[str, int]]:
+    """The graph of each kind of piece, and which kind each piece is: what :func:`assemble` takes."""
     with _quiet():
         traced = trace(deploy, channels)
         try:
@@ -125,7 +127,7 @@ def _to_onnx(deploy: DeployForm, channels: int, opset: int) -> onnx.ModelProto:
         raise ExportError(f"torch.onnx gave operator sets {list(model.opset_import)}; asked for {opset} alone")
     model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
     model.producer_name, model.producer_version = "rest_deploy", ""
-    return assemble(model, deploy, traced.kinds)
+    return model, traced.kinds
 
 
 @contextlib.contextmanager

@@ -80,6 +80,7 @@ def test_the_best_of_all_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conditions.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(conditions, "_products", products)
     monkeypatch.setattr(conditions, "_SIDES", (512, 1024))
+    monkeypatch.setattr(conditions, "_SECONDS", 0.25)
     rate = measure_rate(3)
     assert (rate.by, rate.side, rate.threads) == ("fast", 512, 3)
     assert rate.gflops == pytest.approx(2 * 512**3 / 0.001 / 1e9)

@@ -87,6 +87,11 @@ def test_ratios_are_formed_within_rounds() -> None:
     assert ratio.rounds == 20
 
 
+def test_rounds_that_were_disturbed_do_not_move_the_ratio() -> None:
+    own = [[1.1]] * 17 + [[50.0]] * 3
+    assert paired_ratio(own, [[1.0]] * 20, "base").median == pytest.approx(1.1)
+
+
 def test_two_rounds_are_too_few() -> None:
     ratio = paired_ratio([[5.0], [5.0]], [[1.0], [1.0]], "base")
     assert (ratio.median, ratio.low, ratio.high, ratio.verdict) == (5.0, None, None, Verdict.UNKNOWN)

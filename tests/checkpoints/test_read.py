@@ -46,8 +46,13 @@ def nothing_imported() -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize(
+    ("name", "zipped"),
+    [
+        *((name, True) for name in CONTENTS),
+        *(pytest.param(name, False, marks=() if name == "timm" else pytest.mark.slow) for name in CONTENTS),
+    ],
+)
 def test_every_file_gives_the_logits_of_the_bare_weights(
     name: str, zipped: bool, tmp_path: Path, tiny_model: ResT
 ) -> None:

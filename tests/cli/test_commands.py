@@ -24,8 +24,10 @@ from rest_deploy.cli import bench, export, info, predict, verify
 from rest_deploy.cli.preprocessing_flags import preprocessing_change
 from rest_deploy.cli.terminal import clean, progress_display
 from rest_deploy.models.factory import create_model
+from rest_deploy.models.family import FAMILIES
+from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.specs import ImageSize, Preprocessing, Resize
-from tests.conftest import IMAGES, ROOT, TINY
+from tests.conftest import IMAGES, ROOT, TINY, slow
 
 
 class Outcome:
@@ -72,7 +74,12 @@ def test_json(tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: py
     assert json.loads(Outcome(info, [tiny_onnx, "--json"], capsys).out)["labels"] == list("abcdefg")
 
 
-def test_random_weights_are_said_on_both_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("model", [TINY, *slow(["rest_lite"])])
+def test_random_weights_are_said_on_both_ends(
+    model: str | ResTConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not isinstance(model, str):
+        monkeypatch.setattr(FAMILIES["rest"], "variants", {"rest_lite": model})
     made = Outcome(export, ["--model", "rest_lite", "-o", tmp_path / "r.onnx", "--no-verify"], capsys)
     assert made.code == 0
     assert "warning: RANDOM WEIGHTS: no checkpoint was given" in made.err

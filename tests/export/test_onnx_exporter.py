@@ -57,15 +57,19 @@ def test_reference_evaluator_agrees(tiny_onnx: Path, rng: np.random.Generator) -
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
 
 
-def test_structure(lite_onnx: Path) -> None:
-    model = onnx.load(str(lite_onnx))
+@pytest.mark.parametrize(
+    ("file", "blocks", "reductions", "classes"),
+    [("tiny_onnx", 5, 4, 7), pytest.param("lite_onnx", 8, 6, 1000, marks=pytest.mark.slow)],
+)
+def test_structure(file: str, blocks: int, reductions: int, classes: int, request: pytest.FixtureRequest) -> None:
+    model = onnx.load(str(request.getfixturevalue(file)))
     counts = Counter(node.op_type for node in model.graph.node)
     assert counts["InstanceNormalization"] == counts["BatchNormalization"] == 0
-    assert counts["Softmax"] == 8
-    assert counts["LayerNormalization"] == 2 * 8 + 6 + 1  # two a block, one for each of six reductions, the last
+    assert counts["Softmax"] == blocks
+    assert counts["LayerNormalization"] == 2 * blocks + reductions + 1  # two a block, one for each reduction, the last
     image, logits = model.graph.input[0], model.graph.output[0]
     assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["batch", 3, "height", "width"]
-    assert [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim] == ["batch", 1000]
+    assert [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim] == ["batch", classes]
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     constants = {tensor.name for tensor in model.graph.initializer}
     folded = [node.name for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in constants]
@@ -114,6 +118,7 @@ def test_gelu_is_written_as_runtimes_know_it(tiny_model: ResT, tmp_path: Path, o
     assert fused["BiasGelu"] == sum(TINY.depths)
 
 
+@pytest.mark.slow
 @pytest.mark.anew
 def test_the_same_model_gives_the_same_bytes(tiny_model: ResT, tmp_path: Path) -> None:
     paths = [tmp_path / "one.onnx", tmp_path / "two.onnx"]

@@ -15,8 +15,10 @@ from rest_deploy.models.family import NetworkConfig, family_of, get_config, list
 from rest_deploy.models.rest import ResT
 from rest_deploy.models.rest_family import count_flops
 from rest_deploy.specs import ImageSize
-from tests.conftest import TINY, TINY_V2
+from tests.conftest import TINY, TINY_V2, slow
 
+#: Of the published networks those of the first lane.
+QUICK = ("rest_lite", "rest_large", "restv2_tiny")
 SIZES = [(1, 1), (1, 70), (2, 3), (31, 32), (33, 47), (64, 64), (225, 230)]
 UNEVEN = replace(TINY, mlp_ratios=(1.5, 2.6, 3, 0.5), sr_ratios=(1, 8, 4, 2), in_channels=1, num_classes=3)
 
@@ -37,14 +39,14 @@ def _counted(config: NetworkConfig, batch: int, size: ImageSize) -> int:
 
 
 @pytest.mark.parametrize("config", [TINY, UNEVEN, TINY_V2, UNEVEN_V2], ids=["tiny", "uneven", "tiny2", "uneven2"])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), *slow(size for size in SIZES if size not in ((1, 1), (33, 47)))])
+@pytest.mark.parametrize("batch", [3, *slow([1])])
 def test_small_networks_at_any_size(config: NetworkConfig, size: tuple[int, int], batch: int) -> None:
     assert _count(config, batch, ImageSize(*size)) == _counted(config, batch, ImageSize(*size))
 
 
-@pytest.mark.parametrize("name", list_models())
-@pytest.mark.parametrize("size", [(224, 224), (225, 230), (1, 1)])
+@pytest.mark.parametrize("name", [*QUICK, *slow(name for name in list_models() if name not in QUICK)])
+@pytest.mark.parametrize("size", [(225, 230), *slow([(224, 224), (1, 1)])])
 def test_published_networks(name: str, size: tuple[int, int]) -> None:
     config = get_config(name)
     assert _count(config, 1, ImageSize(*size)) == _counted(config, 1, ImageSize(*size))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
 from rest_deploy.models.family import family_of, get_config
 from rest_deploy.models.rest import ResT
@@ -71,6 +74,17 @@ def test_takes_any_size(tiny_model: ResT, height: int, width: int) -> None:
     logits = tiny_model(torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (2, TINY.num_classes)
     assert logits.isfinite().all()
+
+
+def test_the_config_says_the_eps_of_its_layer_norms() -> None:
+    norms = {
+        name: part.eps
+        for name, part in ResT(replace(TINY, norm_eps=1e-3)).named_modules()
+        if isinstance(part, nn.LayerNorm)
+    }
+    reduced = {name: eps for name, eps in norms.items() if name.endswith(".sr_norm")}
+    assert set(reduced.values()) == {1e-5}
+    assert {eps for name, eps in norms.items() if name not in reduced} == {1e-3}
 
 
 def test_grids_are_what_the_convolutions_yield(tiny_model: ResT) -> None:

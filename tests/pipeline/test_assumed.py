@@ -196,6 +196,7 @@ def test_what_rest_predict_cannot_say_is_said_at_export(
     assert "rest-export" in done.err
 
 
+@pytest.mark.slow
 def test_heads_without_interaction_go_all_the_way(tmp_path: Path) -> None:
     config = replace(TINY, apply_transform=False)
     path = tmp_path / "plain.pth"

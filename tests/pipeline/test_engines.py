@@ -25,7 +25,7 @@ from rest_deploy.specs import ImageSize, Preprocessing, PreprocessingChange, Res
 from tests.conftest import TINY
 from tests.engines import RTX, Machine, images
 from tests.standins.cuda import FakeDevice
-from tests.standins.tensorrt import API_FILES
+from tests.standins.tensorrt import API_CASES
 
 
 def _request(checkpoint: Path, output: Path, format: str = "trt", **options: Any) -> ExportRequest:
@@ -95,9 +95,7 @@ def test_the_rebuild_line_asks_for_the_same(real: dict[str, ExportResult], tiny_
     )
 
 
-@pytest.mark.parametrize(
-    "file", [API_FILES[0], API_FILES[-1], *(pytest.param(file, marks=pytest.mark.slow) for file in API_FILES[1:-1])]
-)
+@pytest.mark.parametrize("file", API_CASES)
 def test_where_a_gpu_is_the_engine_itself_is_verified(
     file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Path, tiny_onnx: Path
 ) -> None:

@@ -18,7 +18,7 @@ from rest_deploy.pipeline import ExportRequest, ExportResult, run_export, run_ex
 from rest_deploy.pipeline.speed import Speed
 from rest_deploy.runtimes.ort import OnnxRuntime
 from rest_deploy.specs import Int8Target, Precision
-from tests.conftest import DIGITS
+from tests.conftest import DIGITS, slow
 from tests.engines import RTX, Machine, images
 from tests.standins.tensorrt import API_FILES
 
@@ -89,6 +89,7 @@ def test_the_line_that_rebuilds_says_the_same(real: dict[str, ExportResult], pic
     assert cli.request_of(cli._parser().parse_args(shlex.split(half.rebuild("x.engine"))[1:])).precision_config.half_io
 
 
+@pytest.mark.slow
 def test_not_timed_without_a_gpu(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
     with pytest.raises(VerificationError, match=r"a speedup of 1\.5 is required, and cannot be measured: "):
@@ -137,7 +138,7 @@ def _on_gpu(machine: Machine, checkpoint: Path, output: Path, **options: Any) ->
     )
 
 
-@pytest.mark.parametrize("file", [API_FILES[0], API_FILES[-1]])
+@pytest.mark.parametrize("file", [API_FILES[0], *slow(API_FILES[-1:])])
 @pytest.mark.parametrize("half_io", [False, True])
 def test_where_a_gpu_is_it_is_verified_and_timed(
     *, file: str, half_io: bool, half_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -114,6 +114,7 @@ def _export(six: Path, output: Path, precision: str, *, verify: bool = True, **o
     return run_export(ExportRequest(None, output, checkpoint=six, precision=precision, verify=verify, options=options))
 
 
+@pytest.mark.slow
 def test_fp16_of_six_channels_is_judged_by_arrays(six: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "Reference", partial(Reference, cases=[Case(1, ImageSize(20, 27))]))  # of noise
     folder = _arrays(tmp_path / "x")

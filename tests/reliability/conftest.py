@@ -12,19 +12,25 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, in_first_lane
 from tests.once import Once
 from tests.reliability.record import Record, Tried
 
-Amount = Callable[[int, int], int]
+Amount = Callable[..., int]
 Worker = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
 def amount(request: pytest.FixtureRequest) -> Amount:
-    """How often something is tried: (in the normal tests, in the soak) -> number."""
-    soak = bool(request.config.getoption("--soak"))
-    return lambda normal, full: full if soak else normal
+    """How often something is tried: (in the normal tests, in the soak, in the first lane if less) -> number."""
+    soak, first = bool(request.config.getoption("--soak")), in_first_lane(request.config)
+
+    def of(normal: int, full: int, quick: int | None = None) -> int:
+        if soak:
+            return full
+        return quick if first and quick is not None else normal
+
+    return of
 
 
 @pytest.fixture(scope="session")

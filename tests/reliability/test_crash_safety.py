@@ -174,7 +174,7 @@ def test_a_full_disk_leaves_the_old_artifact(  # noqa: PLR0917
     record: Record,
 ) -> None:
     size = tiny_onnx.stat().st_size
-    rooms = [0.02, 0.3, 0.95][: amount(2, 3)]
+    rooms = [0.02, 0.3, 0.95][: amount(2, 3, 1)]
     for room in rooms:
         folder = small_disk(int((1 + room) * size) + (64 << 10))  # the old one, and not quite the new one
         output = folder / "tiny.onnx"

@@ -27,7 +27,7 @@ _GROWTH = 16 << 20
 def test_every_image_gives_an_answer_or_a_clear_error(
     tiny_onnx: Path, tmp_path: Path, worker: Worker, amount: Amount, record: Record
 ) -> None:
-    count = amount(1000, 10_000)
+    count = amount(1000, 10_000, 300)
     told = worker("fuzz_images", tmp_path, tiny_onnx, count)
     assert told["bad"] == []
     assert told["samples"] > 100

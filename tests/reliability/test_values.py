@@ -78,7 +78,7 @@ def _one_line(command: Any, argv: Sequence[object], capsys: pytest.CaptureFixtur
 def test_every_leaf_of_a_record_is_read_or_refused(tiny_onnx: Path, kind: str, amount: Amount, record: Record) -> None:
     text, accepted = _record(tiny_onnx, kind), 0
     cases = _cases(text)
-    cases = random.Random(14).sample(cases, min(len(cases), amount(2500, 1 << 30)))
+    cases = random.Random(14).sample(cases, min(len(cases), amount(2500, 1 << 30, 400)))
     for place, name in cases:
         try:
             found = ArtifactInfo.from_json(with_odd(text, place, ODD[name]), "a.onnx")
@@ -168,7 +168,7 @@ def test_every_leaf_of_a_manifest(  # noqa: PLR0917
     assert values["engine"]["profiles"]
     assert _one_line(predict, [engine, picture], capsys, "as it is") == 0
     cases = _cases(text)
-    cases = random.Random(14).sample(cases, min(len(cases), amount(1500, 1 << 30)))
+    cases = random.Random(14).sample(cases, min(len(cases), amount(1500, 1 << 30, 300)))
     opened = set(random.Random(14).sample(range(len(cases)), min(len(cases), amount(30, 3000))))
     every = amount(15, 30)  # of the two commands that take their time
     for number, (place, name) in enumerate(cases):

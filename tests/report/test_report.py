@@ -19,6 +19,7 @@ from rest_deploy.errors import ArtifactError, ConfigError, ExportError
 from rest_deploy.report import report, write_report
 from rest_deploy.report.fields import check_record
 from rest_deploy.report.report import render
+from tests.conftest import slow
 from tests.report import samples
 from tests.report.pages import at, read, wrong_numbers
 
@@ -34,6 +35,7 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "measured only": lambda: (None, samples.benchmark()),
     "next to nothing": samples.small,
 }
+QUICK = ("all that may go wrong", "next to nothing")
 
 
 @functools.cache
@@ -42,7 +44,7 @@ def _page(name: str) -> tuple[Pair, str]:
     return pair, render(*pair)
 
 
-@pytest.fixture(params=PAIRS)
+@pytest.fixture(params=[*QUICK, *slow(name for name in PAIRS if name not in QUICK)])
 def rendered(request: pytest.FixtureRequest) -> tuple[Pair, str]:
     return _page(request.param)
 
@@ -156,7 +158,7 @@ def _check_harmless(html: str) -> None:
     html.encode("utf-8")
 
 
-@pytest.mark.parametrize("value", [0.0, -1.5, 5e-324, 1e100, -1e100])
+@pytest.mark.parametrize("value", [5e-324, -1e100, *slow([0.0, -1.5, 1e100])])
 def test_any_number_can_be_drawn(value: float) -> None:
     pair = [_changed(record, lambda old: value if isinstance(old, float) else old) for record in samples.one_of_each()]
     html = render(*pair)
@@ -260,8 +262,9 @@ def test_paths_with_odd_names() -> None:
     assert at({"a": {"b": [{"1x2": 3}]}}, 'a.b[0]["1x2"]') == 3
 
 
-@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
-@pytest.mark.parametrize("command", ["verify no.onnx --reference no.pth", "bench no.onnx"])
+@pytest.mark.parametrize(
+    ("package", "command"), [("jinja2", "verify no.onnx --reference no.pth"), ("matplotlib", "bench no.onnx")]
+)
 def test_a_missing_package_is_told_before_any_work(package: str, command: str, tmp_path: Path) -> None:
     name, *words = command.split()
     code = f"import sys; sys.modules[{package!r}] = None; from rest_deploy.cli.{name} import main; sys.exit(main())"

@@ -17,10 +17,10 @@ from rest_deploy.runtimes.registry import open_runtime, read_info
 from tests.conftest import TINY
 from tests.engines import Machine
 from tests.runtimes.toy import add_toy, make_toy
-from tests.standins.tensorrt import API_FILES
+from tests.standins.tensorrt import API_CASES
 
 
-@pytest.fixture(params=["onnx", "pytorch", "toy", *API_FILES])
+@pytest.fixture(params=["onnx", "pytorch", "toy", *API_CASES])
 def artifact(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An artifact of each kind; engines are built and run by the stand-in of each version of TensorRT."""
     if request.param == "pytorch":

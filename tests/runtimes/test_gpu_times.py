@@ -15,10 +15,10 @@ from rest_deploy.runtimes.base import GpuCall
 from rest_deploy.runtimes.ort import OnnxRuntime
 from rest_deploy.runtimes.tensorrt import TensorRTRuntime
 from tests.engines import Machine, images
-from tests.standins.tensorrt import API_FILES
+from tests.standins.tensorrt import API_CASES
 
 
-@pytest.fixture(params=API_FILES)
+@pytest.fixture(params=API_CASES)
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine.make(monkeypatch, request.param)
 

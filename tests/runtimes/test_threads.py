@@ -36,7 +36,7 @@ from rest_deploy.runtimes.ort import open_session
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import CalibrationMethod, Device, Precision
 from rest_deploy.verification.opened import candidate_of, open_reference, open_subject
-from tests.conftest import ROOT
+from tests.conftest import ROOT, slow
 
 PACKAGE = ROOT / "rest_deploy"
 IMAGE = np.zeros((1, 3, 24, 20), np.float32)
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.anew
 CORES, OWN = 4, 3
 
 
-@pytest.fixture(params=["v1", "v2"])
+@pytest.fixture(params=["v2", *slow(["v1"])])
 def one_core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Four cores, of which the cgroup leaves 1.9, in files as the kernel writes them."""
     files = {

@@ -19,9 +19,9 @@ from rest_deploy.predictor import Predictor
 from rest_deploy.runtimes.cuda_arrays import DeviceArray
 from rest_deploy.runtimes.ort import OnnxRuntime
 from rest_deploy.runtimes.tensorrt import TensorRTRuntime
-from tests.conftest import IMAGES, TINY
+from tests.conftest import IMAGES, TINY, slow
 from tests.engines import GPU, RTX, Machine, images
-from tests.standins.tensorrt import API_FILES
+from tests.standins.tensorrt import API_CASES, API_FILES
 from tests.two_outputs import write_two_outputs
 
 CONTEXT = "IExecutionContext"
@@ -32,7 +32,7 @@ TWO = EngineConfig(
 )
 
 
-@pytest.fixture(params=API_FILES)
+@pytest.fixture(params=API_CASES)
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine.make(monkeypatch, request.param)
 
@@ -103,7 +103,7 @@ def test_memory_grows_is_reused_and_given_back(machine: Machine, runtime: Tensor
     assert not any(machine.cuda.live().values())
 
 
-@pytest.mark.parametrize("file", PLAIN)
+@pytest.mark.parametrize("file", [PLAIN[0], *slow(PLAIN[1:])])
 def test_a_shape_that_repeats_is_captured_in_a_graph(
     file: str, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.runtimes.tensorrt import TensorRTRuntime
 from tests.engines import GPU, RTX, Machine, images
 from tests.standins.cuda import FakeCuda, FakeDevice
-from tests.standins.tensorrt import API_FILES, FakeTensorRT
+from tests.standins.tensorrt import API_CASES, FakeTensorRT
 
 TRT10, TRT11 = "tensorrt-10.9.0.34", "tensorrt-11.4.0.106"
 A10 = FakeDevice("NVIDIA A10", (8, 6), 24 << 30)
@@ -54,7 +54,7 @@ def _edit(path: Path, **changes: Any) -> None:
     file.write_text(json.dumps(values))
 
 
-@pytest.mark.parametrize("file", API_FILES)
+@pytest.mark.parametrize("file", API_CASES)
 def test_the_calls_of_opening(file: str, make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
     machine = make(file)
     path = machine.build(tiny_onnx, tmp_path)
@@ -86,7 +86,7 @@ def test_the_calls_of_opening(file: str, make: Make, tiny_onnx: Path, tmp_path: 
     assert arguments["IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy="] == (lazy,)
 
 
-@pytest.mark.parametrize("file", API_FILES)
+@pytest.mark.parametrize("file", API_CASES)
 @pytest.mark.parametrize(
     ("name", "words"),
     [

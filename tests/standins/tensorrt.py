@@ -20,6 +20,7 @@ from weakref import WeakSet
 import numpy as np
 import pytest
 
+from tests.conftest import slow
 from tests.standins.build import Builder
 from tests.standins.config import IBuilderConfig, IOptimizationProfile, ITimingCache
 from tests.standins.cuda import FakeCuda
@@ -31,11 +32,13 @@ from tests.standins.interfaces import HostMemory, make_interfaces
 from tests.standins.network import INetworkDefinition, ITensor, OnnxParser, ParserError
 from tests.standins.plan import NUMPY_TYPES
 
-__all__ = ["API_FILES", "Call", "FakeTensorRT"]
+__all__ = ["API_CASES", "API_FILES", "Call", "FakeTensorRT"]
 
 _FOLDER = Path(__file__).parent.parent / "data" / "trt_api"
 #: Versions that there are names of; what :class:`FakeTensorRT` takes.
 API_FILES: tuple[str, ...] = tuple(sorted(path.stem for path in _FOLDER.glob("*.json")))
+#: The same as cases of a test. Those between the oldest TensorRT and TensorRT-RTX are slow: they differ in names alone.
+API_CASES = (API_FILES[0], API_FILES[-1], *slow(API_FILES[1:-1]))
 
 BEHAVIOURS: tuple[type[Behaviour], ...] = (
     Builder,

@@ -49,6 +49,8 @@ def test_kl_divergence_of_two_known_distributions() -> None:
     exact, ours = np.log([[0.5, 0.25, 0.25]]), np.log([[0.25, 0.25, 0.5]])
     assert kl_divergences(ours, exact) == pytest.approx([0.25 * np.log(2)])
     assert kl_divergences(ours + 3.0, exact - 5.0) == pytest.approx([0.25 * np.log(2)])  # a softmax sees no shift
+    other = np.log([[0.125, 0.125, 0.75]])  # the other way round it is 0.75 ln 3 - 0.375 ln 2
+    assert kl_divergences(other, exact) == pytest.approx([1.25 * np.log(2) - 0.25 * np.log(3)])
     figures = measure_logits(np.vstack([ours, exact]), np.vstack([exact, exact]))
     assert figures.kl_divergence == pytest.approx(0.125 * np.log(2))
     assert figures.max_kl_divergence == pytest.approx(0.25 * np.log(2))

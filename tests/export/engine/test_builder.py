@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ConfigError, DeviceError, ExportError
 from rest_deploy.export.engine.builder import Built, build
 from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig, HardwareCompatibility
 from rest_deploy.runtimes.registry import read_info
-from rest_deploy.specs import ImageSize, Precision
+from rest_deploy.specs import ImageSize, Precision, Preprocessing
+from tests.conftest import slow
 from tests.engines import GPU, RTX, Machine
 from tests.standins.bench import write_onnx
 from tests.standins.cuda import FakeDevice
-from tests.standins.tensorrt import API_FILES
+from tests.standins.tensorrt import API_CASES, API_FILES
 
 PLAIN = [file for file in API_FILES if file != RTX]
 NO_CACHE = EngineConfig(use_timing_cache=False)
 H200 = FakeDevice("NVIDIA H200", (9, 0), 139 << 30)
 
 
-@pytest.fixture(params=API_FILES)
+@pytest.fixture(params=API_CASES)
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Machine.make(monkeypatch, request.param)
@@ -82,7 +85,7 @@ def test_the_calls_of_a_build(machine: Machine, tiny_onnx: Path) -> None:
     assert built.plan.startswith(b"FAKEPLAN")
 
 
-@pytest.mark.parametrize("file", PLAIN)
+@pytest.mark.parametrize("file", [PLAIN[0], *slow(PLAIN[1:])])
 def test_options_of_full_tensorrt(file: str, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> None:
     machine = Machine.make(monkeypatch, file)
     config = EngineConfig(
@@ -191,7 +194,7 @@ def test_ctrl_c_cancels_the_build(machine: Machine, tiny_onnx: Path) -> None:
     assert stopped == [True]
 
 
-@pytest.mark.parametrize("file", PLAIN)
+@pytest.mark.parametrize("file", [PLAIN[0], *slow(PLAIN[1:])])
 def test_tensorrt_builds_on_the_gpu_that_was_asked_for(
     file: str, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path
 ) -> None:
@@ -246,7 +249,7 @@ def test_progress_is_told(machine: Machine, tiny_onnx: Path) -> None:
     assert len({phase for _, phase in told}) > 3
 
 
-@pytest.mark.parametrize("file", PLAIN)
+@pytest.mark.parametrize("file", [PLAIN[0], *slow(PLAIN[1:])])
 def test_the_timing_cache_is_kept_by_version_and_gpu(
     file: str, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path, tmp_path: Path
 ) -> None:
@@ -275,7 +278,9 @@ def test_rtx_times_nothing(monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path, tmp
         _build(machine, tiny_onnx, EngineConfig(timing_cache=tmp_path / "x.cache"))
 
 
-def test_the_default_profile_follows_the_preprocessing(machine: Machine, lite_onnx: Path) -> None:
-    assert _build(machine, lite_onnx).profiles == (Profile.parse("1x1x1:1x224x224:8x640x640"),)
+def test_the_default_profile_follows_the_preprocessing(machine: Machine, tiny_onnx: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cropping.onnx"
+    write_record(path, replace(read_info(tiny_onnx), preprocessing=Preprocessing()), graph=tiny_onnx)
+    assert _build(machine, path).profiles == (Profile.parse("1x1x1:1x224x224:8x640x640"),)
     large = EngineConfig(max_size=ImageSize(1024, 1024), use_timing_cache=False)
-    assert _build(machine, lite_onnx, large).profiles == (Profile.parse("1x1x1:1x224x224:8x1024x1024"),)
+    assert _build(machine, path, large).profiles == (Profile.parse("1x1x1:1x224x224:8x1024x1024"),)

@@ -46,24 +46,22 @@ def digits_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("model", "targets", "profiles"),
     [
         ("digits", ("sm86",), ONE),
-        ("digits", ("sm86", "sm89", "sm120"), TWO),
+        pytest.param("digits", ("sm86", "sm89", "sm120"), TWO, marks=pytest.mark.slow),
         pytest.param("rest_lite", ("sm89",), TWO, marks=pytest.mark.slow),
         pytest.param("rest_lite", (), ONE, marks=pytest.mark.slow),
     ],
 )
 def test_engines_in_fp32(
-    *,
     model: str,
     targets: tuple[str, ...],
     profiles: tuple[Profile, ...],
-    digits_onnx: Path,
-    lite_onnx: Path,
+    request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    source = digits_onnx if model == "digits" else lite_onnx
+    source = request.getfixturevalue("digits_onnx" if model == "digits" else "lite_onnx")
     info, config = read_info(source), EngineConfig(profiles=profiles, targets=targets)
-    request = FormatRequest("trt-rtx", Precision.FP32, config, verify=False)
-    made = get_format("trt-rtx").check(request).make(source, info, tmp_path)
+    wanted = FormatRequest("trt-rtx", Precision.FP32, config, verify=False)
+    made = get_format("trt-rtx").check(wanted).make(source, info, tmp_path)
     record, plan = made.info.engine, made.path
     assert record is not None
     assert record.targets == (targets or ("sm80", "sm86", "sm89", "sm120", "sm121"))
@@ -78,6 +76,7 @@ def test_engines_in_fp32(
     assert record.activation_bytes == pytest.approx(estimate, rel=0.3)
 
 
+@pytest.mark.slow
 def test_reasons_out_of_the_log(digits_onnx: Path) -> None:
     config = EngineConfig(profiles=ONE, targets=("sm86",), workspace_mib=1)
     choice = choose_library("trt-rtx", config, Precision.FP32)
