@@ -220,8 +220,8 @@ def _result_text(result: ExportResult) -> str:
     """What was made, with its figures."""
     lines = []
     if result.comparison is not None:
-        of = "each output" if result.comparison.others else "the logits"
-        title = f"largest and mean error of {of} against PyTorch float64:"
+        of = "errors of each output" if result.comparison.others else "largest and mean error of the logits"
+        title = f"{of} against PyTorch float64:"
         lines.append(Table(title, *result.comparison.columns()).text())
         if result.info.precision_plan is not None:
             lines.append("(fp32 error: of the deploy form in float32; the limit: docs/precision.md)")

@@ -61,7 +61,8 @@ def start(name: str) -> int:
     finally:
         if interruptible:  # Python is about to end: no traceback from there either
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        gc.freeze()  # nor a search of all that was loaded for garbage, which takes a twentieth of a rest-predict
+        if name == "predict":  # nor a search of all that was loaded for garbage, which takes a twentieth of it;
+            gc.freeze()  # what others load, as onnxsim, needs it, or lists what was left as leaked
 
 
 rest_bench = partial(start, "bench")

@@ -171,12 +171,14 @@ class Comparison:
         return not self.limits.max_error
 
     def columns(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """The figures as texts: names of the columns, and a row for each case and output."""
+        """The figures as texts: names of the columns that have any, and a row for each case and output."""
         several = self.others
         more, ratio = ("rms error", "max / std") if several else (), ("ratio",) if self._relative else ()
         head = ("batch x size", *(("output",) if several else ()), "max error", "mean error",
                 *more, "fp32 error", *ratio, "limit", "cosine", "KL", "top-1", "top-5")  # fmt: skip
-        return head, [self._row(own, name, several) for own in self.cases for name in own.outputs]
+        rows = [self._row(own, name, several) for own in self.cases for name in own.outputs]
+        shown = [i for i in range(len(head)) if not several or any(row[i] != "-" for row in rows)]
+        return tuple(head[i] for i in shown), [tuple(row[i] for i in shown) for row in rows]
 
     def _row(self, case: CaseFigures, name: str, several: bool) -> tuple[str, ...]:
         own = case.outputs[name]

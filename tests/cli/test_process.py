@@ -93,3 +93,23 @@ def test_what_its_caller_printed_before_comes_before(tiny_onnx: Path, tmp_path: 
     lines = (tmp_path / "told.txt").read_text(encoding="utf-8").splitlines()
     assert (lines[0], lines[-1]) == ("first", "last")
     assert len(lines) > 5
+
+
+_EXPORT = """
+from rest_deploy.cli import export, process
+
+import onnx
+import onnxsim
+
+relu = onnx.helper.make_node("Relu", ["x"], ["y"])
+ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+model = onnx.helper.make_model(onnx.helper.make_graph([relu], "relu", ends[:1], ends[1:]))
+export.main = lambda: onnxsim.simplify(model) and 0
+raise SystemExit(process.rest_export())
+"""
+
+
+def test_nothing_is_printed_when_an_export_has_ended() -> None:
+    """As the list of leaks that the binding of onnxsim prints where Python is ended without a search for garbage."""
+    done = subprocess.run([sys.executable, "-c", _EXPORT], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -97,6 +97,18 @@ def test_a_fault_in_one_output_alone_is_found(good: Path, wrong: Path) -> None:
         assert own.reference_error is None
 
 
+def test_a_table_has_the_columns_of_which_there_are_figures(good: Path) -> None:
+    both = verify([good], good, cases=CASES).artifacts[0].synthetic
+    assert both is not None
+    cases = tuple(replace(own, outputs={"stage1": own.outputs["stage1"]}) for own in both.cases)
+    maps = replace(both, cases=cases)
+    (head, rows), (fewer, less) = both.columns(), maps.columns()
+    assert {"KL", "top-1", "rms error"} < set(head)
+    assert set(head) - set(fewer) == {"mean error", "KL", "top-1", "top-5"}
+    assert [dict(zip(fewer, row, strict=True)).items() <= dict(zip(head, whole, strict=True)).items()
+            for row, whole in zip(less, rows[1::2], strict=True)] == [True, True]  # fmt: skip
+
+
 def test_a_fault_in_one_output_alone_is_found_on_images(good: Path, wrong: Path) -> None:
     found = verify([good, wrong], good, data=IMAGES, synthetic=False)
     assert [artifact.passed for artifact in found.artifacts] == [True, False]
