@@ -119,10 +119,10 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(name[:_NAME] for name in names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
 
 
-def no_file(path: str | os.PathLike[str], kind: str = "file") -> str:
-    """Why a path is not a file that can be read, for a message."""
+def no_file(path: str | os.PathLike[str], kind: str = "file", step: str = "; give the file in it") -> str:
+    """Why a path is not a file that can be read, for a message; of a folder with the next step."""
     if os.path.isdir(path):
-        return "a folder, not a file; give the file in it"
+        return f"a folder, not a file{step}"
     if os.path.exists(path):
         return "a pipe or a device, not a file"
     return f"no such {kind}"

@@ -88,7 +88,7 @@ def _matching(engine: Path, read_plan: Callable[[], tuple[str, int]]) -> Artifac
     """
     for _ in range(LOOKS):
         if not engine.is_file():
-            raise ArtifactError(f"{engine}: {no_file(engine)}; make it: {_rebuild(engine)}")
+            raise ArtifactError(f"{engine}: {no_file(engine, step='')}; make it: {_rebuild(engine)}")
         seen = _states(engine)
         text = _text(engine)
         told = _parse(engine, text)

@@ -25,7 +25,7 @@ from rest_deploy.models.rest_family import (
     stage_sizes,
 )
 from rest_deploy.recipes import recipe_of
-from rest_deploy.specs import BATCH, NUM_HEADS, FeatureNorm, ImageSize, Precision
+from rest_deploy.specs import BATCH, NUM_HEADS, FeatureNorm, ImageSize, Precision, Preprocessing
 from rest_deploy.values import Many, Whole, check, hold, read
 
 if TYPE_CHECKING:
@@ -252,6 +252,9 @@ class ResTv2Family(Family[ResTv2Config]):
         from rest_deploy.models.restv2 import to_deploy
 
         return to_deploy(model)
+
+    def preprocessing_at(self, size: ImageSize | None) -> Preprocessing:
+        return self.preprocessing if size is None else Preprocessing.for_size(size)
 
     def block_name(self, piece: str) -> str:
         return block_name(piece)

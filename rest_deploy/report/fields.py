@@ -310,7 +310,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """
     try:
         if not Path(path).is_file():
-            raise ArtifactError(f"{path}: {no_file(path)}; {_MAKE}")
+            raise ArtifactError(f"{path}: {no_file(path, step='')}; {_MAKE}")
         with Path(path).open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
         if len(content) > _LARGEST_FILE:

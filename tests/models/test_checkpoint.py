@@ -191,7 +191,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path, suffix):
     with pytest.raises(CheckpointError, match=rf"none\{suffix}: no such checkpoint file"):
         load_checkpoint(tmp_path / f"none{suffix}")
     (tmp_path / f"folder{suffix}").mkdir()
-    with pytest.raises(CheckpointError, match=rf"folder\{suffix}: a folder, not a file"):
+    with pytest.raises(CheckpointError, match=rf"folder\{suffix}: a folder, not a file; give the file in it"):
         load_checkpoint(tmp_path / f"folder{suffix}")
 
 

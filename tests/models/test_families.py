@@ -217,6 +217,7 @@ def test_it_is_exported_verified_and_predicts(artifact: Path, checkpoint: Path, 
         ("toy", {"resize": Resize.NATIVE}, None, (Resize.NATIVE, None)),
         ("rest", {"size": ImageSize(40, 40)}, None, (Resize.CROP, ImageSize(40, 40))),
         ("rest", {"size": ImageSize(400, 400)}, None, (Resize.WARP, ImageSize(400, 400))),
+        ("restv2", {"size": ImageSize(400, 400)}, None, (Resize.WARP, ImageSize(400, 400))),
     ],
 )
 def test_how_images_are_resized_to_a_new_size_is_its_own(
