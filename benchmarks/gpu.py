@@ -19,8 +19,8 @@ import torch
 from benchmarks.environment import environment
 from rest_deploy.export.as_written import export_as_written
 from rest_deploy.models.checkpoint import save_checkpoint
-from rest_deploy.models.deploy import to_deploy
-from rest_deploy.models.rest import ResT
+from rest_deploy.models.family import family_of
+from rest_deploy.models.network import Network
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.ort import open_session
 from rest_deploy.runtimes.registry import open_runtime
@@ -73,7 +73,7 @@ def _table(title: str, runs: dict[str, Run], exact: Run, baseline: str, rounds: 
 def _in_torch(name: str) -> dict[str, Run]:
     """The two forms in FP32 and by autocast, and the model as written in half throughout."""
     single = golden_model(name).float()
-    written, deploy = single.cuda(), to_deploy(single).cuda()
+    written, deploy = single.cuda(), family_of(single.config).to_deploy(single).cuda()
     half = golden_model(name).half().cuda()
     return {
         "as written, FP32": _torch_run(written, torch.float32),
@@ -94,7 +94,7 @@ def _torch_run(model: torch.nn.Module, dtype: torch.dtype, *, autocast: bool = F
     return run
 
 
-def _in_onnxruntime(model: ResT, folder: Path) -> dict[str, Run]:
+def _in_onnxruntime(model: Network, folder: Path) -> dict[str, Run]:
     """The file as written, and ours in each precision; what is left to the CPU is printed."""
     weights, inputs = folder / "weights.safetensors", folder / "calibration"
     inputs.mkdir()
