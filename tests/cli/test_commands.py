@@ -24,7 +24,7 @@ from rest_deploy.cli import bench, export, info, predict, verify
 from rest_deploy.cli.preprocessing_flags import preprocessing_change
 from rest_deploy.cli.terminal import clean, progress_display
 from rest_deploy.models.factory import create_model
-from rest_deploy.models.family import FAMILIES
+from rest_deploy.models.family import FAMILIES, family_of
 from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.specs import ImageSize, Preprocessing, Resize
 from tests.conftest import IMAGES, ROOT, TINY, slow
@@ -120,7 +120,7 @@ CARD = Preprocessing(resize=Resize.NATIVE, size=None, mean=(0.5, 0.5, 0.5), std=
 )
 def test_flags_change_the_checkpoints_own_preprocessing_and_no_more(flags: list[str], expected: Preprocessing) -> None:
     change = preprocessing_change(export._parser().parse_args(flags))
-    assert (change.apply(CARD) if change else CARD) == expected
+    assert (change.apply(CARD, family_of(TINY).preprocessing_at) if change else CARD) == expected
 
 
 def test_native_has_no_size(capsys: pytest.CaptureFixture[str]) -> None:

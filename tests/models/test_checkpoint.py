@@ -245,7 +245,7 @@ def test_a_file_of_another_kind_of_thing_is_refused(tmp_path, content, kind):
 
 def test_a_file_without_weights_is_refused_with_some_of_its_keys(tmp_path):
     path = saved(tmp_path / "a.pth", {f"key {n}": n for n in range(100)})
-    with pytest.raises(CheckpointError, match=r"holds no weights of a ResT, only 'key 0', .*'key 9', \.\.\."):
+    with pytest.raises(CheckpointError, match=r"holds no weights of a ResT or ResTv2, only 'key 0', .*'key 9', \.\.\."):
         load_checkpoint(path)
 
 

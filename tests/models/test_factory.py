@@ -111,7 +111,7 @@ def test_num_classes_of_a_model_without_a_checkpoint():
     assert create_model("rest_lite", num_classes=2).config == replace(CONFIGS["rest_lite"], num_classes=2)
 
 
-@pytest.mark.parametrize("num_classes", [0, -1, 2.5, "ten"])
+@pytest.mark.parametrize("num_classes", [-1, 2.5, "ten"])
 def test_an_impossible_number_of_classes_is_refused(num_classes):
     with pytest.raises(ConfigError, match="num_classes is"):
         create_model(TINY, num_classes=num_classes)
