@@ -9,18 +9,21 @@ import pytest
 
 from rest_deploy.errors import ConfigError
 from rest_deploy.models import rest_family
-from rest_deploy.models.family import get_config, network_bytes, pixels_within
+from rest_deploy.models.family import NetworkConfig, get_config, network_bytes, pixels_within
 from rest_deploy.models.rest_family import ResTConfig
+from rest_deploy.models.restv2_family import ResTv2Config
 from rest_deploy.specs import Precision
 
 #: What the docstring of the estimate promises, as a share of what was measured, and from where on.
 LEAST, MOST, FROM_MIB = 0.9, 1.6, 1000
 
-CONFIGS = {
+CONFIGS: dict[str, NetworkConfig] = {
     "digits": ResTConfig(embed_dims=(16, 32, 64, 128), depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), num_classes=10),
     "lite": get_config("rest_lite"),
     "small": get_config("rest_small"),
     "base": get_config("rest_base"),
+    "digits v2": ResTv2Config(embed_dims=(16, 32, 64, 128), depths=(1, 1, 2, 1), num_classes=10),
+    "tiny v2": get_config("restv2_tiny"),
 }
 SHAPES_OF_A_MEGAPIXEL = ((1000, 1000), (32, 31250), (1, 1_000_000))
 #: (network, format, precision, (batch, height, width), MiB): of the first call, of PyTorch the most of two, beside what
@@ -78,6 +81,21 @@ MEASURED: list[tuple[str, str, str, tuple[int, int, int], int]] = [
     ("digits", "onnx", "int8", (1, 2048, 2048), 8565),
     ("digits", "onnx", "fp16", (1, 1024, 1024), 563),
     ("digits", "onnx", "fp16", (1, 480, 1600), 423),
+    # The same on 2026-11-26.
+    ("digits v2", "onnx", "fp32", (8, 224, 224), 27),
+    ("digits v2", "onnx", "fp32", (1, 1024, 1024), 559),
+    ("digits v2", "onnx", "fp32", (64, 224, 224), 207),
+    ("digits v2", "onnx", "fp32", (1, 480, 6400), 4749),
+    ("digits v2", "onnx", "fp32", (1, 1536, 1536), 2801),
+    ("digits v2", "onnx", "int8", (1, 1024, 1024), 576),
+    ("digits v2", "onnx", "int8", (1, 480, 4800), 2677),
+    ("digits v2", "onnx", "fp16", (1, 1024, 1024), 559),
+    ("digits v2", "pytorch", "fp32", (1, 1024, 1024), 601),
+    ("digits v2", "pytorch", "fp32", (64, 224, 224), 323),
+    ("digits v2", "pytorch", "fp32", (1, 1536, 1536), 2780),
+    ("tiny v2", "onnx", "fp32", (8, 224, 224), 131),
+    ("tiny v2", "onnx", "fp32", (1, 1024, 1024), 650),
+    ("tiny v2", "onnx", "fp32", (64, 224, 224), 1046),
 ]
 
 

@@ -69,6 +69,16 @@ MEASURED = {
     },
 }
 
+#: The same on 2026-11-26 of another family.
+V2 = {
+    "1x224x224": 29_346_304,
+    "1x512x512": 78_446_592,
+    "4x512x512": 267_190_272,
+    "1x1024x1024": 636_289_024,
+    "8x224x224": 86_090_240,
+    "8x640x640": 946_995_200,
+}
+
 
 def estimate(model: str, largest: str, precision: Precision = Precision.FP32) -> int:
     return FAMILIES["rest"].engine_bytes(CONFIGS[model], InputSize.parse(largest), precision)
@@ -80,6 +90,13 @@ def estimate(model: str, largest: str, precision: Precision = Precision.FP32) ->
 )
 def test_the_estimate_is_near_what_was_measured(model: str, largest: str, measured: int) -> None:
     assert estimate(model, largest) == pytest.approx(measured, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("largest", V2)
+def test_the_estimate_of_restv2_tiny_is_near_what_was_measured(largest: str) -> None:
+    estimated = FAMILIES["restv2"].engine_bytes(get_config("restv2_tiny"), InputSize.parse(largest), Precision.FP32)
+    assert estimated == pytest.approx(V2[largest], rel=0.2)
+    assert "Within 20% of what TensorRT-RTX 1.7" in str(FAMILIES["restv2"].engine_bytes.__doc__)
 
 
 def test_the_promise_is_the_one_in_the_docstring() -> None:
