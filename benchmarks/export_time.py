@@ -17,7 +17,6 @@ from benchmarks.environment import environment
 from rest_deploy.export.as_written import export_as_written
 from rest_deploy.export.onnx_exporter import OnnxConfig, export
 from rest_deploy.models.factory import create_model
-from rest_deploy.models.family import family_of
 from rest_deploy.specs import TensorSpec
 from rest_deploy.timing import time_paired
 
@@ -38,12 +37,11 @@ def main() -> None:
     held = True
     for name in arguments.models:
         model = create_model(name)
-        to_deploy = family_of(model.config).to_deploy
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model.onnx"
             timings = time_paired(
                 {
-                    "ours": lambda: export(to_deploy(model), IMAGE, [LOGITS], target, OnnxConfig()),  # noqa: B023
+                    "ours": lambda: export(model.to_deploy(), IMAGE, [LOGITS], target, OnnxConfig()),  # noqa: B023
                     "torchscript": lambda: export_as_written(model, io.BytesIO()),  # noqa: B023
                 },
                 "torchscript",
