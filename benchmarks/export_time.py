@@ -43,7 +43,7 @@ def main() -> None:
             target = Path(folder) / "model.onnx"
             timings = time_paired(
                 {
-                    "ours": lambda: export(to_deploy(model), IMAGE, [LOGITS], target, OnnxConfig()),  # noqa: B023
+                    "ours": lambda: export(model.to_deploy(), IMAGE, [LOGITS], target, OnnxConfig()),  # noqa: B023
                     "torchscript": lambda: export_as_written(model, io.BytesIO()),  # noqa: B023
                 },
                 "torchscript",

@@ -76,7 +76,7 @@ def _write_both(model: Network, folder: Path) -> tuple[Path, Path]:
     ours, theirs = folder / "ours.onnx", folder / "as_written.onnx"
     image = TensorSpec("image", "float32", ("batch", 3, "height", "width"))
     logits = TensorSpec("logits", "float32", ("batch", model.config.num_classes))
-    export(family_of(model.config).to_deploy(model), image, [logits], ours, OnnxConfig())
+    export(model.to_deploy(), image, [logits], ours, OnnxConfig())
     export_as_written(model, theirs)
     written = onnx.load(theirs)
     _leave_out_cuts(written.graph)

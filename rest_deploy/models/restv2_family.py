@@ -154,8 +154,9 @@ def _block(config: ResTv2Config, stage: int, grid: Grid) -> int:
 _FLOAT = 4
 #: Maps of queries x keys at a time in PyTorch: what is scaled of the product, and the softmax.
 _PYTORCH_MAPS = 2
-#: Maps of tokens beside those: what the block began with, the values that went up, the queries.
-_AROUND = 3
+#: Maps of tokens beside those: what the block began with, the values that went up, the queries; in PyTorch all that the
+#: call of a block holds to its end.
+_AROUND = {"onnx": 3, "pytorch": 8}
 #: What each takes beside the maps, and maps of the stem.
 _OVERHEAD, _STEM_MAPS = 1.06, {"onnx": 2, "pytorch": 3}
 #: Measured with TensorRT-RTX 1.7, as in rest_family.py; and the maps of tokens beside those of attention.
@@ -274,7 +275,7 @@ class ResTv2Family(Family[ResTv2Config]):
         copies = _PYTORCH_MAPS if format == "pytorch" else recipe_of(precision).attention_maps[1]
         widest = 0.0
         for stage in stage_sizes(config, height, width):
-            around = _AROUND * stage.tokens * stage.dim
+            around = _AROUND[format] * stage.tokens * stage.dim
             mlp = stage.tokens * (2 * stage.dim + 2 * stage.hidden)
             widest = max(widest, _OVERHEAD * copies * stage.attention + around, mlp)
         return int(batch * _FLOAT * (height * width * config.in_channels + _STEM_MAPS[format] * stem + widest))

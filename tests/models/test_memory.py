@@ -96,6 +96,14 @@ MEASURED: list[tuple[str, str, str, tuple[int, int, int], int]] = [
     ("tiny v2", "onnx", "fp32", (8, 224, 224), 131),
     ("tiny v2", "onnx", "fp32", (1, 1024, 1024), 650),
     ("tiny v2", "onnx", "fp32", (64, 224, 224), 1046),
+    ("tiny v2", "onnx", "fp32", (1, 480, 6400), 5083),
+    ("tiny v2", "onnx", "fp32", (1, 1536, 1536), 2972),
+    ("tiny v2", "onnx", "int8", (1, 1024, 1024), 655),
+    ("tiny v2", "onnx", "int8", (1, 480, 4800), 2855),
+    ("tiny v2", "onnx", "fp16", (1, 1024, 1024), 668),
+    ("tiny v2", "pytorch", "fp32", (1, 1024, 1024), 796),
+    ("tiny v2", "pytorch", "fp32", (64, 224, 224), 957),
+    ("tiny v2", "pytorch", "fp32", (1, 1536, 1536), 2885),
 ]
 
 

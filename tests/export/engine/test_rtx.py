@@ -14,6 +14,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.precision import write_pictures
+from examples.digits.data import load_split
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ExportError
@@ -28,7 +30,7 @@ from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import ImageSize, Precision
-from tests.conftest import DIGITS, IMAGES
+from tests.conftest import DIGITS
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 
@@ -199,7 +201,8 @@ def test_a_restv2_in_every_precision(precision: Precision, tmp_path: Path) -> No
     if precision is not Precision.FP32:
         options["compare_speed"] = False
     if precision is Precision.INT8:
-        options["calibration"] = IMAGES
+        options["calibration"] = tmp_path / "images"
+        write_pictures(load_split()[0][:24], options["calibration"])
     request = ExportRequest(
         "restv2_tiny", tmp_path / "x.engine", format="trt-rtx", precision=precision, verify=False, options=options
     )
