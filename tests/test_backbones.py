@@ -225,7 +225,10 @@ def test_maps_in_half_precision(detector: Path, backbone: Path, tmp_path: Path, 
         found, whole = ours.features(batch), theirs.features(batch)
     for name, values in found.items():
         assert values.dtype == np.float32
-        assert 0 < np.abs(values - whole[name]).max() < 0.25 * whole[name].std()  # at worst 0.12 here
+        error = np.sqrt(
+            np.square(values - whole[name]).mean()
+        )  # the tiny network makes much of a rounding here or there
+        assert 0 < error < 0.05 * whole[name].std()
     if not half_io:  # a norm's result is not rounded on its way out
         graph = onnx.load(half).graph
         makers = {output: node for node in graph.node for output in node.output}
@@ -361,8 +364,8 @@ def test_requests_that_are_refused(options: dict[str, Any], fact: str, tmp_path:
     output.parent.mkdir()
     if options.get("calibration") == PICTURES:
         own["calibration"] = tmp_path
-        for shade in range(8):
-            Image.new("RGB", (40, 40), (shade, 0, 0)).save(tmp_path / f"{shade}.png")
+        for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (8, 40, 40, 3), np.uint8)):
+            Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     with pytest.raises(ConfigError, match=fact) as caught:
         export(output=output, **own)
     assert "\n" not in str(caught.value)
