@@ -29,7 +29,7 @@ from rest_deploy.report.fields import read_record
 from rest_deploy.report.report import render
 from rest_deploy.runtimes.registry import open_runtime, read_info
 from rest_deploy.specs import STAGE_MAPS, FeatureNorm, Precision
-from tests.conftest import IMAGES, TINY
+from tests.conftest import IMAGES, TINY, TINY_V2
 from tests.models.test_taps import norms_of
 
 PREFIX = "backbone.bottom_up."
@@ -429,9 +429,10 @@ def test_maps_of_rest_lite_lose_no_more_than_pytorch(norm: FeatureNorm, tmp_path
 
 
 @pytest.mark.slow
-def test_an_engine_of_a_backbone_is_built_in_half_precision(detector: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    made = export(None, tmp_path / "a.engine", checkpoint=detector, features=STAGE_MAPS, format="trt-rtx",
+@pytest.mark.parametrize("config", [TINY, TINY_V2], ids=["ResT", "ResTv2"])
+def test_an_engine_of_a_backbone_is_built_in_half_precision(config: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    made = export(config, tmp_path / "a.engine", features=STAGE_MAPS, feature_norm="chain", format="trt-rtx",
                   precision="fp16", max_size=(128, 128), compare_speed=False)  # fmt: skip
     record = read_info(made)
     assert [own.name for own in record.outputs] == list(STAGE_MAPS)
