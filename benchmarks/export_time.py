@@ -17,7 +17,6 @@ from benchmarks.environment import environment
 from rest_deploy.export.as_written import export_as_written
 from rest_deploy.export.onnx_exporter import OnnxConfig, export
 from rest_deploy.models.factory import create_model
-from rest_deploy.models.family import family_of
 from rest_deploy.specs import TensorSpec
 from rest_deploy.timing import time_paired
 
@@ -38,7 +37,6 @@ def main() -> None:
     held = True
     for name in arguments.models:
         model = create_model(name)
-        to_deploy = family_of(model.config).to_deploy
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model.onnx"
             timings = time_paired(

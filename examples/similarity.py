@@ -25,10 +25,10 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def most_similar(predictor: Predictor, image: str | Path, folder: str | Path, top_k: int) -> list[tuple[float, Path]]:
     """Cosine and path of the images of a folder that are most like an image, best first."""
-    paths = sorted(path for path in Path(folder).iterdir() if path.is_file())
-    cosines = unit(predictor.embed(paths)) @ unit(predictor.embed([image]))[0]
+    found = predictor.embed(folder)
+    cosines = unit(np.stack(list(found.values()))) @ unit(predictor.embed([image]))[0]
     best = np.argsort(-cosines, kind="stable")[:top_k]
-    return [(float(cosines[i]), paths[i]) for i in best]
+    return [(float(cosines[i]), Path(list(found)[i])) for i in best]
 
 
 def main() -> int:

@@ -134,8 +134,10 @@ def as_backbone(
             kept[name] = value
         elif module in names.values() and part in ("weight", "bias"):
             continue  # they are in the norms
-        elif beginning.startswith("norm"):
-            kept[name] = value  # a norm that nobody knows is no neck: it is refused as a weight too many
+        elif beginning.startswith("norm") or LOGITS in features:
+            kept[name] = (
+                value  # refused as a weight too many: a norm that nobody knows is no neck, a classifier has none
+            )
         else:
             necks.append(name)
     told = [f"feature norm: {norms.mode.value}, {_reason(names, norms.mode, asked)}"]

@@ -30,7 +30,7 @@ FIGURES = {
 #: As one leaves them of a map.
 MAP_CASE = {
     **{"output": "map", "batch": 1, "height": 224, "width": 224, "max_error": 1e-6, "rms_error": 1e-7},
-    **{"reference_error": 2e-6, "scale": 3.0, "std": 1.0},
+    **{"reference_error": 2e-6, "scale": 3.0, "std": 1.0, "cosine": 1.0},
 }
 
 
