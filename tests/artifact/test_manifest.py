@@ -92,7 +92,7 @@ def test_a_missing_plan(tmp_path, make_folder):
     path = tmp_path / "none.engine"
     if make_folder:
         path.mkdir()
-    refused(path, "a folder, not a file; give the file in it; make it: " if make_folder else "no such file; make it: ")
+    refused(path, "a folder, not a file; make it: " if make_folder else "no such file; make it: ")
 
 
 def test_a_missing_manifest(engine):
