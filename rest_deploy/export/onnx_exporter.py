@@ -68,7 +68,8 @@ def export(
         if why is not None:
             _log.warning("the graph is kept as traced: %s", why)
         declare(model, image, outputs)  # onnxsim gives sizes that two nodes share names of its own
-    del model.metadata_props[:], model.graph.value_info[:]  # onnxsim's notes; shapes that runtimes infer anew
+    del model.metadata_props[:]  # onnxsim's notes
+    _keep_shapes_of_maps(model)
     onnx.save(model, str(target))
     return OnnxNotes(config.opset, model.ir_version, len(model.graph.node), config.simplify and why is None, why)
 
@@ -97,6 +98,19 @@ def declare(model: onnx.ModelProto, image: TensorSpec, outputs: Sequence[TensorS
     values = {value.name: value for value in (*model.graph.input, *model.graph.output)}
     for spec in (image, *outputs):
         values[spec.name].CopyFrom(onnx.helper.make_tensor_value_info(spec.name, onnx.TensorProto.FLOAT, spec.shape))
+
+
+def _keep_shapes_of_maps(model: onnx.ModelProto) -> None:
+    """Leave the shapes of what goes into softmaxes and comes out of them, and no others.
+
+    Where both have the same names of sizes, ONNX Runtime 1.32 computes one in place of the other: of maps of queries x
+    keys, which nearly all memory of a call goes into, one is alive and not two (docs/benchmarks.md). Other shapes it
+    infers anew, and reading them takes time whenever a file is opened.
+    """
+    maps = {name for node in model.graph.node if node.op_type == "Softmax" for name in (node.input[0], node.output[0])}
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(value for value in inferred if value.name in maps)
 
 
 def _rename(model: onnx.ModelProto, old: str, new: str) -> None:

@@ -272,7 +272,7 @@ class ResTv2Family(Family[ResTv2Config]):
     ) -> int:
         """Between 0.9 and 1.6 of what was measured, from a gigabyte up (tests/models/test_memory.py)."""
         stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
-        copies = _PYTORCH_MAPS if format == "pytorch" else recipe_of(precision).attention_maps[1]
+        copies = _PYTORCH_MAPS if format == "pytorch" else recipe_of(precision).attention_maps[0]
         widest = 0.0
         for stage in stage_sizes(config, height, width):
             around = _AROUND[format] * stage.tokens * stage.dim
