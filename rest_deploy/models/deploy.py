@@ -9,21 +9,23 @@ is what lets the exporter trace one of them for all.
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from rest_deploy.models.network import (
-    DeployForm,
-    Pool,
-    Structure,
-    merge_heads,
-    mix_heads,
-    split_heads,
-    subtract_uniform,
+from rest_deploy.models.network import Pool, Structure, merge_heads, mix_heads, split_heads, subtract_uniform
+from rest_deploy.models.rest import Attention, PatchEmbed, ResT, Stem
+from rest_deploy.models.stages import (
+    DeployStages,
+    PixelAttention,
+    Softmax,
+    conv_like,
+    deploy_stages,
+    fold,
+    linear_like,
+    widened,
 )
-from rest_deploy.models.rest import Attention, Block, Mlp, PatchEmbed, PixelAttention, ResT, Stem
 
 INSTANCE_NORM_EPS = 1e-5
 
@@ -64,21 +66,9 @@ class CentredSoftmax(nn.Module):
     """
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        attn = subtract_uniform(_widened(logits).softmax(dim=-1))
+        attn = subtract_uniform(widened(logits).softmax(dim=-1))
         variance = (attn * attn).mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
         return attn.to(logits.dtype), (variance + INSTANCE_NORM_EPS).rsqrt().to(logits.dtype)
-
-
-class Softmax(nn.Module):
-    """(..., K) -> (..., K): rows that sum to one."""
-
-    def forward(self, logits: Tensor) -> Tensor:
-        return _widened(logits).softmax(dim=-1).to(logits.dtype)
-
-
-def _widened(x: Tensor) -> Tensor:
-    """In float32, unless it is wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class DeployAttention(nn.Module):
@@ -127,97 +117,21 @@ class DeployAttention(nn.Module):
         return x + self.proj(merge_heads(attn @ v, x))
 
 
-class DeployMlp(nn.Module):
-    """(B, H, W, C) map -> (B, H, W, C) map."""
-
-    def __init__(self, norm: nn.LayerNorm, mlp: Mlp) -> None:
-        super().__init__()
-        self.norm, self.fc1, self.act, self.fc2 = norm, mlp.fc1, mlp.act, mlp.fc2
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.fc2(self.act(self.fc1(self.norm(x))))
-
-
-class DeployBlock(nn.Module):
-    """(B, H, W, C) map -> (B, H, W, C) map."""
-
-    def __init__(self, block: Block) -> None:
-        super().__init__()
-        self.attn, self.mlp = DeployAttention(block.norm1, block.attn), DeployMlp(block.norm2, block.mlp)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(self.attn(x))
-
-
-class DeployHead(nn.Module):
-    """(B, H, W, C) map -> (B, num_classes) logits; without a head what it would take."""
-
-    def __init__(self, norm: nn.LayerNorm, head: nn.Module) -> None:
-        super().__init__()
-        self.norm, self.pool, self.head = norm, Pool(), head
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.pool(self.norm(x)))
-
-
-class DeployResT(DeployForm):
+class DeployResT(DeployStages):
     """(B, in_channels, H, W) -> (B, num_classes) logits: the pieces in order, by name."""
 
     # From the softmax to the variance the numbers are as small as 1/N, and their squares; means and LayerNorms add up a
     # whole map or all channels. ``docs/precision.md`` has what each of them costs in half.
     fp32_modules = (nn.LayerNorm, Centre, Pool, CentredSoftmax, Softmax)
-    divided = (DeployBlock,)
 
     def structure(self) -> Structure:
-        attentions = [piece.attn for piece in self if isinstance(piece, DeployBlock)]
-        heads = {(a.num_heads, a.q.out_features // a.num_heads) for a in attentions}
-        norms = sum(isinstance(module, nn.LayerNorm) for module in self.modules())
-        counts = {"Softmax": len(attentions), "LayerNormalization": norms}
-        return Structure(counts, ((0, 0, -1), *((0, -1, *each) for each in sorted(heads))))
-
-
-def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
-    """A convolution of the same geometry with new weights, cast to the dtype of the old."""
-    new = nn.utils.skip_init(
-        nn.Conv2d, conv.in_channels, conv.out_channels, conv.kernel_size,
-        stride=conv.stride, padding=conv.padding, groups=conv.groups, bias=bias is not None,
-        dtype=conv.weight.dtype, device=conv.weight.device,
-    )  # fmt: skip
-    _set(new, weight, bias)
-    return new
+        known = super().structure()
+        return replace(known, reshapes=((0, 0, -1), *known.reshapes))  # before and after the mixing of heads
 
 
 def _without_bias(conv: nn.Conv2d) -> nn.Conv2d:
     """The convolution with a bias of zeros, which torch.onnx writes as a constant; no bias it writes as operators."""
-    return _conv_like(conv, conv.weight, torch.zeros(conv.out_channels))
-
-
-def linear_like(linear: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    """A linear layer with new weights, cast to the dtype of the old."""
-    out_features, in_features = weight.shape
-    new = nn.utils.skip_init(
-        nn.Linear, in_features, out_features, bias=bias is not None,
-        dtype=linear.weight.dtype, device=linear.weight.device,
-    )  # fmt: skip
-    _set(new, weight, bias)
-    return new
-
-
-def _set(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
-    module.weight.data.copy_(weight)
-    if bias is not None and module.bias is not None:
-        module.bias.data.copy_(bias)
-
-
-def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Identity (1): one convolution for a convolution and the BatchNorm behind it, computed in float64."""
-    if norm.running_mean is None or norm.running_var is None:
-        raise TypeError("a BatchNorm without running statistics cannot be folded")
-    gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    bias = norm.bias.double() - norm.running_mean.double() * gain
-    if conv.bias is not None:
-        bias = bias + conv.bias.double() * gain
-    return _conv_like(conv, conv.weight.double() * gain[:, None, None, None], bias)
+    return conv_like(conv, conv.weight, torch.zeros(conv.out_channels))
 
 
 def _deploy_stem(stem: Stem) -> DeployStem:
@@ -225,10 +139,9 @@ def _deploy_stem(stem: Stem) -> DeployStem:
 
 
 def _deploy_embed(embed: PatchEmbed) -> DeployEmbed:
-    return DeployEmbed(fold(embed.conv, embed.norm), embed.pos)
+    return DeployEmbed(fold(embed.conv, embed.norm), embed.pos)  # (1)
 
 
-@torch.no_grad()
 def to_deploy(model: ResT) -> DeployResT:
     """The deploy form of a model, in eval mode, sharing nothing with it.
 
@@ -238,13 +151,4 @@ def to_deploy(model: ResT) -> DeployResT:
     Returns:
         A module of the same function in eval mode: (B, in_channels, H, W) -> (B, num_classes).
     """
-    model = copy.deepcopy(model)
-    deploy = DeployResT(model.config)
-    deploy.add_module("stem", _deploy_stem(model.stem))
-    for stage in range(1, 5):
-        if stage > 1:
-            deploy.add_module(f"patch_embed_{stage}", _deploy_embed(getattr(model, f"patch_embed_{stage}")))
-        for i, block in enumerate(getattr(model, f"stage{stage}")):
-            deploy.add_module(f"stage{stage}_{i}", DeployBlock(block))
-    deploy.add_module("head", DeployHead(model.norm, model.head))
-    return deploy.eval().requires_grad_(False)
+    return deploy_stages(model, DeployResT, _deploy_stem, _deploy_embed, DeployAttention)

@@ -18,9 +18,8 @@ from rest_deploy.specs import LOGITS, Taps
 class Network(nn.Module, ABC):
     """float32 (B, in_channels, H, W) -> (B, num_classes) logits, any height and width from 1 pixel up.
 
-    Parameters have the authors' names. It is made of its config, which it keeps. One whose maps can be taken
-    (``taps.py``) also has ``norm``, the LayerNorm before the head, and ``head``, which is linear. With ``num_classes``
-    0 there is no head, and it gives what the head would take.
+    Parameters have the authors' names. It is made of its config, which it keeps. Maps can be taken of a
+    :class:`~rest_deploy.models.stages.FourStages`.
     """
 
     config: NetworkConfig
@@ -29,19 +28,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
-        """Parts by the authors' names, in order, one for each piece of the deploy form; the last gives the logits.
-
-        Those of a stage are called ``stage1.`` and more, if the maps that leave stages can be taken.
-        """
-
-    def forward_features(self, x: Tensor, chain: Mapping[int, nn.Module] | None = None) -> list[Tensor]:
-        """The (B, C, H, W) maps that leave the four stages, before the final norm.
-
-        Args:
-            x: (B, in_channels, H, W).
-            chain: Stage, 1 to 4 -> what its map goes through before it is taken, and before the next stage.
-        """
-        raise NotImplementedError
+        """Parts by the authors' names, in order, one for each piece of the deploy form; the last gives the logits."""
 
     def outputs(self, x: Tensor) -> dict[str, Tensor]:
         """What is taken of it, by name."""

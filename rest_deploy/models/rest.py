@@ -7,36 +7,13 @@ sizes work. On multiples of 32 the two are the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from rest_deploy.models.network import Network
 from rest_deploy.models.rest_family import ResTConfig
-
-Grid = tuple[int, int]
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """(B, C, H, W) map -> (B, H*W, C) tokens, row by row."""
-    return x.flatten(2).transpose(1, 2)
-
-
-def to_map(x: Tensor, grid: Grid) -> Tensor:
-    """(B, H*W, C) tokens -> (B, C, H, W) map."""
-    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid)
-
-
-class PixelAttention(nn.Module):
-    """(B, C, H, W) -> (B, C, H, W): position code as spatial attention (section 3.3)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.pa_conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.pa_conv(x).sigmoid()
+from rest_deploy.models.stages import FourStages, Grid, PixelAttention, to_map, to_tokens
 
 
 class Stem(nn.Module):
@@ -117,84 +94,22 @@ def _instance_norm(x: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-class Mlp(nn.Module):
-    """(B, N, C) -> (B, N, C) with exact GELU."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
-
-
-class Block(nn.Module):
-    """(B, N, C), (H, W) -> (B, N, C): pre-norm transformer block."""
-
-    def __init__(self, config: ResTConfig, stage: int) -> None:
-        super().__init__()
-        dim, heads, sr_ratio = config.embed_dims[stage], config.num_heads[stage], config.sr_ratios[stage]
-        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.attn = Attention(dim, heads, sr_ratio, interacts=config.interacts(stage), qk_scale=config.qk_scale)
-        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, config.hidden_dim(stage))
-
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        x = x + self.attn(self.norm1(x), grid)
-        return x + self.mlp(self.norm2(x))
-
-
-class ResT(Network):
+class ResT(FourStages):
     """(B, in_channels, H, W) -> (B, num_classes) logits, any height and width from 1 pixel up."""
 
+    openings = ("stem", "patch_embed_2", "patch_embed_3", "patch_embed_4")
     config: ResTConfig
 
     def __init__(self, config: ResTConfig) -> None:
-        super().__init__()
-        self.config = config
-        dims = config.embed_dims
-        self.stem = Stem(config.in_channels, dims[0])
-        self.patch_embed_2 = PatchEmbed(dims[0], dims[1])
-        self.patch_embed_3 = PatchEmbed(dims[1], dims[2])
-        self.patch_embed_4 = PatchEmbed(dims[2], dims[3])
-        self.stage1, self.stage2, self.stage3, self.stage4 = (self._stage(stage) for stage in range(4))
-        self.norm = nn.LayerNorm(dims[3], eps=config.norm_eps)
-        self.head = nn.Linear(dims[3], config.num_classes) if config.num_classes else nn.Identity()
+        super().__init__(
+            config, Stem(config.in_channels, config.embed_dims[0]), PatchEmbed, partial(_attention, config)
+        )
         self.apply(_init_weights)
 
-    def _stage(self, stage: int) -> nn.ModuleList:
-        return nn.ModuleList(Block(self.config, stage) for _ in range(self.config.depths[stage]))
 
-    def _stages(self) -> Iterator[tuple[str, nn.Module, nn.ModuleList]]:
-        """What opens each stage, by its name, and the blocks of the stage."""
-        for stage, opening in enumerate(("stem", "patch_embed_2", "patch_embed_3", "patch_embed_4"), 1):
-            yield opening, getattr(self, opening), getattr(self, f"stage{stage}")
-
-    def blocks(self) -> Iterator[tuple[str, nn.Module]]:
-        for stage, (opening, module, blocks) in enumerate(self._stages(), 1):
-            yield opening, module
-            yield from ((f"stage{stage}.{i}", block) for i, block in enumerate(blocks))
-        yield "head", self.head
-
-    def forward_features(self, x: Tensor, chain: Mapping[int, nn.Module] | None = None) -> list[Tensor]:
-        maps = []
-        for stage, (_, opening, blocks) in enumerate(self._stages(), 1):
-            x = opening(x)
-            grid = (x.shape[2], x.shape[3])
-            tokens = to_tokens(x)
-            for block in blocks:
-                tokens = block(tokens, grid)
-            x = to_map(tokens, grid)
-            if chain is not None and stage in chain:
-                x = chain[stage](x)
-            maps.append(x)
-        return maps
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(to_tokens(self.forward_features(x)[-1]))
-        return self.head(tokens.mean(dim=1))
+def _attention(config: ResTConfig, stage: int) -> Attention:
+    dim, heads, sr_ratio = config.embed_dims[stage], config.num_heads[stage], config.sr_ratios[stage]
+    return Attention(dim, heads, sr_ratio, interacts=config.interacts(stage), qk_scale=config.qk_scale)
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -21,10 +21,11 @@ from rest_deploy.models.evidence import Setting
 from rest_deploy.models.family import spaced
 from rest_deploy.models.inside import is_number, partial_of, plain_of, short
 from rest_deploy.models.pickled import Inert
-from rest_deploy.models.rest_family import MAX_BLOCKS, STAGES, ResTConfig
+from rest_deploy.models.rest_family import ResTConfig
+from rest_deploy.models.stages_family import MAX_BLOCKS, STAGES, StagesConfig
 
 if TYPE_CHECKING:
-    from rest_deploy.models.restv2_family import ResTv2Config
+    pass
 
 _EPS = frozenset("norm_eps layer_norm_eps layernorm_eps ln_eps".split())  # noqa: SIM905
 #: Names that can only be the activation of the MLPs, and names that may be of another thing.
@@ -165,7 +166,7 @@ def fit(config: ResTConfig, name: str | None, loaded: LoadedWeights, num_heads: 
     return config
 
 
-def contradictions(config: ResTConfig | ResTv2Config, settings: Iterable[Setting]) -> Iterator[str]:
+def contradictions(config: StagesConfig, settings: Iterable[Setting]) -> Iterator[str]:
     """Settings that tell another network, in words."""
     for place, name, value in settings:
         if name == "qk_scale" and is_number(value) and value:
@@ -196,7 +197,7 @@ def heads_in(settings: Iterable[Setting]) -> str:
     return ""
 
 
-def _other_norm(place: str, value: Any, config: ResTConfig | ResTv2Config) -> Iterator[str]:
+def _other_norm(place: str, value: Any, config: StagesConfig) -> Iterator[str]:
     """``norm_layer`` as a class, its name, or a partial of it with an eps."""
     kind, keywords = partial_of(value)
     eps = keywords.get("eps")

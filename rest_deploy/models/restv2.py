@@ -7,18 +7,29 @@ of 32 work. On those the two are the same.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rest_deploy.models.deploy import DeployHead, DeployMlp, Softmax, fold, linear_like
-from rest_deploy.models.network import DeployForm, Network, Pool, Structure, merge_heads, split_heads
-from rest_deploy.models.rest import Grid, Mlp, PixelAttention, to_map, to_tokens
+from rest_deploy.models.network import Pool, Structure, merge_heads, split_heads
 from rest_deploy.models.restv2_family import ResTv2Config
+from rest_deploy.models.stages import (
+    DeployStages,
+    FourStages,
+    Grid,
+    PixelAttention,
+    Softmax,
+    deploy_stages,
+    fold,
+    linear_like,
+    to_map,
+    to_tokens,
+)
 
 EPS = ResTv2Config.norm_eps
 
@@ -97,71 +108,21 @@ class Attention(nn.Module):
         return self.proj(mixed + self.up_norm(to_tokens(up)))
 
 
-class Block(nn.Module):
-    """(B, N, C), (H, W) -> (B, N, C): pre-norm transformer block."""
-
-    def __init__(self, config: ResTv2Config, stage: int) -> None:
-        super().__init__()
-        dim = config.embed_dims[stage]
-        self.norm1 = nn.LayerNorm(dim, eps=EPS)
-        self.attn = Attention(dim, config.num_heads[stage], config.sr_ratios[stage])
-        self.norm2 = nn.LayerNorm(dim, eps=EPS)
-        self.mlp = Mlp(dim, config.hidden_dim(stage))
-
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        x = x + self.attn(self.norm1(x), grid)
-        return x + self.mlp(self.norm2(x))
-
-
-class ResTv2(Network):
+class ResTv2(FourStages):
     """(B, in_channels, H, W) -> (B, num_classes) logits, any height and width from 1 pixel up."""
 
+    openings = ("stem", "patch_2", "patch_3", "patch_4")
     config: ResTv2Config
 
     def __init__(self, config: ResTv2Config) -> None:
-        super().__init__()
-        self.config = config
-        dims = config.embed_dims
-        self.stem = Stem(config.in_channels, dims[0])
-        self.patch_2 = PatchEmbed(dims[0], dims[1])
-        self.patch_3 = PatchEmbed(dims[1], dims[2])
-        self.patch_4 = PatchEmbed(dims[2], dims[3])
-        self.stage1, self.stage2, self.stage3, self.stage4 = (self._stage(stage) for stage in range(4))
-        self.norm = nn.LayerNorm(dims[3], eps=EPS)
-        self.head = nn.Linear(dims[3], config.num_classes) if config.num_classes else nn.Identity()
+        super().__init__(
+            config, Stem(config.in_channels, config.embed_dims[0]), PatchEmbed, partial(_attention, config)
+        )
         self.apply(_init_weights)
 
-    def _stage(self, stage: int) -> nn.ModuleList:
-        return nn.ModuleList(Block(self.config, stage) for _ in range(self.config.depths[stage]))
 
-    def _stages(self) -> Iterator[tuple[str, nn.Module, nn.ModuleList]]:
-        """What opens each stage, by its name, and the blocks of the stage."""
-        for stage, opening in enumerate(("stem", "patch_2", "patch_3", "patch_4"), 1):
-            yield opening, getattr(self, opening), getattr(self, f"stage{stage}")
-
-    def blocks(self) -> Iterator[tuple[str, nn.Module]]:
-        for stage, (opening, module, blocks) in enumerate(self._stages(), 1):
-            yield opening, module
-            yield from ((f"stage{stage}.{i}", block) for i, block in enumerate(blocks))
-        yield "head", self.head
-
-    def forward_features(self, x: Tensor, chain: Mapping[int, nn.Module] | None = None) -> list[Tensor]:
-        maps = []
-        for stage, (_, opening, blocks) in enumerate(self._stages(), 1):
-            x = opening(x)
-            grid = (x.shape[2], x.shape[3])
-            tokens = to_tokens(x)
-            for block in blocks:
-                tokens = block(tokens, grid)
-            x = to_map(tokens, grid)
-            if chain is not None and stage in chain:
-                x = chain[stage](x)
-            maps.append(x)
-        return maps
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(to_tokens(self.forward_features(x)[-1]))
-        return self.head(tokens.mean(dim=1))
+def _attention(config: ResTv2Config, stage: int) -> Attention:
+    return Attention(config.embed_dims[stage], config.num_heads[stage], config.sr_ratios[stage])
 
 
 def _init_weights(module: nn.Module) -> None:
@@ -277,36 +238,20 @@ def _without_bias(norm: nn.LayerNorm) -> nn.LayerNorm:
     return new
 
 
-class DeployBlock(nn.Module):
-    """(B, H, W, C) map -> (B, H, W, C) map."""
-
-    def __init__(self, block: Block) -> None:
-        super().__init__()
-        self.attn, self.mlp = DeployAttention(block.norm1, block.attn), DeployMlp(block.norm2, block.mlp)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(self.attn(x))
-
-
-class DeployResTv2(DeployForm):
+class DeployResTv2(DeployStages):
     """(B, in_channels, H, W) -> (B, num_classes) logits: the pieces in order, by name."""
 
     fp32_modules = (nn.LayerNorm, Pool, Softmax)
-    divided = (DeployBlock,)
 
     def structure(self) -> Structure:
-        attentions = [piece.attn for piece in self if isinstance(piece, DeployBlock)]
-        heads = {(a.num_heads, a.q.out_features // a.num_heads) for a in attentions}
-        norms = sum(isinstance(module, nn.LayerNorm) for module in self.modules())
-        shuffles = sum(attn.sr_ratio > 1 for attn in attentions)
-        counts = {"Softmax": len(attentions), "LayerNormalization": norms, "DepthToSpace": shuffles, "Slice": shuffles}
-        return Structure(counts, tuple((0, -1, *each) for each in sorted(heads)))
+        known = super().structure()
+        shuffles = sum(attn.sr_ratio > 1 for attn in self.attentions())
+        return replace(known, counts={**known.counts, "DepthToSpace": shuffles, "Slice": shuffles})
 
     def translations(self) -> Mapping[Any, Callable[..., Any]]:
         return {torch.ops.rest_deploy.shuffle_like.default: _shuffle_like_in_onnx}
 
 
-@torch.no_grad()
 def to_deploy(model: ResTv2) -> DeployResTv2:
     """The deploy form of a model, in eval mode, sharing nothing with it.
 
@@ -316,13 +261,4 @@ def to_deploy(model: ResTv2) -> DeployResTv2:
     Returns:
         A module of the same function in eval mode: (B, in_channels, H, W) -> (B, num_classes).
     """
-    model = copy.deepcopy(model)
-    deploy = DeployResTv2(model.config)
-    deploy.add_module("stem", DeployStem(model.stem))
-    for stage in range(1, 5):
-        if stage > 1:
-            deploy.add_module(f"patch_{stage}", DeployEmbed(getattr(model, f"patch_{stage}")))
-        for i, block in enumerate(getattr(model, f"stage{stage}")):
-            deploy.add_module(f"stage{stage}_{i}", DeployBlock(block))
-    deploy.add_module("head", DeployHead(model.norm, model.head))
-    return deploy.eval().requires_grad_(False)
+    return deploy_stages(model, DeployResTv2, DeployStem, DeployEmbed, DeployAttention)

@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import CheckpointError, ConfigError
-from rest_deploy.models.family import Family, spaced
-from rest_deploy.models.rest_family import (
+from rest_deploy.models.family import spaced
+from rest_deploy.models.stages_family import (
     MAX_BLOCKS,
+    OF_STAGES,
     STAGES,
     Grid,
-    block_name,
+    StagesFamily,
+    StageSize,
     check_stages,
     convolution,
     embedding,
     grid_after,
-    heads_in_module,
-    stage_sizes,
 )
 from rest_deploy.recipes import recipe_of
-from rest_deploy.specs import BATCH, NUM_HEADS, FeatureNorm, ImageSize, Precision, Preprocessing
-from rest_deploy.values import Many, Whole, check, hold, read
+from rest_deploy.specs import BATCH, NUM_HEADS, FeatureNorm, ImageSize, Precision
+from rest_deploy.values import Whole, check, hold, read
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rest_deploy.models.checkpoint import LoadedWeights
-    from rest_deploy.models.evidence import Evidence, Setting
     from rest_deploy.models.restv2 import DeployResTv2, ResTv2
 
-_STAGES = Many(STAGES, STAGES)
 _MLP_RATIO = 4
 
 
@@ -55,10 +52,10 @@ class ResTv2Config:
         ConfigError: A value is out of range, or the tuples are not four long.
     """
 
-    embed_dims: Annotated[tuple[Annotated[int, Whole(1, 1 << 16)], ...], _STAGES] = (96, 192, 384, 768)
-    depths: Annotated[tuple[Annotated[int, Whole(1, MAX_BLOCKS)], ...], _STAGES] = (1, 2, 6, 2)
+    embed_dims: Annotated[tuple[Annotated[int, Whole(1, 1 << 16)], ...], OF_STAGES] = (96, 192, 384, 768)
+    depths: Annotated[tuple[Annotated[int, Whole(1, MAX_BLOCKS)], ...], OF_STAGES] = (1, 2, 6, 2)
     num_heads: NUM_HEADS = (1, 2, 4, 8)
-    sr_ratios: Annotated[tuple[Annotated[int, Whole(1, 1 << 10)], ...], _STAGES] = (8, 4, 2, 1)
+    sr_ratios: Annotated[tuple[Annotated[int, Whole(1, 1 << 10)], ...], OF_STAGES] = (8, 4, 2, 1)
     num_classes: Annotated[int, Whole(0, 1 << 24)] = 1000
     in_channels: Annotated[int, Whole(1, 1 << 16)] = 3
 
@@ -151,16 +148,8 @@ def _block(config: ResTv2Config, stage: int, grid: Grid) -> int:
 
 # Memory
 
-_FLOAT = 4
 #: Maps of queries x keys at a time in PyTorch: what is scaled of the product, and the softmax.
 _PYTORCH_MAPS = 2
-#: Maps of tokens beside those: what the block began with, the values that went up, the queries; in PyTorch all that the
-#: call of a block holds to its end.
-_AROUND = {"onnx": 3, "pytorch": 8}
-#: What each takes beside the maps, and maps of the stem.
-_OVERHEAD, _STEM_MAPS = 1.06, {"onnx": 2, "pytorch": 3}
-#: Measured with TensorRT-RTX 1.7, as in rest_family.py; and the maps of tokens beside those of attention.
-_SCRATCH_BYTES, _SCRATCH_MAPS, _BESIDE_BYTES, _ENGINE_AROUND = 16 << 20, 8, 6 << 20, 3.5
 
 
 # Checkpoints
@@ -219,7 +208,7 @@ def _heads_of(widths: tuple[int, ...], loaded: LoadedWeights) -> tuple[int, ...]
     return heads
 
 
-class ResTv2Family(Family[ResTv2Config]):
+class ResTv2Family(StagesFamily[ResTv2Config]):
     """ResTv2."""
 
     name = "restv2"
@@ -234,16 +223,16 @@ class ResTv2Family(Family[ResTv2Config]):
     )
     attributes = ("num_heads", "scale", "sr_ratio", "upscale_factor")
     operator_modules: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {"pos.sigmoid": ("Sigmoid", {})}
-    settings = frozenset(
-        "qk_scale norm_layer norm_eps layer_norm_eps layernorm_eps ln_eps act_layer hidden_act activation act act_fn "  # noqa: SIM905
-        "act_type num_heads heads".split()
-    )
-
     #: As in the authors' Detectron2 code, and in their mmseg code: a norm is on what leaves, and raw maps go on.
     stage_norms: ClassVar[Mapping[tuple[str, ...], FeatureNorm]] = {
         ("norm_1.0", "norm_2.0", "norm_3.0", "norm_4.0"): FeatureNorm.OUTPUTS,
         ("norm_1", "norm_2", "norm_3", "norm_4"): FeatureNorm.OUTPUTS,
     }
+
+    call_overhead: ClassVar[Mapping[str, float]] = {"onnx": 1.06, "pytorch": 1.06}
+    # What the block began with, the values that went up, the queries; in PyTorch all that its call holds to its end.
+    call_around: ClassVar[Mapping[str, int]] = {"onnx": 3, "pytorch": 8}
+    engine_around, engine_first = 3.5, 8
 
     def network(self) -> type[ResTv2]:
         from rest_deploy.models.restv2 import ResTv2
@@ -255,42 +244,12 @@ class ResTv2Family(Family[ResTv2Config]):
 
         return to_deploy(model)
 
-    def preprocessing_at(self, size: ImageSize | None) -> Preprocessing:
-        return self.preprocessing if size is None else Preprocessing.for_size(size)
-
-    def block_name(self, piece: str) -> str:
-        return block_name(piece)
-
-    def stage_channels(self, config: ResTv2Config) -> tuple[int, ...]:
-        return config.embed_dims
-
     def flops(self, config: ResTv2Config, batch: int, size: ImageSize) -> int:
         return count_flops(config, batch, size)
 
-    def call_bytes(
-        self, config: ResTv2Config, batch: int, height: int, width: int, *, precision: Precision, format: str
-    ) -> int:
-        """Between 0.9 and 1.6 of what was measured, from a gigabyte up (tests/models/test_memory.py)."""
-        stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
+    def attention_numbers(self, stage: StageSize, precision: Precision, format: str) -> int:
         copies = _PYTORCH_MAPS if format == "pytorch" else recipe_of(precision).attention_maps[0]
-        widest = 0.0
-        for stage in stage_sizes(config, height, width):
-            around = _AROUND[format] * stage.tokens * stage.dim
-            mlp = stage.tokens * (2 * stage.dim + 2 * stage.hidden)
-            widest = max(widest, _OVERHEAD * copies * stage.attention + around, mlp)
-        return int(batch * _FLOAT * (height * width * config.in_channels + _STEM_MAPS[format] * stem + widest))
-
-    def engine_bytes(self, config: ResTv2Config, largest: InputSize, precision: Precision) -> int:
-        """Within 20% of what TensorRT-RTX 1.7 tells of FP32 engines from 1x224x224 to 8x640x640
-        (tests/export/engine/test_memory.py); what is alive at the widest point is as in a ResT.
-        """
-        widest, first = 0.0, 0
-        for stage in stage_sizes(config, largest.size.height, largest.size.width):
-            first = first or stage.tokens * stage.dim
-            attention = 2 * stage.attention + _ENGINE_AROUND * stage.tokens * stage.dim
-            widest = max(widest, attention, 2 * stage.tokens * (stage.dim + stage.hidden))
-        number = largest.batch * recipe_of(precision).engine_bytes
-        return int(max(_SCRATCH_BYTES + _SCRATCH_MAPS * first * number, _BESIDE_BYTES + widest * number))
+        return stage.attention * copies
 
     def read(self, loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple[ResTv2Config, str]:
         config = infer(loaded, num_heads)
@@ -305,9 +264,6 @@ class ResTv2Family(Family[ResTv2Config]):
             "the authors' networks, which weights do not tell"
         )
 
-    def heads(self, evidence: Evidence) -> tuple[int, ...] | None:
-        return heads_in_module(evidence)
-
     def fit(
         self, config: ResTv2Config, name: str | None, loaded: LoadedWeights, num_heads: Sequence[int] | None
     ) -> ResTv2Config:
@@ -315,11 +271,6 @@ class ResTv2Family(Family[ResTv2Config]):
         if num_heads is not None and tuple(num_heads) != config.num_heads:
             raise ConfigError(f"num_heads {spaced(num_heads)}: the model that was named has {spaced(config.num_heads)}")
         return config
-
-    def contradictions(self, config: ResTv2Config, settings: Iterable[Setting]) -> Iterator[str]:
-        from rest_deploy.models import rest_checkpoints
-
-        return rest_checkpoints.contradictions(config, settings)
 
     def flags(self, config: ResTv2Config) -> Mapping[str, Any] | None:
         return {"num_heads": config.num_heads}

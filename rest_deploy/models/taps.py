@@ -18,6 +18,7 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.models.backbone import StageNorms
 from rest_deploy.models.family import family_of
 from rest_deploy.models.network import ChannelNorm, ChannelsFirst, DeployForm, Network, Pool
+from rest_deploy.models.stages import FourStages
 from rest_deploy.specs import EMBEDDING, LOGITS, STAGE_MAPS, FeatureNorm, Taps
 
 _LAST = len(STAGE_MAPS)
@@ -39,9 +40,10 @@ class Tapped(Network):
         super().__init__()
         self.config, self.taps = network.config, taps
         check_taps(network.config, taps)
+        assert isinstance(network, FourStages)  # or its family would have had no channels of stages
         self.network = network
         self.leaves = nn.ModuleDict()
-        final: nn.LayerNorm = network.get_submodule("norm")  # type: ignore[assignment]
+        final = network.norm
         dtype = next(network.parameters()).dtype
         chained = taps.norm is FeatureNorm.CHAIN
         used = range(1, taps.last_stage + 1) if chained else taps.stages
@@ -67,7 +69,7 @@ class Tapped(Network):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         norms = {stage: self.leaves[f"norm{stage}"] for stage in range(1, _LAST + 1) if self.normed(stage)}
         chained = self.taps.norm is FeatureNorm.CHAIN
-        maps = self.network.forward_features(x, norms if chained else None)
+        maps = self.network.forward_features(x, norms if chained else None, self.taps.last_stage)
         found, last = {}, maps[-1]
         for stage in self.taps.stages:
             made = maps[stage - 1]
@@ -78,7 +80,7 @@ class Tapped(Network):
         if "embedding" in self.leaves:
             found[EMBEDDING] = self.leaves["embedding"](self.leaves["norm"](last) if "norm" in self.leaves else last)
         if LOGITS in self.taps.names:
-            found[LOGITS] = self.network.get_submodule("head")(found[EMBEDDING])
+            found[LOGITS] = self.network.head(found[EMBEDDING])
         return {name: found[name] for name in self.taps.names}
 
     def outputs(self, x: Tensor) -> dict[str, Tensor]:
@@ -86,7 +88,7 @@ class Tapped(Network):
         return found
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
-        modules = {**dict(self.network.blocks()), **self.leaves, "head": self.network.get_submodule("head")}
+        modules = {**dict(self.network.blocks()), **self.leaves, "head": self.network.head}
         yield from ((name, modules[name]) for name, _ in self._order([name for name, _ in self.network.blocks()]))
 
     def _order(self, trunk: list[str]) -> Iterator[tuple[str, str]]:
@@ -142,7 +144,7 @@ class Tapped(Network):
             return ChannelsFirst() if last else nn.Identity()
         if name == "embedding":
             return Pool() if last else Pool((2, 3))
-        module = copy.deepcopy(self.network.get_submodule("head") if name == "head" else self.leaves[name])
+        module = copy.deepcopy(self.network.head if name == "head" else self.leaves[name])
         return module.norm if last and isinstance(module, ChannelNorm) else module
 
 

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rest_deploy.models.rest import Attention, Block, Mlp, PatchEmbed, PixelAttention, ResT, Stem
+from rest_deploy.models.rest import Attention, PatchEmbed, ResT, Stem
+from rest_deploy.models.stages import Block, Mlp, PixelAttention
 
 State = dict[str, Tensor]
 
@@ -56,7 +57,8 @@ def libraries() -> Iterator[types.SimpleNamespace]:
         for member in members:
             ours = _OURS.get(member)
             base: Any = dict if member in _DICTS else nn.Module if ours else object
-            methods = {n: v for n, v in vars(ours).items() if callable(v) and n != "__init__"} if ours else {}
+            of_ours = [kind for kind in (ours.__mro__ if ours else ()) if kind.__module__.startswith("rest_deploy.")]
+            methods = {n: v for kind in reversed(of_ours) for n, v in vars(kind).items() if n != "__init__"}
             if member == "Attention":
                 methods["interacts"] = property(lambda self: self.apply_transform)
             made: Any = type(member, (base,), {**methods, "__module__": name, "__qualname__": member})

@@ -15,9 +15,10 @@ from rest_deploy.models.backbone import StageNorms
 from rest_deploy.models.factory import create_model, load_model
 from rest_deploy.models.network import Network
 from rest_deploy.models.reference import as_written_blocks, deploy_blocks
-from rest_deploy.models.rest import ResT, to_map, to_tokens
+from rest_deploy.models.rest import ResT
 from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.models.restv2_family import ResTv2Config
+from rest_deploy.models.stages import to_map, to_tokens
 from rest_deploy.models.taps import Tapped
 from rest_deploy.specs import EMBEDDING, LOGITS, STAGE_MAPS, FeatureNorm, Taps
 from tests.conftest import TINY, TINY_V2, lively

@@ -1,0 +1,204 @@
+"""What the families of ResT and ResTv2 have in common, without PyTorch: four stages, their sizes, their memory."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+
+from rest_deploy.artifact.profile import InputSize
+from rest_deploy.errors import ConfigError
+from rest_deploy.models.family import Family, NetworkConfig
+from rest_deploy.recipes import recipe_of
+from rest_deploy.specs import ImageSize, Precision, Preprocessing
+from rest_deploy.values import Many
+
+if TYPE_CHECKING:
+    from rest_deploy.models.evidence import Evidence, Setting
+
+STAGES = 4
+OF_STAGES = Many(STAGES, STAGES)
+MAX_BLOCKS = 1000  # of a stage; rest_large has 18
+_FLOAT = 4
+#: Maps of the stem that are alive at a time.
+_STEM_MAPS = {"onnx": 2, "pytorch": 3}
+#: Measured with TensorRT-RTX 1.7: scratch memory of a layer at the smallest sizes, and beside the widest point.
+_SCRATCH_BYTES, _BESIDE_BYTES = 16 << 20, 6 << 20
+
+
+class StagesConfig(NetworkConfig, Protocol):
+    """Hyper-parameters of four stages, one entry per stage where a tuple."""
+
+    @property
+    def embed_dims(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks in each stage."""
+
+    @property
+    def num_heads(self) -> tuple[int, ...]:
+        """Attention heads."""
+
+    @property
+    def sr_ratios(self) -> tuple[int, ...]:
+        """Spatial reduction of keys and values."""
+
+    @property
+    def qk_scale(self) -> float | None:
+        """Factor of the logits; None for one over the square root of a head's channels."""
+
+    @property
+    def norm_eps(self) -> float:
+        """Of the LayerNorms."""
+
+    def hidden_dim(self, stage: int) -> int:
+        """Hidden channels of the MLP in stage 0 to 3."""
+
+
+def check_stages(embed_dims: Sequence[int], num_heads: Sequence[int], sr_ratios: Sequence[int]) -> None:
+    """Refuse stages that no network of the authors' can have.
+
+    Raises:
+        ConfigError: Says which.
+    """
+    if any(ratio > 1 and ratio % 2 for ratio in sr_ratios):
+        raise ConfigError(
+            f"sr_ratios is {sr_ratios!r}; each must be 1 or even: with kernel s+1 and padding s//2 an odd "
+            "reduction has no output on the smallest grids"
+        )
+    if embed_dims[0] % 2:
+        raise ConfigError(f"embed_dims[0] is {embed_dims[0]}; it must be even: the stem works at half of it")
+    for stage, (width, heads) in enumerate(zip(embed_dims, num_heads, strict=True), 1):
+        if width % heads:
+            raise ConfigError(f"stage {stage} has {width} channels, which {heads} heads do not divide")
+
+
+# Operations
+
+Grid = tuple[int, int]
+
+
+def grid_after(grid: Grid, kernel: int, stride: int) -> Grid:
+    """What a convolution of odd kernel, padded by half of it, makes of a map."""
+    height, width = ((length + 2 * (kernel // 2) - kernel) // stride + 1 for length in grid)
+    return height, width
+
+
+def convolution(grid: Grid, in_channels: int, out_channels: int, kernel: int) -> int:
+    """Multiply-adds of a convolution that yields ``grid``; of a depthwise one, with one channel in."""
+    return grid[0] * grid[1] * in_channels * out_channels * kernel**2
+
+
+def embedding(channels: int, grid: Grid, in_channels: int) -> int:
+    """Multiply-adds of the convolution into a stage, and of its position code (section 3.3)."""
+    return convolution(grid, in_channels, channels, 3) + convolution(grid, 1, channels, 3)
+
+
+# Sizes
+
+
+@dataclass(frozen=True)
+class StageSize:
+    """One stage at one image.
+
+    Args:
+        tokens, keys: Of the queries and, after the reduction, of the keys.
+        dim, hidden: Channels of a token, and of it inside the MLP.
+        heads: Attention heads.
+    """
+
+    tokens: int
+    keys: int
+    dim: int
+    hidden: int
+    heads: int
+
+    @property
+    def attention(self) -> int:
+        """Numbers in the maps of queries x keys of all heads."""
+        return self.heads * self.tokens * self.keys
+
+
+def stage_sizes(config: StagesConfig, height: int, width: int) -> Iterator[StageSize]:
+    """The stages of a network at an image of (height, width), in order."""
+    height, width = -(-height // 4), -(-width // 4)
+    stages = zip(config.embed_dims, config.num_heads, config.sr_ratios, strict=True)
+    for stage, (dim, heads, ratio) in enumerate(stages):
+        if stage:
+            height, width = -(-height // 2), -(-width // 2)
+        keys = -(-height // ratio) * -(-width // ratio)
+        yield StageSize(height * width, keys, dim, config.hidden_dim(stage), heads)
+
+
+C = TypeVar("C", bound=StagesConfig)
+
+
+class StagesFamily(Family[C]):
+    """A family of four stages. It says the maps of queries x keys of a stage, and what is alive beside them."""
+
+    settings = frozenset(
+        "qk_scale norm_layer norm_eps layer_norm_eps layernorm_eps ln_eps act_layer hidden_act activation act act_fn "  # noqa: SIM905
+        "act_type num_heads heads".split()
+    )
+    #: By format: what a call takes beside its maps of queries x keys, as their multiple; maps of tokens beside those.
+    call_overhead: ClassVar[Mapping[str, float]]
+    call_around: ClassVar[Mapping[str, int]]
+    #: Maps of tokens that an engine has beside two of queries x keys; maps of the first stage beside scratch memory.
+    engine_around: ClassVar[float]
+    engine_first: ClassVar[int]
+
+    @abstractmethod
+    def attention_numbers(self, stage: StageSize, precision: Precision, format: str) -> int:
+        """Numbers in the maps of queries x keys that are alive at a time on the CPU."""
+
+    def preprocessing_at(self, size: ImageSize | None) -> Preprocessing:
+        return self.preprocessing if size is None else Preprocessing.for_size(size)
+
+    def block_name(self, piece: str) -> str:
+        return re.sub(r"^stage(\d+)_(\d+)$", r"stage\1.\2", piece)
+
+    def stage_channels(self, config: C) -> tuple[int, ...]:
+        return config.embed_dims
+
+    def call_bytes(self, config: C, batch: int, height: int, width: int, *, precision: Precision, format: str) -> int:
+        """Between 0.9 and 1.6 of what was measured, from a gigabyte up (tests/models/test_memory.py)."""
+        stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
+        widest = 0.0
+        for stage in stage_sizes(config, height, width):
+            maps = self.call_overhead[format] * self.attention_numbers(stage, precision, format)
+            around = self.call_around[format] * stage.tokens * stage.dim
+            mlp = stage.tokens * (2 * stage.dim + 2 * stage.hidden)
+            widest = max(widest, maps + around, mlp)
+        return int(batch * _FLOAT * (height * width * config.in_channels + _STEM_MAPS[format] * stem + widest))
+
+    def engine_bytes(self, config: C, largest: InputSize, precision: Precision) -> int:
+        """Within 15% (ResT) and 20% (ResTv2) of what TensorRT-RTX 1.7 tells of FP32 engines from 1x224x224 to
+        1x1024x1024 and from 16x224x224 to 8x640x640 (tests/export/engine/test_memory.py).
+
+        What is alive at the widest point of a block: the attention map before and after softmax beside maps of tokens,
+        or in the MLP its hidden layer before and after GELU beside two.
+        """
+        stages = list(stage_sizes(config, largest.size.height, largest.size.width))
+        first = stages[0].tokens * stages[0].dim
+        widest = max(
+            max(
+                2 * stage.attention + self.engine_around * stage.tokens * stage.dim,
+                2 * stage.tokens * (stage.dim + stage.hidden),
+            )
+            for stage in stages
+        )
+        number = largest.batch * recipe_of(precision).engine_bytes
+        return int(max(_SCRATCH_BYTES + self.engine_first * first * number, _BESIDE_BYTES + widest * number))
+
+    def heads(self, evidence: Evidence) -> tuple[int, ...] | None:
+        found = [evidence.attribute(f"stage{stage}.0.attn", "num_heads") for stage in range(1, STAGES + 1)]
+        return tuple(found) if all(isinstance(heads, int) for heads in found) else None
+
+    def contradictions(self, config: C, settings: Iterable[Setting]) -> Iterator[str]:
+        from rest_deploy.models import rest_checkpoints
+
+        return rest_checkpoints.contradictions(config, settings)
