@@ -113,7 +113,7 @@ def _loaded(path: Path) -> LoadedModel:
     try:
         return load_model(None, path, features=None)
     except CheckpointError as exc:
-        if "--" not in str(exc):
+        if "--" not in str(exc).replace(str(path), ""):
             raise
         raise CheckpointError(f"{exc}; these are flags of rest-export: export it with them, and open that") from exc
 

@@ -9,7 +9,7 @@ from typing import Any
 from rest_deploy.recipes import Limits, Recipe
 from rest_deploy.verification.blocks import BlockComparison
 from rest_deploy.verification.figures import MOST_FLIPS, MOST_WRONG, Accuracy, ImageFigures, ValueFigures
-from rest_deploy.verification.limits import judge, judge_values, on_images
+from rest_deploy.verification.limits import judge, judge_values, of_maps, on_images
 from rest_deploy.verification.reference import Comparison
 
 KIND, SCHEMA = "rest-verify", 2
@@ -95,7 +95,7 @@ class ArtifactResult:
             reasons = judge(images.figures, self.allowed, accuracy_loss=self._accuracy_loss(images))
             failures += [f"{where}: {reason}" for reason in reasons]
             for name, figures in images.maps.items():
-                failures += [f"{where} {name}: {reason}" for reason in judge(figures, self.allowed)]
+                failures += [f"{where} {name}: {reason}" for reason in judge(figures, self.allowed_of_maps)]
         if self.blocks is not None and self.blocks.first_over_limit is not None:
             failures.append(f"{self.blocks.case}: the difference begins at block {self.blocks.first_over_limit}")
         return failures
@@ -109,6 +109,11 @@ class ArtifactResult:
     def allowed(self) -> Limits:
         """What is allowed on real images."""
         return on_images(self.recipe, self.asked)
+
+    @property
+    def allowed_of_maps(self) -> Limits:
+        """What is allowed of other outputs than the logits, by the rule of the export."""
+        return of_maps(self.allowed, self.recipe)
 
     def _accuracy_loss(self, images: ImageFigures) -> float | None:
         known = self.data.reference.get(_key(images)) if self.data is not None else None
@@ -146,7 +151,7 @@ class ArtifactResult:
         }
 
     def _map_dict(self, name: str, figures: ValueFigures) -> dict[str, Any]:
-        return {"output": name, **asdict(figures), **asdict(judge_values(figures, self.allowed))}
+        return {"output": name, **asdict(figures), **asdict(judge_values(figures, self.allowed_of_maps))}
 
 
 def _key(images: ImageFigures) -> str | None:
