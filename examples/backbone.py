@@ -43,6 +43,9 @@ class Backbone(nn.Module):
         self.maps = {
             own.name: (int(own.shape[1]), own.stride) for own in predictor.info.outputs if own.stride is not None
         }
+        if not self.maps:
+            given = ", ".join(own.name for own in predictor.info.outputs)
+            raise ValueError(f"{predictor}: it gives {given} and no maps; export it with --features")
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> dict[str, Tensor]:

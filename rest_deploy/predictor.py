@@ -25,9 +25,9 @@ from rest_deploy.errors import (
     RestDeployError,
 )
 from rest_deploy.machine import SHARE, USUAL, available_bytes, check_memory
-from rest_deploy.models.family import config_of, pixels_within
-from rest_deploy.runtimes.registry import RUNTIMES, open_runtime
-from rest_deploy.specs import EMBEDDING, LOGITS, MAX_PIXELS, THREADS, TOP_K, Activation
+from rest_deploy.models.family import pixels_within
+from rest_deploy.runtimes.registry import open_runtime
+from rest_deploy.specs import EMBEDDING, LOGITS, MAX_PIXELS, THREADS, TOP_K, Activation, FeatureNorm
 from rest_deploy.values import check
 
 if TYPE_CHECKING:  # Pillow is imported with the first image: a service that feeds batches starts without it
@@ -179,13 +179,15 @@ class Predictor:
 
     def _require(self, output: str) -> None:
         if output not in self._gives:
-            has = ", ".join(own.name for own in self.info.outputs)
-            instead = (
-                "it is a backbone; use Predictor.features" if LOGITS not in self._gives else "use Predictor.logits"
-            )
+            names = [own.name for own in self.info.outputs]
+            method = "logits" if names == [LOGITS] else "embed" if names == [EMBEDDING] else "features"
+            backbone = "" if LOGITS in names else "it is a backbone; "
+            again = ""
+            if self.info.feature_norm is not FeatureNorm.CHAIN:  # which is the network of no classifier
+                again = f", or export the checkpoint of a classifier with --features {','.join([*names, output])}"
             raise ConfigError(
-                f"{self._runtime.path}: it gives {has} and no {output}: {instead}, or export it with --features "
-                f"{','.join(own.name for own in self.info.outputs)},{output}"
+                f"{self._runtime.path}: it gives {', '.join(names)} and no {output}: {backbone}in Python use "
+                f"Predictor.{method}{again}"
             )
 
     def _outputs(self, batch: Any) -> dict[str, Any]:
@@ -371,9 +373,7 @@ class Predictor:
         """Pixels of the largest square that memory allows at this moment; None where that cannot be told."""
         if self._runtime.device != "cpu" or (free := available_bytes()) is None:
             return None
-        info = self.info
-        memory = RUNTIMES[info.format].memory
-        return pixels_within(config_of(info), int(SHARE * free), precision=info.precision, format=memory)
+        return pixels_within(int(SHARE * free), self._runtime.call_bytes)
 
     def _images_a_call(self, height: int, width: int) -> int:
         """How many images of a size run together: as many as memory and the artifact allow."""

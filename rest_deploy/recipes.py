@@ -43,7 +43,8 @@ class Limits:
             judge it.
         baseline_factor: Largest difference of a logit, in units of the baseline error: that of the model as written,
             for a lower precision that of its deploy form, which it is made from.
-        floor: Largest difference of a logit, relative to the largest logit or to 1, whichever is more.
+        floor: Largest difference of a logit, relative to the largest logit or to 1, whichever is more; of the values of
+            a map or a block, which are many, relative to the largest.
         max_block_rms: Root mean squared error of a map, or of the output of a block inside the network, in its
             standard deviations, in place of its largest error; None judges the largest.
         reason: Why these.
@@ -68,37 +69,32 @@ class Limits:
         """Whether they say anything of the largest error."""
         return self.max_error is not None or self.baseline_factor > 0 or self.floor > 0
 
-    def allowed_error(self, reference_error: float | None, scale: float, std: float) -> float:
-        """Largest error that is allowed of values of a scale and a standard deviation.
+    def allowed(self, figures: Figures, *, least_scale: float = 1.0) -> float:
+        """Largest error that is allowed.
 
-        NaN, which no error is within, where one of them is not finite: what the reference cannot say is not confirmed
-        by saying it too. No limit lets an infinite error pass.
+        NaN, which no error is within, where a figure is not finite: what the reference cannot say is not confirmed by
+        saying it too. No limit lets an infinite error pass.
 
         Args:
-            reference_error: The baseline error; None where there is none.
-            scale: Largest absolute value of the reference.
-            std: Standard deviation of the reference's values.
+            figures: What it is judged by.
+            least_scale: What the floor is at least relative to.
         """
-        if not all(math.isfinite(value) for value in (reference_error or 0.0, scale, std)):
+        if not all(math.isfinite(own) for own in (figures.reference_error or 0.0, figures.scale, figures.std)):
             return math.nan
-        return min(max(self._terms(reference_error, scale, std)), sys.float_info.max)
-
-    def allowed(self, figures: Figures) -> float:
-        """Largest error that is allowed."""
-        return self.allowed_error(figures.reference_error, figures.scale, figures.std)
+        return min(max(self._terms(figures, least_scale)), sys.float_info.max)
 
     def why(self, figures: Figures) -> str:
         """Which of the three decides, in words."""
-        lost, floor, std = self._terms(figures.reference_error, figures.scale, figures.std)
+        lost, floor, std = self._terms(figures, 1.0)
         if lost > max(floor, std):
             return f"{self.baseline_factor:g} times the baseline error {figures.reference_error:.3g}"
         if floor > std:
             return f"{self.floor:g} of the largest logit, or of 1"
         return f"{self.max_error or 0.0:g} standard deviations of the logits"
 
-    def _terms(self, reference_error: float | None, scale: float, std: float) -> tuple[float, float, float]:
-        lost = self.baseline_factor * (reference_error or 0.0)
-        return lost, self.floor * max(1.0, scale), (self.max_error or 0.0) * std
+    def _terms(self, figures: Figures, least_scale: float) -> tuple[float, float, float]:
+        lost = self.baseline_factor * (figures.reference_error or 0.0)
+        return lost, self.floor * max(least_scale, figures.scale), (self.max_error or 0.0) * figures.std
 
 
 @dataclass(frozen=True, eq=False, repr=False)

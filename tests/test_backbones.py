@@ -22,6 +22,7 @@ from rest_deploy.cli import info as info_command
 from rest_deploy.cli import predict as predict_command
 from rest_deploy.cli import verify as verify_command
 from rest_deploy.errors import CheckpointError, ConfigError, VerificationError
+from rest_deploy.machine import SHARE
 from rest_deploy.models.factory import load_model
 from rest_deploy.models.rest import ResT
 from rest_deploy.pipeline.request import as_arguments
@@ -292,7 +293,9 @@ def test_the_commands(detector: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         assert verify_command.main([*argv, *more]) == 1
         assert "--data" in _one_line(capsys)
     assert predict_command.main([str(output), str(IMAGES)]) == 1
-    assert "Predictor.features" in _one_line(capsys)
+    line = _one_line(capsys)
+    assert "in Python use Predictor.features" in line
+    assert "logits" not in line.partition("Predictor.features")[2]  # a chain is the network of no classifier
 
 
 def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -400,8 +403,19 @@ def test_a_classifier_gives_no_features(tiny_onnx: Path) -> None:
     with Predictor(tiny_onnx) as predictor:
         with pytest.raises(ConfigError, match=r"Predictor\.logits"):
             predictor.features(_batch(32, 32))
-        with pytest.raises(ConfigError, match="--features logits,embedding"):
+        with pytest.raises(ConfigError, match=r"Predictor\.logits, or .*--features logits,embedding"):
             predictor.embed(IMAGES / "chelsea.png")
+
+
+def test_memory_of_maps_counts(backbone: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rest_deploy.predictor.available_bytes", lambda: 1 << 24)
+    with Predictor(backbone) as maps, Predictor(tiny_onnx) as logits:
+        assert maps.max_pixels is not None
+        assert logits.max_pixels is not None
+        side = round(maps.max_pixels**0.5)
+        needed = maps._runtime.call_bytes
+        assert needed(1, side, side) <= (1 << 24) * SHARE < needed(1, side + 1, side + 1)
+        assert maps.max_pixels < logits.max_pixels
 
 
 def test_artifacts_of_one_network_that_give_other_things(
@@ -420,8 +434,9 @@ def test_artifacts_of_one_network_that_give_other_things(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", FeatureNorm)
-def test_maps_of_rest_lite_lose_no_more_than_pytorch(norm: FeatureNorm, tmp_path: Path) -> None:
-    made = export("rest_lite", tmp_path / "a.onnx", features=STAGE_MAPS, feature_norm=norm)
+@pytest.mark.parametrize("model", ["rest_lite", "restv2_tiny"])
+def test_maps_lose_no_more_than_pytorch(model: str, norm: FeatureNorm, tmp_path: Path) -> None:
+    made = export(model, tmp_path / "a.onnx", features=STAGE_MAPS, feature_norm=norm)
     record = read_info(made)
     assert record.verification is not None
     for row in record.verification["cases"]:

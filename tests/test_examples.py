@@ -94,6 +94,13 @@ def test_maps_are_the_predictors(predictor: Predictor) -> None:
         np.testing.assert_array_equal(own.numpy(), wanted[name])
 
 
+def test_a_file_without_maps_is_no_backbone(tmp_path: Path) -> None:
+    path = export(None, tmp_path / "e.onnx", checkpoint=DIGITS, features="embedding", verify=False)
+    with Predictor(path) as opened, pytest.raises(ValueError, match=r"gives embedding and no maps; .* --features"):
+        examples.Backbone(opened)
+    assert opened.info.feature_norm is None
+
+
 def test_detectron2_takes_them_by_name(predictor: Predictor) -> None:
     backbone = examples.Detectron2Backbone(predictor)
     assert backbone.size_divisibility == 32

@@ -83,7 +83,10 @@ def _add_images(group: argparse._ArgumentGroup) -> None:
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
-        "--max-error", metavar="STD", type=number_as(FACTOR), help="largest error, in standard deviations of the logits"
+        "--max-error",
+        metavar="STD",
+        type=number_as(FACTOR),
+        help="largest error of the logits, in their standard deviations; of a map too, or there root mean squared",
     )
     add(
         "--min-top1-agreement",
@@ -284,7 +287,7 @@ def _block_table(artifact: ArtifactResult, prefix: str) -> Table:
 
 def _map_table(artifact: ArtifactResult, prefix: str) -> Table:
     lines = [
-        (str(images.size or "own"), name, *_values_row(own, judge_values(own, artifact.allowed)))
+        (str(images.size or "own"), name, *_values_row(own, judge_values(own, artifact.allowed_of_maps)))
         for images in artifact.images
         for name, own in images.maps.items()
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -352,28 +352,23 @@ def check_image(
     check_memory(needed, f"{name}: an input of {height}x{width}", ImageError, "scale it down first")
 
 
-def pixels_within(
-    config: NetworkConfig,
-    limit_bytes: int,
-    *,
-    precision: Precision = Precision.FP32,
-    format: str = "onnx",
-) -> int:
+def pixels_within(limit_bytes: int, call_bytes: Callable[[int, int, int], int]) -> int:
     """Pixels of the largest square image whose call takes at most so many bytes; 0 where not even one pixel does.
 
     One of as many pixels and another shape takes about as much while its short side is some 32 pixels or more. A line
     of pixels takes a hundred times as much, as there is nothing to reduce across it: where shapes are not known, ask
-    :func:`network_bytes` of each.
+    ``call_bytes`` of each.
 
-    Raises:
-        ConfigError: As :func:`network_bytes`.
+    Args:
+        limit_bytes: How many.
+        call_bytes: Batch, height, width -> bytes that a call takes; grows with each of them.
     """
     fits, does_not = 0, 1
-    while network_bytes(config, 1, does_not, does_not, precision=precision, format=format) <= limit_bytes:
+    while call_bytes(1, does_not, does_not) <= limit_bytes:
         fits, does_not = does_not, 2 * does_not
     while does_not - fits > 1:
         side = (fits + does_not) // 2
-        if network_bytes(config, 1, side, side, precision=precision, format=format) <= limit_bytes:
+        if call_bytes(1, side, side) <= limit_bytes:
             fits = side
         else:
             does_not = side

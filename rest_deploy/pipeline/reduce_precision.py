@@ -37,7 +37,7 @@ from rest_deploy.verification import (
     open_candidate,
     synthetic_images,
 )
-from rest_deploy.verification.figures import LogitFigures, ValueFigures
+from rest_deploy.verification.figures import LogitFigures, ValueFigures, summary
 from rest_deploy.verification.limits import budget_record, judge, of_export, of_maps
 
 if TYPE_CHECKING:
@@ -128,23 +128,32 @@ class Judged:
 
     Args:
         comparison: On synthetic images, against PyTorch in float64; None where that was not asked for.
-        agreement: On real images, against FP32, in standard deviations of its outputs; None where there are none.
+        on_images: Of each output on real images, against FP32, in its standard deviations; empty where there are none.
         limits: What is allowed on real images.
+        limits_of_maps: What is allowed there of outputs that are no logits.
         images: How many of them there are.
     """
 
     comparison: Comparison | None
-    agreement: LogitFigures | ValueFigures | None
+    on_images: Mapping[str, LogitFigures | ValueFigures]
     limits: Limits
+    limits_of_maps: Limits
     images: int = 0
 
     @property
     def failures(self) -> list[str]:
         """What is over the limits, in words."""
         failures = self.comparison.failures if self.comparison is not None else []
-        if self.agreement is not None:
-            failures += [f"{self.images} images: {why}" for why in judge(self.agreement, self.limits)]
+        for name, figures in self.on_images.items():
+            allowed = self.limits if isinstance(figures, LogitFigures) else self.limits_of_maps
+            where = f"{self.images} images" + (f" {name}" if len(self.on_images) > 1 else "")
+            failures += [f"{where}: {why}" for why in judge(figures, allowed)]
         return failures
+
+    @property
+    def agreement(self) -> LogitFigures | ValueFigures | None:
+        """What the record says of real images; None where there are none."""
+        return summary(self.on_images) if self.on_images else None
 
     @property
     def passed(self) -> bool:
@@ -204,7 +213,7 @@ class Reduction:
         judged = images is not None and reference is not None
         limits = of_export(network.recipe, asked, images=judged, random=random)
         if not network.info.num_classes:
-            limits = limits[0], of_maps(limits[1], network.recipe)
+            limits = limits[0], replace(limits[1], min_top1_agreement=None)
         return cls(network, convert, reference, images, limits, report)
 
     def make(self, path: Path, info: ArtifactInfo) -> tuple[ArtifactInfo, Comparison | None]:
@@ -264,13 +273,14 @@ class Reduction:
             return self._judge(run)
 
     def _judge(self, run: Run) -> Judged:
-        comparison = agreement = None
+        comparison, found = None, dict[str, LogitFigures | ValueFigures]()
         synthetic, images = self.limits
         if self.reference is not None:
             comparison = self.reference.compare(run, synthetic)
             if self.images is not None:
-                agreement = self.images.compare(run)
-        return Judged(comparison, agreement, images, self.images.count if self.images is not None else 0)
+                found = self.images.compare(run)
+        count = self.images.count if self.images is not None else 0
+        return Judged(comparison, found, images, of_maps(images, self.network.recipe), count)
 
     def _run(self, plan: PrecisionPlan) -> Run:
         return candidate_of(self.convert(plan), self.network.recipe)
@@ -328,7 +338,7 @@ class Reduction:
 
         def measure(plan: PrecisionPlan) -> tuple[float, float | None]:
             self.report(next(done) / parts, "what each part costs")
-            agreement = images.compare(self._run(plan))
+            agreement = summary(images.compare(self._run(plan)))
             return agreement.rms_error, getattr(agreement, "top1_agreement", None)
 
         return sensitivities(plan, kept_in, measure)

@@ -377,13 +377,21 @@ def largest_errors(ours: Outputs | None, exact: Outputs) -> dict[str, float] | N
         }
 
 
-def worst(figures: Sequence[ValueFigures]) -> ValueFigures:
-    """The worst of each figure of several outputs, measured in standard deviations."""
+def summary(figures: Mapping[str, LogitFigures | ValueFigures]) -> LogitFigures | ValueFigures:
+    """The figures of the logits; without logits the worst of each figure of the outputs.
+
+    Args:
+        figures: Output's name -> what was measured, in standard deviations.
+    """
+    maps = [own for own in figures.values() if isinstance(own, ValueFigures)]
+    for own in figures.values():
+        if not isinstance(own, ValueFigures):
+            return own
 
     def most(name: str) -> float:
-        return float(np.max([getattr(own, name) for own in figures]))  # NaN stays NaN
+        return float(np.max([getattr(own, name) for own in maps]))  # NaN stays NaN
 
-    cosine = float(np.min([own.cosine for own in figures]))
+    cosine = float(np.min([own.cosine for own in maps]))
     return ValueFigures(most("max_error"), most("rms_error"), None, most("scale"), most("std"), cosine)
 
 

@@ -18,10 +18,11 @@ _NOTHING = Limits()
 
 
 def on_synthetic(recipe: Recipe, asked: Limits = _NOTHING) -> Limits:
-    """What is allowed on synthetic images, and of blocks; what was asked for goes first."""
+    """What is allowed on synthetic images; what was asked for goes first, of maps too, however they are judged."""
     own = recipe.on_synthetic
     if asked.limits_error:
-        own = replace(asked, min_top1_agreement=None, max_accuracy_loss=None, max_block_rms=own.max_block_rms)
+        rms = asked.max_error if own.max_block_rms is not None else None
+        own = replace(asked, min_top1_agreement=None, max_accuracy_loss=None, max_block_rms=rms)
     return own if asked.max_block_rms is None else replace(own, max_block_rms=asked.max_block_rms)
 
 
@@ -59,8 +60,8 @@ def of_export(recipe: Recipe, asked: Limits, *, images: bool, random: bool) -> t
 
 def of_maps(images: Limits, recipe: Recipe) -> Limits:
     """What is allowed of maps on real images: of their many values the root mean squared error is judged."""
-    rms = recipe.on_synthetic.max_block_rms if recipe.on_synthetic.max_block_rms is not None else images.max_error
-    return replace(images, min_top1_agreement=None, max_block_rms=rms)
+    own = recipe.on_synthetic.max_block_rms if images.max_error == recipe.on_images.max_error else None
+    return replace(images, min_top1_agreement=None, max_block_rms=own if own is not None else images.max_error)
 
 
 def budget_record(recipe: Recipe, synthetic: Limits, images: Limits) -> dict[str, float | None]:
@@ -78,6 +79,12 @@ def of_artifact(info: ArtifactInfo, asked: Limits = _NOTHING) -> Limits:
     if not asked.limits_error and info.precision_plan is not None:
         asked = replace(asked, max_error=info.precision_plan.budget.get("synthetic_max_error"))
     return on_synthetic(info.recipe, asked)
+
+
+def of_blocks(recipe: Recipe, synthetic: Limits, asked: Limits) -> Limits:
+    """What is allowed of blocks, by what is on synthetic images; a ``max_error`` asked for is meant of outputs."""
+    rms = asked.max_block_rms if asked.max_block_rms is not None else recipe.on_synthetic.max_block_rms
+    return replace(synthetic, max_block_rms=rms)
 
 
 def judge(figures: LogitFigures | ValueFigures, limits: Limits, *, accuracy_loss: float | None = None) -> list[str]:
@@ -131,7 +138,7 @@ def judge_values(figures: ValueFigures, limits: Limits, *, largest: bool = False
         largest: Whether the largest error is judged in any case, as of the block whose output is the logits.
     """
     if limits.max_block_rms is None or largest:
-        allowed = limits.allowed(figures)
+        allowed = limits.allowed(figures, least_scale=0.0)
         return ValueVerdict("max_error", allowed, figures.max_error <= allowed)
     allowed = limits.max_block_rms * figures.std
     return ValueVerdict("rms_error", allowed, figures.rms_error <= allowed)

@@ -25,7 +25,6 @@ from rest_deploy.verification.figures import (
     measure_logits,
     measure_outputs,
     measure_values,
-    worst,
 )
 from rest_deploy.verification.limits import judge, judge_values
 
@@ -289,7 +288,7 @@ def losses(baseline: Run | None, images: NDArray[np.float32], exact: Outputs) ->
 
 
 class Pictures:
-    """Real images with the FP32 network's outputs, to measure those of narrower ones by: the logits, or all if none.
+    """Real images with the FP32 network's outputs, to measure those of narrower ones by.
 
     Args:
         reference: The FP32 network.
@@ -298,7 +297,7 @@ class Pictures:
 
     def __init__(self, reference: Run, batches: Iterable[NDArray[np.float32]]) -> None:
         self._batches = batches
-        self._outputs = [_judged_outputs(reference(batch)) for batch in batches]
+        self._outputs = [dict(reference(batch)) for batch in batches]
 
     @property
     def count(self) -> int:
@@ -311,22 +310,19 @@ class Pictures:
         some._batches, some._outputs = list(islice(self._batches, count)), self._outputs[:count]
         return some
 
-    def compare(self, candidate: Run) -> LogitFigures | ValueFigures:
-        """Measure a narrower network, errors in standard deviations of the FP32 network's output: of the logits, or the
-        worst of all others.
-        """
+    def compare(self, candidate: Run) -> dict[str, LogitFigures | ValueFigures]:
+        """Measure the outputs of a narrower network, errors in standard deviations of the FP32 network's."""
+        logits: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+        parts: dict[str, list[tuple[int, ValueFigures]]] = {name: [] for name in self._outputs[0] if name != LOGITS}
         with np.errstate(invalid="ignore", over="ignore"):  # what gives no numbers agrees with nothing, without noise
-            if LOGITS in self._outputs[0]:
-                ours = [np.asarray(candidate(batch)[LOGITS], np.float64) for batch in self._batches]
-                exact = [np.asarray(outputs[LOGITS], np.float64) for outputs in self._outputs]
-                return measure_logits(np.concatenate(ours), np.concatenate(exact)).in_std()
-            parts: dict[str, list[tuple[int, ValueFigures]]] = {name: [] for name in self._outputs[0]}
             for batch, known in zip(self._batches, self._outputs, strict=True):
                 made = candidate(batch)
-                for name, values in known.items():
-                    parts[name].append((values.size, measure_values(np.asarray(made[name]), values)))
-            return worst([joined(own).in_std() for own in parts.values()])
-
-
-def _judged_outputs(outputs: Outputs) -> Outputs:
-    return {LOGITS: outputs[LOGITS]} if LOGITS in outputs else dict(outputs)
+                if LOGITS in known:
+                    logits.append((np.asarray(made[LOGITS], np.float64), np.asarray(known[LOGITS], np.float64)))
+                for name, own in parts.items():
+                    own.append((known[name].size, measure_values(np.asarray(made[name]), known[name])))
+            found: dict[str, LogitFigures | ValueFigures] = {}
+            if logits:
+                ours, exact = zip(*logits, strict=True)
+                found[LOGITS] = measure_logits(np.concatenate(ours), np.concatenate(exact)).in_std()
+            return found | {name: joined(own).in_std() for name, own in parts.items()}

@@ -17,7 +17,7 @@ from rest_deploy.specs import LOGITS, SEED, THREADS, ImageSize, StepProgress, in
 from rest_deploy.values import check
 from rest_deploy.verification.blocks import BlockComparison, compare_blocks
 from rest_deploy.verification.images import Images, ImagesResult, on_images
-from rest_deploy.verification.limits import judge, of_artifact
+from rest_deploy.verification.limits import judge, of_artifact, of_blocks
 from rest_deploy.verification.opened import OpenReference, Subject, WeightsChoice, open_reference, open_subject
 from rest_deploy.verification.reference import Case, CaseFigures, Comparison, Reference, synthetic_images
 from rest_deploy.verification.result import ArtifactResult, Verification
@@ -202,6 +202,7 @@ def _by_block(
         exact, baseline = reference.blocks(subject.info.precision)
         lost = baseline(images) if baseline is not None else None
         ours, classifies = runs[subject.name](images), LOGITS in subject.info.taps.names
+        allowed = of_blocks(subject.info.recipe, allowed, limits)
         found[subject.name] = compare_blocks(case, ours, exact(images), lost, allowed, classifies=classifies)
     return found
 

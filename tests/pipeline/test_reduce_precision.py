@@ -21,12 +21,13 @@ from rest_deploy.export.precision import plan as plans
 from rest_deploy.export.precision.plan import PrecisionPlan
 from rest_deploy.pipeline import ExportRequest, ExportResult, reduce_precision, run_export, speed
 from rest_deploy.pipeline.reduce_precision import Judged, keep_worst, sensitivities
+from rest_deploy.recipes import recipe_of
 from rest_deploy.runtimes import ort
 from rest_deploy.runtimes.registry import read_info
-from rest_deploy.specs import CalibrationMethod, ImageSize, Int8Target, Precision
-from rest_deploy.verification import Case, Limits, open_candidate, synthetic_images
+from rest_deploy.specs import LOGITS, CalibrationMethod, ImageSize, Int8Target, Precision
+from rest_deploy.verification import Case, Limits, Pictures, open_candidate, synthetic_images
 from rest_deploy.verification.figures import measure_logits
-from rest_deploy.verification.limits import on_synthetic
+from rest_deploy.verification.limits import of_maps, on_synthetic
 from tests.conftest import DIGITS, TINY
 
 DIGIT_IMAGES = DIGITS.parent / "images"
@@ -391,7 +392,7 @@ def _judge(plan: PrecisionPlan, allowed: float = 0.02) -> Judged:
         max_error=error,
         logit_std=1.0,
     )
-    return Judged(None, agreement, Limits(allowed))
+    return Judged(None, {LOGITS: agreement}, Limits(allowed), Limits())
 
 
 def test_each_part_is_looked_at_alone_and_the_worst_comes_first() -> None:
@@ -432,6 +433,21 @@ def test_int8_falls_back_to_half() -> None:
     plan = PrecisionPlan({"a": Precision.INT8, "b": Precision.INT8, "c": Precision.FP16})
     table = sensitivities(plan, Precision.FP16, lambda p: (float(p.parts["a"] is Precision.INT8), 1.0))
     assert list(table) == ["a", "b"]  # what is half already is not looked at
-    good = Judged(None, None, Limits(1.0))
+    good = Judged(None, {}, Limits(1.0), Limits(1.0))
     found, _, _ = keep_worst(plan, Precision.FP16, ["a", "b"], good, lambda p: good)
     assert dict(found.parts) == {"a": Precision.FP16, "b": Precision.INT8, "c": Precision.FP16}
+
+
+def test_a_wrong_map_beside_right_logits_is_found_on_real_images() -> None:
+    rng = np.random.default_rng(0)
+    logits, exact = rng.standard_normal((4, 3)), rng.standard_normal((4, 5, 6, 6))
+
+    def verdict(error: float) -> Judged:
+        images = Pictures(lambda batch: {LOGITS: logits, "stage2": exact}, [np.zeros((4, 3, 8, 8), np.float32)])
+        made = images.compare(lambda batch: {LOGITS: logits, "stage2": exact + error})
+        recipe = recipe_of(Precision.INT8, Int8Target.CPU)
+        return Judged(None, made, recipe.on_images, of_maps(recipe.on_images, recipe), images.count)
+
+    assert verdict(0.7 * exact.std()).passed
+    (failure,) = verdict(0.8 * exact.std()).failures
+    assert failure.startswith("4 images stage2: root mean squared error 0.8")

@@ -17,7 +17,9 @@ from rest_deploy.verification.limits import (
     budget_record,
     judge,
     judge_values,
+    of_blocks,
     of_export,
+    of_maps,
     on_images,
     on_synthetic,
 )
@@ -117,7 +119,7 @@ def test_what_was_asked_for_goes_first(recipe: Recipe) -> None:
     synthetic, images = on_synthetic(recipe, asked), on_images(recipe, asked)
     assert synthetic.allowed(FIGURES) == images.allowed(FIGURES) == pytest.approx(0.6)
     assert (synthetic.min_top1_agreement, synthetic.max_accuracy_loss) == (None, None)  # of images
-    assert synthetic.max_block_rms == recipe.on_synthetic.max_block_rms
+    assert synthetic.max_block_rms == (None if recipe.on_synthetic.max_block_rms is None else 0.3)  # of maps too
     assert (images.min_top1_agreement, images.max_accuracy_loss) == (0.7, 0.1)
     own = on_images(recipe, Limits(max_accuracy_loss=0.1))
     assert replace(own, max_accuracy_loss=None) == recipe.on_images
@@ -142,6 +144,23 @@ def test_a_tighter_error_is_meant_of_real_images_where_there_are_any(
         "max_error": asked or 0.75,
         "synthetic_max_error": synthetic,
     }
+
+
+def test_an_error_that_is_asked_for_is_that_of_maps_too() -> None:
+    assert INT8.on_synthetic.max_block_rms == 0.75
+    for asked, allowed in ((None, 0.75), (0.1, 0.1), (2.0, 2.0)):
+        synthetic = on_synthetic(INT8, Limits(asked))
+        assert synthetic.max_block_rms == allowed
+        assert of_maps(on_images(INT8, Limits(asked)), INT8).max_block_rms == allowed
+        assert of_blocks(INT8, synthetic, Limits(asked)).max_block_rms == 0.75  # of what is inside of the network
+    assert of_blocks(INT8, synthetic, Limits(0.1, max_block_rms=0.3)).max_block_rms == 0.3
+
+
+def test_maps_of_small_values_have_a_small_floor() -> None:
+    small = ValueFigures(max_error=1e-6, rms_error=1e-7, reference_error=1e-8, scale=1e-3, std=1e-4, cosine=1.0)
+    limits = recipe_of(Precision.FP32).on_synthetic
+    assert not judge_values(small, limits).passed
+    assert judge_values(replace(small, max_error=4e-8), limits).passed
 
 
 def test_a_block_is_judged_by_its_root_mean_square_where_that_is_limited() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.errors import VerificationError
 from rest_deploy.recipes import recipe_of
-from rest_deploy.specs import ImageSize, Precision
+from rest_deploy.specs import LOGITS, ImageSize, Precision
 from rest_deploy.verification import CASES, Case, Comparison, Limits, Pictures, Reference, synthetic_images
 from rest_deploy.verification.figures import LogitFigures
 from rest_deploy.verification.limits import judge, on_synthetic
@@ -149,7 +149,9 @@ def _logits(batch: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _compare(reference: Logits, candidate: Logits) -> LogitFigures:
-    return Pictures(_run(reference), BATCHES).compare(_run(candidate))
+    figures = Pictures(_run(reference), BATCHES).compare(_run(candidate))[LOGITS]
+    assert isinstance(figures, LogitFigures)
+    return figures
 
 
 STD = np.concatenate([_logits(batch) for batch in BATCHES]).std()
@@ -212,4 +214,4 @@ class _Again:
 
 
 def test_the_first_images_alone() -> None:
-    assert Pictures(_run(_logits), _Again()).first(2).compare(_run(_logits)).images == 4
+    assert Pictures(_run(_logits), _Again()).first(2).compare(_run(_logits))[LOGITS].images == 4
