@@ -54,7 +54,17 @@ def _build(model: str, flags: tuple[str, ...]) -> tuple[float, float, float]:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "model.engine"
         told = Path(folder) / "told.json"
-        argv = [sys.executable, "-m", "rest_deploy.cli.export", "--model", model, "--format", "trt-rtx", "--json"]
+        weights = str(golden_checkpoint(model, Path(folder)))
+        argv = [
+            sys.executable,
+            "-m",
+            "rest_deploy.cli.export",
+            "--checkpoint",
+            weights,
+            "--format",
+            "trt-rtx",
+            "--json",
+        ]
         argv += ["--output", str(output), *flags]
         actions = [
             (os.POSIX_SPAWN_OPEN, 1, str(told), os.O_WRONLY | os.O_CREAT, 0o600),

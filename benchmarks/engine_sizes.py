@@ -17,6 +17,7 @@ from PIL import Image
 from benchmarks.environment import environment
 from rest_deploy.pipeline import ExportRequest, run_exports
 from rest_deploy.specs import Precision
+from tests.golden import golden_checkpoint
 
 ALLOWED = 0.56
 _MIB = 2**20
@@ -55,7 +56,13 @@ def _made(name: str, precision: Precision, folder: Path) -> tuple[int, int, floa
     if precision is Precision.INT8:
         options |= {"calibration": _noise(folder / "images")}
     request = ExportRequest(
-        name, folder / "x", format="onnx,trt-rtx", precision=precision, verify=False, options=options
+        None,
+        folder / "x",
+        checkpoint=golden_checkpoint(name, folder),
+        format="onnx,trt-rtx",
+        precision=precision,
+        verify=False,
+        options=options,
     )
     onnx, engine = run_exports(request)
     return onnx.path.stat().st_size, engine.path.stat().st_size, engine.seconds["build"]

@@ -16,9 +16,9 @@ from pathlib import Path
 from benchmarks.environment import environment
 from rest_deploy.export.as_written import export_as_written
 from rest_deploy.export.onnx_exporter import OnnxConfig, export
-from rest_deploy.models.factory import create_model
 from rest_deploy.specs import TensorSpec
 from rest_deploy.timing import time_paired
+from tests.golden import golden_model
 
 ALLOWED = 8.0
 IMAGE = TensorSpec("image", "float32", ("batch", 3, "height", "width"))
@@ -36,7 +36,7 @@ def main() -> None:
     print(f"{'model':<11} {'ours s':>7} {'TorchScript s':>13} {'ratio':>6} {'quartiles':>13} {'allowed':>8}")
     held = True
     for name in arguments.models:
-        model = create_model(name)
+        model = golden_model(name).float()
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model.onnx"
             timings = time_paired(

@@ -19,6 +19,7 @@ from rest_deploy.runtimes.ort import sums_saturate
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import Precision
 from rest_deploy.timing import time_paired
+from tests.golden import golden_checkpoint
 
 ALLOWED = 0.82
 _MIB = 2**20
@@ -44,8 +45,11 @@ def main() -> None:
 
 def _row(name: str, folder: Path, size: int, seconds: float) -> bool:
     options = {"compare_speed": False}
-    wide = run_export(ExportRequest(name, folder / "fp32.onnx", verify=False)).path
-    request = ExportRequest(name, folder / "int8.onnx", precision=Precision.INT8, verify=False, options=options)
+    weights = golden_checkpoint(name, folder)
+    wide = run_export(ExportRequest(None, folder / "fp32.onnx", checkpoint=weights, verify=False)).path
+    request = ExportRequest(
+        None, folder / "int8.onnx", checkpoint=weights, precision=Precision.INT8, verify=False, options=options
+    )
     narrow = run_export(request).path
     image = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
     with open_runtime(wide) as fp32, open_runtime(narrow) as int8:

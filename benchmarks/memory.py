@@ -52,12 +52,12 @@ def main() -> None:
 
 
 def _made(folder: Path) -> list[Path]:
-    paths = [DIGITS]
+    paths, lite = [DIGITS], golden_checkpoint("rest_lite", folder)
     for precision, options in ((Precision.FP32, {}), (Precision.INT8, {"reduced_range": True, "compare_speed": False})):
-        for name, source in ((None, DIGITS), ("rest_lite", None)):
-            output = folder / f"{name or 'digits'}_{precision.value}.onnx"
+        for name, source in (("digits", DIGITS), ("rest_lite", lite)):
+            output = folder / f"{name}_{precision.value}.onnx"
             request = ExportRequest(
-                name, output, checkpoint=source, precision=precision, verify=False, options=dict(options)
+                None, output, checkpoint=source, precision=precision, verify=False, options=dict(options)
             )
             paths.append(run_export(request).path)
     return paths

@@ -22,6 +22,7 @@ from rest_deploy.benchmarking.contenders import Contender
 from rest_deploy.benchmarking.sessions import ArtifactSession
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.timing import Burst, take_turns, until_idle
+from tests.golden import golden_checkpoint
 
 _SLOWED, _CALL_SECONDS, _ALLOWED_OVERHEAD = "slowed.onnx", 0.005, 0.01
 _CALLS, _REPEATS = 20_000, 9
@@ -62,7 +63,8 @@ def main() -> None:
     )
     held = _overhead()
     with tempfile.TemporaryDirectory() as folder:
-        first = run_export(ExportRequest(arguments.model, Path(folder) / "first.onnx", verify=False)).path
+        weights = golden_checkpoint(arguments.model, Path(folder))
+        first = run_export(ExportRequest(None, Path(folder) / "first.onnx", checkpoint=weights, verify=False)).path
         wishes = {"copy.onnx": "no difference beyond noise", _SLOWED: "slower"}
         for name, wanted in wishes.items():
             if arguments.only is not None and not name.startswith(arguments.only):

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from examples.digits.data import load_split, render
+from tests.golden import golden_checkpoint
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits" / "rest_digits.safetensors"
 NETWORKS = ("rest_lite", "rest_small", "rest_base", "rest_large")
@@ -43,8 +44,8 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     start = time.perf_counter()
     networks = [folder / f"{name}.onnx" for name in NETWORKS]
-    for path in networks:
-        _run("export", "--model", path.stem, "-o", path, "--no-verify")
+    for path in networks:  # the golden weights, which have biases
+        _run("export", "--checkpoint", golden_checkpoint(path.stem, folder), "-o", path, "--no-verify")
     code = _bench_networks(folder, networks) if arguments.full else _bench_all(folder, networks)
     print(f"{folder / 'report.html'} in {time.perf_counter() - start:.0f} s")
     raise SystemExit(code)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.family import family_of, get_config
 from rest_deploy.models.network import Network
 
@@ -57,6 +59,13 @@ def golden_model(name: str) -> Network:
     model = family_of(config).network()(config).double().eval().requires_grad_(False)
     model.load_state_dict(golden_state_dict(model.state_dict()))
     return model
+
+
+def golden_checkpoint(name: str, folder: Path) -> Path:
+    """A checkpoint of it in float32, in a folder: what benchmarks export, as a random network has no biases."""
+    path = folder / f"{name}.safetensors"
+    save_checkpoint(path, golden_model(name).float(), Card(name))
+    return path
 
 
 def golden_input(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
