@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.environment import environment
+from tests.golden import golden_checkpoint
 
 ALLOWED_SECONDS, ALLOWED_MIB = 30.0, 2048
 MODEL = "rest_small"

@@ -22,6 +22,7 @@ from rest_deploy.models.family import config_of, network_bytes
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.registry import open_runtime, read_info
 from rest_deploy.specs import Precision
+from tests.golden import golden_checkpoint
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits" / "rest_digits.safetensors"
 #: (batch, height, width). A line of pixels is the worst there is: nothing is reduced across it.
