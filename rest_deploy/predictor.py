@@ -181,13 +181,14 @@ class Predictor:
         if output not in self._gives:
             names = [own.name for own in self.info.outputs]
             method = "logits" if names == [LOGITS] else "embed" if names == [EMBEDDING] else "features"
-            backbone = "" if LOGITS in names else "it is a backbone; "
-            again = ""
-            if self.info.feature_norm is not FeatureNorm.CHAIN:  # which is the network of no classifier
-                again = f", or export the checkpoint of a classifier with --features {','.join([*names, output])}"
+            again = f"export it with --features {','.join([*names, output])}"
+            if output == LOGITS:
+                again += ", if its checkpoint is that of a classifier"
+            if output == LOGITS and self.info.feature_norm is FeatureNorm.CHAIN:  # no classifier is such a network
+                again = "export a classifier"
             raise ConfigError(
-                f"{self._runtime.path}: it gives {', '.join(names)} and no {output}: {backbone}in Python use "
-                f"Predictor.{method}{again}"
+                f"{self._runtime.path}: it gives {', '.join(names)} and no {output}: in Python use Predictor.{method}, "
+                f"or {again}"
             )
 
     def _outputs(self, batch: Any) -> dict[str, Any]:

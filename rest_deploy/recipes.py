@@ -120,9 +120,9 @@ class Recipe:
             some CPUs add up wrongly.
         qdq: Whether the file has Q/DQ pairs for TensorRT, which ONNX Runtime is to leave as they are.
         largest_input: Largest absolute value of an input.
-        attention_maps: Maps of queries x keys that ONNX Runtime 1.32 has at a time, with one head and with several.
-            With one the softmax is done in place, where the runtime sees that its input and output are of one shape:
-            operators of INT8 and casts of FP16 hide that from it. With several there is the product and what is mixed
+        attention_maps: Maps of queries x keys that ONNX Runtime 1.32 has at a time, where heads are not mixed and where
+            they are. If not, the softmax is done in place, where the runtime sees that its input and output are of one
+            shape: operators of INT8 and casts of FP16 hide that from it. If so, there is the product and what is mixed
             of it.
         engine_type: What TensorRT's log calls it; empty where no engines are built in it.
         engine_bytes: Of an activation in an engine.

@@ -429,6 +429,18 @@ def test_artifacts_of_one_network_that_give_other_things(
         assert runtime.info.num_classes == 0
 
 
+def test_an_embedding_alone_of_weights_whose_norm_had_to_be_said(
+    tiny_model: ResT, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = {name: value for name, value in tiny_model.state_dict().items() if not name.startswith("head.")}
+    torch.save(weights, tmp_path / "backbone.pth")
+    made = export(None, tmp_path / "e.onnx", checkpoint=tmp_path / "backbone.pth", features="embedding",
+                  feature_norm="none")  # fmt: skip
+    assert verify(made, tmp_path / "backbone.pth", sizes=[(32, 32)], per_block=True).passed
+    assert info_command.main([str(made)]) == 0
+    assert "; feature norm" not in capsys.readouterr().out  # which is of maps
+
+
 # The real network
 
 

@@ -12,7 +12,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.artifact.precision import PrecisionRecord, speed_text
 from rest_deploy.cli.terminal import clean
-from rest_deploy.specs import LOGITS, Int8Target
+from rest_deploy.specs import LOGITS, FeatureNorm, Int8Target
 
 
 def figures(verification: Mapping[str, Any]) -> str:
@@ -51,7 +51,8 @@ def outputs(info: ArtifactInfo) -> str:
         kind = "classes" if own.name == LOGITS else "channels"
         stride = f", stride {own.stride}{', normalised' if own.norm else ''}" if own.stride is not None else ""
         told.append(f"{own.name} ({own.shape[1]} {kind}{stride})")
-    norm = f"; feature norm {info.feature_norm.value}" if info.feature_norm is not None else ""
+    says = info.feature_norm not in (None, FeatureNorm.NONE) or any(own.stride is not None for own in info.outputs)
+    norm = f"; feature norm {info.feature_norm.value}" if info.feature_norm is not None and says else ""
     return ", ".join(told) + norm
 
 

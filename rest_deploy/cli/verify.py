@@ -86,7 +86,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "--max-error",
         metavar="STD",
         type=number_as(FACTOR),
-        help="largest error of the logits, in their standard deviations; of a map too, or there root mean squared",
+        help="largest error, in standard deviations of the logits; maps are held to it too",
     )
     add(
         "--min-top1-agreement",

@@ -69,7 +69,7 @@ def export(
             _log.warning("the graph is kept as traced: %s", why)
         declare(model, image, outputs)  # onnxsim gives sizes that two nodes share names of its own
     del model.metadata_props[:]  # onnxsim's notes
-    _keep_shapes_of_maps(model)
+    _keep_shapes_at_softmaxes(model)
     onnx.save(model, str(target))
     return OnnxNotes(config.opset, model.ir_version, len(model.graph.node), config.simplify and why is None, why)
 
@@ -100,7 +100,7 @@ def declare(model: onnx.ModelProto, image: TensorSpec, outputs: Sequence[TensorS
         values[spec.name].CopyFrom(onnx.helper.make_tensor_value_info(spec.name, onnx.TensorProto.FLOAT, spec.shape))
 
 
-def _keep_shapes_of_maps(model: onnx.ModelProto) -> None:
+def _keep_shapes_at_softmaxes(model: onnx.ModelProto) -> None:
     """Leave the shapes of what goes into softmaxes and comes out of them, and no others.
 
     Where both have the same names of sizes, ONNX Runtime 1.32 computes one in place of the other: of maps of queries x

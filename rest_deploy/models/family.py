@@ -132,7 +132,9 @@ class Family(ABC, Generic[C]):
         """
 
     def stage_channels(self, config: C) -> tuple[int, ...]:
-        """Channels of the maps that leave its four stages, at strides 4 to 32; none where they cannot be taken."""
+        """Channels of the maps that leave its four stages, at strides 4 to 32, of a network that is a ``FourStages``
+        (``stages.py``); none where maps cannot be taken.
+        """
         return ()
 
     def preprocessing_at(self, size: ImageSize | None) -> Preprocessing:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rest_deploy.models.rest_family import ResTConfig
-from rest_deploy.models.stages import FourStages, Grid, PixelAttention, to_map, to_tokens
+from rest_deploy.models.stages import FourStages, PixelAttention, to_map, to_tokens
+from rest_deploy.models.stages_family import Grid
 
 
 class Stem(nn.Module):

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -23,9 +23,6 @@ from rest_deploy.models.inside import is_number, partial_of, plain_of, short
 from rest_deploy.models.pickled import Inert
 from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.models.stages_family import MAX_BLOCKS, STAGES, StagesConfig
-
-if TYPE_CHECKING:
-    pass
 
 _EPS = frozenset("norm_eps layer_norm_eps layernorm_eps ln_eps".split())  # noqa: SIM905
 #: Names that can only be the activation of the MLPs, and names that may be of another thing.

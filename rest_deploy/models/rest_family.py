@@ -18,8 +18,8 @@ from rest_deploy.models.stages_family import (
     StageSize,
     check_stages,
     convolution,
-    embedding,
     grid_after,
+    patch_embedding,
 )
 from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import BATCH, FACTOR, NUM_HEADS, FeatureNorm, ImageSize, Precision
@@ -143,7 +143,7 @@ def count_flops(config: ResTConfig, batch: int, size: ImageSize) -> int:
     multiply_adds = convolution(grid, config.in_channels, hidden, 3) + convolution(grid, hidden, hidden, 3)
     for stage, channels in enumerate((hidden, *config.embed_dims[:-1])):
         grid = grid_after(grid, 3, 2)
-        multiply_adds += embedding(config.embed_dims[stage], grid, channels)
+        multiply_adds += patch_embedding(config.embed_dims[stage], grid, channels)
         multiply_adds += config.depths[stage] * _block(config, stage, grid)
     multiply_adds += config.embed_dims[-1] * config.num_classes
     return 2 * batch * multiply_adds

@@ -21,7 +21,6 @@ from rest_deploy.models.restv2_family import ResTv2Config
 from rest_deploy.models.stages import (
     DeployStages,
     FourStages,
-    Grid,
     PixelAttention,
     Softmax,
     deploy_stages,
@@ -30,6 +29,7 @@ from rest_deploy.models.stages import (
     to_map,
     to_tokens,
 )
+from rest_deploy.models.stages_family import Grid
 
 EPS = ResTv2Config.norm_eps
 

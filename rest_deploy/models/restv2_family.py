@@ -20,8 +20,8 @@ from rest_deploy.models.stages_family import (
     StageSize,
     check_stages,
     convolution,
-    embedding,
     grid_after,
+    patch_embedding,
 )
 from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import BATCH, NUM_HEADS, FeatureNorm, ImageSize, Precision
@@ -124,7 +124,7 @@ def count_flops(config: ResTv2Config, batch: int, size: ImageSize) -> int:
     multiply_adds = convolution(grid, config.in_channels, first // 2, 3)
     for stage, channels in enumerate((first // 2, *config.embed_dims[:-1])):
         grid = grid_after(grid, 3, 2)
-        multiply_adds += embedding(config.embed_dims[stage], grid, channels)
+        multiply_adds += patch_embedding(config.embed_dims[stage], grid, channels)
         multiply_adds += config.depths[stage] * _block(config, stage, grid)
         if stage == 0:
             multiply_adds += convolution(grid, first, first, 1)

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rest_deploy.models.network import DeployForm, Network, Pool, Structure
-
-Grid = tuple[int, int]
+from rest_deploy.models.stages_family import Grid, StagesConfig
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -62,7 +61,7 @@ class Block(nn.Module):
         attn: (B, N, C), (H, W) -> (B, N, C).
     """
 
-    def __init__(self, config: Any, stage: int, attn: nn.Module) -> None:
+    def __init__(self, config: StagesConfig, stage: int, attn: nn.Module) -> None:
         super().__init__()
         dim = config.embed_dims[stage]
         self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
@@ -94,7 +93,7 @@ class FourStages(Network):
 
     def __init__(
         self,
-        config: Any,
+        config: StagesConfig,
         stem: nn.Module,
         embed: Callable[[int, int], nn.Module],
         attention: Callable[[int], nn.Module],

@@ -93,7 +93,7 @@ def convolution(grid: Grid, in_channels: int, out_channels: int, kernel: int) ->
     return grid[0] * grid[1] * in_channels * out_channels * kernel**2
 
 
-def embedding(channels: int, grid: Grid, in_channels: int) -> int:
+def patch_embedding(channels: int, grid: Grid, in_channels: int) -> int:
     """Multiply-adds of the convolution into a stage, and of its position code (section 3.3)."""
     return convolution(grid, in_channels, channels, 3) + convolution(grid, 1, channels, 3)
 

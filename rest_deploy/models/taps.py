@@ -40,7 +40,8 @@ class Tapped(Network):
         super().__init__()
         self.config, self.taps = network.config, taps
         check_taps(network.config, taps)
-        assert isinstance(network, FourStages)  # or its family would have had no channels of stages
+        if not isinstance(network, FourStages):
+            raise TypeError(f"{type(network).__name__} gives no maps; make it a FourStages, or say no stage_channels")
         self.network = network
         self.leaves = nn.ModuleDict()
         final = network.norm

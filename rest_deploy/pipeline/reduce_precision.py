@@ -25,7 +25,7 @@ from rest_deploy.pipeline.sensitivities import Sensitivity, write_sensitivities
 from rest_deploy.preprocess.sample import Sample, SampleSource
 from rest_deploy.recipes import Recipe
 from rest_deploy.runtimes.ort import sums_saturate
-from rest_deploy.specs import CalibrationMethod, ImageSize, Precision, StepProgress
+from rest_deploy.specs import LOGITS, CalibrationMethod, ImageSize, Precision, StepProgress
 from rest_deploy.verification import (
     Case,
     Comparison,
@@ -128,14 +128,14 @@ class Judged:
 
     Args:
         comparison: On synthetic images, against PyTorch in float64; None where that was not asked for.
-        on_images: Of each output on real images, against FP32, in its standard deviations; empty where there are none.
-        limits: What is allowed on real images.
+        figures: Of each output on real images, against FP32, in its standard deviations; empty where there are none.
+        limits: What is allowed there of the logits.
         limits_of_maps: What is allowed there of outputs that are no logits.
         images: How many of them there are.
     """
 
     comparison: Comparison | None
-    on_images: Mapping[str, LogitFigures | ValueFigures]
+    figures: Mapping[str, LogitFigures | ValueFigures]
     limits: Limits
     limits_of_maps: Limits
     images: int = 0
@@ -144,16 +144,16 @@ class Judged:
     def failures(self) -> list[str]:
         """What is over the limits, in words."""
         failures = self.comparison.failures if self.comparison is not None else []
-        for name, figures in self.on_images.items():
+        for name, figures in self.figures.items():
             allowed = self.limits if isinstance(figures, LogitFigures) else self.limits_of_maps
-            where = f"{self.images} images" + (f" {name}" if len(self.on_images) > 1 else "")
+            where = f"{self.images} images" + (f" {name}" if len(self.figures) > 1 else "")
             failures += [f"{where}: {why}" for why in judge(figures, allowed)]
         return failures
 
     @property
     def agreement(self) -> LogitFigures | ValueFigures | None:
         """What the record says of real images; None where there are none."""
-        return summary(self.on_images) if self.on_images else None
+        return summary(self.figures) if self.figures else None
 
     @property
     def passed(self) -> bool:
@@ -162,15 +162,19 @@ class Judged:
 
     def change_to(self, other: Judged) -> str:
         """From these figures to another verdict's, in words."""
-        if self.agreement is not None and other.agreement is not None:
-            before, after = self.agreement, other.agreement
-            errors = f"largest error {before.max_error:.3g} -> {after.max_error:.3g}"
-            if isinstance(before, ValueFigures) or isinstance(after, ValueFigures):
-                return errors
-            return f"agreement {before.top1_agreement:.1%} -> {after.top1_agreement:.1%}, {errors}"
+        if self.figures and other.figures:
+            return ", ".join(filter(None, map(_change, self.figures, self.figures.values(), other.figures.values())))
         if self.comparison is not None and other.comparison is not None:
             return f"largest error {_worst(self.comparison):.3g} -> {_worst(other.comparison):.3g}"
         return ""
+
+
+def _change(name: str, before: LogitFigures | ValueFigures, after: LogitFigures | ValueFigures) -> str:
+    """From the figures of an output to other ones, in words."""
+    if isinstance(before, LogitFigures) and isinstance(after, LogitFigures):
+        agreement = f"agreement {before.top1_agreement:.1%} -> {after.top1_agreement:.1%}"
+        return f"{agreement}, largest error {before.max_error:.3g} -> {after.max_error:.3g}"
+    return f"{name} rms error {before.rms_error:.3g} -> {after.rms_error:.3g}"
 
 
 def _worst(comparison: Comparison) -> float:
@@ -192,6 +196,7 @@ class Reduction:
         reference: Answers to synthetic images, beside the baseline error of the precision; None judges nothing.
         images: Real images with FP32's answers; None where there are none.
         limits: What is allowed on synthetic images, and on real ones.
+        limits_of_maps: What is allowed on real ones of outputs that are no logits.
         report: Called as a search goes on.
     """
 
@@ -200,6 +205,7 @@ class Reduction:
     reference: Reference | None
     images: Pictures | None
     limits: tuple[Limits, Limits]
+    limits_of_maps: Limits
     report: StepProgress
 
     @classmethod
@@ -214,7 +220,7 @@ class Reduction:
         limits = of_export(network.recipe, asked, images=judged, random=random)
         if not network.info.num_classes:
             limits = limits[0], replace(limits[1], min_top1_agreement=None)
-        return cls(network, convert, reference, images, limits, report)
+        return cls(network, convert, reference, images, limits, of_maps(network.recipe, asked), report)
 
     def make(self, path: Path, info: ArtifactInfo) -> tuple[ArtifactInfo, Comparison | None]:
         """Write the file with everything in the precision asked for; where that is over the limits, with the worst
@@ -280,7 +286,7 @@ class Reduction:
             if self.images is not None:
                 found = self.images.compare(run)
         count = self.images.count if self.images is not None else 0
-        return Judged(comparison, found, images, of_maps(images, self.network.recipe), count)
+        return Judged(comparison, found, images, self.limits_of_maps, count)
 
     def _run(self, plan: PrecisionPlan) -> Run:
         return candidate_of(self.convert(plan), self.network.recipe)
@@ -333,13 +339,14 @@ class Reduction:
         else:
             rng, channels = np.random.default_rng(0), int(self.network.info.input.shape[1])
             cases = [Case(2, ImageSize(*size)) for size in _PART_CASES]
-            images = Pictures(self.network.fp32, [synthetic_images(rng, case, channels) for case in cases])
+            images = Pictures.held(self.network.fp32, [synthetic_images(rng, case, channels) for case in cases])
         done, parts = count(), len(plan.lowered())
 
         def measure(plan: PrecisionPlan) -> tuple[float, float | None]:
             self.report(next(done) / parts, "what each part costs")
-            agreement = summary(images.compare(self._run(plan)))
-            return agreement.rms_error, getattr(agreement, "top1_agreement", None)
+            found = images.compare(self._run(plan))
+            error = float(np.max([own.rms_error for own in found.values()]))  # NaN stays NaN
+            return error, getattr(found.get(LOGITS), "top1_agreement", None)
 
         return sensitivities(plan, kept_in, measure)
 

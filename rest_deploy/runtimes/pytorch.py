@@ -29,12 +29,12 @@ from rest_deploy.specs import (
     STAGE_STRIDES,
     Activation,
     Device,
-    FeatureNorm,
     Output,
     Precision,
     Preprocessing,
     PreprocessingChange,
     Resize,
+    Taps,
     TensorSpec,
     Usual,
 )
@@ -179,7 +179,7 @@ def describe(
         assumed=assumed,
         input=TensorSpec("image", "float32", ("batch", config.in_channels, "height", "width")),
         outputs=tuple(_output(loaded.model, name) for name in taps.names),
-        feature_norm=taps.norm if taps.stages or taps.norm is not FeatureNorm.NONE else None,
+        feature_norm=taps.norm if taps != Taps() else None,
         versions={"torch": torch.__version__},
     )
 

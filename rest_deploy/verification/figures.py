@@ -383,10 +383,9 @@ def summary(figures: Mapping[str, LogitFigures | ValueFigures]) -> LogitFigures 
     Args:
         figures: Output's name -> what was measured, in standard deviations.
     """
-    maps = [own for own in figures.values() if isinstance(own, ValueFigures)]
-    for own in figures.values():
-        if not isinstance(own, ValueFigures):
-            return own
+    if LOGITS in figures:
+        return figures[LOGITS]
+    maps = list(figures.values())
 
     def most(name: str) -> float:
         return float(np.max([getattr(own, name) for own in maps]))  # NaN stays NaN

@@ -18,12 +18,11 @@ _NOTHING = Limits()
 
 
 def on_synthetic(recipe: Recipe, asked: Limits = _NOTHING) -> Limits:
-    """What is allowed on synthetic images; what was asked for goes first, of maps too, however they are judged."""
-    own = recipe.on_synthetic
+    """What is allowed on synthetic images; what was asked for goes first."""
+    own, rms = recipe.on_synthetic, _rms(recipe.on_synthetic.max_block_rms, asked)
     if asked.limits_error:
-        rms = asked.max_error if own.max_block_rms is not None else None
-        own = replace(asked, min_top1_agreement=None, max_accuracy_loss=None, max_block_rms=rms)
-    return own if asked.max_block_rms is None else replace(own, max_block_rms=asked.max_block_rms)
+        own = replace(asked, min_top1_agreement=None, max_accuracy_loss=None)
+    return replace(own, max_block_rms=rms)
 
 
 def on_images(recipe: Recipe, asked: Limits = _NOTHING, *, random: bool = False) -> Limits:
@@ -58,10 +57,18 @@ def of_export(recipe: Recipe, asked: Limits, *, images: bool, random: bool) -> t
     return synthetic, on_images(recipe, asked, random=random)
 
 
-def of_maps(images: Limits, recipe: Recipe) -> Limits:
+def of_maps(recipe: Recipe, asked: Limits = _NOTHING) -> Limits:
     """What is allowed of maps on real images: of their many values the root mean squared error is judged."""
-    own = recipe.on_synthetic.max_block_rms if images.max_error == recipe.on_images.max_error else None
-    return replace(images, min_top1_agreement=None, max_block_rms=own if own is not None else images.max_error)
+    own, limits = recipe.on_synthetic.max_block_rms, on_images(recipe, asked)
+    rms = _rms(own if own is not None else recipe.on_images.max_error, asked)
+    return replace(limits, min_top1_agreement=None, max_block_rms=rms)
+
+
+def _rms(own: float | None, asked: Limits) -> float | None:
+    """The limit of a root mean squared error: the precision's own, and less where less was asked for the largest."""
+    if asked.max_block_rms is not None or own is None:
+        return asked.max_block_rms
+    return own if asked.max_error is None else min(own, asked.max_error)
 
 
 def budget_record(recipe: Recipe, synthetic: Limits, images: Limits) -> dict[str, float | None]:
@@ -82,7 +89,9 @@ def of_artifact(info: ArtifactInfo, asked: Limits = _NOTHING) -> Limits:
 
 
 def of_blocks(recipe: Recipe, synthetic: Limits, asked: Limits) -> Limits:
-    """What is allowed of blocks, by what is on synthetic images; a ``max_error`` asked for is meant of outputs."""
+    """What is allowed of blocks, by what is on synthetic images. Where blocks are judged by their root mean square, a
+    ``max_error`` that was asked for is not meant of them: inside of the network more may be lost than of the logits.
+    """
     rms = asked.max_block_rms if asked.max_block_rms is not None else recipe.on_synthetic.max_block_rms
     return replace(synthetic, max_block_rms=rms)
 
@@ -138,7 +147,7 @@ def judge_values(figures: ValueFigures, limits: Limits, *, largest: bool = False
         largest: Whether the largest error is judged in any case, as of the block whose output is the logits.
     """
     if limits.max_block_rms is None or largest:
-        allowed = limits.allowed(figures, least_scale=0.0)
+        allowed = limits.allowed(figures, least_scale=1.0 if largest else 0.0)
         return ValueVerdict("max_error", allowed, figures.max_error <= allowed)
     allowed = limits.max_block_rms * figures.std
     return ValueVerdict("rms_error", allowed, figures.rms_error <= allowed)

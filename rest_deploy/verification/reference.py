@@ -296,33 +296,46 @@ class Pictures:
     """
 
     def __init__(self, reference: Run, batches: Iterable[NDArray[np.float32]]) -> None:
-        self._batches = batches
-        self._outputs = [dict(reference(batch)) for batch in batches]
-
-    @property
-    def count(self) -> int:
-        """How many images."""
-        return sum(len(next(iter(outputs.values()))) for outputs in self._outputs)
+        self._reference, self._batches, self.count = reference, batches, 0
+        self._held: list[Outputs] | None = []  # of all images maps would take gigabytes
+        for batch in batches:
+            outputs = reference(batch)
+            self.count += len(batch)
+            if self._held is not None:
+                self._held.append(outputs)
+            if any(values.ndim > 2 for values in outputs.values()):
+                self._held = None
 
     def first(self, count: int) -> Pictures:
         """The first batches alone, held in memory."""
-        some = copy(self)
-        some._batches, some._outputs = list(islice(self._batches, count)), self._outputs[:count]
+        return Pictures.held(self._reference, list(islice(self._batches, count)))
+
+    @classmethod
+    def held(cls, reference: Run, batches: Sequence[NDArray[np.float32]]) -> Pictures:
+        """A few batches, with all that the FP32 network gives for them."""
+        some = cls(reference, batches)
+        if some._held is None:
+            some._held = [reference(batch) for batch in batches]
         return some
 
     def compare(self, candidate: Run) -> dict[str, LogitFigures | ValueFigures]:
         """Measure the outputs of a narrower network, errors in standard deviations of the FP32 network's."""
         logits: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-        parts: dict[str, list[tuple[int, ValueFigures]]] = {name: [] for name in self._outputs[0] if name != LOGITS}
+        parts: dict[str, list[tuple[int, ValueFigures]]] = {}
         with np.errstate(invalid="ignore", over="ignore"):  # what gives no numbers agrees with nothing, without noise
-            for batch, known in zip(self._batches, self._outputs, strict=True):
+            for batch, known in zip(self._batches, self._known(), strict=True):
                 made = candidate(batch)
-                if LOGITS in known:
-                    logits.append((np.asarray(made[LOGITS], np.float64), np.asarray(known[LOGITS], np.float64)))
-                for name, own in parts.items():
-                    own.append((known[name].size, measure_values(np.asarray(made[name]), known[name])))
+                for name, values in known.items():
+                    if name == LOGITS:
+                        logits.append((np.asarray(made[name], np.float64), np.asarray(values, np.float64)))
+                    else:
+                        figures = measure_values(np.asarray(made[name]), values)
+                        parts.setdefault(name, []).append((values.size, figures))
             found: dict[str, LogitFigures | ValueFigures] = {}
             if logits:
                 ours, exact = zip(*logits, strict=True)
                 found[LOGITS] = measure_logits(np.concatenate(ours), np.concatenate(exact)).in_std()
             return found | {name: joined(own).in_std() for name, own in parts.items()}
+
+    def _known(self) -> Iterable[Outputs]:
+        return self._held if self._held is not None else map(self._reference, self._batches)

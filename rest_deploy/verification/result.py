@@ -112,8 +112,8 @@ class ArtifactResult:
 
     @property
     def allowed_of_maps(self) -> Limits:
-        """What is allowed of other outputs than the logits, by the rule of the export."""
-        return of_maps(self.allowed, self.recipe)
+        """What is allowed of other outputs than the logits."""
+        return of_maps(self.recipe, self.asked)
 
     def _accuracy_loss(self, images: ImageFigures) -> float | None:
         known = self.data.reference.get(_key(images)) if self.data is not None else None

@@ -118,8 +118,6 @@ def test_gelu_is_written_as_runtimes_know_it(tiny_model: ResT, tmp_path: Path, o
     assert fused["BiasGelu"] == sum(TINY.depths)
 
 
-@pytest.mark.slow
-@pytest.mark.anew
 def test_softmaxes_can_be_computed_in_place(tiny_onnx: Path) -> None:
     """By the names of sizes, which ONNX Runtime compares; what it infers itself has none."""
     graph = onnx.load(tiny_onnx).graph
@@ -133,6 +131,8 @@ def test_softmaxes_can_be_computed_in_place(tiny_onnx: Path) -> None:
     assert shapes == {}  # the others would be read for nothing
 
 
+@pytest.mark.slow
+@pytest.mark.anew
 def test_the_same_model_gives_the_same_bytes(tiny_model: ResT, tmp_path: Path) -> None:
     paths = [tmp_path / "one.onnx", tmp_path / "two.onnx"]
     for path in paths:

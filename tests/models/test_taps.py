@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import Any
 
@@ -43,6 +44,13 @@ def norms_of(model: Network) -> dict[int, tuple[Tensor, Tensor]]:
 def tapped(model: Network, names: tuple[str, ...], norm: FeatureNorm, stages: tuple[int, ...] = (1, 2, 3, 4)) -> Tapped:
     norms = {stage: own for stage, own in norms_of(model).items() if stage in stages and norm is not NONE}
     return Tapped(model, Taps(names, norm), StageNorms(norm, norms))
+
+
+def test_no_stage_runs_behind_the_last_that_is_taken(tiny_model: ResT) -> None:
+    model = tapped(copy.deepcopy(tiny_model), ("stage2", "stage1"), NONE)
+    for stage in (3, 4):
+        getattr(model.network, f"stage{stage}")[0].register_forward_pre_hook(lambda *_: pytest.fail("it runs"))
+    assert list(model(torch.zeros(1, 3, 40, 56))) == ["stage2", "stage1"]
 
 
 def by_hand(model: Any, x: Tensor, norm: FeatureNorm, stages: tuple[int, ...] = (1, 2, 3, 4)) -> dict[str, Tensor]:

@@ -119,7 +119,7 @@ def test_what_was_asked_for_goes_first(recipe: Recipe) -> None:
     synthetic, images = on_synthetic(recipe, asked), on_images(recipe, asked)
     assert synthetic.allowed(FIGURES) == images.allowed(FIGURES) == pytest.approx(0.6)
     assert (synthetic.min_top1_agreement, synthetic.max_accuracy_loss) == (None, None)  # of images
-    assert synthetic.max_block_rms == (None if recipe.on_synthetic.max_block_rms is None else 0.3)  # of maps too
+    assert synthetic.max_block_rms == (None if recipe.on_synthetic.max_block_rms is None else 0.3)
     assert (images.min_top1_agreement, images.max_accuracy_loss) == (0.7, 0.1)
     own = on_images(recipe, Limits(max_accuracy_loss=0.1))
     assert replace(own, max_accuracy_loss=None) == recipe.on_images
@@ -146,14 +146,25 @@ def test_a_tighter_error_is_meant_of_real_images_where_there_are_any(
     }
 
 
-def test_an_error_that_is_asked_for_is_that_of_maps_too() -> None:
+def test_maps_are_held_to_a_smaller_error_that_is_asked_for() -> None:
     assert INT8.on_synthetic.max_block_rms == 0.75
-    for asked, allowed in ((None, 0.75), (0.1, 0.1), (2.0, 2.0)):
+    for asked, allowed in ((None, 0.75), (0.1, 0.1), (2.0, 0.75)):  # a map of zeros is 1 away
         synthetic = on_synthetic(INT8, Limits(asked))
-        assert synthetic.max_block_rms == allowed
-        assert of_maps(on_images(INT8, Limits(asked)), INT8).max_block_rms == allowed
+        assert synthetic.max_block_rms == of_maps(INT8, Limits(asked)).max_block_rms == allowed
         assert of_blocks(INT8, synthetic, Limits(asked)).max_block_rms == 0.75  # of what is inside of the network
-    assert of_blocks(INT8, synthetic, Limits(0.1, max_block_rms=0.3)).max_block_rms == 0.3
+    for asked_rms in (Limits(max_block_rms=0.3), Limits(0.1, max_block_rms=0.3)):
+        limits = (on_synthetic(INT8, asked_rms), of_maps(INT8, asked_rms), of_blocks(INT8, synthetic, asked_rms))
+        assert [own.max_block_rms for own in limits] == [0.3, 0.3, 0.3]
+    half = recipe_of(Precision.FP16)
+    assert on_synthetic(half, Limits(0.01)).max_block_rms is None
+    assert of_maps(half).max_block_rms == half.on_images.max_error
+
+
+def test_logits_have_one_floor_as_an_output_and_as_the_last_block() -> None:
+    small = ValueFigures(max_error=1e-5, rms_error=1e-6, reference_error=1e-8, scale=1e-2, std=1e-3, cosine=1.0)
+    limits = recipe_of(Precision.FP32).on_synthetic
+    assert judge_values(small, limits, largest=True).limit == limits.floor
+    assert judge_values(small, limits).limit == pytest.approx(limits.floor * 1e-2)
 
 
 def test_maps_of_small_values_have_a_small_floor() -> None:

@@ -13,7 +13,7 @@ from rest_deploy.errors import VerificationError
 from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import LOGITS, ImageSize, Precision
 from rest_deploy.verification import CASES, Case, Comparison, Limits, Pictures, Reference, synthetic_images
-from rest_deploy.verification.figures import LogitFigures
+from rest_deploy.verification.figures import LogitFigures, Outputs
 from rest_deploy.verification.limits import judge, on_synthetic
 from rest_deploy.verification.reference import Run
 
@@ -204,6 +204,26 @@ def test_nothing_agrees_with_a_reference_that_gives_no_numbers(bad: float) -> No
             agreement = _compare(broken, candidate)
         assert agreement.top1_agreement == pytest.approx(2 / 3)
         assert len(judge(agreement, Limits(1e9, 0.9))) == 2
+
+
+def test_maps_of_all_images_are_not_held() -> None:
+    asked = []
+
+    def reference(batch: NDArray[np.float32]) -> Outputs:
+        asked.append(batch[0, 0, 0, 0])
+        return {LOGITS: _logits(batch), "stage1": batch}
+
+    pictures = Pictures(reference, BATCHES)
+    assert pictures._held is None
+    found = pictures.compare(lambda batch: {LOGITS: _logits(batch), "stage1": batch + 1})
+    assert asked == [1, 2, 3, 1, 2, 3]
+    assert (list(found), pictures.count) == ([LOGITS, "stage1"], 6)
+    assert found["stage1"].max_error == 1
+    assert Pictures(_run(_logits), BATCHES)._held is not None
+    some = pictures.first(2)
+    asked.clear()
+    some.compare(lambda batch: {LOGITS: _logits(batch), "stage1": batch})
+    assert (asked, some.count) == ([], 4)
 
 
 class _Again:

@@ -54,7 +54,9 @@ class PrecisionConfig:
         metavar="SHARE",
     )
     max_error: Annotated[float, FACTOR] | None = option(
-        None, "largest difference of a logit, or root mean square of a map's, in its standard deviations", metavar="STD"
+        None,
+        "largest difference of a logit, in standard deviations of the logits; maps are held to it too",
+        metavar="STD",
     )
     sensitivity: Path | None = option(
         None, ".csv or .json: what each part of the network costs; beside it a plot", metavar="FILE"
