@@ -38,12 +38,16 @@ _LIMITS = {
     "group": (1, 1 << 20),
     "blocksize": (1, 1024),
 }
-#: Operators whose output may be larger than all of their inputs together.
-_WIDENING = frozenset({"Add", "Sub", "Mul", "Div", "MatMul", "MatMulInteger", "Gemm", "Conv"})
+#: Operators whose output may be larger than each of their inputs.
+_WIDENING = frozenset({"Add", "Sub", "Mul", "Div", "Greater", "MatMul", "MatMulInteger", "Gemm", "Conv", "Concat"})
+#: Numbers that such a one may make of sizes, which are constants until an image comes.
+_MOST_SIZES = 16
+#: What holds graphs -> their names, and how many values each is given.
+_HOLDERS = {"If": ("then_branch", "else_branch"), "Scan": ("body",)}
 #: TensorProto.DataType -> bytes of a value: FLOAT, UINT8, INT8, INT32, INT64, FLOAT16.
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2}
 #: AttributeProto.AttributeType -> the field that holds such a value.
-_VALUE_OF = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}
+_VALUE_OF = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints"}
 _EXTERNAL = "weights in other files"
 _NESTED = "graphs or several tensors in an attribute"
 _FUNCTIONS = "functions or training graphs"
@@ -108,42 +112,51 @@ _TENSOR = _message(
         14: _EXTERNAL,
     }
 )
-_ATTRIBUTE = _message(
-    {
-        1: _Field("name", _TEXT),
-        2: _Field("f", _FLOAT),
-        3: _Field("i", _INT64),
-        4: _Field("s", _TEXT),
-        5: _Field("t", _TENSOR),
-        7: _Field("floats", _FLOAT, 1024),
-        8: _Field("ints", _INT64, 1024),
-        20: _Field("type", _INT32),
-        **dict.fromkeys((6, 10, 11, 14, 15, 22, 23), _NESTED),
-    }
-)
-_NODE = _message(
-    {
-        1: _Field("input", _TEXT, 16),
-        2: _Field("output", _TEXT, 16),
-        3: _Field("name", _TEXT),
-        4: _Field("op_type", _TEXT),
-        5: _Field("attribute", _ATTRIBUTE, 32),
-        6: _Field("doc_string", _TEXT),
-        7: _Field("domain", _TEXT),
-    }
-)
-_GRAPH = _message(
-    {
-        1: _Field("node", _NODE, MAX_NODES),
-        2: _Field("name", _TEXT),
-        5: _Field("initializer", _TENSOR, MAX_NODES),
-        10: _Field("doc_string", _TEXT),
-        11: _Field("input", _VALUE_INFO, 1),
-        12: _Field("output", _VALUE_INFO, 16),
-        13: _Field("value_info", _VALUE_INFO, MAX_NODES),
-        15: "sparse weights",
-    }
-)
+
+
+def _graph(inner: _Fields | None) -> _Fields:
+    """A graph whose nodes may hold such graphs; None for none."""
+    attribute = _message(
+        {
+            1: _Field("name", _TEXT),
+            2: _Field("f", _FLOAT),
+            3: _Field("i", _INT64),
+            4: _Field("s", _TEXT),
+            5: _Field("t", _TENSOR),
+            6: _Field("g", inner) if inner is not None else _NESTED,
+            7: _Field("floats", _FLOAT, 1024),
+            8: _Field("ints", _INT64, 1024),
+            20: _Field("type", _INT32),
+            **dict.fromkeys((10, 11, 14, 15, 22, 23), _NESTED),
+        }
+    )
+    node = _message(
+        {
+            1: _Field("input", _TEXT, 16),
+            2: _Field("output", _TEXT, 16),
+            3: _Field("name", _TEXT),
+            4: _Field("op_type", _TEXT),
+            5: _Field("attribute", attribute, 32),
+            6: _Field("doc_string", _TEXT),
+            7: _Field("domain", _TEXT),
+        }
+    )
+    return _message(
+        {
+            1: _Field("node", node, MAX_NODES),
+            2: _Field("name", _TEXT),
+            5: _Field("initializer", _TENSOR, MAX_NODES),
+            10: _Field("doc_string", _TEXT),
+            11: _Field("input", _VALUE_INFO, 1),
+            12: _Field("output", _VALUE_INFO, 16),
+            13: _Field("value_info", _VALUE_INFO, MAX_NODES),
+            15: "sparse weights",
+        }
+    )
+
+
+#: The way that is taken, in it blocks of queries, in these nothing more (``export/stream.py``).
+_GRAPH = _graph(_graph(_graph(None)))
 _MODEL = _message(
     {
         1: _Field("ir_version", _INT64),
