@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from rest_deploy.errors import ExportError
 
@@ -27,8 +28,8 @@ BLOCK = 1 << 22
 #: Name of the weight that holds it.
 BLOCK_NAME = "attention_block"
 _ONE, _ZERO, _AXIS, _KEPT = (f"attention_{word}" for word in ("one", "zero", "axis", "kept"))
-#: What the sizes of blocks are computed with: queries are the axis 2 of (B, heads, N, C/heads), 0 keeps a size, -1 takes
-#: what is left.
+#: What sizes of blocks are computed with. Queries are the axis 2 of (B, heads, N, C/heads); in a shape 0 keeps a size,
+#: and -1 takes what is left.
 _SIZES = {BLOCK_NAME: [BLOCK], _ONE: [1], _ZERO: [0], _AXIS: [2], _KEPT: [0, 0, -1]}
 _STREAMED, _WHOLE = "then_branch", "else_branch"
 
@@ -109,6 +110,10 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str], own: str) -> onnx.N
     copy.input[:] = [names.get(name, name) for name in node.input]
     copy.output[:] = [names.get(name, name) for name in node.output]
     return copy
+
+
+def _set(node: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
 
 
 @dataclass(frozen=True)
@@ -243,13 +248,14 @@ class _Ways:
         missing = self._node("Sub", self._node("Mul", self._ceil(queries, rows), rows), queries)
         again = self._node("Slice", q, _ZERO, missing, _AXIS)  # queries that fill the last block up; cut off below
         width = self._size(q, 3)
-        blocks = self._node("Reshape", self._node("Concat", q, again, axis=2), self._node("Concat", _KEPT, rows, width, axis=0))
+        full = self._node("Concat", q, again, axis=2)
+        blocks = self._node("Reshape", full, self._node("Concat", _KEPT, rows, width, axis=0))
         given = [output, own.rows] if own.rows else [output]
         made = [f"{name}/blocks" for name in given]
-        axes = {"scan_input_axes": [2], "scan_output_axes": [2] * len(given)}
-        self._made.append(
-            helper.make_node("Scan", [blocks], made, f"{self._module}/node_blocks", num_scan_inputs=1, body=self._body(given), **axes)
-        )
+        scan = helper.make_node("Scan", [blocks], made, f"{self._module}/node_scan")
+        attributes = {"body": self._body(given), "num_scan_inputs": 1, "scan_input_axes": [2]}
+        _set(scan, {**attributes, "scan_output_axes": [2] * len(given)})
+        self._made.append(scan)
         result = self._joined(made[0], width, queries)
         if own.scaled is not None:
             names = {own.rows: self._joined(made[1], _ONE, queries)}
@@ -283,9 +289,7 @@ class _Ways:
             value.type.tensor_type.shape.dim[2].dim_param += "_block"
             values.append(value)
         outputs = [self._typed(name, names[name]) for name in given]
-        return helper.make_graph(
-            nodes, "block", [self._typed(own.start.input[0], queries)], outputs, value_info=values
-        )
+        return helper.make_graph(nodes, "block", [self._typed(own.start.input[0], queries)], outputs, value_info=values)
 
     def _joined(self, blocks: str, width: str, queries: str) -> str:
         """(B, heads, blocks, rows, width) -> (B, heads, N, width)."""
@@ -307,9 +311,9 @@ class _Ways:
         """Add a node; the name of its output."""
         self._count += 1
         output = f"{self._module}/blocks_{self._count}"
-        self._made.append(
-            helper.make_node(operator, inputs, [output], f"{self._module}/node_blocks_{self._count}", **attributes)
-        )
+        node = helper.make_node(operator, inputs, [output], f"{self._module}/node_blocks_{self._count}")
+        _set(node, attributes)
+        self._made.append(node)
         return output
 
     _count = 0
