@@ -15,7 +15,7 @@ Names and numbers of fields are those of onnx/onnx.proto (github.com/onnx/onnx).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
@@ -296,6 +296,66 @@ def without_weights(content: bytes, model: Mapping[str, Any], place: str) -> byt
     return content[: begin - len(_head(7, end - begin))] + bytes_field(7, bytes(graph)) + content[end:]
 
 
+def without_blocks(content: bytes, model: Mapping[str, Any]) -> bytes:
+    """A file that was not refused, with attention of all queries at once alone (``export/blockwise.py``).
+
+    Args:
+        content: The file.
+        model: What :func:`read_model` gave.
+    """
+    begin, end = model["graph"]
+    graph, shapes, copied = bytearray(), bytearray(), begin
+    for tag, at, start, stop in _fields(content, begin, end):
+        if tag != _NODE_FIELD:
+            break
+        branch = _branch(content, start, stop)
+        if branch is None:
+            continue
+        graph += content[copied:at]
+        copied = stop
+        made, given = b"", _text(content, start, stop, 2)
+        for number, field, first, last in _fields(content, *branch):
+            if number == _NODE_FIELD:
+                graph += content[field:last]
+            elif number == _OUTPUT_FIELD:
+                made = _text(content, first, last, 1)
+            elif number == _SHAPE_FIELD:
+                shapes += content[field:last]
+        graph += bytes_field(1, bytes_field(1, made) + bytes_field(2, given) + bytes_field(4, b"Identity"))
+    graph += content[copied:end] + shapes
+    return content[: begin - len(_head(7, end - begin))] + bytes_field(7, bytes(graph)) + content[end:]
+
+
+def _branch(content: bytes, start: int, stop: int) -> tuple[int, int] | None:
+    """Where the graph of a node begins and ends that is taken where its condition does not hold; None where there is
+    none.
+    """
+    for tag, _, first, last in _fields(content, start, stop):
+        if tag == _ATTRIBUTE_FIELD and _text(content, first, last, 1) == b"else_branch":
+            return next((one, two) for number, _, one, two in _fields(content, first, last) if number == 6 << 3 | 2)
+    return None
+
+
+def _text(content: bytes, start: int, stop: int, number: int) -> bytes:
+    """The first text field of a number in a message."""
+    return next(content[first:last] for tag, _, first, last in _fields(content, start, stop) if tag == number << 3 | 2)
+
+
+def _fields(content: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of a message that was not refused: tag, and where each begins, and its content, and where it ends."""
+    reader = _Reader(content)
+    while at < end:
+        tag, start = reader.number(at, end)
+        first = start
+        if tag & 7 == 2:
+            length, first = reader.number(start, end)
+            stop = first + length
+        else:
+            stop = start + 4 if tag & 7 == 5 else reader.number(start, end)[1]
+        yield tag, at, first, stop
+        at = stop
+
+
 def bytes_field(number: int, content: bytes) -> bytes:
     """A field that is text, bytes or a message, as it stands in a file."""
     return _head(number, len(content)) + content
@@ -316,6 +376,7 @@ def _head(number: int, size: int) -> bytes:
 
 
 _INITIALIZER = 5 << 3 | 2
+_NODE_FIELD, _OUTPUT_FIELD, _SHAPE_FIELD, _ATTRIBUTE_FIELD = (number << 3 | 2 for number in (1, 12, 13, 5))
 #: ``data_location = EXTERNAL`` of a tensor.
 _EXTERNALLY = bytes([14 << 3, 1])
 

@@ -30,6 +30,12 @@ class OnnxConfig:
         DEFAULT_OPSET, f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})"
     )
     simplify: bool = option(True, "leave onnxsim out", flag="--no-simplify")
+    blockwise: bool = option(
+        True,
+        "attention of all queries at once, for runtimes without If and Scan, such as OpenCV; memory then grows with the "
+        "square of an image's pixels",
+        flag="--no-blockwise",
+    )
 
     def __post_init__(self) -> None:
         hold(self)

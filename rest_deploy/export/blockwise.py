@@ -31,11 +31,11 @@ _ONE, _ZERO, _AXIS, _KEPT = (f"attention_{word}" for word in ("one", "zero", "ax
 #: What sizes of blocks are computed with. Queries are the axis 2 of (B, heads, N, C/heads); in a shape 0 keeps a size,
 #: and -1 takes what is left.
 _SIZES = {BLOCK_NAME: [BLOCK], _ONE: [1], _ZERO: [0], _AXIS: [2], _KEPT: [0, 0, -1]}
-_STREAMED, _WHOLE = "then_branch", "else_branch"
+_IN_BLOCKS, _WHOLE = "then_branch", "else_branch"
 
 
-def stream(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give each attention of a graph both ways.
+def blockwise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give each attention of a graph both ways, by blocks of queries where its maps are large.
 
     Args:
         model: In any precision; each Softmax of it is that of an attention.
@@ -46,9 +46,9 @@ def stream(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: An attention is not of the form that is known.
     """
-    streamed = onnx.ModelProto()
-    streamed.CopyFrom(model)
-    graph = streamed.graph
+    both = onnx.ModelProto()
+    both.CopyFrom(model)
+    graph = both.graph
     values = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
     declared = {value.name for value in graph.value_info}
     flow = _Flow(graph)
@@ -63,11 +63,20 @@ def stream(model: onnx.ModelProto) -> onnx.ModelProto:
     sizes = [numpy_helper.from_array(np.array(numbers, np.int64), name) for name, numbers in _SIZES.items()]
     kept = [value for value in graph.value_info if value.name not in moved]
     _replace(graph, nodes, kept, [*graph.initializer, *sizes])
-    return streamed
+    return both
+
+
+def with_block(model: onnx.ModelProto, numbers: int) -> onnx.ModelProto:
+    """A graph of both ways with other blocks, for tests: so many numbers of maps at a time."""
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    (size,) = (tensor for tensor in other.graph.initializer if tensor.name == BLOCK_NAME)
+    size.CopyFrom(numpy_helper.from_array(np.array([numbers], np.int64), BLOCK_NAME))
+    return other
 
 
 def whole(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with each attention as it was traced alone: the inverse of :func:`stream`."""
+    """The graph with each attention as it was traced alone: the inverse of :func:`blockwise`."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph = made.graph
@@ -230,7 +239,7 @@ class _Ways:
         numbers = self._node("Mul", query, rows)
         large = self._node("Greater", numbers, BLOCK_NAME)
         outer, self._made = self._made, []
-        branches = {_STREAMED: self._streamed(numbers, rows), _WHOLE: self._whole()}
+        branches = {_IN_BLOCKS: self._in_blocks(numbers, rows), _WHOLE: self._whole()}
         outer.append(helper.make_node("If", [large], self._own.end.output, f"{self._module}/node_ways", **branches))
         return outer
 
@@ -241,7 +250,7 @@ class _Ways:
         values = [self._values[name] for node in self._own.nodes for name in node.output if name in self._declared]
         return helper.make_graph(nodes, "whole", [], [self._typed(output, names[output])], value_info=values)
 
-    def _streamed(self, numbers: str, queries: str) -> onnx.GraphProto:
+    def _in_blocks(self, numbers: str, queries: str) -> onnx.GraphProto:
         own, (q, _), (output,) = self._own, self._own.start.input, self._own.end.output
         wanted = self._ceil(numbers, BLOCK_NAME)
         rows = self._ceil(queries, wanted)  # of a block, all as equal as can be
@@ -260,11 +269,11 @@ class _Ways:
         if own.scaled is not None:
             names = {own.rows: self._joined(made[1], _ONE, queries)}
             for node in own.factor:
-                names[node.output[0]] = f"{node.output[0]}/streamed"
-                self._made.append(_renamed(node, names, f"{node.name}/streamed"))
+                names[node.output[0]] = f"{node.output[0]}/joined"
+                self._made.append(_renamed(node, names, f"{node.name}/joined"))
             result = self._node("Mul", result, names[own.scaled.input[1]])
         nodes, self._made = self._made, []
-        return helper.make_graph(nodes, "streamed", [], [self._typed(output, result)])
+        return helper.make_graph(nodes, "in_blocks", [], [self._typed(output, result)])
 
     def _body(self, given: list[str]) -> onnx.GraphProto:
         """What is done with a block of queries."""
