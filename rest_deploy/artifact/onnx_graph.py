@@ -25,7 +25,7 @@ from rest_deploy.values import shown
 #: What files have beside the operators of their family: in INT8, and to choose the size of a block of attention.
 _OPERATORS = frozenset(
     "DequantizeLinear DynamicQuantizeLinear MatMulInteger QuantizeLinear "  # noqa: SIM905
-    "Add Concat Constant Div Greater If Mul Reshape Scan Shape Slice Sub".split()
+    "Add Concat Constant Div Greater If Mul Reshape Scan Shape Slice Sub Transpose".split()
 )
 #: Of a graph; rest_large in INT8 has under 3,000.
 MAX_NODES = 100_000

@@ -259,11 +259,11 @@ class _Ways:
         width = self._size(q, 3)
         full = self._node("Concat", q, again, axis=2)
         blocks = self._node("Reshape", full, self._node("Concat", _KEPT, rows, width, axis=0))
+        blocks = self._node("Transpose", blocks, perm=[2, 0, 1, 3, 4])  # a Scan goes along the first axis
         given = [output, own.rows] if own.rows else [output]
         made = [f"{name}/blocks" for name in given]
         scan = helper.make_node("Scan", [blocks], made, f"{self._module}/node_scan")
-        attributes = {"body": self._body(given), "num_scan_inputs": 1, "scan_input_axes": [2]}
-        _set(scan, {**attributes, "scan_output_axes": [2] * len(given)})
+        _set(scan, {"body": self._body(given), "num_scan_inputs": 1})
         self._made.append(scan)
         result = self._joined(made[0], width, queries)
         if own.scaled is not None:
@@ -301,7 +301,8 @@ class _Ways:
         return helper.make_graph(nodes, "block", [self._typed(own.start.input[0], queries)], outputs, value_info=values)
 
     def _joined(self, blocks: str, width: str, queries: str) -> str:
-        """(B, heads, blocks, rows, width) -> (B, heads, N, width)."""
+        """(blocks, B, heads, rows, width) -> (B, heads, N, width)."""
+        blocks = self._node("Transpose", blocks, perm=[1, 2, 0, 3, 4])
         together = self._node("Reshape", blocks, self._node("Concat", _KEPT, width, axis=0))
         return self._node("Slice", together, _ZERO, queries, _AXIS)
 
@@ -316,7 +317,7 @@ class _Ways:
         """A value of the type of another, of any shape."""
         return helper.make_tensor_value_info(new, self._values[name].type.tensor_type.elem_type, None)
 
-    def _node(self, operator: str, *inputs: str, **attributes: int) -> str:
+    def _node(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Add a node; the name of its output."""
         self._count += 1
         output = f"{self._module}/blocks_{self._count}"

@@ -80,7 +80,7 @@ def export(
     if config.blockwise:
         model = checked_blockwise(model, _SAME)
     onnx.save(model, str(target))
-    block = BLOCK if config.blockwise else None
+    block = BLOCK if any(node.op_type == "If" for node in model.graph.node) else None
     return OnnxNotes(config.opset, model.ir_version, nodes, config.simplify and why is None, why, block)
 
 

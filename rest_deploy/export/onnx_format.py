@@ -32,8 +32,8 @@ class OnnxConfig:
     simplify: bool = option(True, "leave onnxsim out", flag="--no-simplify")
     blockwise: bool = option(
         True,
-        "attention of all queries at once, for runtimes without If and Scan, such as OpenCV; memory then grows with the "
-        "square of an image's pixels",
+        "attention of all queries at once, for runtimes without If and Scan, such as OpenCV; memory then grows with "
+        "the square of an image's pixels",
         flag="--no-blockwise",
     )
 
