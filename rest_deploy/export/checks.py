@@ -132,7 +132,7 @@ def checked_blockwise(model: onnx.ModelProto, tolerance: float) -> onnx.ModelPro
     for name, difference in _largest_differences(model, with_block(both, _SMALL_BLOCK)).items():
         if not difference <= tolerance:
             changed = f"attention in blocks changed the {name} by {difference:.2g}"
-            raise ExportError(f"{changed} (relative; allowed {tolerance:g}); export with --no-blockwise")
+            raise ExportError(f"{changed} (relative; allowed {tolerance:g}); export without --blockwise")
     return both
 
 

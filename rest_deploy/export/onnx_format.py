@@ -31,10 +31,9 @@ class OnnxConfig:
     )
     simplify: bool = option(True, "leave onnxsim out", flag="--no-simplify")
     blockwise: bool = option(
-        True,
-        "attention of all queries at once, for runtimes without If and Scan, such as OpenCV; memory then grows with "
-        "the square of an image's pixels",
-        flag="--no-blockwise",
+        False,
+        "attention of large images in blocks of queries, so that memory grows with their pixels; for FP32 and INT8 in "
+        "ONNX Runtime on the CPU",
     )
 
     def __post_init__(self) -> None:

@@ -15,7 +15,6 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from rest_deploy.errors import ConfigError
-from rest_deploy.export.blockwise import whole
 from rest_deploy.export.onnx_exporter import OnnxConfig, export
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.rest import ResT
@@ -63,7 +62,7 @@ def test_reference_evaluator_agrees(tiny_onnx: Path, rng: np.random.Generator) -
     [("tiny_onnx", 5, 4, 7), pytest.param("lite_onnx", 8, 6, 1000, marks=pytest.mark.slow)],
 )
 def test_structure(file: str, blocks: int, reductions: int, classes: int, request: pytest.FixtureRequest) -> None:
-    model = whole(onnx.load(str(request.getfixturevalue(file))))
+    model = onnx.load(str(request.getfixturevalue(file)))
     counts = Counter(node.op_type for node in model.graph.node)
     assert counts["InstanceNormalization"] == counts["BatchNormalization"] == 0
     assert counts["Softmax"] == blocks
@@ -121,7 +120,7 @@ def test_gelu_is_written_as_runtimes_know_it(tiny_model: ResT, tmp_path: Path, o
 
 def test_softmaxes_can_be_computed_in_place(tiny_onnx: Path) -> None:
     """By the names of sizes, which ONNX Runtime compares; what it infers itself has none."""
-    graph = whole(onnx.load(tiny_onnx)).graph
+    graph = onnx.load(tiny_onnx).graph
     shapes = {value.name: value.type.tensor_type.shape for value in graph.value_info}
     softmaxes = [node for node in graph.node if node.op_type == "Softmax"]
     assert softmaxes

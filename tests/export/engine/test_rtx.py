@@ -19,7 +19,6 @@ from examples.digits.data import load_split
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ExportError
-from rest_deploy.export.blockwise import whole
 from rest_deploy.export.engine import builder
 from rest_deploy.export.engine.builder import build
 from rest_deploy.export.engine.choice import choose_library
@@ -84,12 +83,12 @@ def test_reasons_out_of_the_log(digits_onnx: Path) -> None:
     config = EngineConfig(profiles=ONE, targets=("sm86",), workspace_mib=1)
     choice = choose_library("trt-rtx", config, Precision.FP32)
     with pytest.raises(ExportError, match=r"could not build the engine: .*within workspace limit") as raised:
-        build(_whole(digits_onnx), digits_onnx, read_info(digits_onnx), choice, config)
+        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), choice, config)
     assert "cudaError" not in str(raised.value)  # spurious on a machine without a GPU
     turing = replace(choice, targets=("sm75",))
     config = replace(config, workspace_mib=None)
     with pytest.raises(ExportError, match=r"for Turing .*FP32 GEMM is not supported"):
-        build(_whole(digits_onnx), digits_onnx, read_info(digits_onnx), turing, config)
+        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), turing, config)
 
 
 def test_a_failed_build_leaves_nothing_of_tensorrt_to_the_collector(
@@ -107,7 +106,7 @@ def test_a_failed_build_leaves_nothing_of_tensorrt_to_the_collector(
     config = EngineConfig(profiles=ONE, targets=("sm86",), workspace_mib=1)
     choice = choose_library("trt-rtx", config, Precision.FP32)
     with pytest.raises(ExportError) as raised:
-        build(_whole(digits_onnx), digits_onnx, read_info(digits_onnx), choice, config)
+        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), choice, config)
     assert raised.value.__traceback__ is not None  # kept, as by a caller that looks at it later
     assert [made() for made in builders] == [None]
 
@@ -126,14 +125,9 @@ def test_ctrl_c_ends_a_real_build(digits_onnx: Path) -> None:
     config = EngineConfig(profiles=ONE, targets=("sm86",))
     choice = choose_library("trt-rtx", config, Precision.FP32)
     with pytest.raises(KeyboardInterrupt):
-        build(_whole(digits_onnx), digits_onnx, read_info(digits_onnx), choice, config, report=interrupt)
+        build(digits_onnx.read_bytes(), digits_onnx, read_info(digits_onnx), choice, config, report=interrupt)
     assert told
     assert not [thread for thread in threading.enumerate() if thread.name == "tensorrt-build"]
-
-
-def _whole(path: Path) -> bytes:
-    """An ONNX file as engines are built of it."""
-    return whole(onnx.load(path)).SerializeToString()
 
 
 def _network(path: Path, precision: Precision) -> Path:
