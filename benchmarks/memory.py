@@ -82,7 +82,9 @@ def _table(path: Path, limit: float) -> bool:
 
 
 def _estimate(info: ArtifactInfo, shape: tuple[int, int, int]) -> int:
-    return network_bytes(config_of(info), *shape, precision=info.precision, format=info.format)
+    return network_bytes(
+        config_of(info), *shape, precision=info.precision, format=info.format, block=info.attention_block
+    )
 
 
 def _measure(path: Path, batch: int, height: int, width: int) -> int:

@@ -119,6 +119,8 @@ class Recipe:
         integers: Whether ONNX Runtime multiplies 8-bit integers, for which it has operators on CPUs alone, and which
             some CPUs add up wrongly.
         qdq: Whether the file has Q/DQ pairs for TensorRT, which ONNX Runtime is to leave as they are.
+        blockwise: Whether its ONNX file can have attention in blocks of queries: not if it is for GPUs, as TensorRT
+            does not read that.
         largest_input: Largest absolute value of an input.
         attention_maps: Maps of queries x keys that ONNX Runtime 1.32 has at a time, where heads are not mixed and where
             they are. If not, the softmax is done in place, where the runtime sees that its input and output are of one
@@ -145,6 +147,7 @@ class Recipe:
     calibrated: bool = False
     integers: bool = False
     qdq: bool = False
+    blockwise: bool = False
     largest_input: float = LARGEST_INPUT
     engine_type: str = ""
     engine_bytes: int = 4
@@ -207,6 +210,7 @@ _ROWS = [
         on_images=_FLOAT32,
         logits_tolerance=1e-3,
         attention_maps=(1, 2),
+        blockwise=True,
         engine_type="fp32",
         rtx_since="sm80",
     ),
@@ -241,6 +245,7 @@ _ROWS = [
         options=("int8_target", "reduced_range"),
         lacks="INT8 for the CPU measures ranges in every call and takes none from images",
         integers=True,
+        blockwise=True,
     ),
     replace(
         _INT8,

@@ -246,6 +246,12 @@ class ArtifactInfo:
         return next((int(output.shape[1]) for output in self.outputs if output.name == LOGITS), 0)
 
     @property
+    def attention_block(self) -> int | None:
+        """Numbers in maps of queries x keys that are alive at a time at most; None for all of a map."""
+        block = self.extra.get("attention_block")
+        return block if isinstance(block, int) else None
+
+    @property
     def taps(self) -> Taps:
         """What is taken of the network."""
         return Taps(tuple(output.name for output in self.outputs), self.feature_norm or FeatureNorm.NONE)

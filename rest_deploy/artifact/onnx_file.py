@@ -8,6 +8,7 @@ graph that was exchanged under its record. It is no signature: whoever wants to 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import stat
@@ -24,6 +25,7 @@ from rest_deploy.artifact.onnx_graph import (
     read_model,
     refuse_hostile,
     text_entry,
+    without_blocks,
     without_weights,
 )
 from rest_deploy.errors import ArtifactError, ConfigError, PredictorError, no_file
@@ -103,6 +105,14 @@ class OnnxFile:
         It must have been checked: see :meth:`check_graph`.
         """
         return without_weights(self.content, self._model, place)
+
+    def without_blocks(self) -> tuple[bytes, Callable[[str], bytes]]:
+        """Its bytes with attention of all queries at once alone, and what :meth:`without_weights` is of these.
+
+        It must have been checked: see :meth:`check_graph`.
+        """
+        content = without_blocks(self.content, self._model)
+        return content, functools.partial(without_weights, content, read_model(content))
 
     @contextmanager
     def checking_seal(self) -> Iterator[None]:

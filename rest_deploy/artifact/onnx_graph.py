@@ -15,15 +15,18 @@ Names and numbers of fields are those of onnx/onnx.proto (github.com/onnx/onnx).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
 from rest_deploy.specs import OPSETS
 from rest_deploy.values import shown
 
-#: What INT8 files have beside the operators of their family.
-INT8_OPERATORS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QuantizeLinear"})
+#: What files have beside the operators of their family: in INT8, and to choose the size of a block of attention.
+_OPERATORS = frozenset(
+    "DequantizeLinear DynamicQuantizeLinear MatMulInteger QuantizeLinear "  # noqa: SIM905
+    "Add Concat Constant Div Greater If Mul Reshape Scan Shape Slice Sub Transpose".split()
+)
 #: Of a graph; rest_large in INT8 has under 3,000.
 MAX_NODES = 100_000
 #: In one file; rest_large has under 40,000. Each takes a microsecond and some 200 bytes to read.
@@ -39,11 +42,16 @@ _LIMITS = {
     "blocksize": (1, 1024),
 }
 #: Operators whose output may be larger than all of their inputs together.
-_WIDENING = frozenset({"Add", "Sub", "Mul", "Div", "MatMul", "MatMulInteger", "Gemm", "Conv"})
+_WIDENING = frozenset({"Add", "Sub", "Mul", "Div", "Greater", "MatMul", "MatMulInteger", "Gemm", "Conv"})
+#: Numbers that such a one may make where no image is needed: of sizes, of which there are a few.
+_FEW = 16
+_MOST_DIMS = 8
+#: Operators that hold graphs -> the names of these.
+_HOLDERS = {"If": {"then_branch", "else_branch"}, "Scan": {"body"}}
 #: TensorProto.DataType -> bytes of a value: FLOAT, UINT8, INT8, INT32, INT64, FLOAT16.
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2}
 #: AttributeProto.AttributeType -> the field that holds such a value.
-_VALUE_OF = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}
+_VALUE_OF = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints"}
 _EXTERNAL = "weights in other files"
 _NESTED = "graphs or several tensors in an attribute"
 _FUNCTIONS = "functions or training graphs"
@@ -108,42 +116,51 @@ _TENSOR = _message(
         14: _EXTERNAL,
     }
 )
-_ATTRIBUTE = _message(
-    {
-        1: _Field("name", _TEXT),
-        2: _Field("f", _FLOAT),
-        3: _Field("i", _INT64),
-        4: _Field("s", _TEXT),
-        5: _Field("t", _TENSOR),
-        7: _Field("floats", _FLOAT, 1024),
-        8: _Field("ints", _INT64, 1024),
-        20: _Field("type", _INT32),
-        **dict.fromkeys((6, 10, 11, 14, 15, 22, 23), _NESTED),
-    }
-)
-_NODE = _message(
-    {
-        1: _Field("input", _TEXT, 16),
-        2: _Field("output", _TEXT, 16),
-        3: _Field("name", _TEXT),
-        4: _Field("op_type", _TEXT),
-        5: _Field("attribute", _ATTRIBUTE, 32),
-        6: _Field("doc_string", _TEXT),
-        7: _Field("domain", _TEXT),
-    }
-)
-_GRAPH = _message(
-    {
-        1: _Field("node", _NODE, MAX_NODES),
-        2: _Field("name", _TEXT),
-        5: _Field("initializer", _TENSOR, MAX_NODES),
-        10: _Field("doc_string", _TEXT),
-        11: _Field("input", _VALUE_INFO, 1),
-        12: _Field("output", _VALUE_INFO, 16),
-        13: _Field("value_info", _VALUE_INFO, MAX_NODES),
-        15: "sparse weights",
-    }
-)
+
+
+def _graph(inner: _Fields | None) -> _Fields:
+    """A graph whose nodes may hold graphs of such fields; None for none."""
+    attribute = _message(
+        {
+            1: _Field("name", _TEXT),
+            2: _Field("f", _FLOAT),
+            3: _Field("i", _INT64),
+            4: _Field("s", _TEXT),
+            5: _Field("t", _TENSOR),
+            6: _Field("g", inner) if inner is not None else _NESTED,
+            7: _Field("floats", _FLOAT, 1024),
+            8: _Field("ints", _INT64, 1024),
+            20: _Field("type", _INT32),
+            **dict.fromkeys((10, 11, 14, 15, 22, 23), _NESTED),
+        }
+    )
+    node = _message(
+        {
+            1: _Field("input", _TEXT, 16),
+            2: _Field("output", _TEXT, 16),
+            3: _Field("name", _TEXT),
+            4: _Field("op_type", _TEXT),
+            5: _Field("attribute", attribute, 32),
+            6: _Field("doc_string", _TEXT),
+            7: _Field("domain", _TEXT),
+        }
+    )
+    return _message(
+        {
+            1: _Field("node", node, MAX_NODES),
+            2: _Field("name", _TEXT),
+            5: _Field("initializer", _TENSOR, MAX_NODES),
+            10: _Field("doc_string", _TEXT),
+            11: _Field("input", _VALUE_INFO, 1),
+            12: _Field("output", _VALUE_INFO, 16),
+            13: _Field("value_info", _VALUE_INFO, MAX_NODES),
+            15: "sparse weights",
+        }
+    )
+
+
+#: The way that is taken, in it blocks of queries, in these nothing more (``export/stream.py``).
+_GRAPH = _graph(_graph(_graph(None)))
 _MODEL = _message(
     {
         1: _Field("ir_version", _INT64),
@@ -279,6 +296,66 @@ def without_weights(content: bytes, model: Mapping[str, Any], place: str) -> byt
     return content[: begin - len(_head(7, end - begin))] + bytes_field(7, bytes(graph)) + content[end:]
 
 
+def without_blocks(content: bytes, model: Mapping[str, Any]) -> bytes:
+    """A file that was not refused, with attention of all queries at once alone (``export/blockwise.py``).
+
+    Args:
+        content: The file.
+        model: What :func:`read_model` gave.
+    """
+    begin, end = model["graph"]
+    graph, shapes, copied = bytearray(), bytearray(), begin
+    for tag, at, start, stop in _fields(content, begin, end):
+        if tag != _NODE_FIELD:
+            break
+        branch = _branch(content, start, stop)
+        if branch is None:
+            continue
+        graph += content[copied:at]
+        copied = stop
+        made, given = b"", _text(content, start, stop, 2)
+        for number, field, first, last in _fields(content, *branch):
+            if number == _NODE_FIELD:
+                graph += content[field:last]
+            elif number == _OUTPUT_FIELD:
+                made = _text(content, first, last, 1)
+            elif number == _SHAPE_FIELD:
+                shapes += content[field:last]
+        graph += bytes_field(1, bytes_field(1, made) + bytes_field(2, given) + bytes_field(4, b"Identity"))
+    graph += content[copied:end] + shapes
+    return content[: begin - len(_head(7, end - begin))] + bytes_field(7, bytes(graph)) + content[end:]
+
+
+def _branch(content: bytes, start: int, stop: int) -> tuple[int, int] | None:
+    """Where the graph of a node begins and ends that is taken where its condition does not hold; None where there is
+    none.
+    """
+    for tag, _, first, last in _fields(content, start, stop):
+        if tag == _ATTRIBUTE_FIELD and _text(content, first, last, 1) == b"else_branch":
+            return next((one, two) for number, _, one, two in _fields(content, first, last) if number == 6 << 3 | 2)
+    return None
+
+
+def _text(content: bytes, start: int, stop: int, number: int) -> bytes:
+    """The first text field of a number in a message."""
+    return next(content[first:last] for tag, _, first, last in _fields(content, start, stop) if tag == number << 3 | 2)
+
+
+def _fields(content: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of a message that was not refused: tag, and where each begins, and its content, and where it ends."""
+    reader = _Reader(content)
+    while at < end:
+        tag, start = reader.number(at, end)
+        first = start
+        if tag & 7 == 2:
+            length, first = reader.number(start, end)
+            stop = first + length
+        else:
+            stop = start + 4 if tag & 7 == 5 else reader.number(start, end)[1]
+        yield tag, at, first, stop
+        at = stop
+
+
 def bytes_field(number: int, content: bytes) -> bytes:
     """A field that is text, bytes or a message, as it stands in a file."""
     return _head(number, len(content)) + content
@@ -299,6 +376,7 @@ def _head(number: int, size: int) -> bytes:
 
 
 _INITIALIZER = 5 << 3 | 2
+_NODE_FIELD, _OUTPUT_FIELD, _SHAPE_FIELD, _ATTRIBUTE_FIELD = (number << 3 | 2 for number in (1, 12, 13, 5))
 #: ``data_location = EXTERNAL`` of a tensor.
 _EXTERNALLY = bytes([14 << 3, 1])
 
@@ -323,52 +401,82 @@ def refuse_hostile(content: bytes, model: Mapping[str, Any], operators: Set[str]
     if "graph" not in model:
         raise Refused("no graph")
     begin, end = model["graph"]
-    _refuse_graph(_Reader(content).message(begin, end, _GRAPH), operators | INT8_OPERATORS)
+    _refuse_graph(_Reader(content).message(begin, end, _GRAPH), operators | _OPERATORS, {"": 0.0})
 
 
-def _refuse_graph(graph: Mapping[str, Any], operators: Set[str]) -> None:
-    nodes, weights = graph.get("node", []), graph.get("initializer", [])
-    for tensor in weights:
-        _refuse_tensor(tensor)
-    for node in nodes:
-        _refuse_node(node, operators)
-    _refuse_order(nodes, [_name(one) for one in graph.get("input", [])], [_name(one) for one in weights])
-
-
-def _refuse_order(nodes: Iterable[Mapping[str, Any]], inputs: list[str], weights: list[str]) -> None:
-    """What is wrong with nodes one after the other; ONNX has them in the order of their computation.
+def _refuse_graph(graph: Mapping[str, Any], operators: Set[str], around: Mapping[str, float]) -> float:
+    """What is wrong with a graph, and with those in it.
 
     Args:
-        nodes: All of them.
-        inputs, weights: Names of those of the graph.
+        graph: It.
+        operators: That it may have.
+        around: Values of the graphs around it -> how many numbers one has at most; infinite where an image tells.
+
+    Returns:
+        How many numbers one of its outputs has at most.
     """
-    constants, known = set(weights), {"", *inputs, *weights}
-    if len(known) != 1 + len(inputs) + len(weights):
+    weights, inputs = graph.get("initializer", []), graph.get("input", [])
+    for tensor in weights:
+        _refuse_tensor(tensor)
+    own = {_name(one): math.inf for one in inputs}
+    own |= {_name(one): float(math.prod(one.get("dims", []))) for one in weights}
+    if len(own) != len(inputs) + len(weights) or not own.keys().isdisjoint(around):
         raise Refused("two values of one name")
-    for node in nodes:
+    known = {**around, **own}
+    for node in graph.get("node", []):  # ONNX has them in the order of their computation
         taken, given = node.get("input", []), node.get("output", [])
-        if not known.issuperset(taken):
+        if not known.keys() >= set(taken):
             raise Refused("a node whose input nothing before it makes")
-        if not known.isdisjoint(given) or len(set(given)) != len(given):
+        numbers = _refuse_node(node, operators, known)
+        if not known.keys().isdisjoint(given) or len(set(given)) != len(given):
             raise Refused("two values of one name")
-        known.update(given)
-        if node["op_type"] == "Shape" or constants.issuperset(filter(None, taken)):  # of a shape the shape is constant
-            if node["op_type"] in _WIDENING:  # two vectors of a few bytes make a matrix of terabytes
-                raise Refused(f"{shown(node['op_type'])} of constants alone")
-            constants.update(given)
+        known |= dict.fromkeys(given, numbers)
+    outputs = [_name(one) for one in graph.get("output", [])]
+    if not known.keys() >= set(outputs):
+        raise Refused("an output that nothing makes")
+    return max((known[name] for name in outputs), default=0.0)
 
 
-def _refuse_node(node: Mapping[str, Any], operators: Set[str]) -> None:
-    operator = node.get("op_type", "")
+def _refuse_node(node: Mapping[str, Any], operators: Set[str], known: Mapping[str, float]) -> float:
+    """What is wrong with a node; how many numbers it makes at most, as in :func:`_refuse_graph`."""
+    operator, attributes = node.get("op_type", ""), node.get("attribute", ())
     if operator not in operators:
         raise Refused(f"the operator {shown(operator)}")
     if node.get("domain", "") not in _DOMAINS:
         raise Refused("operators of another domain")
-    names = set()
-    for attribute in node.get("attribute", ()):
-        names.add(_refuse_attribute(attribute))
-    if len(names) != len(node.get("attribute", ())):
+    named = {_refuse_attribute(attribute): attribute for attribute in attributes}
+    if len(named) != len(attributes):
         raise Refused(f"an attribute of {operator} twice")
+    taken = [known[name] for name in node.get("input", []) if name]
+    held = {name for name, attribute in named.items() if "g" in attribute}
+    if held != _HOLDERS.get(operator, set()):
+        raise Refused(_NESTED)
+    if operator == "Shape":  # of a shape the shape is constant
+        start, end = (
+            int(named.get(name, {}).get("i", default)) for name, default in (("start", 0), ("end", _MOST_DIMS))
+        )
+        return float(end - start if 0 <= start <= end <= _MOST_DIMS else _MOST_DIMS)
+    if operator == "Constant":
+        return float(max((_numbers(attribute) for attribute in named.values()), default=0))
+    if operator == "If":
+        return max(_refuse_graph(named[name]["g"], operators, known) for name in held)
+    if operator == "Scan":
+        if not math.isinf(sum(taken)):
+            raise Refused("Scan of constants alone")
+        _refuse_graph(named["body"]["g"], operators, known)
+        return math.inf
+    if operator in _WIDENING and not math.isinf(sum(taken)):
+        if math.prod(taken) > _FEW:  # two vectors of a few bytes make a matrix of terabytes
+            raise Refused(f"{shown(operator)} of constants alone")
+        return math.prod(taken)
+    return sum(taken)
+
+
+def _numbers(constant: Mapping[str, Any]) -> int:
+    """How many numbers the value of a Constant has."""
+    if "t" in constant:
+        return math.prod(constant["t"].get("dims", []))
+    return max(1, len(constant.get("ints", ())), len(constant.get("floats", ())))
 
 
 def _refuse_attribute(attribute: Mapping[str, Any]) -> str:

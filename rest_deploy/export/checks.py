@@ -12,6 +12,7 @@ import onnxsim
 from onnx import numpy_helper
 
 from rest_deploy.errors import ExportError, one_line
+from rest_deploy.export.blockwise import blockwise, with_block
 from rest_deploy.export.cpu_session import CpuSession
 from rest_deploy.models.network import Structure
 
@@ -26,6 +27,9 @@ _log = logging.getLogger(__name__)
 
 #: (batch, height, width) at which both graphs are run; neither is a traced size.
 _SIZES = ((2, 33, 49), (1, 80, 64))
+
+#: Numbers of a block of attention with which even these images have several in every stage.
+_SMALL_BLOCK = 64
 
 #: Largest difference of an output, relative to its largest value or 1. Folding constants changes at most the rounding.
 _TOLERANCE = 1e-4
@@ -108,6 +112,30 @@ def simplify(model: onnx.ModelProto, structure: Structure, operators: Set[str]) 
     return simplified, None
 
 
+def checked_blockwise(model: onnx.ModelProto, tolerance: float) -> onnx.ModelProto:
+    """Give each attention of a graph both ways (``blockwise.py``), and check one by the other, in many blocks.
+
+    Args:
+        model: In any precision.
+        tolerance: Largest difference of an output, relative to its largest value or 1.
+
+    Raises:
+        ExportError: They differ by more, or an attention is not of the form that is known.
+    """
+    if not any(node.op_type == "Softmax" for node in model.graph.node):
+        return model  # a network without attention
+    both = blockwise(model)
+    try:
+        onnx.checker.check_model(both)
+    except onnx.checker.ValidationError as exc:
+        raise ExportError(f"the graph in blocks is not valid ONNX: {str(exc).splitlines()[0]}") from exc
+    for name, difference in _largest_differences(model, with_block(both, _SMALL_BLOCK)).items():
+        if not difference <= tolerance:
+            changed = f"attention in blocks changed the {name} by {difference:.2g}"
+            raise ExportError(f"{changed} (relative; allowed {tolerance:g}); export without --blockwise")
+    return both
+
+
 def _require_as_many_reductions(one: onnx.ModelProto, other: onnx.ModelProto) -> None:
     before, after = (sum(node.op_type == "ReduceMean" for node in model.graph.node) for model in (one, other))
     if after != before:
@@ -118,10 +146,11 @@ def _largest_differences(one: onnx.ModelProto, other: onnx.ModelProto) -> dict[s
     """Of each output."""
     rng = np.random.default_rng(0)
     channels = one.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(one.graph.input[0].type.tensor_type.elem_type)
     sessions = [CpuSession(one), CpuSession(other)]
     differences: dict[str, list[float]] = {}
     for batch, height, width in _SIZES:
-        image = rng.standard_normal((batch, channels, height, width)).astype(np.float32)
+        image = rng.standard_normal((batch, channels, height, width)).astype(dtype)
         before, after = (session.run(image) for session in sessions)
         for name, a in before.items():
             if name not in after or a.shape != (b := after[name]).shape:

@@ -15,7 +15,8 @@ import torch
 
 from rest_deploy.errors import ExportError, one_line
 from rest_deploy.export.assemble import assemble
-from rest_deploy.export.checks import check_graph, simplify
+from rest_deploy.export.blockwise import BLOCK
+from rest_deploy.export.checks import check_graph, checked_blockwise, simplify
 from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.export.trace import trace
 from rest_deploy.export.translate import TRANSLATIONS
@@ -24,6 +25,9 @@ from rest_deploy.models.network import DeployForm
 from rest_deploy.specs import TensorSpec
 
 _log = logging.getLogger(__name__)
+
+#: Largest difference of an output between both ways of attention, relative to its largest value or 1: rounding alone.
+_SAME = 1e-4
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class OnnxNotes:
         nodes: Of its graph.
         simplified: Whether it is onnxsim's result.
         not_simplified_why: Where that was asked for and is not so.
+        attention_block: Numbers in maps of queries x keys that are alive at a time at most; None for all of a map.
     """
 
     opset: int
@@ -42,6 +47,7 @@ class OnnxNotes:
     nodes: int
     simplified: bool
     not_simplified_why: str | None = None
+    attention_block: int | None = None
 
 
 def export(
@@ -70,8 +76,12 @@ def export(
         declare(model, image, outputs)  # onnxsim gives sizes that two nodes share names of its own
     del model.metadata_props[:]  # onnxsim's notes
     _keep_shapes_at_softmaxes(model)
+    nodes = len(model.graph.node)
+    if config.blockwise:
+        model = checked_blockwise(model, _SAME)
     onnx.save(model, str(target))
-    return OnnxNotes(config.opset, model.ir_version, len(model.graph.node), config.simplify and why is None, why)
+    block = BLOCK if any(node.op_type == "If" for node in model.graph.node) else None
+    return OnnxNotes(config.opset, model.ir_version, nodes, config.simplify and why is None, why, block)
 
 
 def free_sizes(model: onnx.ModelProto, name: str, image: TensorSpec, outputs: Sequence[TensorSpec]) -> onnx.ModelProto:

@@ -30,6 +30,11 @@ class OnnxConfig:
         DEFAULT_OPSET, f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})"
     )
     simplify: bool = option(True, "leave onnxsim out", flag="--no-simplify")
+    blockwise: bool = option(
+        False,
+        "attention of large images in blocks of queries, so that memory grows with their pixels; for FP32 and INT8 in "
+        "ONNX Runtime on the CPU",
+    )
 
     def __post_init__(self) -> None:
         hold(self)

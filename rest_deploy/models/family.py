@@ -103,7 +103,17 @@ class Family(ABC, Generic[C]):
         """Floating-point operations of one run of the network as written, two for each multiply-add."""
 
     @abstractmethod
-    def call_bytes(self, config: C, batch: int, height: int, width: int, *, precision: Precision, format: str) -> int:
+    def call_bytes(
+        self,
+        config: C,
+        batch: int,
+        height: int,
+        width: int,
+        *,
+        precision: Precision,
+        format: str,
+        block: int | None = None,
+    ) -> int:
         """Memory of one call on the CPU beside what an open network takes: its input, and what is alive at its peak.
 
         Args:
@@ -112,6 +122,7 @@ class Family(ABC, Generic[C]):
             height, width: Of the images, in pixels.
             precision: Of the file.
             format: ``"onnx"`` in ONNX Runtime, ``"pytorch"`` for a checkpoint.
+            block: As a record's ``attention_block``.
         """
 
     @abstractmethod
@@ -310,6 +321,7 @@ def network_bytes(
     *,
     precision: Precision = Precision.FP32,
     format: str = "onnx",
+    block: int | None = None,
 ) -> int:
     """Memory of one call on the CPU beside what an open network takes: its input, and all that is alive at its peak.
 
@@ -319,13 +331,14 @@ def network_bytes(
         height, width: Of the images, in pixels.
         precision: Of the file.
         format: ``"onnx"`` in ONNX Runtime, ``"pytorch"`` for a checkpoint.
+        block: As a record's ``attention_block``.
 
     Raises:
         ConfigError: The format is of no network that runs on the CPU.
     """
     if format not in _FORMATS:
         raise ConfigError(f"no estimate of memory for format {format!r}; there is one for: {', '.join(_FORMATS)}")
-    return family_of(config).call_bytes(config, batch, height, width, precision=precision, format=format)
+    return family_of(config).call_bytes(config, batch, height, width, precision=precision, format=format, block=block)
 
 
 def check_image(
@@ -336,12 +349,13 @@ def check_image(
     *,
     precision: Precision = Precision.FP32,
     format: str = "onnx",
+    block: int | None = None,
     widening: int = 1,
 ) -> None:
     """Refuse an image whose call would take more memory than is free.
 
     Args:
-        config, precision, format: As of :func:`network_bytes`.
+        config, precision, format, block: As of :func:`network_bytes`.
         height, width: Of the network's input.
         name: What a message calls the image.
         widening: How many times the bytes of a float32 each number has.
@@ -350,7 +364,7 @@ def check_image(
         ImageError: It would.
         PredictorError: Too little is free for any image.
     """
-    needed = widening * network_bytes(config, 1, height, width, precision=precision, format=format)
+    needed = widening * network_bytes(config, 1, height, width, precision=precision, format=format, block=block)
     check_memory(needed, f"{name}: an input of {height}x{width}", ImageError, "scale it down first")
 
 

@@ -164,12 +164,26 @@ class StagesFamily(Family[C]):
     def stage_channels(self, config: C) -> tuple[int, ...]:
         return config.embed_dims
 
-    def call_bytes(self, config: C, batch: int, height: int, width: int, *, precision: Precision, format: str) -> int:
+    def call_bytes(
+        self,
+        config: C,
+        batch: int,
+        height: int,
+        width: int,
+        *,
+        precision: Precision,
+        format: str,
+        block: int | None = None,
+    ) -> int:
         """Between 0.9 and 1.6 of what was measured, from a gigabyte up (tests/models/test_memory.py)."""
         stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
         widest = 0.0
         for stage in stage_sizes(config, height, width):
-            maps = self.call_overhead[format] * self.attention_numbers(stage, precision, format)
+            at_a_time = 1.0
+            if block is not None:  # a block has one query of each head and image at least
+                query = batch * stage.heads * stage.keys
+                at_a_time = min(1.0, max(block, query) / (query * stage.tokens))
+            maps = at_a_time * self.call_overhead[format] * self.attention_numbers(stage, precision, format)
             around = self.call_around[format] * stage.tokens * stage.dim
             mlp = stage.tokens * (2 * stage.dim + 2 * stage.hidden)
             widest = max(widest, maps + around, mlp)

@@ -167,6 +167,7 @@ def _reduce(prepared: Prepared, fp32: ExportResult, reference: Reference | None,
     """FP32 file that has been proved -> file of lower precision that has been proved."""
     import onnx
 
+    from rest_deploy.export.blockwise import whole
     from rest_deploy.export.precision.int8 import fold_transposes
     from rest_deploy.export.precision.plan import plan_for
     from rest_deploy.models.reference import reference_runs
@@ -178,7 +179,7 @@ def _reduce(prepared: Prepared, fp32: ExportResult, reference: Reference | None,
     if reference is not None:
         reference = reference.measured_by(reference_runs(model, precision)[1])
     plan = plan_for(model.to_deploy(), precision, half_io=config.half_io)
-    graph = fold_transposes(onnx.load(str(fp32.path)))
+    graph = fold_transposes(whole(onnx.load(str(fp32.path))))
     network = Reducible(graph, fp32.info, plan, recipe, config, prepared.sample)
     with _timed(seconds, "calibrate" if recipe.calibrated else "prepare", prepared.report):
         reduction = Reduction.of(network, reference, prepared.report)

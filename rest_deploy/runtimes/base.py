@@ -186,7 +186,11 @@ class Runtime(ABC):
                 known = self._call_bytes = {}
             maps = sum(math.prod(own.sizes(*size)) for own in info.outputs if own.stride is not None)
             known[size] = _FLOAT * maps + network_bytes(
-                config_of(info), *size, precision=info.precision, format=RUNTIMES[info.format].memory
+                config_of(info),
+                *size,
+                precision=info.precision,
+                format=RUNTIMES[info.format].memory,
+                block=info.attention_block,
             )
         return known[size]
 

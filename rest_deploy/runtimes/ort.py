@@ -83,12 +83,16 @@ class OnnxRuntime(Runtime):
             import_onnxruntime(self.target)
             if self.info.recipe.integers:
                 _check_integers(self.info, self.target, self.path)
+            content: bytes = file.content
+            without_weights: Callable[[str], bytes] = file.without_weights
+            if self.target.kind == "cuda" and self.info.attention_block:  # where blocks have not been measured
+                content, without_weights = file.without_blocks()
             return open_session(
-                file.content,
+                content,
                 self.path,
                 self.target,
                 self.threads,
-                without_weights=file.without_weights,
+                without_weights=without_weights,
                 fuse_qdq=not self.info.recipe.qdq,
                 allow_spinning=self._allow_spinning,
             )

@@ -83,10 +83,11 @@ def onnx_blocks(path: Path, threads: int | None = None) -> BlockRun:
     """
     import onnx
 
+    from rest_deploy.export.blockwise import whole
     from rest_deploy.export.cpu_session import CpuSession
 
     file = read_checked(path, operators_of)
-    model, family = onnx.load_model_from_string(bytes(file.content)), family_named(file.info.family)
+    model, family = whole(onnx.load_model_from_string(bytes(file.content))), family_named(file.info.family)
     values, given = _block_outputs(model), {value.name for value in model.graph.output}
     if len(values) < 2:
         raise VerificationError(f"{path}: its nodes are not named by their blocks; export it again")

@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_what_was_there(
         ),
         (
             {"format": "trt", "options": {"nonsense": 4}},
-            "no option nonsense; precision has calibration, .* onnx has opset, simplify; trt has ",
+            "no option nonsense; precision has calibration, .* onnx has blockwise, opset, simplify; trt has ",
         ),
         ({"format": "onnx,trt", "output": "x.onnx"}, "give their name without a suffix, x"),
         ({"format": "trt", "output": "x.onnx"}, "trt end in .engine; name a file that does, or ask for --format onnx"),

@@ -81,6 +81,53 @@ def _graph_in_a_graph(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Relu", [model.graph.input[0].name], ["out"], body=inner))
 
 
+def _ways(inner: list[onnx.NodeProto], output: str = "made") -> Change:
+    """An ``If`` on the image, with nodes in its branches."""
+
+    def change(model: onnx.ModelProto) -> None:
+        image = model.graph.input[0].name
+        value = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
+        branches = {name: helper.make_graph(inner, name, [], [value]) for name in ("then_branch", "else_branch")}
+        model.graph.node.append(helper.make_node("If", [image], ["out"], **branches))
+
+    return change
+
+
+def _scan(model: onnx.ModelProto, scanned: str, inner: list[onnx.NodeProto]) -> None:
+    value = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("row", "made")}
+    body = helper.make_graph(inner, "body", [value["row"]], [value["made"]])
+    model.graph.node.append(helper.make_node("Scan", [scanned], ["out"], body=body, num_scan_inputs=1))
+
+
+def _deep(model: onnx.ModelProto) -> None:
+    """Four graphs in each other."""
+    for _ in range(3):
+        inner = helper.make_graph([], "inner", [], [])
+        if model.graph.node[-1].op_type == "If":
+            inner.node.append(model.graph.node[-1])
+            del model.graph.node[-1]
+        model.graph.node.append(helper.make_node("If", ["image"], ["out"], then_branch=inner, else_branch=inner))
+
+
+def _scan_of_constants(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1 << 16, 1), np.float32), "many"))
+    _scan(model, "many", [helper.make_node("Relu", ["row"], ["made"])])
+
+
+def _product_behind_branches(model: onnx.ModelProto) -> None:
+    """Which of two constants it is, an image decides; either way the product is one of constants."""
+    for name, shape in (("tall", (20_000, 1)), ("wide", (1, 20_000))):
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+        _ways([helper.make_node("Identity", [name], ["made"])])(model)
+        model.graph.node[-1].output[0] = f"{name} behind"
+    model.graph.node.append(helper.make_node("MatMul", ["tall behind", "wide behind"], ["square"]))
+
+
+def _one_branch(model: onnx.ModelProto) -> None:
+    _ways([helper.make_node("Relu", ["image"], ["made"])])(model)
+    del model.graph.node[-1].attribute[1]
+
+
 def _loop(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Loop", [], ["out"]))
 
@@ -189,6 +236,23 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a billion nodes in functions": (_function_of_functions, "functions or training graphs"),
     "a function": (_unused_function, "functions or training graphs"),
     "a graph in an attribute": (_graph_in_a_graph, "graphs or several tensors in an attribute"),
+    "four graphs in each other": (_deep, "graphs or several tensors in an attribute"),
+    "a choice of one": (_one_branch, "graphs or several tensors in an attribute"),
+    "a value from nowhere in a branch": (
+        _ways([helper.make_node("Relu", ["nowhere"], ["made"])]),
+        "a node whose input nothing before it makes",
+    ),
+    "a branch that gives nothing": (_ways([]), "an output that nothing makes"),
+    "a name of the graph around it again": (
+        _ways([helper.make_node("Relu", ["image"], ["image"])], "image"),
+        "two values of one name",
+    ),
+    "another domain in a branch": (
+        _ways([helper.make_node("Relu", ["image"], ["made"], domain="com.evil")]),
+        "operators of another domain",
+    ),
+    "a scan of constants": (_scan_of_constants, "Scan of constants alone"),
+    "a product behind branches": (_product_behind_branches, "'MatMul' of constants alone"),
     "a loop": (_loop, "the operator 'Loop'"),
     "an operator that fills memory": (_fill_memory, "the operator 'ConstantOfShape'"),
     "a weight of terabytes": (_terabytes, r"a tensor of 1.1e\+12 values in [0-9,]+ bytes"),

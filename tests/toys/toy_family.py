@@ -83,7 +83,15 @@ class ToyFamily(Family[ToyConfig]):
         return 2 * batch * (entry + layers + config.width * config.num_classes)
 
     def call_bytes(
-        self, config: ToyConfig, batch: int, height: int, width: int, *, precision: Precision, format: str
+        self,
+        config: ToyConfig,
+        batch: int,
+        height: int,
+        width: int,
+        *,
+        precision: Precision,
+        format: str,
+        block: int | None = None,
     ) -> int:
         return 4 * batch * (height * width * config.in_channels + height * width * config.width)
 

@@ -86,12 +86,16 @@ class EngineExporter(Exporter):
 
     def make(self, source: Path, info: ArtifactInfo, folder: Path) -> Made:
         """Build the engine, prove its precision by the layers in the build's log, and write it beside its manifest."""
+        import onnx
+
+        from rest_deploy.export.blockwise import whole
         from rest_deploy.export.precision.half import fp32_nodes
 
         choice, config = self.choice, self._config
-        onnx = bytes(read_checked(source, operators_of).content)
-        built = build(onnx, source, info, choice, config, report=self.request.report)
-        prove(built.layers, info.precision, fp32_nodes(onnx))
+        content = bytes(read_checked(source, operators_of).content)
+        network = whole(onnx.load_model_from_string(content)).SerializeToString()
+        built = build(network, source, info, choice, config, report=self.request.report)
+        prove(built.layers, info.precision, fp32_nodes(network))
         record = EngineRecord(
             library=choice.library.name,
             version=choice.library.version,
@@ -100,7 +104,7 @@ class EngineExporter(Exporter):
             profiles=built.profiles,
             plan_sha256=hashlib.sha256(built.plan).hexdigest(),
             plan_bytes=len(built.plan),
-            source_sha256=hashlib.sha256(onnx).hexdigest(),
+            source_sha256=hashlib.sha256(content).hexdigest(),
             source_verification=info.verification,
             layers=histogram(built.layers, family_named(info.family).block_name),
             activation_bytes=built.activation_bytes,

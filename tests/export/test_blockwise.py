@@ -1,0 +1,204 @@
+"""Attention in blocks of queries: the same function, by ONNX Runtime and by the standard's own evaluator."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from rest_deploy import Predictor, export, verify
+from rest_deploy.artifact.onnx_file import read_checked
+from rest_deploy.artifact.onnx_graph import read_model, refuse_hostile
+from rest_deploy.errors import ExportError
+from rest_deploy.export import blockwise as blocks
+from rest_deploy.export import checks
+from rest_deploy.export.blockwise import BLOCK, blockwise, whole, with_block
+from rest_deploy.export.checks import checked_blockwise
+from rest_deploy.export.cpu_session import CpuSession
+from rest_deploy.models.family import operators_of
+from rest_deploy.runtimes import ort
+from rest_deploy.runtimes.registry import read_info
+from rest_deploy.specs import STAGE_MAPS
+from tests.conftest import TINY_V2
+
+#: float32 through a dozen layers whose largest activations are about 10.
+CLOSE = 2e-5
+
+
+@pytest.fixture(params=["tiny_onnx", "tiny_v2_onnx"], ids=["ResT", "ResTv2"])
+def graph(request: pytest.FixtureRequest) -> onnx.ModelProto:
+    model = onnx.load(request.getfixturevalue(request.param))
+    del model.metadata_props[:]
+    return model
+
+
+@pytest.fixture(scope="module")
+def file(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(None, tmp_path_factory.mktemp("blocks") / "tiny.onnx", checkpoint=tiny_checkpoint, blockwise=True)
+
+
+def _batch(rng: np.random.Generator, size: tuple[int, int, int]) -> NDArray[np.float32]:
+    batch, height, width = size
+    return rng.standard_normal((batch, 3, height, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_v2"])
+def test_blocks_lose_no_more_than_all_queries_at_random_sizes(
+    name: str, rng: np.random.Generator, request: pytest.FixtureRequest
+) -> None:
+    """Against float64; lively weights amplify rounding, whatever the order is."""
+    graph, model = onnx.load(request.getfixturevalue(f"{name}_onnx")), request.getfixturevalue(f"{name}_model")
+    exact, both = copy.deepcopy(model).double(), blockwise(graph)
+    at_once, *in_blocks = (CpuSession(own) for own in (graph, *(with_block(both, size) for size in (64, 3000))))
+    for size in ((1, 1, 1), *map(tuple, rng.integers(1, (4, 150, 150), (40, 3)).tolist())):
+        image = _batch(rng, size)
+        with torch.inference_mode():
+            right, plain = exact(torch.from_numpy(image).double()).numpy(), model(torch.from_numpy(image)).numpy()
+        lost = max(np.abs(plain - right).max(), np.abs(at_once.run(image)["logits"] - right).max())
+        for session in in_blocks:
+            error = np.abs(session.run(image)["logits"] - right).max()
+            assert error <= max(2 * lost, CLOSE * np.abs(right).max()), size
+
+
+def test_an_image_of_one_block_takes_the_way_as_traced(graph: onnx.ModelProto, rng: np.random.Generator) -> None:
+    image = _batch(rng, (2, 40, 56))
+    at_once, both = (CpuSession(model).run(image)["logits"] for model in (graph, blockwise(graph)))
+    assert np.array_equal(at_once, both)
+
+
+def test_the_standard_s_evaluator_agrees(graph: onnx.ModelProto, rng: np.random.Generator) -> None:
+    image = _batch(rng, (2, 37, 20))
+    ours = CpuSession(graph).run(image)["logits"]
+    (theirs,) = ReferenceEvaluator(with_block(blockwise(graph), 50)).run(None, {"image": image})
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=CLOSE)
+
+
+def test_the_way_as_traced_is_there_to_the_byte(graph: onnx.ModelProto) -> None:
+    both = blockwise(graph)
+    onnx.checker.check_model(both, full_check=True)
+    assert sum(node.op_type == "If" for node in both.graph.node) == 5
+    assert whole(both).SerializeToString() == graph.SerializeToString()
+
+
+@pytest.mark.parametrize("fault", ["the factor", "the rows that are left", "rows of one block for all"])
+def test_a_fault_in_the_blocks_is_found(tiny_onnx: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = onnx.load(tiny_onnx)
+    assert checked_blockwise(graph, 1e-4)
+
+    def broken(model: onnx.ModelProto) -> onnx.ModelProto:
+        both = blockwise(model)
+        for node in both.graph.node:
+            for branch in (one.g for one in node.attribute if one.name == "then_branch"):
+                if fault == "the factor":
+                    for inner in branch.node:
+                        if inner.op_type == "Reciprocal":
+                            inner.op_type = "Sqrt"
+                elif fault == "the rows that are left":  # the block's own first rows in their place
+                    cut = [inner for inner in branch.node if inner.op_type == "Slice"][1]
+                    cut.input[1], cut.input[2] = blocks._ONE, cut.input[2]
+                else:
+                    for inner in branch.node:
+                        if inner.op_type == "Transpose" and list(inner.attribute[0].ints) == [1, 2, 0, 3, 4]:
+                            inner.attribute[0].ints[:] = [1, 2, 3, 0, 4]
+        return both
+
+    monkeypatch.setattr(checks, "blockwise", broken)
+    with pytest.raises(ExportError, match=r"attention in blocks changed the logits|does not run"):
+        checked_blockwise(graph, 1e-4)
+
+
+def test_an_attention_of_another_form_is_refused(tiny_onnx: Path) -> None:
+    graph = onnx.load(tiny_onnx)
+    softmax = next(node for node in graph.graph.node if node.op_type == "Softmax")
+    softmax.input[0] = graph.graph.input[0].name
+    with pytest.raises(ExportError, match="is not in an attention of the form that goes in blocks"):
+        blockwise(graph)
+
+
+# Files
+
+
+def test_a_file_in_blocks(file: Path, tiny_onnx: Path, tiny_checkpoint: Path, rng: np.random.Generator) -> None:
+    info = read_info(file)
+    assert (info.attention_block, read_info(tiny_onnx).attention_block) == (BLOCK, None)
+    assert info.verification is not None
+    with Predictor(file) as ours, Predictor(tiny_onnx) as other:
+        for size in ((1, 1, 1), (2, 33, 50), (1, 224, 224)):
+            image = _batch(rng, size)
+            assert np.array_equal(ours.logits(image), other.logits(image))
+        in_blocks, at_once = (own._runtime.call_bytes for own in (ours, other))
+        assert in_blocks(1, 224, 224) == at_once(1, 224, 224)
+        assert in_blocks(1, 2048, 2048) < at_once(1, 2048, 2048) / 8
+        assert 3.9 < in_blocks(1, 8192, 8192) / in_blocks(1, 4096, 4096) < 4.1  # with the pixels
+    assert verify(file, tiny_checkpoint, sizes=[(64, 64)], per_block=True).passed
+
+
+def test_integers_in_blocks_and_halves_as_they_are(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """FP16 and INT8 for TensorRT are for GPUs, and TensorRT does not know a Scan."""
+    asked = {"checkpoint": tiny_checkpoint, "blockwise": True, "compare_speed": False}
+    integers = export(None, tmp_path / "i.onnx", precision="int8", reduced_range=True, **asked)
+    halves = export(None, tmp_path / "h.onnx", precision="fp16", **asked)
+    assert [read_info(own).attention_block for own in (integers, halves)] == [BLOCK, None]
+    kinds = [{node.op_type for node in onnx.load(own).graph.node} for own in (integers, halves)]
+    assert ["If" in own for own in kinds] == [True, False]
+    assert verify([integers, halves], tiny_checkpoint, sizes=[(64, 64)], per_block=True).passed
+
+
+def test_maps_in_blocks(tmp_path: Path, rng: np.random.Generator) -> None:
+    made = export(TINY_V2, tmp_path / "maps.onnx", features=STAGE_MAPS, blockwise=True)
+    batch = _batch(rng, (1, 40, 50))
+    model = onnx.load(made)
+    few = onnxruntime.InferenceSession(with_block(model, 50).SerializeToString(), providers=["CPUExecutionProvider"])
+    with Predictor(made) as predictor:
+        for name, values in zip(STAGE_MAPS, few.run(list(STAGE_MAPS), {"image": batch}), strict=True):
+            found = predictor.features(batch)[name]
+            np.testing.assert_allclose(values, found, rtol=0, atol=CLOSE * max(1.0, np.abs(found).max()))
+
+
+def test_without_its_blocks_a_file_is_what_it_was(file: Path, rng: np.random.Generator) -> None:
+    """What runtimes on GPUs get: made of the bytes alone, as onnx is not there where files run."""
+    content, without_weights = read_checked(file, operators_of).without_blocks()
+    flat, known = onnx.load_model_from_string(content), whole(onnx.load(file))
+    onnx.checker.check_model(flat, full_check=True)
+    kinds = {node.op_type for node in flat.graph.node}
+    assert kinds.isdisjoint({"If", "Scan"})
+    assert b"here" in without_weights("here")
+    wanted = [node.SerializeToString() for node in known.graph.node]
+    found = {node.SerializeToString() for node in flat.graph.node}
+    assert sum(node not in found for node in wanted) == 5  # of each attention the last, whose value has another name
+    image = _batch(rng, (2, 33, 50))
+    assert np.array_equal(CpuSession(flat).run(image)["logits"], CpuSession(known).run(image)["logits"])
+    refuse_hostile(content, read_model(content), operators_of(read_info(file)))
+
+
+def test_on_a_gpu_no_blocks_are_opened(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[bytes] = []
+
+    def open_session(content: bytes, *_: object, **__: object) -> Any:
+        opened.append(bytes(content))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ort, "open_session", open_session)
+    monkeypatch.setattr(ort, "import_onnxruntime", lambda device: SimpleNamespace())
+    for device in ("cpu", "cuda:0"):
+        with pytest.raises(KeyboardInterrupt):
+            ort.OnnxRuntime(file, device)
+    kinds = [{node.op_type for node in onnx.load_model_from_string(own).graph.node} for own in opened]
+    assert ["If" in own for own in kinds] == [True, False]
+
+
+@pytest.mark.slow
+def test_an_engine_is_built_of_all_queries_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    made = export(None, tmp_path / "a.engine", checkpoint=tiny_checkpoint, format="trt-rtx", blockwise=True,
+                  max_size=(128, 128))  # fmt: skip
+    assert read_info(made).attention_block is None
