@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,24 @@ def test_every_command_says_what_was_assumed(
             assert what in text, (command, what)
     for flag in ("--weights-key", "--image-size", "--mean", "--alpha", "--activation"):
         assert flag in told["export"]
+
+
+def test_opening_a_checkpoint_says_what_is_assumed_of_it(
+    assumed_onnx: Path, training_checkpoint: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Of an exported file its export has said it."""
+    image, said = IMAGES / "rocket.jpg", f"assumed of {training_checkpoint}: weights, architecture, "
+    (line,) = Outcome(predict_command, [training_checkpoint, image], capsys).err.splitlines()
+    assert line.startswith(f"warning: {said}")
+    assert line.endswith("; rest-info lists them")
+    assert Outcome(predict_command, [training_checkpoint, image, "--verbose"], capsys).err.count(said) == 1
+    caplog.set_level(logging.WARNING, "rest_deploy")
+    caplog.clear()
+    for path in (assumed_onnx, tiny_checkpoint, training_checkpoint):
+        Predictor(path).close()
+    (record,) = caplog.records
+    assert record.getMessage().startswith(said)
 
 
 def test_strict_refuses_and_names_the_flags(training_checkpoint: Path, tmp_path: Path) -> None:
