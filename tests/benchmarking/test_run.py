@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from rest_deploy import benchmark
+from rest_deploy import benchmark, create_model, save_checkpoint
 from rest_deploy.benchmarking import BenchmarkReport, Effort
 from rest_deploy.benchmarking.cold import Cold
 from rest_deploy.benchmarking.contenders import Contender, artifact_contenders, baseline_contender
 from rest_deploy.benchmarking.sessions import Session
-from rest_deploy.errors import ArtifactError, ConfigError, RestDeployError
+from rest_deploy.errors import ArtifactError, CheckpointError, ConfigError, RestDeployError
 from rest_deploy.export import as_written
 from rest_deploy.models.rest_family import ResTConfig, count_flops
+from rest_deploy.models.restv2_family import ResTv2Config
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import Predictor
 from rest_deploy.specs import ImageSize
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, TINY_V2
 
 QUICK = Effort(min_rounds=8, min_seconds=0.0)
 
@@ -405,7 +407,9 @@ def test_what_cannot_be_meant(tiny_onnx: Path, asked: dict[str, Any], words: str
     ("config", "words"),
     [(TINY_V2, "is a ResT and {} a ResTv2"), (replace(TINY, depths=(1, 1, 1, 1)), "and {} are ResTs")],
 )
-def test_weights_of_another_network(tiny_onnx: Path, tmp_path: Path, config: ResTConfig, words: str) -> None:
+def test_weights_of_another_network(
+    tiny_onnx: Path, tmp_path: Path, config: ResTConfig | ResTv2Config, words: str
+) -> None:
     path = tmp_path / "other.safetensors"
     save_checkpoint(path, create_model(config), name="other")
     told = rf"^tiny\.onnx {words.format(path)}.*; give --checkpoint the weights of tiny\.onnx, or leave it out$"
