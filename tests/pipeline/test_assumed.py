@@ -26,7 +26,7 @@ from rest_deploy.pipeline import ExportRequest, prepare, run_export
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import Activation, PreprocessingChange, Resize
 from tests.cli.test_commands import Outcome
-from tests.conftest import IMAGES, TINY, lively
+from tests.conftest import DIGITS, IMAGES, TINY, lively
 
 TRANSFORM = {"transform", "image size", "crop ratio", "interpolation", "mean", "std", "alpha"}
 
@@ -77,7 +77,7 @@ def test_every_command_says_what_was_assumed(
 
 
 def test_opening_a_checkpoint_says_what_is_assumed_of_it(
-    assumed_onnx: Path, training_checkpoint: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str],
+    assumed_onnx: Path, training_checkpoint: Path, capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     """Of an exported file its export has said it."""
@@ -87,7 +87,7 @@ def test_opening_a_checkpoint_says_what_is_assumed_of_it(
     assert line.endswith("; rest-info lists them")
     caplog.set_level(logging.WARNING, "rest_deploy")
     caplog.clear()
-    for path in (assumed_onnx, tiny_checkpoint, training_checkpoint):
+    for path in (assumed_onnx, DIGITS, training_checkpoint):
         Predictor(path).close()
     (record,) = caplog.records
     assert record.getMessage().startswith(said)
