@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from rest_deploy import Predictor, export
+from rest_deploy.errors import ConfigError, RestDeployError
 from rest_deploy.specs import STAGE_MAPS
 
 
@@ -45,7 +46,7 @@ class Backbone(nn.Module):
         }
         if not self.maps:
             given = ", ".join(own.name for own in predictor.info.outputs)
-            raise ValueError(f"{predictor}: it gives {given} and no maps; export it with --features")
+            raise ConfigError(f"{predictor}: it gives {given} and no maps; export it with --features")
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -94,7 +95,7 @@ class MMBackbone(Backbone):
         super().__init__(predictor)
         self.names = [f"stage{index + 1}" for index in out_indices]
         if missing := [name for name in self.names if name not in self.maps]:
-            raise ValueError(f"out_indices {tuple(out_indices)}: no {', '.join(missing)}, only {list(self.maps)}")
+            raise ConfigError(f"out_indices {tuple(out_indices)}: no {', '.join(missing)}, only {list(self.maps)}")
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         maps = super().forward(x)
@@ -159,8 +160,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("artifact", nargs="?", help="made with --features (default: rest_lite with random weights)")
     arguments = parser.parse_args()
+    try:
+        show(arguments.artifact)
+    except RestDeployError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def show(artifact: str | None) -> None:
+    """Print the maps of a batch, and what the pyramid makes of them."""
     with tempfile.TemporaryDirectory() as folder:
-        path = arguments.artifact or export("rest_lite", Path(folder) / "backbone.onnx", features=STAGE_MAPS)
+        path = artifact or export("rest_lite", Path(folder) / "backbone.onnx", features=STAGE_MAPS)
         with Predictor(path) as predictor:
             backbone = TorchvisionBackbone(predictor)
             pyramid = FeaturePyramid(backbone.in_channels_list, 256).eval()
@@ -172,7 +183,6 @@ def main() -> int:
         print(
             f"{name}: stride {stride:2d}, {channels} channels, {tuple(maps[name].shape)} -> {tuple(levels[name].shape)}"
         )
-    return 0
 
 
 if __name__ == "__main__":

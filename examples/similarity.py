@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy import Predictor
-from rest_deploy.errors import RestDeployError
+from rest_deploy.errors import ImageError, RestDeployError
+from rest_deploy.preprocess.dataset import images_below
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -24,11 +25,18 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def most_similar(predictor: Predictor, image: str | Path, folder: str | Path, top_k: int) -> list[tuple[float, Path]]:
-    """Cosine and path of the images of a folder that are most like an image, best first."""
-    found = predictor.embed(folder)
-    cosines = unit(np.stack(list(found.values()))) @ unit(predictor.embed([image]))[0]
-    best = np.argsort(-cosines, kind="stable")[:top_k]
-    return [(float(cosines[i]), Path(list(found)[i])) for i in best]
+    """Cosine and path of the images of a folder that are most like an image, best first; broken ones are skipped."""
+    wanted = unit(predictor.embed([image]))[0]
+    found = images_below(folder)
+    if found.left_out:
+        print(f"warning: {folder}: {found.left_out_note}", file=sys.stderr)
+    cosines = []
+    for path in found.images:
+        try:
+            cosines.append((float(unit(predictor.embed([path]))[0] @ wanted), path))
+        except ImageError as exc:
+            print(f"warning: skipped: {exc}", file=sys.stderr)
+    return sorted(cosines, key=lambda own: -own[0])[:top_k]
 
 
 def main() -> int:

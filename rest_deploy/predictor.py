@@ -25,7 +25,7 @@ from rest_deploy.errors import (
     RestDeployError,
 )
 from rest_deploy.machine import SHARE, USUAL, available_bytes, check_memory
-from rest_deploy.models.family import pixels_within
+from rest_deploy.models.family import family_named, pixels_within
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import EMBEDDING, LOGITS, MAX_PIXELS, THREADS, TOP_K, Activation, FeatureNorm
 from rest_deploy.values import check
@@ -115,7 +115,9 @@ class Predictor:
         self._max_pixels = max_pixels
         self._large = threading.Lock()  # of calls that take much memory one runs at a time
         self._runtime = open_runtime(path, _device_name(device), threads, allow_spinning=allow_spinning)
-        self._gives = {output.name for output in self._runtime.info.outputs}
+        self._gives = {output.name for output in self.info.outputs}
+        if told := assumed_of(path, self.info):
+            _log.warning("%s", told)
 
     @property
     def info(self) -> ArtifactInfo:
@@ -184,6 +186,8 @@ class Predictor:
             again = f"export it with --features {','.join([*names, output])}"
             if output == LOGITS:
                 again += ", if its checkpoint is that of a classifier"
+            elif not self.info.num_classes:  # of a backbone, which is trained without what stands before the head
+                again += f", if its checkpoint has {family_named(self.info.family).final_norm}.weight"
             if output == LOGITS and self.info.feature_norm is FeatureNorm.CHAIN:  # no classifier is such a network
                 again = "export a classifier"
             raise ConfigError(
@@ -462,6 +466,13 @@ class Predictor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def assumed_of(path: str | Path, info: ArtifactInfo) -> str:
+    """What is assumed of a checkpoint, in words; empty where nothing is, and of a file whose export has told it."""
+    if info.format != "pytorch" or not info.assumed:
+        return ""
+    return f"assumed of {path}: {', '.join(info.assumed)}; rest-info lists them"
 
 
 def _collected(answers: Iterator[tuple[int, Any]], count: int, progress: Progress | None) -> list[Any]:

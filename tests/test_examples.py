@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+import shutil
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import pairwise
@@ -156,6 +160,36 @@ def test_the_examples_as_commands(
     assert similarity.main() == 0
     first, _ = capsys.readouterr().out.splitlines()
     assert first.split() == ["1.0000", three]
-    monkeypatch.setattr("sys.argv", ["similarity", path, str(tmp_path / "none.png"), str(digits)])
-    assert similarity.main() == 1
-    assert capsys.readouterr().err.startswith("error: ")
+    shutil.copytree(digits, tmp_path / "some")
+    (tmp_path / "some" / "cut.png").write_bytes((digits / "three-48x48.png").read_bytes()[:60])
+    monkeypatch.setattr("sys.argv", ["similarity", path, three, str(tmp_path / "some")])
+    assert similarity.main() == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 3
+    assert re.fullmatch(r"warning: skipped: .*cut\.png.*\n", told.err)
+
+
+def test_bad_input_to_the_examples_is_one_line(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, digits = str(predictor._runtime.path), Path(examples.__file__).parent / "digits" / "images"
+    three, embedding = str(digits / "three-48x48.png"), str(tmp_path / "e.onnx")
+    export(None, embedding, checkpoint=DIGITS, features="embedding", verify=False)
+    for main, argv, fact in (
+        (similarity.main, [path, str(tmp_path / "none.png"), str(digits)], "none.png"),
+        (similarity.main, [path, three, three], "a file, not a folder"),
+        (examples.main, [embedding], "gives embedding and no maps"),
+        (examples.main, [str(tmp_path / "none.onnx")], "no such file"),
+    ):
+        monkeypatch.setattr("sys.argv", ["example", *argv])
+        assert main() == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert fact in line
+
+
+def test_the_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.delitem(sys.modules, "examples.digits.data")
+    with pytest.raises(SystemExit, match="make demo installs it"):
+        importlib.import_module("examples.digits.data")

@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+
+try:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+except ModuleNotFoundError as exc:
+    raise SystemExit(
+        "error: the digits come with scikit-learn, which is not installed; make demo installs it in .venv"
+    ) from exc
 
 LABELS = tuple(str(digit) for digit in range(10))
 HELD_OUT = 360

@@ -9,6 +9,8 @@ from typing import Annotated, Any, TypedDict
 from rest_deploy.specs import FACTOR, FRACTION, SEED, CalibrationMethod, Int8Target, Precision
 from rest_deploy.values import Is, Real, Sha256, Text, Whole, hold
 
+#: Below, a speedup is none that the noise of a timing of seconds could tell from 1.
+_LEAST_SPEEDUP = 1.03
 _FIGURE, _COUNT, _NAME = Real(0), Whole(0, 1 << 40), Text(4096)
 
 
@@ -42,12 +44,21 @@ class SpeedFigures(TypedDict):
 
 def speed_text(figures: Mapping[str, Any]) -> str:
     """:class:`SpeedFigures` in words."""
-    slower = " (slower)" if figures["speedup"] < 1 else ""
     return (
-        f"{figures['speedup']:.2f}x the speed of FP32{slower} on {figures['device']} at {figures['size']} "
-        f"({figures['ms']:.1f} ms, FP32 {figures['fp32_ms']:.1f} ms; median of {figures['rounds']} paired rounds, "
-        f"middle half {figures['low']:.2f} to {figures['high']:.2f})"
+        f"{figures['speedup']:.2f}x the speed of FP32 ({speed_verdict(figures)}) on {figures['device']} at "
+        f"{figures['size']}: median of the ratios in {figures['rounds']} paired rounds, middle half "
+        f"{figures['low']:.2f} to {figures['high']:.2f}; median times {figures['ms']:.1f} ms, FP32 "
+        f"{figures['fp32_ms']:.1f} ms"
     )
+
+
+def speed_verdict(figures: Mapping[str, Any]) -> str:
+    """``"faster"`` or ``"slower"``: in three rounds of four, and by more than a timing of seconds can be wrong."""
+    if figures["low"] > 1 and figures["speedup"] >= _LEAST_SPEEDUP:
+        return "faster"
+    if figures["high"] < 1 and figures["speedup"] <= 1 / _LEAST_SPEEDUP:
+        return "slower"
+    return "no difference beyond noise"
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ from rest_deploy.benchmarking.results import BenchmarkReport, CaseResult, Result
 from rest_deploy.benchmarking.sessions import Session
 from rest_deploy.benchmarking.statistics import CONFIDENCE, CONFIDENCES, Ratio, paired_ratio
 from rest_deploy.environment import CpuTimes, Load, between, describe_environment
-from rest_deploy.errors import ConfigError, MissingPackageError, RestDeployError, one_line
+from rest_deploy.errors import CheckpointError, ConfigError, MissingPackageError, RestDeployError, one_line
 from rest_deploy.machine import usable_cores
-from rest_deploy.models.family import config_of, family_named
+from rest_deploy.models.family import NetworkConfig, config_of, family_named, family_of
 from rest_deploy.runtimes.base import GpuCall
 from rest_deploy.specs import SEED, STAGE_MAPS, THREADS, ImageSize, StepProgress, Taps, input_size
 from rest_deploy.values import check
@@ -103,6 +103,11 @@ def benchmark(
     threads = _checked_threads(threads)
     seed = check(SEED, seed, "seed")
     confidence = check(CONFIDENCES, confidence, "confidence")
+    if checkpoint is not None and not artifacts and not models:
+        raise ConfigError(
+            f"nothing to measure: --checkpoint sets the weights of baselines; give {checkpoint} as an artifact, or the "
+            "name of its network by --model"
+        )
     if checkpoint is not None and not baselines:
         raise ConfigError("a checkpoint sets the weights of baselines, and no baseline was requested; give --baseline")
     if models and not baselines:
@@ -175,7 +180,9 @@ def _with_baselines(
         ConfigError: There are none.
     """
     if not artifacts and not (networks and names):
-        raise ConfigError("nothing to measure; give artifacts, or --model NAME with --baseline NAME")
+        raise ConfigError(
+            "nothing to measure; give artifacts, which checkpoints are too, or --model NAME with --baseline NAME"
+        )
     for number, network in enumerate(networks):
         yield from (artifact for artifact in artifacts if artifact.network == network.network)
         own = folder / str(number)
@@ -203,13 +210,23 @@ def _write_baseline_files(contenders: Sequence[Contender], checkpoint: str | Pat
     for place in dict.fromkeys(Path(one.file).parent for one in baselines):
         place.mkdir()
         own = [one for one in baselines if Path(one.file).parent == place]
-        why = write_files(own, place, weights, seed)
+        artifacts = (one.name for one in contenders if one.baseline is None and one.network == own[0].network)
+        why = write_files(own, place, weights, seed, of=next(artifacts, own[0].network))
         errors |= {one.name: why[Path(one.file).name] for one in own if Path(one.file).name in why}
     return errors
 
 
-def write_files(baselines: Sequence[Contender], folder: Path, checkpoint: Path | None, seed: int) -> dict[str, str]:
+def write_files(
+    baselines: Sequence[Contender], folder: Path, checkpoint: Path | None, seed: int, *, of: str
+) -> dict[str, str]:
     """Write the files that the baselines of one network open.
+
+    Args:
+        baselines: They.
+        folder: Where to.
+        checkpoint: Their weights; None for random ones.
+        seed: Of random ones.
+        of: Whose network it is, for messages.
 
     Returns:
         Name of each file that PyTorch could not export -> why.
@@ -222,7 +239,12 @@ def write_files(baselines: Sequence[Contender], folder: Path, checkpoint: Path |
     from rest_deploy.models.factory import load_model
 
     first = baselines[0]
-    model = load_model(config_of(first), checkpoint, seed=seed if checkpoint is None else None).model
+    try:
+        model = load_model(config_of(first), checkpoint, seed=seed if checkpoint is None else None).model
+    except CheckpointError as exc:
+        if checkpoint is None or not (told := _another_network(config_of(first), checkpoint, of)):
+            raise
+        raise CheckpointError(told) from exc
     needed = {Path(one.file).name for one in baselines}
     if WEIGHTS in needed:
         save_checkpoint(folder / WEIGHTS, model, name=first.network)
@@ -232,6 +254,21 @@ def write_files(baselines: Sequence[Contender], folder: Path, checkpoint: Path |
         except Exception as exc:  # torch.onnx raises its own types and whatever its translations raise
             return {PLAIN_ONNX: f"PyTorch could not export it: {one_line(exc)}"}
     return {}
+
+
+def _another_network(config: NetworkConfig, checkpoint: Path, of: str) -> str:
+    """How a checkpoint that does not fit is of another network, in words; empty where it is damaged."""
+    from rest_deploy.models.checkpoint import load_checkpoint
+    from rest_deploy.models.factory import read_config
+
+    family, loaded = family_of(config), load_checkpoint(checkpoint)
+    advice = f"give --checkpoint the weights of {of}, or leave it out"
+    if loaded.family is not family:
+        return f"{of} is a {family.title} and {checkpoint} a {loaded.family.title}; {advice}"
+    found, _ = read_config(loaded, None)
+    if replace(found, num_classes=config.num_classes) == config:
+        return ""
+    return f"{of} and {checkpoint} are {family.title}s of different architectures; {advice}"
 
 
 def _start_cold(made: BenchmarkReport, cases: Sequence[InputSize], say: StepProgress) -> None:

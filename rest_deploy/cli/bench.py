@@ -22,6 +22,7 @@ from rest_deploy.cli.tables import (
     figure,
     finite,
     read_other,
+    say_written,
     to_json,
     write_outputs,
 )
@@ -129,6 +130,8 @@ def _main(arguments: argparse.Namespace) -> int:
     write_outputs(arguments.output, record, lambda: (_tables(made), _notes(made)), lambda: _rows(made))
     if arguments.report is not None:
         write_report(arguments.report, verification=verification, benchmark=record)
+    if not arguments.json:
+        say_written(arguments.output, arguments.report)
     if made.interrupted:
         return INTERRUPTED
     slower = made.comparison.found if made.comparison is not None else []

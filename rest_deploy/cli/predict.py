@@ -12,7 +12,7 @@ from rest_deploy.cli.preprocessing_flags import number_as
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_display
 from rest_deploy.errors import ImageError
-from rest_deploy.predictor import Prediction, Predictor
+from rest_deploy.predictor import Prediction, Predictor, assumed_of
 from rest_deploy.runtimes.registry import device_help
 from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation
 
@@ -57,6 +57,8 @@ def _main(arguments: argparse.Namespace) -> int:
                 print(f"{name}: {clean(value)}", file=sys.stderr)
             if predictor.max_pixels is not None:
                 print(f"at most {predictor.max_pixels:,} pixels of input", file=sys.stderr)
+        elif told := assumed_of(arguments.artifact, info):
+            print(f"warning: {clean(told)}", file=sys.stderr)
         start = time.monotonic()
         for index, answer in predictor.stream(paths, arguments.top_k):
             answers[index] = answer

@@ -64,6 +64,9 @@ def assumed(info: ArtifactInfo) -> str:
 # ---- lower precision
 
 
+_NOT_JUDGED = "not judged on images; give rest-export --calibration DIR"
+
+
 def precision_rows(plan: PrecisionRecord) -> dict[str, str]:
     """Name -> value, empty where there is nothing to say."""
     kept = ", ".join(f"{part} {precision.value}" for part, precision in plan.kept.items())
@@ -72,7 +75,7 @@ def precision_rows(plan: PrecisionRecord) -> dict[str, str]:
         "ends": "input and output in float16" if plan.half_io else "",
         "kept": kept,
         "ranges": _ranges(plan),
-        "agreement": _agreement(plan.agreement) if plan.agreement is not None else "not judged on images",
+        "agreement": _agreement(plan.agreement) if plan.agreement is not None else _NOT_JUDGED,
         "speed": speed_text(plan.speed) if plan.speed is not None else "not timed against FP32",
     }
 

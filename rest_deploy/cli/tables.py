@@ -148,6 +148,13 @@ def write_outputs(
             temporary.write_text(text, encoding="utf-8")
 
 
+def say_written(outputs: Sequence[Path], report: Path | None) -> None:
+    """Name the files that were written, under what was printed."""
+    paths = [*outputs, *([report] if report is not None else [])]
+    if paths:
+        print(f"\nwrote {', '.join(clean(str(path)) for path in paths)}", flush=True)
+
+
 def _shown(value: Any) -> Any:
     """A cell of CSV in which nothing hides from a terminal, and that no spreadsheet takes for a formula."""
     if not isinstance(value, str):

@@ -23,6 +23,7 @@ from rest_deploy.cli.tables import (
     figure,
     finite,
     read_other,
+    say_written,
     to_json,
     write_outputs,
 )
@@ -137,6 +138,8 @@ def _main(arguments: argparse.Namespace) -> int:
     write_outputs(arguments.output, record, lambda: (_tables(found), _notes(found)), lambda: _rows(found))
     if arguments.report is not None:
         write_report(arguments.report, verification=record, benchmark=benchmark)
+    if not arguments.json:
+        say_written(arguments.output, arguments.report)
     if found.interrupted:
         return INTERRUPTED
     return failed(found.failures)
@@ -159,9 +162,14 @@ def _text(found: Verification) -> str:
         parts += [table.text() for table in _tables_of(artifact)]
         parts += list(_flips(artifact))
         parts.append(_verdict(artifact))
-    if found.data is not None:
-        parts += ["\n".join(f"not read: {clean(why)}" for _, why in found.data.skipped)] if found.data.skipped else []
+    if unread := _unread(found):
+        parts.append("\n".join(map(clean, unread)))
     return "\n\n".join(parts)
+
+
+def _unread(found: Verification) -> list[str]:
+    """The images that could not be read, a line each."""
+    return [f"not read: {why}" for _, why in found.data.skipped] if found.data is not None else []
 
 
 def _tables(found: Verification) -> list[Table]:
@@ -190,7 +198,7 @@ def _notes(found: Verification) -> list[str]:
     """What the tables do not say, a line each."""
     verdicts = [f"{own.about['name']}: {'passed' if own.passed else 'FAILED'}" for own in found.artifacts]
     interrupted = ["INTERRUPTED: the figures are of the images before"] if found.interrupted else []
-    return [*_head(found).splitlines(), *interrupted, *verdicts, *found.failures]
+    return [*_head(found).splitlines(), *interrupted, *verdicts, *found.failures, *_unread(found)]
 
 
 _COLUMNS = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -238,8 +240,14 @@ def _unknown_option(name: str, formats: Sequence[str], known: Mapping[str, set[s
         own = declared(made).get(name)
         flag = own.flag if own is not None else name
         return f"{flag} is an option of {', '.join(owners)}, not of {asked}; leave it out"
+    if name in _OF_STEPS:
+        change = f"rest_deploy.specs.PreprocessingChange({_OF_STEPS[name]}=...)"
+        return f"{name} is of the preprocessing; give preprocessing={change}, or a whole Preprocessing"
+    mine = [each.name for each in fields(ExportRequest) if each.init and each.name != "options"]
+    near = difflib.get_close_matches(name, {*mine, *itertools.chain(*known.values())}, 1)
+    meant = f", did you mean {near[0]}?" if near else ";"
     has = "; ".join(f"{step} has {', '.join(sorted(names))}" for step, names in known.items())
-    return f"format {','.join(formats)} has no option {name}; {has}"
+    return f"format {','.join(formats)} has no option {name}{meant} there are {', '.join(mine)}; {has}"
 
 
 def as_arguments(request: ExportRequest) -> tuple[str, ...] | None:
@@ -278,6 +286,10 @@ _STEPS = {
     **{"resize": "--transform", "size": "--image-size", "mean": "--mean", "std": "--std"},
     **{"crop_ratio": "--crop-ratio", "interpolation": "--interpolation", "alpha": "--alpha"},
 }
+
+
+#: What a field of the preprocessing may be called -> the field.
+_OF_STEPS = {name: name for name in _STEPS} | {flag[2:].replace("-", "_"): name for name, flag in _STEPS.items()}
 
 
 def _preprocessing(steps: Preprocessing | PreprocessingChange) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.precision import speed_text
+from rest_deploy.artifact.precision import speed_text, speed_verdict
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import DeviceError, VerificationError
 from rest_deploy.export.formats import Trial
@@ -22,8 +22,6 @@ from rest_deploy.timing import time_paired
 
 #: Rounds that are timed: as many as fit into these seconds, within bounds.
 _SECONDS, _ROUNDS = 6.0, (9, 60)
-#: Below, a speedup is none that the noise of a timing of seconds could tell from 1.
-_LEAST_SPEEDUP = 1.03
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ class Speed:
 
     @property
     def faster(self) -> bool:
-        """Whether it is, beyond noise: in three rounds of four, and by more than a timing of seconds can be wrong."""
-        return self.speedup >= _LEAST_SPEEDUP and self.low > 1
+        """Whether it is, beyond noise."""
+        return speed_verdict(self.to_dict()) == "faster"
 
     def __str__(self) -> str:
         return speed_text(self.to_dict())
@@ -131,7 +129,7 @@ def advice(speed: Speed, recipe: Recipe) -> tuple[str, ...]:
     if speed.faster:
         return ()
     instead = recipe.instead.get(speed.device.partition(":")[0], "here use --precision fp32")
-    return (f"not faster than FP32 beyond noise: {speed}; {instead}",)
+    return (f"not faster than FP32: {speed}; {instead}",)
 
 
 def require_speedup(speed: Speed | None, least: float | None, why_not: str) -> None:

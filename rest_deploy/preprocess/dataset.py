@@ -231,7 +231,7 @@ def _classes_by_folder(
     outside = [path for path, names in zip(images, parts, strict=True) if len(names) == 1]
     if outside:
         why = f"{quoted(name_below(folder, outside[0]))} is not in the folder of a class"
-        return unknown, f"{why}; for accuracy put each class into a folder of its own, or give a ground-truth file"
+        return unknown, f"{why}; for accuracy put each class into a folder of its own, or give --ground-truth FILE"
     words = read_words((names[0] for names in parts), labels, num_classes)
     strange = [word for word, meanings in words.meanings.items() if not meanings]
     if not words.way:
@@ -258,7 +258,7 @@ def _refuse_ambiguous_numbers(folder: Path, words: ClassWords, num_classes: int)
     raise ConfigError(
         f"data folder {folder}: folders {some(names)} are numbers, and with {num_classes} classes it is not known "
         'whether training ordered them by number or by name, as ImageFolder does ("10" before "2"); give the artifact '
-        "labels that name them (rest-export --labels), or give a ground-truth file (--ground-truth)"
+        "labels that name them (rest-export --labels), or give --ground-truth FILE"
     )
 
 

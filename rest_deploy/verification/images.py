@@ -311,12 +311,19 @@ def _data_result(data: Dataset, going: _Going) -> DataResult:
         images=len(going.answers[0].images),
         labelled=data.labelled,
         skipped=tuple(going.skipped),
-        transform=str(going.steps),
+        transform=_in_words(going.steps, [at.size for at in going.answers if at.size is not None]),
         reference=accuracy,
         note="; ".join(filter(None, (data.note, data.left_out_note))),
         left_out=tuple(data.name(path) for path in data.left_out),
         interrupted=going.interrupted,
     )
+
+
+def _in_words(steps: Preprocessing, sizes: Sequence[ImageSize]) -> str:
+    """What was done with the images, at the sizes in place of the transform's own."""
+    if not sizes:
+        return str(steps)
+    return str(steps.at(sizes[0])).replace(str(sizes[0]), ", ".join(map(str, sizes)), 1)
 
 
 def _thumbnails(data: Dataset, figures: Mapping[str, Sequence[ImageFigures]], alpha: Alpha) -> dict[str, str]:

@@ -183,10 +183,12 @@ class Verification:
 
     @property
     def failures(self) -> list[str]:
-        """What is past the limits or could not be run, in words."""
+        """What is past the limits or could not be run, and how many images could not be read, in words."""
         failures = [f"{own.about['name']}: {failure}" for own in self.artifacts for failure in own.failures]
-        skipped = self.data.skipped if self.data is not None else ()
-        return failures + [f"image {name}: {why}" for name, why in skipped]
+        if self.data is not None and self.data.skipped:
+            images = "1 image" if len(self.data.skipped) == 1 else f"{len(self.data.skipped)} images"
+            failures.append(f"{images} could not be read")
+        return failures
 
     @property
     def passed(self) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from rest_deploy import benchmark
+from rest_deploy import benchmark, create_model, save_checkpoint
 from rest_deploy.benchmarking import BenchmarkReport, Effort
 from rest_deploy.benchmarking.cold import Cold
 from rest_deploy.benchmarking.contenders import Contender, artifact_contenders, baseline_contender
 from rest_deploy.benchmarking.sessions import Session
-from rest_deploy.errors import ArtifactError, ConfigError, RestDeployError
+from rest_deploy.errors import ArtifactError, CheckpointError, ConfigError, RestDeployError
 from rest_deploy.export import as_written
 from rest_deploy.models.rest_family import ResTConfig, count_flops
+from rest_deploy.models.restv2_family import ResTv2Config
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import Predictor
 from rest_deploy.specs import ImageSize
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, TINY_V2
 
 QUICK = Effort(min_rounds=8, min_seconds=0.0)
 
@@ -302,7 +304,7 @@ def test_the_baselines_compute_the_same_network(tiny_onnx: Path, tiny_checkpoint
     except ImportError:
         pass  # an extra of its own; the test of its absence is below
     baselines = [baseline_contender(name, artifact, tmp_path, alone=True) for name in names]
-    assert write_files(baselines, tmp_path, tiny_checkpoint, 0) == {}
+    assert write_files(baselines, tmp_path, tiny_checkpoint, 0, of="tiny") == {}
     batch = np.random.default_rng(0).standard_normal((2, 3, 40, 56)).astype(np.float32)
     with Predictor(tiny_onnx) as predictor:
         exact = predictor.logits(batch)
@@ -392,12 +394,27 @@ def test_the_compilers_cache_is_its_own_and_the_users_is_left(tiny_onnx: Path, m
         ({"models": ["resnet50"], "baselines": ["torch"]}, "unknown model 'resnet50'"),
         ({"relative_to": "other.onnx"}, "named 'other.onnx'"),
         ({"checkpoint": "x.pth"}, "give --baseline"),
+        ({"artifacts": [], "checkpoint": "x.pth", "baselines": ["torch"]}, "give x.pth as an artifact, or the name"),
         ({"models": ["rest_lite"]}, "give --baseline"),
     ],
 )
 def test_what_cannot_be_meant(tiny_onnx: Path, asked: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         benchmark(**{"artifacts": [tiny_onnx], "cold": False, **asked})
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [(TINY_V2, "is a ResT and {} a ResTv2"), (replace(TINY, depths=(1, 1, 1, 1)), "and {} are ResTs")],
+)
+def test_weights_of_another_network(
+    tiny_onnx: Path, tmp_path: Path, config: ResTConfig | ResTv2Config, words: str
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(path, create_model(config), name="other")
+    told = rf"^tiny\.onnx {words.format(path)}.*; give --checkpoint the weights of tiny\.onnx, or leave it out$"
+    with pytest.raises(CheckpointError, match=told):
+        benchmark([tiny_onnx], baselines=["torch"], checkpoint=path, cold=False)
 
 
 def test_a_network_by_name_that_an_artifact_has_with_other_classes(

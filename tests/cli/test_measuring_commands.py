@@ -57,7 +57,9 @@ def test_verify_passes(
     assert (done.code, done.err) == (0, "")
     assert "reference  tiny.safetensors: tiny, PyTorch float64" in done.out
     assert "6 of " in done.out
-    assert done.out.splitlines()[-1] == "tiny.onnx: passed"
+    assert "; warp 33x40 bicubic" in done.out  # of what its record has at its own size
+    *_, verdict, _, written = done.out.splitlines()
+    assert (verdict, written) == ("tiny.onnx: passed", f"wrote {', '.join(map(str, outputs))}")
     record = json.loads(outputs[0].read_text())
     assert record["passed"] is True
     assert record["environment"]["command"].startswith(f"rest-verify {tiny_onnx} --reference ")
@@ -65,6 +67,20 @@ def test_verify_passes(
     assert [row["what"] for row in rows[:3]] == ["synthetic", "images", "block stem"]
     assert float(rows[0]["max_error"]) == record["artifacts"][0]["synthetic"][0]["max_error"]
     assert "| batch x size |" in outputs[2].read_text()
+
+
+def test_verify_counts_what_it_could_not_read(
+    tiny_onnx: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their names stand above, and in what is written."""
+    for name in ("x.png", "y.png"):
+        (folder / "a" / name).write_bytes(b"no image")
+    argv = [tiny_onnx, "--reference", tiny_onnx, "--data", folder, "--no-synthetic", "-o", tmp_path / "v.md"]
+    done = Outcome(verify, argv, capsys)
+    assert (done.code, done.err) == (1, "error: 2 images could not be read\n")
+    for text in (done.out, (tmp_path / "v.md").read_text()):
+        assert text.count("not read: ") == 2
+        assert "y.png" in text
 
 
 def test_verify_fails(tiny_onnx: Path, other: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,6 +188,7 @@ def test_a_report_of_both(
     argv = [tiny_onnx, *QUICK, "--verification", verified, "--report", report, "-o", tables[1]]
     done = Outcome(bench, argv, capsys)
     assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == f"wrote {tables[1]}, {report}"
     page = html.unescape(report.read_text())
     assert "rest-verify " in page
     assert "rest-bench " in page
@@ -206,7 +223,7 @@ def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tup
         "no report": (bench, [artifact, "--verification", broken], "none was asked for; give --report FILE.html"),
         "limit of nothing": (verify, [artifact, *against, "--min-top1-agreement", "0.9"], "give --data DIR"),
         "foreign record": (bench, [artifact, "--compare", record], "record.json"),
-        "nothing to measure": (bench, [], "give artifacts, or --model NAME with --baseline NAME"),
+        "nothing to measure": (bench, [], "which checkpoints are too, or --model NAME with --baseline NAME"),
         "unknown baseline": (bench, [artifact, "--baseline", "jax"], "accepted: torch, torch-compile, as-written"),
         "no gpu": (verify, [artifact, *against, "--device", "cuda"], "use device cpu"),
     }

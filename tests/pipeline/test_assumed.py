@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from rest_deploy.pipeline import ExportRequest, prepare, run_export
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import Activation, PreprocessingChange, Resize
 from tests.cli.test_commands import Outcome
-from tests.conftest import IMAGES, TINY, lively
+from tests.conftest import DIGITS, IMAGES, TINY, lively
 
 TRANSFORM = {"transform", "image size", "crop ratio", "interpolation", "mean", "std", "alpha"}
 
@@ -73,6 +74,23 @@ def test_every_command_says_what_was_assumed(
             assert what in text, (command, what)
     for flag in ("--weights-key", "--image-size", "--mean", "--alpha", "--activation"):
         assert flag in told["export"]
+
+
+def test_opening_a_checkpoint_says_what_is_assumed_of_it(
+    assumed_onnx: Path, training_checkpoint: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Of an exported file its export has said it."""
+    image, said = IMAGES / "rocket.jpg", f"assumed of {training_checkpoint}: weights, architecture, "
+    (line,) = Outcome(predict_command, [training_checkpoint, image], capsys).err.splitlines()
+    assert line.startswith(f"warning: {said}")
+    assert line.endswith("; rest-info lists them")
+    caplog.set_level(logging.WARNING, "rest_deploy")
+    caplog.clear()
+    for path in (assumed_onnx, DIGITS, training_checkpoint):
+        Predictor(path).close()
+    (record,) = caplog.records
+    assert record.getMessage().startswith(said)
 
 
 def test_strict_refuses_and_names_the_flags(training_checkpoint: Path, tmp_path: Path) -> None:

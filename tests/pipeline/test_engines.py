@@ -188,8 +188,11 @@ def test_a_full_disk_leaves_what_was_there(
         ),
         (
             {"format": "trt", "options": {"nonsense": 4}},
-            "no option nonsense; precision has calibration, .* onnx has blockwise, opset, simplify; trt has ",
+            "nonsense; there are model, .* seed; precision has calibration, .* onnx has blockwise, opset, simplify; trt has ",
         ),
+        ({"options": {"feature": "embedding"}}, r"no option feature, did you mean features\? there are model, "),
+        ({"options": {"image_size": 160}}, r"is of the preprocessing; .*PreprocessingChange\(size=\.\.\.\)"),
+        ({"options": {"mean": (0.5,)}}, r"PreprocessingChange\(mean=\.\.\.\), or a whole Preprocessing"),
         ({"format": "onnx,trt", "output": "x.onnx"}, "give their name without a suffix, x"),
         ({"format": "trt", "output": "x.onnx"}, "trt end in .engine; name a file that does, or ask for --format onnx"),
         ({"format": "trt", "output": "folder"}, "trt end in .engine; name a file that does$"),

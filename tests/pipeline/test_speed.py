@@ -31,7 +31,24 @@ def test_a_speedup_is_the_ratio_of_the_times(monkeypatch: pytest.MonkeyPatch) ->
     assert (speed.device, speed.size) == ("cpu", "2x48x64")
     assert (speed.fp32_ms, speed.ms, speed.speedup) == pytest.approx((30, 20, 1.5))
     assert 9 <= speed.rounds <= 60
-    assert str(speed).startswith("1.50x the speed of FP32 on cpu at 2x48x64")
+    assert str(speed).startswith("1.50x the speed of FP32 (faster) on cpu at 2x48x64: median of the ratios in ")
+
+
+@pytest.mark.parametrize(
+    ("speedup", "low", "high", "verdict"),
+    [
+        (1.5, 1.4, 1.6, "faster"),
+        (0.8, 0.7, 0.9, "slower"),
+        (0.96, 0.9, 1.02, "no difference beyond noise"),
+        (1.2, 0.9, 1.5, "no difference beyond noise"),
+        (1.02, 1.01, 1.03, "no difference beyond noise"),
+        (0.99, 0.98, 0.995, "no difference beyond noise"),
+    ],
+)
+def test_a_difference_is_said_where_noise_cannot_be_it(speedup: float, low: float, high: float, verdict: str) -> None:
+    speed = replace(SPEED, speedup=speedup, low=low, high=high)
+    assert f"x the speed of FP32 ({verdict}) on cpu" in str(speed)
+    assert speed.faster == (verdict == "faster")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +62,7 @@ def test_a_speedup_is_the_ratio_of_the_times(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_what_is_not_faster_says_what_to_use(precision: Precision, device: str, instead: str) -> None:
     (note,) = advice(replace(SPEED, speedup=1.0, device=device), recipe_of(precision))
-    assert note.startswith("not faster than FP32 beyond noise: 1.00x")
+    assert note.startswith("not faster than FP32: 1.00x")
     assert instead in note
     assert advice(replace(SPEED, device=device), recipe_of(precision)) == ()
     assert advice(replace(SPEED, low=0.8, device=device), recipe_of(precision)) != ()  # undecided
