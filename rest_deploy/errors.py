@@ -119,6 +119,11 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(name[:_NAME] for name in names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things whose plural ends in s."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def no_file(path: str | os.PathLike[str], kind: str = "file", step: str = "; give the file in it") -> str:
     """Why a path is not a file that can be read, for a message; of a folder with the next step."""
     if os.path.isdir(path):

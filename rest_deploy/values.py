@@ -23,7 +23,7 @@ from enum import Enum
 from reprlib import Repr
 from typing import Annotated, Any, NoReturn, Protocol, TypeVar
 
-from rest_deploy.errors import ConfigError, listed
+from rest_deploy.errors import ConfigError, counted, listed
 
 _T = TypeVar("_T")
 _Reader = Callable[[Any], Any]
@@ -176,7 +176,8 @@ class Many:
     def check(self, value: Any) -> None:
         """Refuse too many and too few."""
         if not self.least <= len(value) <= self.most:
-            raise NotAccepted(f"has {len(value):,} values; accepted: {self.least:,} to {self.most:,}")
+            most = f"{self.least:,} to {self.most:,}" if self.least < self.most else f"{self.most:,}"
+            raise NotAccepted(f"has {counted(len(value), 'value')}; accepted: {most}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -110,7 +110,7 @@ def test_what_is_read_is_written_again() -> None:
         ({"inner": [{"rows": [True], "size": None}]}, r"^inner\[0\]\.rows\[0\] is True"),
         ({"inner": [{"rows": [1, 1], "size": None}]}, r"^inner\[0\] .*: rows .* are over 1"),
         ({"inner": [{"rows": [1], "size": [0, 4]}]}, r"^inner\[0\]\.size\[0\] is 0; accepted: a whole number from 1"),
-        ({"inner": [{"rows": [1], "size": [4]}]}, r"^inner\[0\]\.size has 1 values; accepted: 2"),
+        ({"inner": [{"rows": [1], "size": [4]}]}, r"^inner\[0\]\.size has 1 value; accepted: 2$"),
         ({"inner": [{"rows": [1], "size": [2, 2], "area": 5}]}, r"^inner\[0\]\.area is 5; accepted: 4"),
         ({"counts": {"n": 10}}, r"^counts\.n is 10; accepted: a whole number from 0 to 9"),
         ({"counts": {"a b\x1b": 10}}, r"^counts\['a b\\x1b'\] is 10"),

@@ -45,7 +45,9 @@ def _text(path: Path, info: ArtifactInfo) -> str:
         **record_rows(info),
         "assumed": assumed(info),
         "config": ", ".join(f"{key} {value}" for key, value in info.config.items()),
-        "made with": ", ".join(f"{package} {version}" for package, version in info.versions.items()),
+        "read with" if info.format == "pytorch" else "made with": ", ".join(
+            f"{package} {version}" for package, version in info.versions.items()
+        ),
         **(precision_rows(info.precision_plan) if info.precision_plan is not None else {}),
         **(engine_rows(info.engine) if info.engine is not None else {}),
         "details": ", ".join(f"{key} {value}" for key, value in info.extra.items() if value is not None),

@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rest_deploy.errors import CheckpointError, listed
+from rest_deploy.errors import CheckpointError, counted, listed
 from rest_deploy.models.names import is_counter
-from rest_deploy.specs import EMBEDDING, LOGITS, FeatureNorm
+from rest_deploy.specs import EMBEDDING, LOGITS, STAGE_MAPS, FeatureNorm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,12 +36,13 @@ class StageNorms:
     norms: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-def read_norms(loaded: LoadedWeights, asked: FeatureNorm | None) -> StageNorms:
+def read_norms(loaded: LoadedWeights, asked: FeatureNorm | None, features: Collection[str] = STAGE_MAPS) -> StageNorms:
     """The norms that weights have for maps.
 
     Args:
         loaded: Weights by the authors' names.
         asked: What they do; None for what their names tell.
+        features: Names of what is taken; a final norm alone is of no other map than that of stage 4.
 
     Raises:
         CheckpointError: Their names leave it open, or tell something else than was asked for; a part of one is missing.
@@ -52,7 +53,8 @@ def read_norms(loaded: LoadedWeights, asked: FeatureNorm | None) -> StageNorms:
         accepted = [FeatureNorm.OUTPUTS, FeatureNorm.CHAIN, *([FeatureNorm.LAST] if list(names) == [4] else [])]
     else:
         accepted = [FeatureNorm.NONE, *([FeatureNorm.LAST] if names else [])]
-        by_names = FeatureNorm.NONE if not names or loaded.family.head in loaded.state_dict else None
+        told = not names or loaded.family.head in loaded.state_dict or STAGE_MAPS[-1] not in features
+        by_names = FeatureNorm.NONE if told else None
     if asked is None and by_names is None:
         raise CheckpointError(
             f"{loaded.source}: there is {final}.weight and no {loaded.family.head}, and nothing tells whether the map "
@@ -122,7 +124,9 @@ def as_backbone(
     family = loaded.family
     if not family.stage_channels(config):
         raise CheckpointError(f"{loaded.source}: a {family.title} has no feature maps; leave --features out")
-    norms = read_norms(loaded, asked)
+    if LOGITS in features and family.head not in loaded.state_dict:
+        raise CheckpointError(f"{loaded.source}: no classifier head ({family.head}), so no {LOGITS}; leave them out")
+    norms = read_norms(loaded, asked, features)
     _, names = named_norms(family, loaded.state_dict, loaded.source)
     _check_taken(loaded, features, norms.mode)
     kept, heads, necks = {}, [], []
@@ -140,12 +144,12 @@ def as_backbone(
             )
         else:
             necks.append(name)
-    told = [f"feature norm: {norms.mode.value}, {_reason(names, norms.mode, asked)}"]
+    told = [f"feature norm: {norms.mode.value}, {_reason(loaded, names, norms.mode, asked)}"]
     assumed = dict(loaded.assumed)
     if heads:
-        told.append(f"left out: the classifier head, {len(heads)} tensors: {listed(heads)}")
+        told.append(f"left out: the classifier head, {counted(len(heads), 'tensor')}: {listed(heads)}")
     if necks:
-        words = f"{len(necks)} tensors that are not of the backbone: {listed(necks)}"
+        words = f"{counted(len(necks), 'tensor')}, not of the backbone: {listed(necks)}"
         told.append(f"left out: {words}")
         assumed["left out"] = "; ".join(filter(None, (assumed.get("left out"), words)))
     config = replace(config, num_classes=config.num_classes if LOGITS in features else 0)
@@ -154,9 +158,7 @@ def as_backbone(
 
 def _check_taken(loaded: LoadedWeights, features: Collection[str], mode: FeatureNorm) -> None:
     """Refuse what the weights have no layers for."""
-    head, final = loaded.family.head, f"{loaded.family.final_norm}.weight"
-    if LOGITS in features and head not in loaded.state_dict:
-        raise CheckpointError(f"{loaded.source}: no classifier head ({head}), so no {LOGITS}; leave them out")
+    final = f"{loaded.family.final_norm}.weight"
     if LOGITS in features and mode is FeatureNorm.CHAIN:
         raise CheckpointError(
             f"{loaded.source}: its stages take maps with their norms ({mode.value}), and those of a classifier do not; "
@@ -168,12 +170,18 @@ def _check_taken(loaded: LoadedWeights, features: Collection[str], mode: Feature
         )
 
 
-def _reason(names: Mapping[int, str], mode: FeatureNorm, asked: FeatureNorm | None) -> str:
+def _reason(loaded: LoadedWeights, names: Mapping[int, str], mode: FeatureNorm, asked: FeatureNorm | None) -> str:
     if asked is not None:
         return "as asked for"
     if mode is not FeatureNorm.NONE:
         return f"by the names {listed(list(names.values()))}"
-    return "as maps of classifiers are" if names else "as the weights have no norms of maps"
+    if not names:
+        return "as the weights have no norms of maps"
+    return (
+        "as maps of classifiers are"
+        if loaded.family.head in loaded.state_dict
+        else "as the map of stage 4 is not taken"
+    )
 
 
 def check_norms(loaded: LoadedWeights, norms: StageNorms, model: Network) -> None:

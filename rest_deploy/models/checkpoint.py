@@ -116,7 +116,7 @@ def load_checkpoint(path: str | Path, *, weights_key: str | None = None, key_pre
         weights_key=found.entry.key,
         key_prefix=found.names.prefix,
         card=card,
-        told=found.told,
+        told=(*found.told, *_stored_as(weights)),
         assumed=found.assumed,
         evidence=Evidence(module_at(found.entry.module, found.names.prefix), settings),
     )
@@ -161,6 +161,14 @@ def _card_of(file: WeightFile) -> Card:
     content = mapping_of(file.content)
     text = file.metadata.get(CARD_KEY) if file.metadata else content.get(CARD_KEY)
     return Card.from_json(text) if isinstance(text, str) else Card()
+
+
+def _stored_as(weights: StateDict) -> tuple[str, ...]:
+    """The dtypes of weights that are not all float32, which they become here."""
+    dtypes = sorted(
+        {str(value.dtype).removeprefix("torch.") for value in weights.values() if value.is_floating_point()}
+    )
+    return () if dtypes in ([], ["float32"]) else (f"stored as {', '.join(dtypes)}",)
 
 
 def _as_tensors(path: Path, exc: NoTensorError) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rest_deploy.artifact.info import ASSUMABLE
 from rest_deploy.artifact.labels import parse_labels
 from rest_deploy.errors import CheckpointError, ConfigError, listed
 from rest_deploy.models.family import FAMILIES, NetworkConfig, family_of
@@ -33,6 +34,7 @@ from rest_deploy.models.inside import (
 )
 from rest_deploy.models.pickled import Inert
 from rest_deploy.models.weights import SETTINGS
+from rest_deploy.specs import ImageSize, Preprocessing, PreprocessingChange, Resize
 
 _DEPTH = 4  # of settings in settings
 
@@ -56,15 +58,28 @@ _CLASS_NAMES = frozenset(
     "classes class_names class_to_idx idx_to_class CLASSES id2label label2id labels classnames".split()  # noqa: SIM905
 )
 _LABELS = frozenset({"labels"})  # of the images too, where it stands by itself
-#: Names of a transform of images -> the flags that say it here.
+#: Names of a transform of images -> what is called so here, a key of ASSUMABLE.
 _TRANSFORM: Mapping[str, str] = {
-    "input_size": "--image-size",
-    "img_size": "--image-size",
-    "image_size": "--image-size",
-    "crop_pct": "--crop-ratio",
-    "mean": "--mean",
-    "std": "--std",
-    "interpolation": "--interpolation",
+    "input_size": "image size",
+    "img_size": "image size",
+    "image_size": "image size",
+    "crop_pct": "crop ratio",
+    "mean": "mean",
+    "std": "std",
+    "interpolation": "interpolation",
+}
+#: The same -> the field of a preprocessing.
+_FIELDS: Mapping[str, str] = {
+    "image size": "size",
+    "crop ratio": "crop_ratio",
+    "mean": "mean",
+    "std": "std",
+    "interpolation": "interpolation",
+}
+#: Fields of a preprocessing that have no effect.
+_NO_EFFECT: Mapping[Resize | None, frozenset[str]] = {
+    Resize.WARP: frozenset({"crop_ratio"}),
+    Resize.NATIVE: frozenset({"crop_ratio", "interpolation", "size"}),
 }
 _BUDGET = 20_000  # entries of settings that are looked at
 
@@ -166,21 +181,53 @@ class Evidence:
             parts.append(f"modules that are not the authors' do nothing: {listed(sorted(set(others)))}")
         return "; ".join(parts)
 
-    def transform(self) -> tuple[str, ...]:
-        """What settings say of the transform of images, which is not taken, in a sentence for each place."""
-        said: dict[str, dict[str, Any]] = {}
+    def transform(self, given: Preprocessing | PreprocessingChange | None = None) -> tuple[str, ...]:
+        """What settings say of the transform of images, and the caller does not say or says otherwise, in sentences.
+
+        Args:
+            given: What the caller says of it.
+        """
+        unsaid: dict[str, dict[str, Any]] = {}
+        told = []
+        for place, name, value in self._of_transform():
+            subject = _TRANSFORM[name]
+            field, resize = _FIELDS[subject], getattr(given, "resize", None)
+            own, flag = getattr(given, field, None), ASSUMABLE[subject]
+            if field in _NO_EFFECT.get(resize, ()):
+                own, flag = resize, "--transform"
+            if own is None:
+                unsaid.setdefault(place, {})[name] = value
+            elif not _says(value, own):
+                told.append(f"transform: {place} say {name} {short(value)}, and {flag} {_as_flag(own)} was given")
+        for place, values in unsaid.items():
+            words = ", ".join(f"{name} {short(value)}" for name, value in values.items())
+            flags = ", ".join(dict.fromkeys(ASSUMABLE[_TRANSFORM[name]] for name in values))
+            told.append(f"transform: {place} say {words}: not used; give {flags}")
+        return tuple(told)
+
+    def beside(self, assumed: Mapping[str, str], steps: Preprocessing | None) -> dict[str, str]:
+        """What is assumed of the transform of images, each in words, with what settings say of it.
+
+        Args:
+            assumed: Subject to value, in words.
+            steps: The transform.
+        """
+        told = dict(assumed)
+        for subject in assumed.keys() & _FIELDS.keys():
+            own = getattr(steps, _FIELDS[subject])
+            said = [(p, name, value) for p, name, value in self._of_transform() if _TRANSFORM[name] == subject]
+            others = [one for one in said if not _says(one[2], own)]
+            for place, name, value in (others or said)[:1]:
+                told[subject] += f", {'but' if others else 'and'} {place} say {name} {short(value)}"
+        return told
+
+    def _of_transform(self) -> Iterator[Setting]:
+        """Settings of the transform of images: what they stand in, their names, their values."""
         for place, name, given in self.settings:
             outer, _, last = place.rpartition(".")
-            if name not in _TRANSFORM or not outer or last != name:
-                continue
             value = plain_of(given)
-            if isinstance(value, (int, float, str, list)):
-                said.setdefault(outer, {})[name] = value
-        return tuple(
-            f"transform: {outer} says {', '.join(f'{n} {short(v)}' for n, v in values.items())}: not used; give "
-            f"{', '.join(dict.fromkeys(_TRANSFORM[n] for n in values))}"
-            for outer, values in said.items()
-        )
+            if name in _TRANSFORM and outer and last == name and isinstance(value, (int, float, str, list)) and value:
+                yield outer, name, value
 
     def class_names(self, num_classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
         """Names of the classes that settings have, and what was done with them, in sentences."""
@@ -239,6 +286,28 @@ def settings_of(content: Any) -> tuple[Setting, ...]:
             if left <= 0:
                 break
     return tuple(found)
+
+
+def _says(value: Any, own: Any) -> bool:
+    """Whether a setting says what a preprocessing has.
+
+    A size may have channels before it, one number may stand for all, and some libraries take images of 0 to 255.
+    """
+    values = value if isinstance(value, list) else [value]
+    if isinstance(own, ImageSize):
+        values, own = values[-2:], own.to_plain()
+    if not isinstance(own, tuple):
+        return _equal(value, getattr(own, "value", own))
+    values = values * len(own) if len(values) == 1 else values
+    scaled = [each / 255 for each in values if is_number(each)]
+    return _equal(values, own) or _equal(scaled, own)
+
+
+def _as_flag(own: Any) -> str:
+    """A value of a preprocessing as it is given on a command line."""
+    if isinstance(own, ImageSize) and own.height == own.width:
+        return str(own.height)
+    return " ".join(map(str, own)) if isinstance(own, tuple) else str(getattr(own, "value", own))
 
 
 def _same_class(theirs: str, ours: type) -> bool:

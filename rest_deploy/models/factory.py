@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rest_deploy.errors import CheckpointError, ConfigError, listed, one_line
+from rest_deploy.errors import CheckpointError, ConfigError, counted, listed, one_line
 from rest_deploy.models.backbone import StageNorms, as_backbone, check_norms, named_norms, no_head
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import Checkpoint, LoadedWeights, load_checkpoint, read_module
@@ -267,8 +267,6 @@ def _fitted(
     if config.num_classes and card.labels is None:
         labels, more = loaded.evidence.class_names(config.num_classes)
         card, told = replace(card, labels=labels), (*told, *more)
-    if card.preprocessing is None:
-        told = (*told, *loaded.evidence.transform())
     beside = named_norms(loaded.family, whole.state_dict, loaded.source)[1].values()
     assumed = "; ".join(filter(None, (architecture, loaded.evidence.unknown(config, beside))))
     return LoadedModel(
@@ -390,7 +388,7 @@ def _with_weights(config: NetworkConfig, loaded: LoadedWeights) -> tuple[Network
     model.load_state_dict(weights, assign=True)
     told = []
     if skipped:
-        told.append(f"left out: {len(skipped)} counters that no network has: {listed(skipped[:3])}")
+        told.append(f"left out: {counted(len(skipped), 'counter')} that no network has: {listed(skipped[:3])}")
     if filled:
         told.append(f"filled in: {words}")
     return model.eval().requires_grad_(False), tuple(told)

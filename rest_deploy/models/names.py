@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from rest_deploy.errors import listed
+from rest_deploy.errors import counted, listed
 from rest_deploy.models.family import FAMILIES, Family, titles
 from rest_deploy.models.inside import WRAPPERS
 from rest_deploy.models.pickled import Inert, UnreadableError
@@ -93,9 +93,7 @@ def authors_names(values: Mapping[str, Any], key_prefix: str | None = None) -> N
     if taken:
         told.append(f"prefix {' and '.join(taken)} taken off the names")
     if outside:
-        told.append(
-            f"left out: {len(outside)} values whose names do not begin with {prefix}: {listed(outside[:EXAMPLES])}"
-        )
+        told.append(f"left out: {counted(len(outside), 'value')} not under {prefix!r}: {listed(outside[:EXAMPLES])}")
     tensors: dict[str, Any] = {}
     skipped = []
     for name, value in inside.items():
@@ -106,7 +104,7 @@ def authors_names(values: Mapping[str, Any], key_prefix: str | None = None) -> N
         else:
             tensors[name] = value
     if skipped:
-        told.append(f"left out: {len(skipped)} values that are no tensors: {listed(skipped[:EXAMPLES])}")
+        told.append(f"left out: {counted(len(skipped), 'non-tensor value')}: {listed(skipped[:EXAMPLES])}")
     network = {name.replace(".", "") for name in inside}
     beside = [n for n in outside if isinstance(inner[n], Tensor) or is_weight(inner[n])]
     return Names(family, tensors, prefix, tuple(told), tuple(n for n in beside if not _is_of_training(n, network)))

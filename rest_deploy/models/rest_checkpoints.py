@@ -21,7 +21,7 @@ from rest_deploy.models.evidence import Setting
 from rest_deploy.models.family import spaced
 from rest_deploy.models.inside import is_number, partial_of, plain_of, short
 from rest_deploy.models.pickled import Inert
-from rest_deploy.models.rest_family import ResTConfig
+from rest_deploy.models.rest_family import CONFIGS, ResTConfig
 from rest_deploy.models.stages_family import MAX_BLOCKS, STAGES, StagesConfig
 
 _EPS = frozenset("norm_eps layer_norm_eps layernorm_eps ln_eps".split())  # noqa: SIM905
@@ -94,8 +94,8 @@ def _heads(
         if given is None:
             raise CheckpointError(
                 f"{source}: no block has attn.transform_conv, so its heads do not interact and the weights do not tell "
-                f"how many there are; say how many each stage has, as it was trained: --num-heads 1 2 4 8 "
-                f"(num_heads=(1, 2, 4, 8)){hint}"
+                f"how many there are; say how many each stage has, as it was trained: "
+                f"{heads_wanted(CONFIGS.values())}{hint}"
             )
         return tuple(given)
     mixing = [weights.get(f"{stage}.attn.transform_conv.weight") for stage in stages]
@@ -152,7 +152,7 @@ def fit(config: ResTConfig, name: str | None, loaded: LoadedWeights, num_heads: 
     if num_heads is not None and name is not None and lacking:
         config = replace(config, num_heads=tuple(num_heads), apply_transform=max(num_heads) == 1)
     elif lacking:
-        way = "--num-heads 1 2 4 8, one number a stage" if name else "a ResTConfig with apply_transform=False"
+        way = heads_wanted(CONFIGS.values()) if name else "a ResTConfig with apply_transform=False"
         said = heads_in(loaded.evidence.settings)
         raise CheckpointError(
             f"{loaded.source}: no block has attn.transform_conv, through which the heads of {name or 'this config'} "
@@ -183,6 +183,15 @@ def contradictions(config: StagesConfig, settings: Iterable[Setting]) -> Iterato
                 yield f"{place} is {other}, here the activation of the MLPs is exact GELU"
         elif name in _HEADS and _heads_of(value) not in (None, config.num_heads):
             yield f"{place} is {list(_heads_of(value) or ())}, here the heads are {list(config.num_heads)}"
+
+
+def heads_wanted(published: Iterable[StagesConfig]) -> str:
+    """How heads are said, for a message: a ready answer would be copied, and nothing would notice that it is wrong."""
+    known = " or ".join(dict.fromkeys(spaced(config.num_heads) for config in published))
+    return (
+        f"--num-heads N N N N, in Python num_heads=(N, N, N, N) (the published networks have {known}; a wrong number "
+        "cannot be noticed)"
+    )
 
 
 def heads_in(settings: Iterable[Setting]) -> str:

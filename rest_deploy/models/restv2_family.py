@@ -194,7 +194,7 @@ def _heads_of(widths: tuple[int, ...], loaded: LoadedWeights) -> tuple[int, ...]
     The authors' detectors have the widths of the large classifier with the heads of the others; their stages end in
     norms of their own.
     """
-    from rest_deploy.models.rest_checkpoints import heads_in
+    from rest_deploy.models.rest_checkpoints import heads_in, heads_wanted
 
     heads = _HEADS.get(widths)
     norms = sorted({name.partition(".")[0] for name in loaded.state_dict if re.match(r"norm_[1-4]\.", name)})
@@ -203,7 +203,7 @@ def _heads_of(widths: tuple[int, ...], loaded: LoadedWeights) -> tuple[int, ...]
         why = f"heads of a ResTv2 of widths {spaced(widths)}{beside} are not known"
         raise CheckpointError(
             f"{loaded.source}: {why}, and no shape of its weights tells them; say how many each stage has, as it was "
-            f"trained: --num-heads 1 2 4 8 (num_heads=(1, 2, 4, 8)){heads_in(loaded.evidence.settings)}"
+            f"trained: {heads_wanted(CONFIGS.values())}{heads_in(loaded.evidence.settings)}"
         )
     return heads
 

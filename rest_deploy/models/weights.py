@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rest_deploy.errors import listed
+from rest_deploy.errors import counted, listed
 from rest_deploy.models.family import FAMILIES, titles
 from rest_deploy.models.inside import Looks, is_module, mapping_of, state_dict_of
 from rest_deploy.models.names import (
@@ -243,8 +243,7 @@ def choose(
         exc.entry = entry
         raise
     if names.beside and key_prefix is None:
-        count = f"{len(names.beside)} tensor{'s' if len(names.beside) > 1 else ''}"
-        assumed["left out"] = f"{count} beside the network: {listed(names.beside)}"
+        assumed["left out"] = f"{counted(len(names.beside), 'tensor')} beside the network: {listed(names.beside)}"
     return Found(entry, names, (*told, *names.told), assumed)
 
 

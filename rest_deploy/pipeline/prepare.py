@@ -18,7 +18,7 @@ from rest_deploy.artifact.labels import imagenet_labels, read_labels
 from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ConfigError
 from rest_deploy.export.formats import SOURCE, Exporter, FormatRequest, get_format
-from rest_deploy.models.family import NetworkConfig, check_image
+from rest_deploy.models.family import NetworkConfig, check_image, variant_of
 from rest_deploy.pipeline.request import ExportRequest, as_arguments
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.sample import ArrayInput, Sample, SampleSource, choose_images
@@ -93,10 +93,12 @@ def prepare(request: ExportRequest, report: StepProgress | None = None) -> Prepa
     )
     info = _describe(request, loaded)
     _check_limits(request, info)
-    jobs = tuple(Job(name, exporters[name], request.output_of(name, loaded.name)) for name in request.formats)
+    jobs = tuple(Job(name, exporters[name], request.output_of(name, _file_name(loaded))) for name in request.formats)
     for job in jobs:
         assert job.output is not None  # it was asked for
         for file in job.exporter.files(job.output):
+            if request.checkpoint is not None and file.resolve() == Path(request.checkpoint).resolve():
+                raise ConfigError(f"output {file}: it is the checkpoint; name another file, -o FILE")
             check_writable(file)
         job.exporter.check(info)
     if sample is not None:  # what is no input of the network is told before the work
@@ -105,6 +107,12 @@ def prepare(request: ExportRequest, report: StepProgress | None = None) -> Prepa
         ImageInputs(sources, info.preprocessing, sizes, loaded.model.config.in_channels)
     source = next((job for job in jobs if job.format == SOURCE), Job(SOURCE, exporters[SOURCE], None))
     return Prepared(request, report, loaded, info, source, jobs, sample)
+
+
+def _file_name(loaded: LoadedModel) -> str:
+    """Of a file that nobody named, without its suffix; networks that are not published have one name for all."""
+    unnamed = loaded.card.name is None and variant_of(loaded.model.config) is None
+    return loaded.checkpoint.path.stem if unnamed and loaded.checkpoint is not None else loaded.name
 
 
 def _exporter(request: ExportRequest, name: str, report: StepProgress) -> Exporter:
@@ -129,9 +137,11 @@ def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
         activation=request.activation,
     )
     if request.strict and info.assumed:
-        missing = ", ".join(f"{what} ({ASSUMABLE[what]})" for what in info.assumed)
+        missing = ", ".join(
+            f"{'what to leave out' if what == 'left out' else what} ({ASSUMABLE[what]})" for what in info.assumed
+        )
         raise ConfigError(
-            f"strict: neither the checkpoint nor the request gives: {missing}; give them, or leave strict out and read "
+            f"strict: neither the checkpoint nor the request says: {missing}; give them, or leave strict out and read "
             "what is assumed"
         )
     packages = ("rest_deploy", *get_format(SOURCE).packages)

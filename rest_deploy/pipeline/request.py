@@ -50,8 +50,8 @@ class ExportRequest:
     Args:
         model: Also a config, None to read the architecture off the checkpoint, or in place of a checkpoint a
             ``torch.nn.Module`` with the authors' parameter names.
-        output: File to write, or for several formats its name without a suffix; None names it after the model, in the
-            current folder.
+        output: File to write, or for several formats its name without a suffix; None names it after the model, or where
+            that is not a published one after the checkpoint, in the current folder.
         format: A row of ``export/formats.py``, or several as ``"onnx,trt"``.
         labels: Also the names themselves.
         preprocessing: From an image to the input, or changes of the checkpoint's own; None takes its own, or assumes
@@ -200,11 +200,11 @@ class ExportRequest:
                 f"output {self.output}: files of format {self.format} end in {needed}; name a file that does{instead}"
             )
 
-    def output_of(self, format: str, model: str) -> Path:
-        """The file to write in one of the formats."""
+    def output_of(self, format: str, name: str) -> Path:
+        """The file to write in one of the formats; where none was asked for, by a name without a suffix."""
         suffix = get_format(format).suffix
         if self.output is None:
-            return Path(model + suffix)
+            return Path(name + suffix)
         return Path(self.output) if len(self.formats) == 1 else Path(f"{self.output}{suffix}")
 
 

@@ -64,7 +64,8 @@ def export(
 
     Args:
         model: A name of :func:`list_models`, a config, or None to read the architecture off the checkpoint.
-        output: File to write; None names it after the model, in the current folder.
+        output: File to write; None names it after the model, or where that is not a published one after
+            the checkpoint, in the current folder.
         checkpoint: ``.pth``, ``.pt`` or ``.safetensors``; without one the weights are random, and the artifact says so.
         format: ``"onnx"``, ``"trt"`` or ``"trt-rtx"``.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rest_deploy.artifact.info import ArtifactInfo, Weights
 from rest_deploy.artifact.labels import default_labels
 from rest_deploy.errors import CheckpointError, ConfigError, DeviceError, PredictorError
+from rest_deploy.models.evidence import Evidence
 from rest_deploy.models.factory import LoadedModel, load_model
 from rest_deploy.models.family import family_of
 from rest_deploy.models.network import Network
@@ -139,6 +140,8 @@ def describe(
     config, card, assumed, taps = loaded.model.config, loaded.card, dict(loaded.assumed), loaded.model.taps
     check_taps(config, taps)
     family, classifies, given = family_of(config), LOGITS in taps.names, labels is not None
+    evidence = loaded.checkpoint.evidence if loaded.checkpoint is not None else Evidence()
+    told = evidence.transform(preprocessing) if card.preprocessing is None else ()
     if not classifies and (labels or activation is not None):
         raise ConfigError(
             f"labels and activation are of logits, and the outputs are {', '.join(taps.names)}; leave them out, or add "
@@ -160,7 +163,7 @@ def describe(
     elif not isinstance(steps, Preprocessing):
         change = steps or PreprocessingChange()
         steps, unsaid = _steps(change, card.preprocessing, family.preprocessing_at, config.in_channels)
-        assumed |= unsaid
+        assumed |= unsaid if card.preprocessing is not None else evidence.beside(unsaid, steps)
     if steps is not None and len(steps.mean) != config.in_channels:
         raise ConfigError(
             f"the model takes {config.in_channels} channels, the preprocessing gives {len(steps.mean)}; give --mean "
@@ -172,7 +175,7 @@ def describe(
         family=family.name,
         model=loaded.name,
         config=config.to_dict(),
-        weights=_weights(loaded, given),
+        weights=_weights(loaded, given, told),
         labels=(labels if labels is not None else card.labels) or None,
         preprocessing=steps,
         activation=activation,
@@ -202,8 +205,8 @@ def _output(model: Network, name: str) -> Output:
     )
 
 
-def _weights(loaded: LoadedModel, labelled: bool) -> Weights:
-    of, told = loaded.checkpoint, loaded.told
+def _weights(loaded: LoadedModel, labelled: bool, more: tuple[str, ...]) -> Weights:
+    of, told = loaded.checkpoint, (*loaded.told, *more)
     if labelled:  # by the caller
         told = tuple(note for note in told if not note.startswith("class names"))
     if of is None:

@@ -419,6 +419,23 @@ def test_the_embedding_needs_the_final_norm(weights: Callable[[Row], State], tmp
     assert (loaded.model.config, loaded.norms.mode) == (HEADLESS, NONE)
 
 
+def test_the_embedding_asks_for_no_norm_of_maps(weights: Callable[[Row], State], tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", weights(ROWS["a backbone alone"]))
+    with torch.inference_mode():
+        alone, none, last = (
+            load(path, norm, features=features).model.outputs(IMAGE)[EMBEDDING]
+            for norm, features in (
+                (None, (EMBEDDING, "stage3")),
+                (NONE, (EMBEDDING, "stage4")),
+                (LAST, (EMBEDDING, "stage4")),
+            )
+        )
+    assert torch.equal(alone, none)
+    assert torch.equal(alone, last)
+    assert "--feature-norm" in refused(path, features=(EMBEDDING, "stage4"))
+    assert "no classifier head" in refused(path, features=(EMBEDDING, LOGITS))
+
+
 def test_logits_need_a_head_and_keep_it(weights: Callable[[Row], State], tiny_model: ResT, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", weights(ROWS["a classifier"]))
     loaded = load(path, features=(LOGITS, "stage2"))

@@ -24,6 +24,8 @@ from rest_deploy.models.factory import create_model, load_model
 from rest_deploy.models.family import FAMILIES
 from rest_deploy.models.rest import ResT
 from rest_deploy.models.rest_family import CONFIGS, ResTConfig
+from rest_deploy.runtimes.pytorch import describe
+from rest_deploy.specs import PreprocessingChange
 from tests.checkpoints.files import authors_module, libraries
 from tests.checkpoints.test_read import logits
 from tests.conftest import TINY, lively
@@ -47,7 +49,7 @@ def apart() -> ResT:
 
 def test_heads_that_do_not_interact_are_not_read_as_one(apart: ResT, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", apart.state_dict())
-    with pytest.raises(CheckpointError, match=r"transform_conv.*--num-heads 1 2 4 8"):
+    with pytest.raises(CheckpointError, match=r"transform_conv.*--num-heads N N N N.*have 1 2 4 8;"):
         load_model(None, path)
     loaded = load_model(None, path, num_heads=(1, 2, 2, 4))
     assert loaded.model.config == APART
@@ -402,10 +404,52 @@ def test_all_settings_that_are_read_are_kept() -> None:
 def test_a_transform_that_settings_name_is_told(tiny_model: ResT, tmp_path: Path) -> None:
     args = Namespace(input_size=384, crop_pct=1.0, mean=[0.5, 0.5, 0.5], interpolation="bilinear", lr=0.1)
     loaded = load_model(None, saved(tmp_path / "a.pth", {"model": tiny_model.state_dict(), "args": args}))
-    sentence = next(told for told in loaded.told if told.startswith("transform: args says"))
+    info = describe(loaded)
+    (sentence,) = [told for told in info.weights.notes if told.startswith("transform")]
     for fact in ("input_size 384", "crop_pct 1.0", "mean [0.5, 0.5, 0.5]", "--image-size, --crop-ratio, --mean"):
         assert fact in sentence
     assert "--std" not in sentence
+    assert info.assumed["image size"] == "224x224, but args say input_size 384"
+    assert "args say" not in info.assumed["std"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "told"),
+    [
+        ({"input_size": 160}, {"size": (160, 160)}, []),
+        ({"input_size": 160}, {"size": (224, 224)}, ["args say input_size 160, and --image-size 224 was given"]),
+        ({"input_size": [3, 160, 96]}, {"size": (160, 96)}, []),
+        ({"img_size": 160}, {"resize": "native"}, ["args say img_size 160, and --transform native was given"]),
+        ({"crop_pct": 0.9}, {"resize": "warp"}, ["args say crop_pct 0.9, and --transform warp was given"]),
+        ({"crop_pct": 0.9, "interpolation": "bilinear"}, {"crop_ratio": 0.9, "interpolation": "bilinear"}, []),
+        ({"mean": [0.5]}, {"mean": (0.5,) * 3}, []),
+        ({"std": [51, 102, 153]}, {"std": (0.2, 0.4, 0.6)}, []),  # of images of 0 to 255
+        ({"mean": (0.1, 0.2, 0.3)}, {"mean": (0.1, 0.2, 0.4)}, ["mean [0.1, 0.2, 0.3], and --mean 0.1 0.2 0.4 was"]),
+        ({"mean": 0.5, "img_size": 96}, {"size": (96, 96)}, ["args say mean 0.5: not used; give --mean"]),
+    ],
+)
+def test_a_setting_that_a_flag_says_too(
+    settings: dict[str, Any], change: dict[str, Any], told: list[str], tiny_model: ResT, tmp_path: Path
+) -> None:
+    content = {"model": tiny_model.state_dict(), "args": Namespace(**settings)}
+    info = describe(load_model(None, saved(tmp_path / "a.pth", content)), preprocessing=PreprocessingChange(**change))
+    notes = [note for note in info.weights.notes if note.startswith("transform")]
+    assert len(notes) == len(told)
+    assert all(words in note for words, note in zip(told, notes, strict=True))
+
+
+def test_a_setting_that_agrees_with_what_is_assumed(tiny_model: ResT, tmp_path: Path) -> None:
+    args = Namespace(input_size=224, img_size=None, interpolation="")  # as timm leaves what was not given
+    info = describe(load_model(None, saved(tmp_path / "a.pth", {"model": tiny_model.state_dict(), "args": args})))
+    assert (info.assumed["image size"], info.assumed["interpolation"]) == (
+        "224x224, and args say input_size 224",
+        "bicubic",
+    )
+
+
+def test_the_dtype_of_weights_is_told(tiny_model: ResT, tmp_path: Path) -> None:
+    half = copy.deepcopy(tiny_model).half().state_dict()
+    assert "stored as float16" in load_model(None, saved(tmp_path / "a.pth", half)).told
 
 
 def test_a_config_that_says_so_agrees_with_settings(tmp_path: Path) -> None:

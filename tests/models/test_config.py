@@ -59,7 +59,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name):
     ("values", "message"),
     [
         ({"embed_dims": (64, 128, 256)}, "embed_dims has 3 values; accepted: 4"),
-        ({"depths": (2, 2, 2, 2, 2)}, "depths has 5 values; accepted: 4"),
+        ({"depths": (2, 2, 2, 2, 2)}, "depths has 5 values; accepted: 4$"),
         ({"num_heads": 8}, "num_heads is 8; accepted: a list or tuple"),
         ({"sr_ratios": "8421"}, "sr_ratios is '8421'; accepted: a list or tuple"),
         ({"mlp_ratios": None}, "mlp_ratios is None"),

@@ -72,6 +72,8 @@ def test_every_command_says_what_was_assumed(
         assert "assumed" in text, command
         for what in ("image size", "224x224", "mean", "model_ema", "GELU"):
             assert what in text, (command, what)
+    assert "made with" in told["info"]
+    assert "read with" in Outcome(info_command, [training_checkpoint], capsys).out
     for flag in ("--weights-key", "--image-size", "--mean", "--alpha", "--activation"):
         assert flag in told["export"]
 
@@ -125,6 +127,23 @@ def test_a_checkpoint_that_says_it_all_leaves_nothing(tmp_path: Path, tiny_model
     save_checkpoint(path, tiny_model, labels=list("abcdefg"), preprocessing=steps, activation="sigmoid")
     info = prepare(ExportRequest(None, tmp_path / "x.onnx", checkpoint=path, strict=True)).info
     assert (info.assumed, info.preprocessing, info.activation) == ({}, steps, Activation.SIGMOID)
+
+
+def test_the_name_of_a_file_that_nobody_named(tmp_path: Path, tiny_model: ResT) -> None:
+    """A network of one's own has the name of its checkpoint, a published or a named one its own."""
+    contents: dict[str, Any] = {
+        "train": tiny_model.state_dict(),
+        "lite": create_model("rest_lite", num_classes=7).state_dict(),
+    }
+    for name, content in contents.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+    save_checkpoint(tmp_path / "card.safetensors", tiny_model, name="weather")
+    files = {"train.pth": "train.onnx", "lite.pth": "rest_lite.onnx", "card.safetensors": "weather.onnx"}
+    for name, file in files.items():
+        assert prepare(ExportRequest(None, checkpoint=tmp_path / name)).jobs[0].output == Path(file)
+    torch.save(contents["train"], tmp_path / "x.onnx")
+    with pytest.raises(ConfigError, match="it is the checkpoint"):
+        prepare(ExportRequest(None, tmp_path / "x.onnx", checkpoint=tmp_path / "x.onnx"))
 
 
 def test_a_thousand_classes_are_not_imagenets_for_their_number(tmp_path: Path) -> None:
