@@ -272,7 +272,7 @@ def test_int8_for_tensorrt_takes_arrays_of_the_callers(detector: Path, tmp_path:
 
 def test_the_commands(detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "b.onnx"
-    argv = ["--checkpoint", str(detector), "--features", "stage4,stage2", "-o", str(output)]
+    argv = ["--checkpoint", str(detector), "--features", ",".join(STAGE_MAPS), "-o", str(output)]
     assert export_command.main([*argv, "--dry-run", "--json"]) == 0
     assert "stage4 (32 channels, stride 32, normalised)" in json.loads(capsys.readouterr().out)["outputs"]
     assert export_command.main(argv) == 0

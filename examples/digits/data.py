@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 LABELS = tuple(str(digit) for digit in range(10))
 HELD_OUT = 360
@@ -24,6 +22,9 @@ def load_split() -> tuple[Digits, Labels, Digits, Labels]:
     Returns:
         Training images (1437, 8, 8) with values 0 to 16, their labels (1437,), and the same of the 360 held-out images.
     """
+    from sklearn.datasets import load_digits  # takes two seconds
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     train_images, test_images, train_labels, test_labels = train_test_split(
         digits.images, digits.target, test_size=HELD_OUT, stratify=digits.target, random_state=_SPLIT_SEED
