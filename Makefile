@@ -13,6 +13,9 @@ $(VENV)/.made: pyproject.toml constraints.txt
 demo: $(VENV)/.made
 	$(BIN)/python -m examples.demo
 
+# Pytest keeps the tests as it has rewritten them, unless this is set: each worker then takes ten seconds to do so anew.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 # The first lane: all but what is marked slow.
 test: $(VENV)/.made
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import math
 import os
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from rest_deploy import errors
 from rest_deploy.benchmarking import conditions
@@ -62,6 +64,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="try all that make soak promises, not a part of it")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hypothesis tries fewer examples in the first lane, where a test does not say how many."""
+    settings.register_profile("first lane", max_examples=20)
+    if in_first_lane(config):
+        settings.load_profile("first lane")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Once | None]:
     """Traces and answers of networks that were seen before, in this process or in another worker."""
@@ -73,6 +82,7 @@ def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
     from tests.once import Once
 
+    gc.freeze()  # all that is loaded by now: each search for garbage would go through it, for a third of a second
     worker = "PYTEST_XDIST_WORKER" in os.environ
     torch.set_num_threads(1 if worker else 2)  # OpenMP's threads wait for each other, long where others take the cores
     folder = tmp_path_factory.getbasetemp()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.formats import FormatRequest, get_format
 from rest_deploy.runtimes.ort import OnnxRuntime
@@ -19,6 +20,10 @@ from tests.standins.tensorrt import FakeTensorRT
 
 RTX = "tensorrt_rtx-1.7.1.116"
 GPU = FakeDevice("NVIDIA GeForce RTX 4090", (8, 9), 24 << 30)
+
+
+#: What an engine depends on -> its files.
+_built: dict[tuple[object, ...] | None, dict[str, bytes]] = {}
 
 
 @dataclass
@@ -42,13 +47,29 @@ class Machine:
     def build(self, onnx: Path, folder: Path, config: EngineConfig | None = None) -> Path:
         """An engine with its manifest; it computes what ONNX Runtime computes with the file."""
         config = config or EngineConfig(use_timing_cache=False)
-        command = ("--checkpoint", "tiny.safetensors")
-        request = FormatRequest(self.format, Precision.FP32, config, verify=False, command=command)
-        path = get_format(self.format).check(request).make(onnx, read_info(onnx), folder).path
+        key = self._key(onnx, config)
+        if key not in _built:
+            command = ("--checkpoint", "tiny.safetensors")
+            request = FormatRequest(self.format, Precision.FP32, config, verify=False, command=command)
+            path = get_format(self.format).check(request).make(onnx, read_info(onnx), folder).path
+            if key is not None:
+                _built[key] = {file.name: file.read_bytes() for file in (path, manifest_path(path))}
+        else:
+            for name, content in _built[key].items():
+                (folder / name).write_bytes(content)
+            path = folder / next(iter(_built[key]))
         reference = OnnxRuntime(onnx)
         self.trt.network = lambda batch: reference.run(batch)["logits"]
         self.forget()
         return path
+
+    def _key(self, onnx: Path, config: EngineConfig) -> tuple[object, ...] | None:
+        """What an engine depends on; None where building it is to be seen, or to fail."""
+        trt, cuda = self.trt, self.cuda
+        if trt.returns or cuda.fail or config.use_timing_cache:
+            return None
+        told = (trt.layers_text, trt.datatype, repr(trt.datatypes), trt.stride)
+        return trt.library, *told, repr(cuda.devices), cuda.absent, cuda.driver, config, onnx.name, onnx.read_bytes()
 
     def forget(self) -> None:
         """Forget the calls so far."""

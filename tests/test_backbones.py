@@ -30,7 +30,7 @@ from rest_deploy.report.fields import read_record
 from rest_deploy.report.report import render
 from rest_deploy.runtimes.registry import open_runtime, read_info
 from rest_deploy.specs import STAGE_MAPS, FeatureNorm, Precision
-from tests.conftest import IMAGES, TINY, TINY_V2
+from tests.conftest import IMAGES, TINY, TINY_V2, slow
 from tests.models.test_taps import norms_of
 
 PREFIX = "backbone.bottom_up."
@@ -120,6 +120,7 @@ def test_graphs_have_the_maps_by_name_and_any_size(backbone: Path) -> None:
     assert not [node for node in graph.node if node.name.startswith("head")]
 
 
+@pytest.mark.slow
 def test_some_stages_of_a_chain(backbone: Path, detector: Path, tmp_path: Path) -> None:
     some = export(None, tmp_path / "some.onnx", checkpoint=detector, features=("stage3", "stage1"), verify=False)
     batch = _batch(48, 33)
@@ -152,6 +153,7 @@ def test_a_fault_in_one_map_is_found(backbone: Path, detector: Path, tmp_path: P
     assert artifact.blocks.first_over_limit == "norm3"
 
 
+@pytest.mark.slow
 def test_an_export_whose_map_is_wrong_is_not_kept(
     detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,7 +213,7 @@ def test_the_embedding_is_what_the_head_takes(embedder: Path, tiny_model: ResT) 
 # Lower precisions
 
 
-@pytest.mark.parametrize("half_io", [False, True])
+@pytest.mark.parametrize("half_io", [True, *slow([False])])
 def test_maps_in_half_precision(detector: Path, backbone: Path, tmp_path: Path, *, half_io: bool) -> None:
     half = export(None, tmp_path / "half.onnx", checkpoint=detector, features=STAGE_MAPS, precision="fp16",
                   compare_speed=False, half_io=half_io)  # fmt: skip
@@ -246,6 +248,7 @@ def test_maps_in_int8_are_judged_by_their_root_mean_square(detector: Path, tmp_p
     assert all(row["rms_error"] > 1e-4 * row["std"] for row in info.verification["cases"] if row["output"] == "stage2")
 
 
+@pytest.mark.slow
 def test_int8_for_tensorrt_takes_arrays_of_the_callers(detector: Path, tmp_path: Path) -> None:
     folder = tmp_path / "inputs"
     folder.mkdir()
@@ -270,7 +273,7 @@ def test_int8_for_tensorrt_takes_arrays_of_the_callers(detector: Path, tmp_path:
 
 def test_the_commands(detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "b.onnx"
-    argv = ["--checkpoint", str(detector), "--features", "stage4,stage2", "-o", str(output)]
+    argv = ["--checkpoint", str(detector), "--features", ",".join(STAGE_MAPS), "-o", str(output)]
     assert export_command.main([*argv, "--dry-run", "--json"]) == 0
     assert "stage4 (32 channels, stride 32, normalised)" in json.loads(capsys.readouterr().out)["outputs"]
     assert export_command.main(argv) == 0

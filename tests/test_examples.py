@@ -22,6 +22,8 @@ from examples import similarity
 from examples.digits.data import load_split, render
 from rest_deploy import Predictor, export
 
+pytestmark = pytest.mark.slow
+
 DIGITS = Path(examples.__file__).parent / "digits" / "rest_digits.safetensors"
 
 

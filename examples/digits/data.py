@@ -6,14 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-try:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-except ModuleNotFoundError as exc:
-    raise SystemExit(
-        "error: the digits come with scikit-learn, which is not installed; make demo installs it in .venv"
-    ) from exc
-
 LABELS = tuple(str(digit) for digit in range(10))
 HELD_OUT = 360
 _SPLIT_SEED = 20210528  # apart from the training seed, so that no run can move an image across the split
@@ -30,6 +22,14 @@ def load_split() -> tuple[Digits, Labels, Digits, Labels]:
     Returns:
         Training images (1437, 8, 8) with values 0 to 16, their labels (1437,), and the same of the 360 held-out images.
     """
+    try:  # here, as it takes two seconds
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ModuleNotFoundError as exc:
+        raise SystemExit(
+            "error: the digits come with scikit-learn, which is not installed; make demo installs it in .venv"
+        ) from exc
+
     digits = load_digits()
     train_images, test_images, train_labels, test_labels = train_test_split(
         digits.images, digits.target, test_size=HELD_OUT, stratify=digits.target, random_state=_SPLIT_SEED

@@ -237,7 +237,7 @@ def record_or_message(text):
         return str(exc)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(st.sampled_from(list(places(VALUES))), JUNK, st.booleans())
 def test_a_mutated_record_gives_a_record_or_an_artifact_error(path, junk, remove):
     values = json.loads(json.dumps(VALUES))
@@ -256,7 +256,7 @@ def test_a_mutated_record_gives_a_record_or_an_artifact_error(path, junk, remove
         assert found.engine is None or found.engine.rebuild("a.engine")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(st.data())
 def test_mutated_text_gives_a_record_or_an_artifact_error(data):
     text = json.dumps(VALUES)

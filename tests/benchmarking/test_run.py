@@ -28,7 +28,7 @@ from rest_deploy.models.restv2_family import ResTv2Config
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import Predictor
 from rest_deploy.specs import ImageSize
-from tests.conftest import ROOT, TINY, TINY_V2
+from tests.conftest import ROOT, TINY, TINY_V2, slow
 
 QUICK = Effort(min_rounds=8, min_seconds=0.0)
 
@@ -328,7 +328,7 @@ def test_an_export_that_fails_is_its_baselines_error(tiny_onnx: Path, monkeypatc
     assert [result.error is None for result in made.cases[0].results] == [True, False, True]
 
 
-@pytest.mark.parametrize("package", ["torch", "safetensors"])
+@pytest.mark.parametrize("package", ["torch", *slow(["safetensors"])])
 def test_baselines_whose_files_cannot_be_made_here(package: str, tiny_onnx: Path) -> None:
     """In a process of its own, as modules that are loaded stay reachable through their packages."""
     code = f"""

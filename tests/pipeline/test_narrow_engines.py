@@ -139,7 +139,7 @@ def _on_gpu(machine: Machine, checkpoint: Path, output: Path, **options: Any) ->
 
 
 @pytest.mark.parametrize("file", [API_FILES[0], *slow(API_FILES[-1:])])
-@pytest.mark.parametrize("half_io", [False, True])
+@pytest.mark.parametrize("half_io", [True, *slow([False])])
 def test_where_a_gpu_is_it_is_verified_and_timed(
     *, file: str, half_io: bool, half_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +172,7 @@ def test_where_a_gpu_is_it_is_verified_and_timed(
         np.testing.assert_allclose(logits, wanted.astype(np.float16) if half_io else wanted)
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_not_faster_says_so(
     half_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

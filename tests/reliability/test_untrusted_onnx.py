@@ -533,7 +533,7 @@ def test_the_comparison_finds_what_differs(tiny_onnx: Path) -> None:
 def test_every_flipped_bit_is_found(tiny_onnx: Path, tmp_path: Path, amount: Amount, record: Record) -> None:
     whole = tiny_onnx.read_bytes()
     generator = random.Random(0)
-    count = amount(300, 3000, 60)
+    count = amount(300, 3000, 30)
     path = tmp_path / "flipped.onnx"
     for _ in range(count):
         damaged = bytearray(whole)

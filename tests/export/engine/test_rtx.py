@@ -44,13 +44,14 @@ def digits_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_export(ExportRequest(None, output, checkpoint=DIGITS, verify=False)).path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "targets", "profiles"),
     [
         ("digits", ("sm86",), ONE),
-        pytest.param("digits", ("sm86", "sm89", "sm120"), TWO, marks=pytest.mark.slow),
-        pytest.param("rest_lite", ("sm89",), TWO, marks=pytest.mark.slow),
-        pytest.param("rest_lite", (), ONE, marks=pytest.mark.slow),
+        ("digits", ("sm86", "sm89", "sm120"), TWO),
+        ("rest_lite", ("sm89",), TWO),
+        ("rest_lite", (), ONE),
     ],
 )
 def test_engines_in_fp32(
