@@ -79,7 +79,7 @@ def test_the_opaque_operator_is_the_function(ratio: int) -> None:
 # The deploy form
 
 
-@settings(deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(batch=st.integers(1, 2), height=st.integers(1, 140), width=st.integers(1, 140))
 def test_the_deploy_form_is_the_same_function_at_any_size(batch: int, height: int, width: int) -> None:
     made = lively(create_model(TINY_V2)).double()
@@ -101,7 +101,7 @@ def configs(draw: st.DrawFn) -> ResTv2Config:
     )
 
 
-@settings(deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(config=configs(), height=st.integers(1, 70), width=st.integers(1, 70))
 def test_the_deploy_form_is_the_same_function_for_any_config(config: ResTv2Config, height: int, width: int) -> None:
     made = lively(create_model(config)).double()
