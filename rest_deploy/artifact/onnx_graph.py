@@ -159,7 +159,7 @@ def _graph(inner: _Fields | None) -> _Fields:
     )
 
 
-#: The way that is taken, in it blocks of queries, in these nothing more (``export/stream.py``).
+#: In it both ways of an attention, in one of these what is done with a block (``export/blockwise.py``); no deeper.
 _GRAPH = _graph(_graph(_graph(None)))
 _MODEL = _message(
     {
@@ -278,12 +278,9 @@ def without_weights(content: bytes, model: Mapping[str, Any], place: str) -> byt
         place: What is external data's name for the file.
     """
     begin, end = model["graph"]
-    reader, graph = _Reader(content), bytearray()
-    copied = at = begin
-    while at < end:  # all fields of a graph are messages or texts
-        length, start = reader.number(at + 1, end)
-        stop = start + length
-        if content[at] == _INITIALIZER:
+    reader, graph, copied = _Reader(content), bytearray(), begin
+    for tag, at, start, stop in _fields(content, begin, end):
+        if tag == _INITIALIZER:
             first, last = reader.message(start, stop, _TENSOR).get("raw_data", (0, 0))
             if last - first >= _APART:  # the last field of a tensor
                 told = (("location", place), ("offset", str(first)), ("length", str(last - first)))
@@ -291,7 +288,6 @@ def without_weights(content: bytes, model: Mapping[str, Any], place: str) -> byt
                 external = b"".join(bytes_field(13, text_entry(*entry)) for entry in told) + _EXTERNALLY
                 graph += content[copied:at] + bytes_field(5, kept + external)
                 copied = stop
-        at = stop
     graph += content[copied:end]
     return content[: begin - len(_head(7, end - begin))] + bytes_field(7, bytes(graph)) + content[end:]
 

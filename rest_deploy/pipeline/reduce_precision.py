@@ -266,10 +266,8 @@ class Reduction:
         model = self.convert(plan)
         del model.metadata_props[:]  # the record and the seal of the FP32 file
         extra = {**info.extra, "nodes": len(model.graph.node)}
-        if info.attention_block and self.network.recipe.blockwise:
+        if info.attention_block:
             model = checked_blockwise(model, self.network.recipe.logits_tolerance)
-        else:
-            extra["attention_block"] = None
         record = self.network.record(plan, budget_record(self.network.recipe, *self.limits))
         info = replace(info, extra=extra, precision_plan=record)
         with replacing(path) as target:

@@ -135,6 +135,7 @@ class ExportRequest:
         self._set("configs", MappingProxyType(_make_configs(self.formats, self.options)))
         self._set("recipe", self.precision_config.recipe(self.precision, self._targets))
         self.precision_config.check(self.recipe, self.verify)
+        self.configs[SOURCE].check(self.recipe, kept=SOURCE in self.formats)
         for name in self.formats:
             for package, extra in get_format(name).packages.items():
                 if importlib.util.find_spec(package) is None:

@@ -97,10 +97,8 @@ def open_subject(name: str, path: Path, device: str | None, threads: int | None)
     if info.format == "onnx" and info.recipe.emulator and device in (None, "cpu"):
         import onnx
 
-        from rest_deploy.export.blockwise import whole
-
         file = read_checked(path, operators_of)
-        info, model = file.info, whole(onnx.load_model_from_string(bytes(file.content)))
+        info, model = file.info, onnx.load_model_from_string(bytes(file.content))
         info.check_tensors(_shapes(model.graph.input), _shapes(model.graph.output), path)
         run = candidate_of(model, info.recipe, threads)
         yield Subject(name, path, info, run, "cpu", info.recipe.emulated, in_graph, threads)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rest_deploy.errors import counted
 from rest_deploy.recipes import Limits, Recipe
 from rest_deploy.verification.blocks import BlockComparison
 from rest_deploy.verification.figures import MOST_FLIPS, MOST_WRONG, Accuracy, ImageFigures, ValueFigures
@@ -186,8 +187,7 @@ class Verification:
         """What is past the limits or could not be run, and how many images could not be read, in words."""
         failures = [f"{own.about['name']}: {failure}" for own in self.artifacts for failure in own.failures]
         if self.data is not None and self.data.skipped:
-            images = "1 image" if len(self.data.skipped) == 1 else f"{len(self.data.skipped)} images"
-            failures.append(f"{images} could not be read")
+            failures.append(f"{counted(len(self.data.skipped), 'image')} could not be read")
         return failures
 
     @property

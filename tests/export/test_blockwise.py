@@ -18,17 +18,18 @@ from onnx.reference import ReferenceEvaluator
 from rest_deploy import Predictor, export, verify
 from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.artifact.onnx_graph import read_model, refuse_hostile
-from rest_deploy.errors import ExportError
+from rest_deploy.errors import ConfigError, ExportError
 from rest_deploy.export import blockwise as blocks
 from rest_deploy.export import checks
 from rest_deploy.export.blockwise import BLOCK, blockwise, whole, with_block
 from rest_deploy.export.checks import checked_blockwise
 from rest_deploy.export.cpu_session import CpuSession
 from rest_deploy.models.family import operators_of
+from rest_deploy.pipeline import ExportRequest, run_exports
 from rest_deploy.runtimes import ort
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import STAGE_MAPS
-from tests.conftest import TINY_V2
+from tests.conftest import TINY, TINY_V2
 
 #: float32 through a dozen layers whose largest activations are about 10.
 CLOSE = 2e-5
@@ -142,15 +143,26 @@ def test_a_file_in_blocks(file: Path, tiny_onnx: Path, tiny_checkpoint: Path, rn
     assert verify(file, tiny_checkpoint, sizes=[(64, 64)], per_block=True).passed
 
 
-def test_integers_in_blocks_and_halves_as_they_are(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """FP16 and INT8 for TensorRT are for GPUs, and TensorRT does not know a Scan."""
-    asked = {"checkpoint": tiny_checkpoint, "blockwise": True, "compare_speed": False}
-    integers = export(None, tmp_path / "i.onnx", precision="int8", reduced_range=True, **asked)
-    halves = export(None, tmp_path / "h.onnx", precision="fp16", **asked)
-    assert [read_info(own).attention_block for own in (integers, halves)] == [BLOCK, None]
-    kinds = [{node.op_type for node in onnx.load(own).graph.node} for own in (integers, halves)]
-    assert ["If" in own for own in kinds] == [True, False]
-    assert verify([integers, halves], tiny_checkpoint, sizes=[(64, 64)], per_block=True).passed
+def test_integers_in_blocks(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    made = export(None, tmp_path / "i.onnx", checkpoint=tiny_checkpoint, precision="int8", reduced_range=True,
+                  blockwise=True, compare_speed=False)  # fmt: skip
+    assert read_info(made).attention_block == BLOCK
+    assert "If" in {node.op_type for node in onnx.load(made).graph.node}
+    assert verify(made, tiny_checkpoint, sizes=[(64, 64)], per_block=True).passed
+
+
+@pytest.mark.parametrize(
+    ("asked", "of"),
+    [({"precision": "fp16"}, "FP16"), ({"precision": "int8", "int8_target": "trt"}, "INT8 for TensorRT"),
+     ({"format": "trt-rtx"}, "engines")],
+)  # fmt: skip
+def test_what_has_no_blocks(asked: dict[str, Any], of: str, tmp_path: Path) -> None:
+    """TensorRT does not know a Scan."""
+    if asked.get("int8_target"):
+        (tmp_path / "images").mkdir()
+        asked = {**asked, "calibration": tmp_path / "images"}
+    with pytest.raises(ConfigError, match=f"--blockwise is for ONNX files .* and not for {of}; leave it out"):
+        export(TINY, tmp_path / ("x.engine" if "format" in asked else "x.onnx"), blockwise=True, **asked)
 
 
 def test_maps_in_blocks(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -199,6 +211,6 @@ def test_on_a_gpu_no_blocks_are_opened(file: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_an_engine_is_built_of_all_queries_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
-    made = export(None, tmp_path / "a.engine", checkpoint=tiny_checkpoint, format="trt-rtx", blockwise=True,
-                  max_size=(128, 128))  # fmt: skip
-    assert read_info(made).attention_block is None
+    request = ExportRequest(None, tmp_path / "a", format="onnx,trt-rtx", checkpoint=tiny_checkpoint,
+                            options={"blockwise": True, "max_size": (128, 128)})  # fmt: skip
+    assert [made.info.attention_block for made in run_exports(request)] == [BLOCK, None]
