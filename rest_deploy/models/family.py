@@ -122,7 +122,7 @@ class Family(ABC, Generic[C]):
             height, width: Of the images, in pixels.
             precision: Of the file.
             format: ``"onnx"`` in ONNX Runtime, ``"pytorch"`` for a checkpoint.
-            block: As a record's ``attention_block``.
+            block: As a record's ``map_block``.
         """
 
     @abstractmethod
@@ -311,6 +311,13 @@ def spaced(numbers: Iterable[int]) -> str:
 
 #: Formats that run on the CPU.
 _FORMATS = ("onnx", "pytorch")
+#: ONNX files compute large maps in blocks of rows (``export/blockwise.py``). Numbers of all heads and images that a
+#: block has at most, where a row does not have more: 8 MiB in float32, with which products of 64 channels are nearly as
+#: fast as the machine multiplies (docs/benchmarks.md). Maps of up to so many blocks are computed whole.
+MAP_BLOCK, WHOLE_BLOCKS = 1 << 21, 4
+#: Numbers in a weight of an MLP that has blocks, at most. A runtime holds the weights of both ways; where they are
+#: larger the map is small, as channels double where tokens are quartered.
+MLP_WEIGHT = (1 << 18) - 1
 
 
 def network_bytes(
@@ -331,7 +338,7 @@ def network_bytes(
         height, width: Of the images, in pixels.
         precision: Of the file.
         format: ``"onnx"`` in ONNX Runtime, ``"pytorch"`` for a checkpoint.
-        block: As a record's ``attention_block``.
+        block: As a record's ``map_block``.
 
     Raises:
         ConfigError: The format is of no network that runs on the CPU.

@@ -190,7 +190,7 @@ class Runtime(ABC):
                 *size,
                 precision=info.precision,
                 format=RUNTIMES[info.format].memory,
-                block=info.attention_block,
+                block=info.map_block,
             )
         return known[size]
 

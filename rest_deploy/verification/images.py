@@ -261,7 +261,7 @@ class _Going:
                 if subject.device == "cpu" and info.engine is None:
                     own_size = (config_of(info), size.height, size.width, name)
                     memory = RUNTIMES[info.format].memory
-                    block = info.attention_block
+                    block = info.map_block
                     check_image(*own_size, precision=info.precision, format=memory, block=block, widening=wide)
 
     def _answer(self, answers: _Answers, group: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
