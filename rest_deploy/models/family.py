@@ -314,7 +314,7 @@ _FORMATS = ("onnx", "pytorch")
 #: ONNX files compute large maps in blocks of rows (``export/blockwise.py``). Numbers of all heads and images that a
 #: block has at most, where a row does not have more: 8 MiB in float32, with which products of 64 channels are nearly as
 #: fast as the machine multiplies (docs/benchmarks.md). Maps of up to so many blocks are computed whole.
-MAP_BLOCK, WHOLE_BLOCKS = 1 << 21, 4
+MAP_BLOCK, WHOLE_BLOCKS = 1 << 21, 3
 #: Numbers in a weight of an MLP that has blocks, at most. A runtime holds the weights of both ways; where they are
 #: larger the map is small, as channels double where tokens are quartered.
 MLP_WEIGHT = (1 << 18) - 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import ConfigError
-from rest_deploy.models.family import Family, NetworkConfig
+from rest_deploy.models.family import MLP_WEIGHT, WHOLE_BLOCKS, Family, NetworkConfig
 from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import ImageSize, Precision, Preprocessing
 from rest_deploy.values import Many
@@ -24,6 +24,8 @@ MAX_BLOCKS = 1000  # of a stage; rest_large has 18
 _FLOAT = 4
 #: Maps of the stem that are alive at a time.
 _STEM_MAPS = {"onnx": 2, "pytorch": 3}
+#: Maps of tokens around an attention in blocks.
+_AROUND_BLOCKS = 4
 #: Measured with TensorRT-RTX 1.7: scratch memory of a layer at the smallest sizes, and beside the widest point.
 _SCRATCH_BYTES, _BESIDE_BYTES = 16 << 20, 6 << 20
 
@@ -134,6 +136,13 @@ def stage_sizes(config: StagesConfig, height: int, width: int) -> Iterator[Stage
         yield StageSize(height * width, keys, dim, config.hidden_dim(stage), heads)
 
 
+def _at_a_time(row: int, rows: int, block: int | None) -> float:
+    """Share of a map that is alive at a time, of so many rows of so many numbers; a block has one row at least."""
+    if block is None or row * rows <= WHOLE_BLOCKS * block:
+        return 1.0
+    return max(block, row) / (row * rows)
+
+
 C = TypeVar("C", bound=StagesConfig)
 
 
@@ -179,14 +188,13 @@ class StagesFamily(Family[C]):
         stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
         widest = 0.0
         for stage in stage_sizes(config, height, width):
-            at_a_time = 1.0
-            if block is not None:  # a block has one query of each head and image at least
-                query = batch * stage.heads * stage.keys
-                at_a_time = min(1.0, max(block, query) / (query * stage.tokens))
+            at_a_time = _at_a_time(batch * stage.heads * stage.keys, stage.tokens, block)
             maps = at_a_time * self.call_overhead[format] * self.attention_numbers(stage, precision, format)
-            around = self.call_around[format] * stage.tokens * stage.dim
-            mlp = stage.tokens * (2 * stage.dim + 2 * stage.hidden)
-            widest = max(widest, maps + around, mlp)
+            around = self.call_around[format] if at_a_time == 1 else _AROUND_BLOCKS
+            small = stage.dim * stage.hidden <= MLP_WEIGHT and precision is Precision.FP32
+            inside = _at_a_time(stage.hidden, batch * stage.tokens, block if small else None)
+            mlp = stage.tokens * (2 * stage.dim + inside * 2 * stage.hidden)
+            widest = max(widest, maps + around * stage.tokens * stage.dim, mlp)
         return int(batch * _FLOAT * (height * width * config.in_channels + _STEM_MAPS[format] * stem + widest))
 
     def engine_bytes(self, config: C, largest: InputSize, precision: Precision) -> int:
