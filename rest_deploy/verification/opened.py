@@ -76,13 +76,16 @@ class Subject:
         """Batches and sizes that it is checked at where none are asked for."""
         return CASES if self.info.engine is None else cases_within(self.info.engine.profiles)
 
-    def check_memory(self, size: Case, images: str, refusal: type[RestDeployError]) -> None:
+    def check_memory(
+        self, size: Case, images: str, refusal: type[RestDeployError], step: str = "scale it down first"
+    ) -> None:
         """Refuse a call for which too little memory is free on the CPU; what a GPU has is not known before.
 
         Args:
             size: Of its input.
             images: What a message calls the images.
             refusal: The error.
+            step: What to do then.
 
         Raises:
             PredictorError: Too little is free for any image.
@@ -90,7 +93,7 @@ class Subject:
         """
         if self.device == "cpu":
             computed = f" ({self.computed})" if self.widening > 1 else ""
-            check_call(self._call_bytes, size.sizes, f"{images}, for {self.name}{computed}", refusal)
+            check_call(self._call_bytes, size.sizes, f"{images}, for {self.name}{computed}", refusal, step=step)
 
     def _call_bytes(self, count: int, height: int, width: int) -> int:
         return self.widening * call_bytes(self.info, count, height, width)

@@ -22,7 +22,8 @@ from rest_deploy.verification.opened import OpenReference, Subject, WeightsChoic
 from rest_deploy.verification.reference import Case, CaseFigures, Comparison, Reference, synthetic_images
 from rest_deploy.verification.result import ArtifactResult, Verification
 
-_SYNTHETIC = "synthetic images"
+#: What is refused, by which error, and what to do then.
+_SYNTHETIC = ("synthetic images", InputError, "give smaller sizes")
 _BLOCK_SIZE = ImageSize(224, 224)
 
 
@@ -158,7 +159,7 @@ def _on_synthetic(
     """Measure artifacts on synthetic images of some cases, or of each artifact's own; the reference answers once."""
     every = list(dict.fromkeys(case for subject in subjects for case in cases or subject.own_cases))
     for case in every:
-        reference.subject.check_memory(case, _SYNTHETIC, InputError)
+        reference.subject.check_memory(case, *_SYNTHETIC)
     say(0.0, "the reference on synthetic images")
     channels = int(reference.subject.info.input.shape[1])
     padded = bool(reference.subject.info.taps.stages)
@@ -170,7 +171,7 @@ def _on_synthetic(
         allowed, figures, failed = of_artifact(subject.info, limits), list[CaseFigures](), list[str]()
         for case in cases or subject.own_cases:
             try:
-                subject.check_memory(case, _SYNTHETIC, InputError)
+                subject.check_memory(case, *_SYNTHETIC)
                 figures += measured[subject.info.precision].compare(subject.run, allowed, cases=[case]).cases
             except RestDeployError as exc:  # as of an engine that was not built for the size; others are looked at
                 failed.append(f"{case}: {exc}")
@@ -202,7 +203,7 @@ def _by_block(
         )
         case = next(failed, first)
         for one in (reference.subject, subject):
-            one.check_memory(case, _SYNTHETIC, InputError)
+            one.check_memory(case, *_SYNTHETIC)
         images = synthetic.reference.images(case) if synthetic.reference is not None else None
         if images is None:
             images = synthetic_images(np.random.default_rng(seed), case, int(subject.info.input.shape[1]))
