@@ -355,6 +355,7 @@ CALLS: dict[str, tuple[int, str]] = {
     "predict {onnx} {images} --json --top-k 2": (0, ""),
     "info {onnx}": (0, ""),
     "info {checkpoint} --json": (0, ""),
+    "info {onnx} --memory 224 2x4000x3000": (0, ""),
     "verify {onnx} --reference {checkpoint} --sizes 32 65x48": (0, ""),
     "verify {onnx} --reference {checkpoint} --sizes 32 --no-synthetic --data {images} -o a.json": (0, "a.json"),
     "bench {onnx} --sizes 32 --min-rounds 2 --min-seconds 0.001 --no-cold -o timed.json": (0, "timed.json"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -396,3 +397,21 @@ def pixels_within(limit_bytes: int, call_bytes: Callable[[int, int, int], int]) 
         else:
             does_not = side
     return fits * fits
+
+
+def engine_side(config: NetworkConfig, batch: int, precision: Precision, limit_bytes: int) -> int:
+    """Side of the largest square images of which an engine takes a batch within so many bytes for activations, as
+    estimated; 0 where not even images of one pixel fit.
+
+    Args:
+        config: Of the network.
+        batch: Images of a call.
+        precision: Of the engine.
+        limit_bytes: How many.
+    """
+    family = family_of(config)
+
+    def activations(_: int, height: int, width: int) -> int:
+        return family.engine_bytes(config, InputSize(batch, ImageSize(height, width)), precision)
+
+    return math.isqrt(pixels_within(limit_bytes, activations))
