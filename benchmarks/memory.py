@@ -82,9 +82,7 @@ def _table(path: Path, limit: float) -> bool:
 
 
 def _estimate(info: ArtifactInfo, shape: tuple[int, int, int]) -> int:
-    return network_bytes(
-        config_of(info), *shape, precision=info.precision, format=info.format, block=info.map_block
-    )
+    return network_bytes(config_of(info), *shape, precision=info.precision, format=info.format, block=info.map_block)
 
 
 def _measure(path: Path, batch: int, height: int, width: int) -> int:
