@@ -22,6 +22,12 @@ STAGES = 4
 OF_STAGES = Many(STAGES, STAGES)
 MAX_BLOCKS = 1000  # of a stage; rest_large has 18
 _FLOAT = 4
+#: In PyTorch: numbers that the maps of queries x keys of all heads and images have at most where attention is computed
+#: as the authors wrote it, those of one image of 1024x1024 with one head. Above that queries go in blocks, of so many
+#: numbers where a query does not have more.
+AT_ONCE, BLOCK = 1 << 26, 1 << 20
+#: What malloc does not give back of blocks of that size: glibc trims its heap above twice the largest threshold of mmap.
+_HEAP_BYTES = 64 << 20
 #: Maps of the stem that are alive at a time.
 _STEM_MAPS = {"onnx": 2, "pytorch": 3}
 #: Measured with TensorRT-RTX 1.7: scratch memory of a layer at the smallest sizes, and beside the widest point.
@@ -177,9 +183,12 @@ class StagesFamily(Family[C]):
     ) -> int:
         """Between 0.9 and 1.6 of what was measured, from a gigabyte up (tests/models/test_memory.py)."""
         stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
-        widest = 0.0
+        widest, kept = 0.0, 0
         for stage in stage_sizes(config, height, width):
             at_a_time = 1.0
+            if format == "pytorch":
+                block = BLOCK if batch * stage.attention > AT_ONCE else None
+                kept = kept if block is None else _HEAP_BYTES
             if block is not None:  # a block has one query of each head and image at least
                 query = batch * stage.heads * stage.keys
                 at_a_time = min(1.0, max(block, query) / (query * stage.tokens))
@@ -187,7 +196,8 @@ class StagesFamily(Family[C]):
             around = self.call_around[format] * stage.tokens * stage.dim
             mlp = stage.tokens * (2 * stage.dim + 2 * stage.hidden)
             widest = max(widest, maps + around, mlp)
-        return int(batch * _FLOAT * (height * width * config.in_channels + _STEM_MAPS[format] * stem + widest))
+        own = height * width * config.in_channels + _STEM_MAPS[format] * stem + widest
+        return int(batch * _FLOAT * own) + kept
 
     def engine_bytes(self, config: C, largest: InputSize, precision: Precision) -> int:
         """Within 15% (ResT) and 20% (ResTv2) of what TensorRT-RTX 1.7 tells of FP32 engines from 1x224x224 to
