@@ -83,7 +83,7 @@ def _table(path: Path, limit: float) -> bool:
 
 def _estimate(info: ArtifactInfo, shape: tuple[int, int, int]) -> int:
     return network_bytes(
-        config_of(info), *shape, precision=info.precision, format=info.format, block=info.attention_block
+        config_of(info), *shape, precision=info.precision, format=info.format, block=info.map_block
     )
 
 

@@ -127,6 +127,17 @@ def available_bytes() -> int | None:
     return max(0, min(known)) if known else None
 
 
+def room_bytes() -> int | None:
+    """Bytes that one task may take at this moment: a share of those that are free; None if they are not known."""
+    free = available_bytes()
+    return int(SHARE * free) if free is not None else None
+
+
+def fits(needed: int, free: int | None) -> bool:
+    """Whether a task of so many bytes is let run where so many are free; None if that is not known."""
+    return needed <= USUAL or free is None or needed <= SHARE * free
+
+
 def check_memory(
     needed: int, what: str, refusal: type[RestDeployError], advice: str | Callable[[], str], *, usual: int = USUAL
 ) -> None:
@@ -143,7 +154,7 @@ def check_memory(
         PredictorError: Too little memory is free for any task.
         RestDeployError: ``refusal``: too little memory is free for this task.
     """
-    if needed <= USUAL or (free := available_bytes()) is None or needed <= SHARE * free:
+    if needed <= USUAL or (free := available_bytes()) is None or fits(needed, free):
         return
     takes = f"{what} would take about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
     if usual > SHARE * free:

@@ -147,6 +147,19 @@ def find_gpu(index: int) -> Gpu:
     return Gpu(index, name, capability, int(properties.totalGlobalMem))
 
 
+def free_bytes(index: int) -> int | None:
+    """Bytes of memory that are free on a GPU at this moment; None if CUDA does not say.
+
+    Asking starts CUDA on the GPU, which takes some hundred MiB of it.
+    """
+    try:
+        cuda = Cuda()
+        with cuda.on_device(index):
+            return int(cuda.call("cudaMemGetInfo")[0])
+    except (DeviceError, MissingPackageError):
+        return None
+
+
 def _why_none(cuda: Cuda, error: CudaError) -> str:
     driver = cuda.call("cudaDriverGetVersion")
     if driver == 0:
@@ -228,6 +241,12 @@ def load_library(name: str, purpose: str) -> Library:
 _FAILURES = frozenset({"ERROR", "INTERNAL_ERROR"})
 _LEVELS = {"WARNING": logging.WARNING, "INFO": logging.INFO, "VERBOSE": logging.DEBUG}
 
+#: How TensorRT's messages, CUDA's and ours tell that memory ran out.
+_NO_MEMORY = re.compile(
+    r"OutOfMemory|out of memory|insufficient memory|memory \(\d+ bytes\) could not be allocated|insufficient workspace|"
+    r"INSUFFICIENT_GPU_MEMORY",
+    re.IGNORECASE,
+)
 #: Logged for every object that is released on a machine without a GPU; never the reason for a failure.
 _SPURIOUS = re.compile(r"^.*catchCudaError.*cudaError (?:35|100)\b.*$", re.MULTILINE)
 #: A warning if a second object in the process has its own logger, which still works.
@@ -239,6 +258,11 @@ _FRAME = re.compile(r"^ModelImporter\.cpp:\d+: (?:---|While parsing)")
 def readable(message: str) -> str:
     """A message as one line, without the CUDA noise of a machine without a GPU."""
     return " ".join(_SPURIOUS.sub("", message).split())
+
+
+def ran_out_of_memory(message: str) -> bool:
+    """Whether an error of TensorRT or CUDA says that memory ran out."""
+    return _NO_MEMORY.search(message) is not None
 
 
 class _Record(NamedTuple):

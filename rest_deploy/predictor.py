@@ -24,8 +24,9 @@ from rest_deploy.errors import (
     PredictorError,
     RestDeployError,
 )
-from rest_deploy.machine import SHARE, USUAL, available_bytes, check_memory
-from rest_deploy.models.family import family_named, pixels_within
+from rest_deploy.machine import USUAL
+from rest_deploy.models.family import family_named
+from rest_deploy.runtimes.memory import check_call, most_pixels
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import EMBEDDING, LOGITS, MAX_PIXELS, THREADS, TOP_K, Activation, FeatureNorm
 from rest_deploy.values import check
@@ -350,20 +351,13 @@ class Predictor:
 
     def _check_input(self, count: int, height: int, width: int, name: str, refusal: type[RestDeployError]) -> None:
         """Refuse an input that is over the limit, or would take more memory than there is."""
-        shape = f"{height}x{width}" if count == 1 else f"{count}x{height}x{width}"
         if self._max_pixels is not None and height * width > self._max_pixels:
+            shape = f"{height}x{width}" if count == 1 else f"{count}x{height}x{width}"
             pixels = f"{height * width:,} pixels, over max_pixels {self._max_pixels:,}"
             raise refusal(f"{name}: an input of {shape} is {pixels}; scale it down first")
-        needed = self._runtime.call_bytes(count, height, width)
-        if needed > USUAL:
-            steps = self.info.preprocessing
-            size = steps.size if steps is not None else None
-            usual = self._runtime.call_bytes(1, size.height, size.width) if size is not None else 0
-            check_memory(needed, f"{name}: an input of {shape}", refusal, self._advice, usual=max(usual, USUAL))
-
-    def _advice(self) -> str:
-        most = self._fitting()
-        return (f"at most about {most:,} pixels; " if most is not None else "") + "scale it down first"
+        steps = self.info.preprocessing
+        usual = steps.size if steps is not None else None
+        check_call(self._runtime.call_bytes, (count, height, width), name, refusal, usual=usual)
 
     @property
     def max_pixels(self) -> int | None:
@@ -376,9 +370,7 @@ class Predictor:
 
     def _fitting(self) -> int | None:
         """Pixels of the largest square that memory allows at this moment; None where that cannot be told."""
-        if self._runtime.device != "cpu" or (free := available_bytes()) is None:
-            return None
-        return pixels_within(int(SHARE * free), self._runtime.call_bytes)
+        return most_pixels(self._runtime.call_bytes) if self._runtime.device == "cpu" else None
 
     def _images_a_call(self, height: int, width: int) -> int:
         """How many images of a size run together: as many as memory and the artifact allow."""

@@ -119,7 +119,7 @@ class Recipe:
         integers: Whether ONNX Runtime multiplies 8-bit integers, for which it has operators on CPUs alone, and which
             some CPUs add up wrongly.
         qdq: Whether the file has Q/DQ pairs for TensorRT, which ONNX Runtime is to leave as they are.
-        blockwise: Whether its ONNX file can have attention in blocks of queries: not if it is for GPUs, as TensorRT
+        blockwise: Whether its ONNX file has large maps in blocks of rows: not if it is for GPUs, as TensorRT
             does not read that.
         largest_input: Largest absolute value of an input.
         attention_maps: Maps of queries x keys that ONNX Runtime 1.32 has at a time, where heads are not mixed and where

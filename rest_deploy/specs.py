@@ -99,8 +99,12 @@ class ImageSize:
         return f"{self.height}x{self.width}"
 
     @classmethod
-    def parse(cls, text: str) -> ImageSize:
+    def parse(cls, text: str, *, resized: bool = True) -> ImageSize:
         """Read ``"480x640"`` (height first) or ``"224"`` (square).
+
+        Args:
+            text: It.
+            resized: Whether images are resized to it, or made in it: then it has at most :data:`MAX_INPUT_PIXELS`.
 
         Raises:
             ConfigError: Anything else.
@@ -110,9 +114,9 @@ class ImageSize:
             raise ConfigError(
                 f"image size {shown(text)}; accepted: HEIGHTxWIDTH such as 480x640, or one number for a square"
             )
-        height = int(match[1])
+        height, width = int(match[1]), int(match[2] or match[1])
         try:
-            return input_size((height, int(match[2]) if match[2] else height))
+            return input_size((height, width)) if resized else cls(height, width)
         except ConfigError as exc:
             raise ConfigError(f"image size {text!r}: {exc}") from exc
 

@@ -21,7 +21,7 @@ from rest_deploy.cli import export as export_command
 from rest_deploy.cli import info as info_command
 from rest_deploy.cli import predict as predict_command
 from rest_deploy.cli import verify as verify_command
-from rest_deploy.errors import CheckpointError, ConfigError, VerificationError
+from rest_deploy.errors import CheckpointError, ConfigError, ImageError, InputError, VerificationError
 from rest_deploy.machine import SHARE
 from rest_deploy.models.factory import load_model
 from rest_deploy.models.rest import ResT
@@ -411,7 +411,7 @@ def test_a_classifier_gives_no_features(tiny_onnx: Path) -> None:
 
 
 def test_memory_of_maps_counts(backbone: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rest_deploy.predictor.available_bytes", lambda: 1 << 24)
+    monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 24)
     with Predictor(backbone) as maps, Predictor(tiny_onnx) as logits:
         assert maps.max_pixels is not None
         assert logits.max_pixels is not None
@@ -419,6 +419,25 @@ def test_memory_of_maps_counts(backbone: Path, tiny_onnx: Path, monkeypatch: pyt
         needed = maps._runtime.call_bytes
         assert needed(1, side, side) <= (1 << 24) * SHARE < needed(1, side + 1, side + 1)
         assert maps.max_pixels < logits.max_pixels
+
+
+def test_what_a_backbone_is_asked_for_is_refused_before_it_runs(
+    backbone: Path, embedder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
+    picture = tmp_path / "large.png"
+    Image.new("RGB", (2000, 1500)).save(picture)
+    calls: dict[Path, Callable[[Predictor], Any]] = {
+        backbone: lambda own: own.features(np.broadcast_to(np.float32(0), (1, 3, 1500, 2000))),
+        embedder: lambda own: own.embed([picture]),
+    }
+    for path, call in calls.items():
+        with Predictor(path) as predictor:
+            monkeypatch.setattr(predictor._runtime, "_run", lambda batch: pytest.fail(f"ran {batch.shape}"))
+            needed = predictor._runtime.call_bytes(1, 1500, 2000) / 2**30
+            words = rf"1500x2000 .*{needed:.1f} GiB, and 1\.0 GiB are free: at most about {predictor.max_pixels:,} pix"
+            with pytest.raises((InputError, ImageError), match=words):
+                call(predictor)
 
 
 def test_artifacts_of_one_network_that_give_other_things(

@@ -167,6 +167,14 @@ def test_predicting_loads_nothing_heavy(tiny_onnx: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_memory_of_a_call_is_told_without_a_runtime(tiny_onnx: Path) -> None:
+    code = "import sys; from rest_deploy.cli.info import main; main(sys.argv[1:]); "
+    code += "print([m for m in ('torch', 'onnx', 'onnxruntime', 'cuda', 'tensorrt', 'PIL') if m in sys.modules])"
+    done = _python(code, str(tiny_onnx), "--memory", "224", "8x4000x4000")
+    assert "8x4000x4000" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_a_batch_needs_no_pillow_and_a_usual_picture_only_pillows_usual_formats(tiny_onnx: Path) -> None:
     code = "import sys, numpy; from rest_deploy import Predictor; p = Predictor(sys.argv[1]); "
     code += "p.logits(numpy.zeros((1, 3, 32, 32), 'float32')); print('PIL' in sys.modules); "

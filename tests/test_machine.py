@@ -202,6 +202,21 @@ def test_a_system_that_does_not_tell(kernel: Kernel, monkeypatch: MonkeyPatch) -
     assert machine.available_bytes() is None
 
 
+def test_a_task_may_take_a_share_of_what_is_free(kernel: Kernel, monkeypatch: MonkeyPatch) -> None:
+    assert machine.room_bytes() == int(machine.SHARE * (1000 << 10))
+    monkeypatch.setattr(machine, "available_bytes", lambda: None)
+    assert machine.room_bytes() is None
+
+
+def test_what_fits() -> None:
+    """What is usual does always, and all where nothing is known."""
+    free = 10 * machine.USUAL
+    most = int(machine.SHARE * free)
+    assert [machine.fits(needed, free) for needed in (1, most, most + 1)] == [True, True, False]
+    assert [machine.fits(needed, 0) for needed in (machine.USUAL, machine.USUAL + 1)] == [True, False]
+    assert machine.fits(1 << 60, None)
+
+
 @LINUX
 def test_this_process_may_take_some() -> None:
     assert 0 < (machine.available_bytes() or 0) < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -320,8 +322,7 @@ def test_one_picture_cannot_take_the_machine(tiny_onnx: Path, monkeypatch: pytes
     """A native network takes pictures as they are: the memory of its maps grows with the square of the pixels."""
     path = tmp_path / "phone.png"
     Image.new("RGB", (1500, 2000)).save(path)
-    for module in ("predictor", "machine"):
-        monkeypatch.setattr(f"rest_deploy.{module}.available_bytes", lambda: 1 << 30)
+    monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
     with Predictor(tiny_onnx) as predictor:
         monkeypatch.setattr(predictor._runtime, "_run", lambda batch: pytest.fail(f"ran {batch.shape}"))
         needed = network_bytes(config_of(predictor.info), 1, 2000, 1500) / 2**30
@@ -337,6 +338,24 @@ def test_one_picture_cannot_take_the_machine(tiny_onnx: Path, monkeypatch: pytes
             predictor.preprocess(line)
         answers = dict(predictor.stream([path, line]))  # a fault of each picture: the others go on
         assert all(isinstance(answer, ImageError) for answer in answers.values())
+
+
+def test_a_batch_that_needs_too_much_is_refused_with_what_fits(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
+    with Predictor(tiny_onnx) as predictor:
+        monkeypatch.setattr(predictor._runtime, "_run", lambda batch: pytest.fail(f"ran {batch.shape}"))
+        needed = functools.partial(network_bytes, config_of(predictor.info))
+        batch = np.broadcast_to(np.float32(0), (32, 3, 700, 700))
+        assert needed(1, 700, 700) < 0.8 * 2**30 < needed(32, 700, 700)
+        with pytest.raises(InputError) as caught:
+            predictor.logits(batch)
+        told = re.search(r"at most about ([\d,]+) pixels each for 32 at a time", str(caught.value))
+        assert told is not None
+        side = math.isqrt(int(told[1].replace(",", "")))
+        assert needed(32, side, side) <= 0.8 * 2**30 < needed(32, side + 1, side + 1)
+        assert f"32x700x700 would take about {needed(32, 700, 700) / 2**30:.1f} GiB, and 1.0 GiB" in str(caught.value)
 
 
 def test_most_pixels_can_be_said(tiny_onnx: Path) -> None:
@@ -404,8 +423,7 @@ def test_what_is_wrong_with_a_batch_is_told_before_what_it_would_take(tiny_onnx:
 def test_where_the_system_does_not_tell_what_is_free_large_batches_run(
     tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("predictor", "machine"):
-        monkeypatch.setattr(f"rest_deploy.{module}.available_bytes", lambda: None)
+    monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: None)
     with Predictor(tiny_onnx) as predictor:
         assert predictor.max_pixels is None
         monkeypatch.setattr(predictor._runtime, "_run", lambda batch: {"logits": np.zeros((len(batch), 7), np.float32)})

@@ -246,9 +246,9 @@ class ArtifactInfo:
         return next((int(output.shape[1]) for output in self.outputs if output.name == LOGITS), 0)
 
     @property
-    def attention_block(self) -> int | None:
-        """Numbers in maps of queries x keys that are alive at a time at most; None for all of a map."""
-        block = self.extra.get("attention_block")
+    def map_block(self) -> int | None:
+        """Numbers of a large map that are alive at a time at most; None where maps are computed whole."""
+        block = self.extra.get("map_block")
         return block if isinstance(block, int) else None
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, InputError
 from rest_deploy.specs import BATCH, SIDE, ImageSize
 from rest_deploy.values import hold
 
@@ -27,16 +27,20 @@ class InputSize:
         return f"{self.batch}x{self.size}"
 
     @classmethod
-    def parse(cls, text: str) -> InputSize:
+    def parse(cls, text: str, *, resized: bool = True) -> InputSize:
         """Read ``"8x480x640"`` (batch, height, width), ``"480x640"`` (batch 1) or ``"224"`` (square, batch 1).
+
+        Args:
+            text: It.
+            resized: As of :meth:`ImageSize.parse`.
 
         Raises:
             ConfigError: Anything else.
         """
         first, *rest = text.strip().lower().split("x")
         if len(rest) == 2 and first.isascii() and first.isdigit() and len(first) < 7:
-            return cls(int(first), ImageSize.parse("x".join(rest)))
-        return cls(1, ImageSize.parse(text))
+            return cls(int(first), ImageSize.parse("x".join(rest), resized=resized))
+        return cls(1, ImageSize.parse(text, resized=resized))
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -121,6 +125,28 @@ def narrowest(profiles: Sequence[Profile], wanted: InputSize) -> int | None:
     """Number of the profile that fits a size with the least room, or None where none does."""
     fitting = [(profile.volume, index) for index, profile in enumerate(profiles) if profile.holds(wanted)]
     return min(fitting)[1] if fitting else None
+
+
+def fitting(profiles: Sequence[Profile], wanted: InputSize, name: str) -> int:
+    """As :func:`narrowest`, where a size that fits none is an error.
+
+    Args:
+        profiles: Of an engine.
+        wanted: Size of an input.
+        name: What the message calls the engine.
+
+    Raises:
+        InputError: No profile holds the size.
+    """
+    found = narrowest(profiles, wanted)
+    if found is None:
+        accepted = " or ".join(f"{profile.min} to {profile.max}" for profile in profiles)
+        raise InputError(
+            f"input of batch x height x width {wanted} is outside of what {name} was built for, {accepted}; the "
+            f"nearest that fits is {nearest(profiles, wanted)}; resize, split the batch, or rebuild with --min-size, "
+            "--max-size or --max-batch"
+        )
+    return found
 
 
 def nearest(profiles: Sequence[Profile], wanted: InputSize) -> InputSize:

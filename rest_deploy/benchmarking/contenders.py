@@ -12,6 +12,7 @@ from typing import Any
 from rest_deploy.artifact.files import distinct_names
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.profile import InputSize
 from rest_deploy.benchmarking.sessions import (
     ArtifactSession,
     CompiledSession,
@@ -20,10 +21,11 @@ from rest_deploy.benchmarking.sessions import (
     PlainOnnxSession,
     Session,
 )
-from rest_deploy.errors import ConfigError, MissingPackageError
-from rest_deploy.models.family import family_of, get_config
+from rest_deploy.errors import ConfigError, InputError, MissingPackageError
+from rest_deploy.models.family import config_of, family_of, get_config, network_bytes
+from rest_deploy.runtimes.memory import check_call
 from rest_deploy.runtimes.registry import RUNTIMES, read_info
-from rest_deploy.specs import Device, Taps
+from rest_deploy.specs import Device, Precision, Taps
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Contender:
         format, precision: Of its file.
         channels: Of the network's input.
         features: What it gives, where that is not the logits alone.
+        block: As a record's ``map_block``.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Contender:
     precision: str
     channels: int
     features: Sequence[str] = ()
+    block: int | None = None
 
     @property
     def kind(self) -> str:
@@ -116,6 +120,29 @@ class Contender:
                 raise
             missing = exc.name or row.package
             raise MissingPackageError(missing, f"measure the baseline {self.baseline}", row.extra) from exc
+
+    def check_memory(self, case: InputSize) -> None:
+        """Refuse a case for which too little memory is free on the CPU; what a GPU has is not known before.
+
+        The plain export and OpenVINO take more than what is predicted, which is the memory of our own ONNX file.
+
+        Raises:
+            InputError: It would take more than is free.
+            PredictorError: Too little is free for any image.
+        """
+        if self.where == "cpu":
+            check_call(self._call_bytes, case.sizes, "", InputError, step="give smaller sizes")
+
+    def _call_bytes(self, batch: int, height: int, width: int) -> int:
+        return network_bytes(
+            config_of(self),
+            batch,
+            height,
+            width,
+            precision=Precision(self.precision),
+            format=RUNTIMES[self.format].memory,
+            block=self.block,
+        )
 
     def to_json(self) -> str:
         """For another process; the inverse of :meth:`from_json`."""
@@ -180,6 +207,7 @@ def artifact_contenders(paths: Sequence[str | Path], device: str | None, threads
             precision=info.precision.value,
             channels=int(info.input.shape[1]),
             features=info.taps.names if info.taps != Taps() else (),
+            block=info.map_block,
         )
         for name, network, path, info in zip(names, networks, paths, infos, strict=True)
     ]
@@ -227,7 +255,8 @@ def baseline_contender(name: str, of: Contender, folder: Path, *, alone: bool) -
     row = BASELINES[name]
     format = "pytorch" if row.file == WEIGHTS else "onnx"
     own = name if alone else f"{of.network} {name}"
-    return replace(of, name=own, file=str(folder / row.file), baseline=name, format=format, precision="fp32")
+    file = str(folder / row.file)
+    return replace(of, name=own, file=file, baseline=name, format=format, precision="fp32", block=None)
 
 
 def _network_names(infos: Sequence[ArtifactInfo]) -> list[str]:

@@ -276,7 +276,18 @@ def _start_cold(made: BenchmarkReport, cases: Sequence[InputSize], say: StepProg
     able = [contender for contender in made.contenders if contender.name not in made.errors]
     for number, contender in enumerate(able):
         say(_COLD_SHARE * number / len(able), f"first start of {contender.name}")
-        made.cold[contender.name] = measure_cold(contender, cases)
+        fitting = [case for case in cases if not _too_large(contender, case)]
+        if fitting:
+            made.cold[contender.name] = measure_cold(contender, fitting)
+
+
+def _too_large(contender: Contender, case: InputSize) -> str:
+    """Why a contender is not run at a case, for which too little memory is free; empty where it is."""
+    try:
+        contender.check_memory(case)
+    except RestDeployError as exc:
+        return one_line(exc)
+    return ""
 
 
 def _measure(made: BenchmarkReport, cases: Sequence[InputSize], effort: Effort, say: StepProgress) -> None:
@@ -297,9 +308,11 @@ def _measure(made: BenchmarkReport, cases: Sequence[InputSize], effort: Effort, 
         product = probe()
         for number, case in enumerate(cases):
             share = _COLD_SHARE + (1 - _COLD_SHARE) * number / len(cases)
-            images = _images(made, case)
-            calls = {name: partial(session.run, images[name]) for name, session in sessions.items()}
-            times, load = _time(made, case, calls, effort, product=product, say=partial(say, share))
+            refused = _refused(made, case)
+            images = _images(made, case, [name for name in sessions if name not in refused])
+            calls = {name: partial(sessions[name].run, batch) for name, batch in images.items()}
+            times, load = _time(case, calls, effort, product=product, say=partial(say, share))
+            times.errors |= {**refused, **made.errors}
             conditions = Conditions(load, tuple(times.probe))
             results = [_result(made, contender, case, times) for contender in made.contenders]
             made.cases.append(CaseResult(case, tuple(results), conditions))
@@ -310,34 +323,30 @@ def _measure(made: BenchmarkReport, cases: Sequence[InputSize], effort: Effort, 
             made.cases[-1] = CaseResult(case, tuple(results), conditions)
 
 
-def _images(made: BenchmarkReport, case: InputSize) -> dict[str, NDArray[np.float32]]:
+def _refused(made: BenchmarkReport, case: InputSize) -> dict[str, str]:
+    """Contenders that are not run at a case, as it may end this process -> why."""
+    found = {name: why for name, why in ((own.name, _too_large(own, case)) for own in made.contenders) if why}
+    for name, cold in made.cold.items():
+        if cold.killed and str(case) not in cold.peak_mib:  # in its own process; here it would end this one
+            found.setdefault(name, f"{cold.error} (first start)")
+    return found
+
+
+def _images(made: BenchmarkReport, case: InputSize, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
     """Contender -> its batch; contenders with the same shape share it."""
-    shapes = {contender.name: case.shape(contender.channels) for contender in made.contenders}
+    shapes = {own.name: case.shape(own.channels) for own in made.contenders if own.name in names}
     rng = np.random.default_rng(made.settings["seed"])
     batches = {shape: rng.standard_normal(shape).astype(np.float32) for shape in dict.fromkeys(shapes.values())}
     return {name: batches[shape] for name, shape in shapes.items()}
 
 
 def _time(
-    made: BenchmarkReport,
-    case: InputSize,
-    calls: Mapping[str, Call],
-    effort: Effort,
-    *,
-    product: Call,
-    say: Callable[[str], None],
+    case: InputSize, calls: Mapping[str, Call], effort: Effort, *, product: Call, say: Callable[[str], None]
 ) -> tuple[CaseTimes, Load]:
     """Raw seconds of a case, and the load by others."""
-    killed = {  # in its own process; here it would end this one
-        name: f"{cold.error} (first start)"
-        for name, cold in made.cold.items()
-        if cold.killed and str(case) not in cold.peak_mib
-    }
-    calls = {name: run for name, run in calls.items() if name not in killed}
     times = warm_up_all(calls, lambda name: say(f"{case}: warming up {name}"))
     before = CpuTimes.now()
     time_case(calls, times, effort, probe=product, report=lambda done: say(f"{case}: {done} rounds"))
-    times.errors |= {**made.errors, **killed}
     return times, between(before, CpuTimes.now())
 
 

@@ -33,7 +33,6 @@ from rest_deploy.cli.record_text import (
 from rest_deploy.cli.tables import Table
 from rest_deploy.cli.terminal import OK, clean, command, parser, progress_display
 from rest_deploy.export.formats import FORMATS, SOURCE, parse_formats
-from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.export.options import Declared, declared
 from rest_deploy.machine import describe_cpu
 from rest_deploy.models.family import titles
@@ -184,18 +183,17 @@ def _plans_of(prepared: Prepared) -> list[dict[str, str]]:
 
 def _plan(prepared: Prepared, job: Job) -> dict[str, str]:
     request, info = prepared.request, prepared.info
-    onnx: OnnxConfig = request.configs[SOURCE]
     rows: dict[str, object] = {
         "model": info.model,
         "weights": info.weights,
-        "format": f"{job.format}, {request.precision.value}, opset {onnx.opset}",
+        "format": f"{job.format}, {request.precision.value}, opset {request.onnx_config.opset}",
         "output": job.output,
         "input": f"{info.input.shape[1]} channels, any batch, height and width from 1 up",
         **record_rows(info),
         "assumed": assumed(info),
         "outputs": outputs(info) if info.taps != Taps() else "",
         "classes": info.num_classes or "",
-        "simplify": "yes" if onnx.simplify else "no",
+        "simplify": "yes" if request.onnx_config.simplify else "no",
         "verify": "yes" if request.verify else "no",
         "precision": _precision(prepared),
         **job.exporter.plan(info),

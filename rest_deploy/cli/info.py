@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.profile import InputSize
+from rest_deploy.cli.preprocessing_flags import typed
 from rest_deploy.cli.process import start
 from rest_deploy.cli.record_text import assumed, engine_rows, figures, layer_table, outputs, precision_rows, record_rows
+from rest_deploy.cli.tables import Table
 from rest_deploy.cli.terminal import OK, clean, command, parser
+from rest_deploy.machine import SHARE, USUAL
+from rest_deploy.runtimes.memory import Prediction, predict
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import Taps
 
@@ -19,13 +28,86 @@ def _parser() -> argparse.ArgumentParser:
     made = parser("rest-info", "Show what an artifact says of itself: model, weights, preprocessing, verification.")
     made.add_argument("artifact", help=".onnx or .engine file, or a .pth, .pt or .safetensors checkpoint")
     made.add_argument("--json", action="store_true", help="print JSON, labels included")
+    made.add_argument(
+        "--memory",
+        nargs="+",
+        metavar="HxW",
+        type=typed(functools.partial(InputSize.parse, resized=False)),
+        default=[],
+        help="predict the memory of a call at each size, before anything runs; NxHxW for a batch of N images",
+    )
     return made
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    info = read_info(arguments.artifact)
-    print(json.dumps(info.to_dict(), indent=2) if arguments.json else _text(Path(arguments.artifact), info))
+    path = Path(arguments.artifact)
+    info = read_info(path)
+    predicted = [predict(info, size, path.name) for size in arguments.memory]
+    if arguments.json:
+        record = info.to_dict()
+        if predicted:
+            record["memory"] = [_prediction(one) for one in predicted]
+        print(json.dumps(record, indent=2))
+    else:
+        print(_text(path, info))
+        if predicted:
+            print(_memory(predicted))
     return OK
+
+
+def _prediction(own: Prediction) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return {
+        **dict(zip(("batch", "height", "width"), own.size.sizes, strict=True)),
+        "bytes": own.needed,
+        "what": own.what,
+        "estimated": own.estimated,
+        "free_bytes": own.free,
+        "taken": own.taken,
+        "most_pixels": own.most,
+        "profile": str(own.profile) if own.profile is not None else None,
+    }
+
+
+_MIB = 2**20
+
+
+def _memory(predicted: Sequence[Prediction]) -> str:
+    """A row for each size."""
+    first = predicted[0]
+    beside = ", beside what the open network takes" if first.profile is None else ""
+    head = ("batch x size", "MiB", "", "Predictor", "largest square in such a batch")
+    rows = [
+        (
+            str(own.size),
+            f"{own.needed / _MIB:,.0f}",
+            "estimated" if own.estimated else "as built",
+            _VERDICTS[own.taken],
+            _largest(own),
+        )
+        for own in predicted
+    ]
+    return "\n".join([Table(f"memory of {first.what}{beside}:", head, rows, words=3).text(), *_free(first)])
+
+
+_VERDICTS = {True: "takes it", False: "refuses it", None: "asks the GPU, at the call"}
+
+
+def _largest(own: Prediction) -> str:
+    if own.profile is not None:
+        return f"not known; its profile ends at {own.profile.max}"
+    if own.most is None:
+        return "not known, as the free memory is not"
+    side = math.isqrt(own.most)
+    return f"at most about {own.most:,} pixels, as {side}x{side}" if side else "none"
+
+
+def _free(own: Prediction) -> list[str]:
+    """What is free, if that is known."""
+    if own.free is None:
+        return []
+    unasked = f", and of up to {USUAL / _MIB:.0f} MiB always" if SHARE * own.free < USUAL else ""
+    return [f"  {own.free / _MIB:,.0f} MiB are free here; Predictor takes calls of up to {SHARE:.0%} of that{unasked}"]
 
 
 def _text(path: Path, info: ArtifactInfo) -> str:

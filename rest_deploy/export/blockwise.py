@@ -1,41 +1,50 @@
-"""Attention in blocks of queries, in the graph itself, so that memory grows with an image and not with its square.
+"""Large maps in blocks of rows, in the graph itself, so that memory grows with an image and not with its square.
 
 The maps of queries x keys are by far the largest values of the network. A query needs all keys and no other query, so
 that queries can go through attention a block at a time. Where heads interact, the InstanceNorm over a whole map is one
 factor a head, of the mean square of all of its rows (docs/deploy-form.md, 4): a block gives its part of the product and
-the mean squares of its rows, and the factor of all rows multiplies the whole product at the end.
+the mean squares of its rows, and the factor of all rows multiplies the whole product at the end. The next largest are
+the hidden maps of the first MLPs, in which a token needs no other.
 
-A graph has both ways of each attention, in the branches of an ``If``: as it was traced, where a map is small, as a
-single block costs time and saves nothing; and by a ``Scan`` over blocks. Which one is taken is computed from the size
-of the image, when it runs.
+A graph has both ways of each of these, in the branches of an ``If``: as it was traced, where maps are small, as blocks
+cost time there and save nothing; and by a ``Scan`` over blocks. Which one is taken is computed from the size of the
+image, when it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from rest_deploy.errors import ExportError
+from rest_deploy.models.family import MAP_BLOCK, MLP_WEIGHT, WHOLE_BLOCKS
 
-#: Numbers of the maps of all heads and images that one block has at most, where a query does not have more: 16 MiB in
-#: float32. Measured with 1, 2, 4, 8 and 16 million on two cores (docs/benchmarks.md).
-BLOCK = 1 << 22
-#: Name of the weight that holds it.
-BLOCK_NAME = "attention_block"
-_ONE, _ZERO, _AXIS, _KEPT = (f"attention_{word}" for word in ("one", "zero", "axis", "kept"))
-#: What sizes of blocks are computed with. Queries are the axis 2 of (B, heads, N, C/heads); in a shape 0 keeps a size,
-#: and -1 takes what is left.
-_SIZES = {BLOCK_NAME: [BLOCK], _ONE: [1], _ZERO: [0], _AXIS: [2], _KEPT: [0, 0, -1]}
+#: Names of the weights that hold the numbers of a block, and of the largest map that is computed whole.
+BLOCK_NAME, WHOLE_NAME = "map_block", "map_whole"
+_ONE, _ZERO, _AXIS, _KEPT = (f"map_{word}" for word in ("one", "zero", "axis", "kept"))
+#: What sizes of blocks are computed with. Rows are the axis 2 of (B, heads, N, C/heads); in a shape 0 keeps a size, and
+#: -1 takes what is left.
+_SIZES = {
+    BLOCK_NAME: [MAP_BLOCK],
+    WHOLE_NAME: [WHOLE_BLOCKS * MAP_BLOCK],
+    _ONE: [1],
+    _ZERO: [0],
+    _AXIS: [2],
+    _KEPT: [0, 0, -1],
+}
+_GELU = ("Erf", "Gelu")
 _IN_BLOCKS, _WHOLE = "then_branch", "else_branch"
+_Way: TypeAlias = "Callable[[onnx.NodeProto], onnx.NodeProto | None]"
 
 
 def blockwise(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give each attention of a graph both ways, by blocks of queries where its maps are large.
+    """Give each attention of a graph, and the first MLPs in FP32, both ways, by blocks of rows where maps are large.
 
     Args:
         model: In any precision; each Softmax of it is that of an attention.
@@ -51,32 +60,35 @@ def blockwise(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = both.graph
     values = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
     declared = {value.name for value in graph.value_info}
-    flow = _Flow(graph)
-    attentions = {own.end.output[0]: own for own in map(flow.attention, flow.softmaxes)}
-    moved = {name for own in attentions.values() for node in own.nodes for name in node.output}
+    parts = {part.end.output[0]: part for part in _Flow(graph).parts()}
+    moved = {name for part in parts.values() for node in part.nodes for name in node.output}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        if node.output[0] in attentions:
-            nodes += _Ways(attentions[node.output[0]], values, declared).nodes()
+        if node.output[0] in parts:
+            nodes += _Ways(parts[node.output[0]], values, declared).nodes()
         elif node.output[0] not in moved:
             nodes.append(node)
-    sizes = [numpy_helper.from_array(np.array(numbers, np.int64), name) for name, numbers in _SIZES.items()]
+    sizes = dict(_SIZES)
+    for part in parts.values():
+        sizes |= part.sizes
+    weights = [numpy_helper.from_array(np.array(numbers, np.int64), name) for name, numbers in sizes.items()]
     kept = [value for value in graph.value_info if value.name not in moved]
-    _replace(graph, nodes, kept, [*graph.initializer, *sizes])
+    _replace(graph, nodes, kept, [*graph.initializer, *weights])
     return both
 
 
 def with_block(model: onnx.ModelProto, numbers: int) -> onnx.ModelProto:
-    """A graph of both ways with other blocks, for tests: so many numbers of maps at a time."""
+    """A graph of both ways with other blocks, for tests: so many numbers at a time, and of a map computed whole."""
     other = onnx.ModelProto()
     other.CopyFrom(model)
-    (size,) = (tensor for tensor in other.graph.initializer if tensor.name == BLOCK_NAME)
-    size.CopyFrom(numpy_helper.from_array(np.array([numbers], np.int64), BLOCK_NAME))
+    for tensor in other.graph.initializer:
+        if tensor.name in (BLOCK_NAME, WHOLE_NAME):
+            tensor.CopyFrom(numpy_helper.from_array(np.array([numbers], np.int64), tensor.name))
     return other
 
 
 def whole(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with each attention as it was traced alone: the inverse of :func:`blockwise`."""
+    """The graph with all as it was traced alone: the inverse of :func:`blockwise`."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph = made.graph
@@ -95,7 +107,7 @@ def whole(model: onnx.ModelProto) -> onnx.ModelProto:
         if used.intersection(node.output):
             live.insert(0, node)
             used.update(node.input)
-    _replace(graph, live, values, [tensor for tensor in graph.initializer if tensor.name not in _SIZES])
+    _replace(graph, live, values, [tensor for tensor in graph.initializer if tensor.name in used])
     return made
 
 
@@ -107,8 +119,8 @@ def _replace(
 ) -> None:
     """Give a graph other nodes, shapes and weights, which may be its own."""
     made = onnx.GraphProto(node=nodes, value_info=values, initializer=weights)  # copies of them
-    for field in ("node", "value_info", "initializer"):
-        graph.ClearField(field)
+    for kind in ("node", "value_info", "initializer"):
+        graph.ClearField(kind)
     graph.MergeFrom(made)
 
 
@@ -126,23 +138,39 @@ def _set(node: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class _Attention:
-    """One attention, from the product of queries and keys to that with the values.
+class _Part:
+    """A part of the network in which rows do not need each other: an attention from the product of queries and keys to
+    that with the values, or an MLP.
 
     Args:
         nodes: All of it, in order.
-        start, end: The two products.
-        rows: Where heads interact, the mean squares of rows, one a query; else empty.
+        rows: Value that goes in in blocks: queries (B, heads, N, C/heads), or tokens (B, H, W, C).
+        end: The last node.
+        keys: Of an attention, the other factor of its first product, (B, heads, C/heads, K).
+        width, hidden: Of an MLP, channels of a token, and of it inside; 0 in an attention.
+        squares: Where heads interact, the mean squares of a map's rows, one a query; else empty.
         factor: What hangs on them: the nodes from the mean over queries to the factor of a head, in order.
         scaled: Product of the values and the factor; None where there is none.
     """
 
     nodes: list[onnx.NodeProto]
-    start: onnx.NodeProto
-    end: onnx.NodeProto
     rows: str
-    factor: list[onnx.NodeProto]
-    scaled: onnx.NodeProto | None
+    end: onnx.NodeProto
+    keys: str = ""
+    width: int = 0
+    hidden: int = 0
+    squares: str = ""
+    factor: list[onnx.NodeProto] = field(default_factory=list)
+    scaled: onnx.NodeProto | None = None
+
+    @property
+    def sizes(self) -> dict[str, list[int]]:
+        """Weights that only an MLP needs: the shape of its tokens as queries of one head, its numbers of a row."""
+        return (
+            {f"map_of_{self.width}": [1, 1, -1, self.width], f"map_in_{self.hidden}": [self.hidden]}
+            if self.width
+            else {}
+        )
 
 
 class _Flow:
@@ -150,39 +178,71 @@ class _Flow:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._nodes = list(graph.node)
-        self._constant = {tensor.name for tensor in graph.initializer}
-        self._constant |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+        self._shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        self._constant = self._shapes.keys() | {node.output[0] for node in graph.node if node.op_type == "Constant"}
         self._maker = {name: node for node in graph.node for name in node.output}
         self._takers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
             for name in node.input:
                 self._takers.setdefault(name, []).append(node)
-        self.softmaxes = [node for node in graph.node if node.op_type == "Softmax"]
 
-    def attention(self, softmax: onnx.NodeProto) -> _Attention:
-        """That around a softmax.
+    def parts(self) -> Iterator[_Part]:
+        """All that can go in blocks.
 
         Raises:
-            ExportError: It is not of the form that is known.
+            ExportError: An attention is not of the form that is known.
         """
-        start = softmax
-        while not self._is_product(start):
-            taken = [name for name in start.input if name not in self._constant]
-            start = self._known(self._maker.get(taken[0]) if taken else None, softmax)
-        end = softmax
-        while not self._is_product(end):
-            end = self._known(next(iter(self._takers.get(end.output[0], ())), None), softmax)
-        after, before = self._after(start), self._before(end)
-        inside = [node for node in self._nodes if node.output[0] in after & before]
+        for node in self._nodes:
+            if node.op_type == "Softmax":
+                yield self._attention(node)
+            elif node.op_type in _GELU and (part := self._mlp(node)) is not None:
+                yield part
+
+    def _attention(self, softmax: onnx.NodeProto) -> _Part:
+        start, end = (
+            self._known(self._next(softmax, way, self._is_product), softmax) for way in (self._into, self._out)
+        )
+        inside = self._between(start, end)
+        part = _Part(inside, start.input[0], end, keys=start.input[1])
         tail = [node for node in inside if node.op_type == "ReduceMean" and self._over_rows(node)]
         if not tail:
-            return _Attention(inside, start, end, "", [], None)
+            return part
         hanging = self._after(tail[0])
         late = [node for node in inside if node.output[0] in hanging and node is not end]
         scaled = self._known(self._maker.get(end.input[1]), softmax)
         if len(tail) != 1 or late[-1] is not scaled or scaled.op_type != "Mul" or late[-2].output[0] != scaled.input[1]:
             self._known(None, softmax)
-        return _Attention(inside, start, end, tail[0].input[0], late[:-1], scaled)
+        return replace(part, squares=tail[0].input[0], factor=late[:-1], scaled=scaled)
+
+    def _mlp(self, gelu: onnx.NodeProto) -> _Part | None:
+        """That around a GELU; None where its weights are large, or its layers are not in FP32."""
+        first, second = (self._next(gelu, way, self._is_linear) for way in (self._into, self._out))
+        end = self._out(second) if second is not None else None
+        if first is None or end is None or end.op_type != "Add" or not self._constant.intersection(end.input):
+            return None
+        width, hidden = self._shapes[first.input[1]]
+        if width * hidden > MLP_WEIGHT:
+            return None
+        return _Part(self._between(first, end), first.input[0], end, width=width, hidden=hidden)
+
+    def _next(self, node: onnx.NodeProto, way: _Way, wanted: Callable[[onnx.NodeProto], bool]) -> onnx.NodeProto | None:
+        """The nearest node of a kind, before or after another; None where there is none."""
+        found: onnx.NodeProto | None = node
+        while found is not None and not wanted(found):
+            found = way(found)
+        return found
+
+    def _into(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        taken = [name for name in node.input if name not in self._constant]
+        return self._maker.get(taken[0]) if taken else None
+
+    def _out(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        return next(iter(self._takers.get(node.output[0], ())), None)
+
+    def _between(self, start: onnx.NodeProto, end: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """What is made of a node and goes into another, with both, in order."""
+        both = self._after(start) & self._before(end)
+        return [node for node in self._nodes if node.output[0] in both]
 
     def _known(self, node: onnx.NodeProto | None, softmax: onnx.NodeProto) -> onnx.NodeProto:
         if node is None:
@@ -191,6 +251,9 @@ class _Flow:
 
     def _is_product(self, node: onnx.NodeProto) -> bool:
         return node.op_type == "MatMul" and not self._constant.intersection(node.input)
+
+    def _is_linear(self, node: onnx.NodeProto) -> bool:
+        return node.op_type == "MatMul" and node.input[1] in self._shapes
 
     def _over_rows(self, node: onnx.NodeProto) -> bool:
         maker = self._maker.get(node.input[0])
@@ -218,7 +281,7 @@ class _Flow:
 
 
 class _Ways:
-    """Writes both ways of an attention.
+    """Writes both ways of a part.
 
     Args:
         own: It.
@@ -226,21 +289,24 @@ class _Ways:
         declared: Names of those that the graph is to say.
     """
 
-    def __init__(self, own: _Attention, values: Mapping[str, onnx.ValueInfoProto], declared: set[str]) -> None:
+    def __init__(self, own: _Part, values: Mapping[str, onnx.ValueInfoProto], declared: set[str]) -> None:
         self._own, self._values, self._declared = own, values, declared
         self._module = own.end.name.partition("/")[0]
         self._made: list[onnx.NodeProto] = []
 
     def nodes(self) -> list[onnx.NodeProto]:
         """What computes which way is taken, and the ``If``."""
-        queries, keys = self._own.start.input
-        images, heads, rows = (self._size(queries, axis) for axis in (0, 1, 2))
-        query = self._node("Mul", self._node("Mul", images, heads), self._size(keys, 3))
-        numbers = self._node("Mul", query, rows)
-        large = self._node("Greater", numbers, BLOCK_NAME)
+        own = self._own
+        images, second, third = (self._size(own.rows, axis) for axis in range(3))
+        if own.width:
+            rows, row = self._product(images, second, third), f"map_in_{own.hidden}"
+        else:
+            rows, row = third, self._product(images, second, self._size(own.keys, 3))
+        numbers = self._product(row, rows)
+        large = self._node("Greater", numbers, WHOLE_NAME)
         outer, self._made = self._made, []
         branches = {_IN_BLOCKS: self._in_blocks(numbers, rows), _WHOLE: self._whole()}
-        outer.append(helper.make_node("If", [large], self._own.end.output, f"{self._module}/node_ways", **branches))
+        outer.append(helper.make_node("If", [large], own.end.output, f"{self._module}/node_ways", **branches))
         return outer
 
     def _whole(self) -> onnx.GraphProto:
@@ -250,55 +316,52 @@ class _Ways:
         values = [self._values[name] for node in self._own.nodes for name in node.output if name in self._declared]
         return helper.make_graph(nodes, "whole", [], [self._typed(output, names[output])], value_info=values)
 
-    def _in_blocks(self, numbers: str, queries: str) -> onnx.GraphProto:
-        own, (q, _), (output,) = self._own, self._own.start.input, self._own.end.output
-        wanted = self._ceil(numbers, BLOCK_NAME)
-        rows = self._ceil(queries, wanted)  # of a block, all as equal as can be
-        missing = self._node("Sub", self._node("Mul", self._ceil(queries, rows), rows), queries)
-        again = self._node("Slice", q, _ZERO, missing, _AXIS)  # queries that fill the last block up; cut off below
-        width = self._size(q, 3)
-        full = self._node("Concat", q, again, axis=2)
+    def _in_blocks(self, numbers: str, count: str) -> onnx.GraphProto:
+        own, (output,) = self._own, self._own.end.output
+        queries = self._node("Reshape", own.rows, f"map_of_{own.width}") if own.width else own.rows
+        rows = self._ceil(count, self._ceil(numbers, BLOCK_NAME))  # of a block, all as equal as can be
+        missing = self._node("Sub", self._node("Mul", self._ceil(count, rows), rows), count)
+        again = self._node("Slice", queries, _ZERO, missing, _AXIS)  # what fills the last block up; cut off below
+        width = self._size(queries, 3)
+        full = self._node("Concat", queries, again, axis=2)
         blocks = self._node("Reshape", full, self._node("Concat", _KEPT, rows, width, axis=0))
         blocks = self._node("Transpose", blocks, perm=[2, 0, 1, 3, 4])  # a Scan goes along the first axis
-        given = [output, own.rows] if own.rows else [output]
+        given = [output, own.squares] if own.squares else [output]
         made = [f"{name}/blocks" for name in given]
         scan = helper.make_node("Scan", [blocks], made, f"{self._module}/node_scan")
         _set(scan, {"body": self._body(given), "num_scan_inputs": 1})
         self._made.append(scan)
-        result = self._joined(made[0], width, queries)
+        result = self._joined(made[0], width, count)
         if own.scaled is not None:
-            names = {own.rows: self._joined(made[1], _ONE, queries)}
+            names = {own.squares: self._joined(made[1], _ONE, count)}
             for node in own.factor:
                 names[node.output[0]] = f"{node.output[0]}/joined"
                 self._made.append(_renamed(node, names, f"{node.name}/joined"))
             result = self._node("Mul", result, names[own.scaled.input[1]])
+        if own.width:
+            result = self._node("Reshape", result, self._node("Shape", own.rows))
         nodes, self._made = self._made, []
         return helper.make_graph(nodes, "in_blocks", [], [self._typed(output, result)])
 
     def _body(self, given: list[str]) -> onnx.GraphProto:
-        """What is done with a block of queries."""
+        """What is done with a block."""
         own = self._own
         late = {node.output[0] for node in own.factor}
         inside = [node for node in own.nodes if node is not own.scaled and node.output[0] not in late]
         names = {name: f"{name}/block" for node in inside for name in node.output}
-        queries = f"{own.start.input[0]}/block"
-        nodes = []
-        for node in inside:
-            copy = _renamed(node, names, f"{node.name}/block")
-            if node is own.start:
-                copy.input[0] = queries
-            if node is own.end and own.scaled is not None:
-                copy.input[1] = own.scaled.input[0]
-            nodes.append(copy)
+        names[own.rows] = f"{own.rows}/block"
+        if own.scaled is not None:
+            names[own.scaled.output[0]] = own.scaled.input[0]  # not scaled yet
+        nodes = [_renamed(node, names, f"{node.name}/block") for node in inside]
         values = []
-        for name in filter(self._declared.__contains__, names):
+        for name in [name for node in inside for name in node.output if name in self._declared]:
             value = onnx.ValueInfoProto()
             value.CopyFrom(self._values[name])
             value.name = names[name]
             value.type.tensor_type.shape.dim[2].dim_param += "_block"
             values.append(value)
         outputs = [self._typed(name, names[name]) for name in given]
-        return helper.make_graph(nodes, "block", [self._typed(own.start.input[0], queries)], outputs, value_info=values)
+        return helper.make_graph(nodes, "block", [self._typed(own.rows, names[own.rows])], outputs, value_info=values)
 
     def _joined(self, blocks: str, width: str, queries: str) -> str:
         """(blocks, B, heads, rows, width) -> (B, heads, N, width)."""
@@ -309,6 +372,9 @@ class _Ways:
     def _ceil(self, number: str, by: str) -> str:
         """Quotient of two whole numbers, rounded up."""
         return self._node("Div", self._node("Add", number, self._node("Sub", by, _ONE)), by)
+
+    def _product(self, *numbers: str) -> str:
+        return functools.reduce(functools.partial(self._node, "Mul"), numbers)
 
     def _size(self, name: str, axis: int) -> str:
         return self._node("Shape", name, start=axis, end=axis + 1)

@@ -113,7 +113,7 @@ def simplify(model: onnx.ModelProto, structure: Structure, operators: Set[str]) 
 
 
 def checked_blockwise(model: onnx.ModelProto, tolerance: float) -> onnx.ModelProto:
-    """Give each attention of a graph both ways (``blockwise.py``), and check one by the other, in many blocks.
+    """Give the large maps of a graph both ways (``blockwise.py``), and check one by the other, in many blocks.
 
     Args:
         model: In any precision.
@@ -131,8 +131,8 @@ def checked_blockwise(model: onnx.ModelProto, tolerance: float) -> onnx.ModelPro
         raise ExportError(f"the graph in blocks is not valid ONNX: {str(exc).splitlines()[0]}") from exc
     for name, difference in _largest_differences(model, with_block(both, _SMALL_BLOCK)).items():
         if not difference <= tolerance:
-            changed = f"attention in blocks changed the {name} by {difference:.2g}"
-            raise ExportError(f"{changed} (relative; allowed {tolerance:g}); export without --blockwise")
+            changed = f"blocks changed the {name} by {difference:.2g}"
+            raise ExportError(f"{changed} (relative; allowed {tolerance:g}); export with --no-blockwise")
     return both
 
 

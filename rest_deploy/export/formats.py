@@ -86,6 +86,7 @@ class Exporter(ABC):
 
         Raises:
             ConfigError: Says what to change.
+            DeviceError: The GPU that it would be made on does not have the memory for it.
         """
 
     def files(self, output: Path) -> tuple[Path, ...]:
@@ -111,6 +112,7 @@ class Exporter(ABC):
 
         Raises:
             ExportError: It could not be made.
+            DeviceError: The GPU that it is made on does not have the memory for it.
         """
 
     def trial(self, info: ArtifactInfo) -> Trial:

@@ -15,12 +15,11 @@ import torch
 
 from rest_deploy.errors import ExportError, one_line
 from rest_deploy.export.assemble import assemble
-from rest_deploy.export.blockwise import BLOCK
 from rest_deploy.export.checks import check_graph, checked_blockwise, simplify
 from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.export.trace import trace
 from rest_deploy.export.translate import TRANSLATIONS
-from rest_deploy.models.family import family_of
+from rest_deploy.models.family import MAP_BLOCK, family_of
 from rest_deploy.models.network import DeployForm
 from rest_deploy.specs import TensorSpec
 
@@ -39,7 +38,7 @@ class OnnxNotes:
         nodes: Of its graph.
         simplified: Whether it is onnxsim's result.
         not_simplified_why: Where that was asked for and is not so.
-        attention_block: Numbers in maps of queries x keys that are alive at a time at most; None for all of a map.
+        map_block: Numbers of a large map that are alive at a time at most; None where maps are computed whole.
     """
 
     opset: int
@@ -47,7 +46,7 @@ class OnnxNotes:
     nodes: int
     simplified: bool
     not_simplified_why: str | None = None
-    attention_block: int | None = None
+    map_block: int | None = None
 
 
 def export(
@@ -80,7 +79,7 @@ def export(
     if config.blockwise:
         model = checked_blockwise(model, _SAME)
     onnx.save(model, str(target))
-    block = BLOCK if any(node.op_type == "If" for node in model.graph.node) else None
+    block = MAP_BLOCK if any(node.op_type == "If" for node in model.graph.node) else None
     return OnnxNotes(config.opset, model.ir_version, nodes, config.simplify and why is None, why, block)
 
 

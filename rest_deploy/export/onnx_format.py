@@ -10,11 +10,10 @@ from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.artifact.profile import InputSize
-from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
+from rest_deploy.errors import DeviceError, MissingPackageError
 from rest_deploy.export.formats import Exporter, FormatRequest, Made, Trial
 from rest_deploy.export.options import option
 from rest_deploy.nvidia import find_gpu
-from rest_deploy.recipes import Recipe
 from rest_deploy.specs import DEFAULT_OPSET, OPSETS
 from rest_deploy.values import Whole, hold
 
@@ -32,29 +31,14 @@ class OnnxConfig:
     )
     simplify: bool = option(True, "leave onnxsim out", flag="--no-simplify")
     blockwise: bool = option(
-        False,
-        "attention of large images in blocks of queries, so that memory grows with their pixels; for FP32 and INT8 in "
-        "ONNX Runtime on the CPU",
+        True,
+        "compute maps of large images whole, for runtimes other than ONNX Runtime; memory then grows with the square "
+        "of their pixels. FP16, INT8 for TensorRT and engines are always so",
+        flag="--no-blockwise",
     )
 
     def __post_init__(self) -> None:
         hold(self)
-
-    def check(self, recipe: Recipe, *, kept: bool) -> None:
-        """Refuse what the ONNX file of a precision does not have.
-
-        Args:
-            recipe: Of the precision.
-            kept: Whether the file is asked for, and not only what is made from it.
-
-        Raises:
-            ConfigError: Says what to change.
-        """
-        if self.blockwise and not (kept and recipe.blockwise):
-            asked = str(recipe) if kept else "engines"
-            raise ConfigError(
-                f"--blockwise is for ONNX files in FP32 and in INT8 for the CPU, and not for {asked}; leave it out"
-            )
 
 
 def check(request: FormatRequest) -> Exporter:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -122,7 +123,7 @@ class Family(ABC, Generic[C]):
             height, width: Of the images, in pixels.
             precision: Of the file.
             format: ``"onnx"`` in ONNX Runtime, ``"pytorch"`` for a checkpoint.
-            block: As a record's ``attention_block``.
+            block: As a record's ``map_block``.
         """
 
     @abstractmethod
@@ -311,6 +312,13 @@ def spaced(numbers: Iterable[int]) -> str:
 
 #: Formats that run on the CPU.
 _FORMATS = ("onnx", "pytorch")
+#: ONNX files compute large maps in blocks of rows (``export/blockwise.py``). Numbers of all heads and images that a
+#: block has at most, where a row does not have more: 8 MiB in float32, with which products of 64 channels are nearly as
+#: fast as the machine multiplies (docs/benchmarks.md). Maps of up to so many blocks are computed whole.
+MAP_BLOCK, WHOLE_BLOCKS = 1 << 21, 3
+#: Numbers in a weight of an MLP that has blocks, at most. A runtime holds the weights of both ways; where they are
+#: larger the map is small, as channels double where tokens are quartered.
+MLP_WEIGHT = (1 << 18) - 1
 
 
 def network_bytes(
@@ -331,7 +339,7 @@ def network_bytes(
         height, width: Of the images, in pixels.
         precision: Of the file.
         format: ``"onnx"`` in ONNX Runtime, ``"pytorch"`` for a checkpoint.
-        block: As a record's ``attention_block``.
+        block: As a record's ``map_block``.
 
     Raises:
         ConfigError: The format is of no network that runs on the CPU.
@@ -389,3 +397,21 @@ def pixels_within(limit_bytes: int, call_bytes: Callable[[int, int, int], int]) 
         else:
             does_not = side
     return fits * fits
+
+
+def engine_side(config: NetworkConfig, batch: int, precision: Precision, limit_bytes: int) -> int:
+    """Side of the largest square images of which an engine takes a batch within so many bytes for activations, as
+    estimated; 0 where not even images of one pixel fit.
+
+    Args:
+        config: Of the network.
+        batch: Images of a call.
+        precision: Of the engine.
+        limit_bytes: How many.
+    """
+    family = family_of(config)
+
+    def activations(_: int, height: int, width: int) -> int:
+        return family.engine_bytes(config, InputSize(batch, ImageSize(height, width)), precision)
+
+    return math.isqrt(pixels_within(limit_bytes, activations))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import ConfigError
-from rest_deploy.models.family import Family, NetworkConfig
+from rest_deploy.models.family import MLP_WEIGHT, WHOLE_BLOCKS, Family, NetworkConfig
 from rest_deploy.recipes import recipe_of
 from rest_deploy.specs import ImageSize, Precision, Preprocessing
 from rest_deploy.values import Many
@@ -23,13 +23,16 @@ OF_STAGES = Many(STAGES, STAGES)
 MAX_BLOCKS = 1000  # of a stage; rest_large has 18
 _FLOAT = 4
 #: In PyTorch: numbers that the maps of queries x keys of all heads and images have at most where attention is computed
-#: as the authors wrote it, those of one image of 1024x1024 with one head. Above that queries go in blocks, of so many
-#: numbers where a query does not have more.
+#: as the authors wrote it, those of one image of 1024x1024. Above that queries go in blocks of so many numbers, where
+#: one query does not have more: 8 MiB in float64, in which the reference computes. With more than that a block leaves
+#: the caches, and blocks take twice the time, as whole maps do.
 AT_ONCE, BLOCK = 1 << 26, 1 << 20
 #: What malloc does not give back of blocks of that size: glibc trims its heap above twice the largest threshold of mmap.
 _HEAP_BYTES = 64 << 20
 #: Maps of the stem that are alive at a time.
 _STEM_MAPS = {"onnx": 2, "pytorch": 3}
+#: Maps of tokens around an attention in blocks.
+_AROUND_BLOCKS = 4
 #: Measured with TensorRT-RTX 1.7: scratch memory of a layer at the smallest sizes, and beside the widest point.
 _SCRATCH_BYTES, _BESIDE_BYTES = 16 << 20, 6 << 20
 
@@ -140,6 +143,13 @@ def stage_sizes(config: StagesConfig, height: int, width: int) -> Iterator[Stage
         yield StageSize(height * width, keys, dim, config.hidden_dim(stage), heads)
 
 
+def _at_a_time(row: int, rows: int, block: int | None) -> float:
+    """Share of a map that is alive at a time, of so many rows of so many numbers; a block has one row at least."""
+    if block is None or row * rows <= WHOLE_BLOCKS * block:
+        return 1.0
+    return max(block, row) / (row * rows)
+
+
 C = TypeVar("C", bound=StagesConfig)
 
 
@@ -185,17 +195,16 @@ class StagesFamily(Family[C]):
         stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
         widest, kept = 0.0, 0
         for stage in stage_sizes(config, height, width):
-            at_a_time = 1.0
             if format == "pytorch":
                 block = BLOCK if batch * stage.attention > AT_ONCE else None
                 kept = kept if block is None else _HEAP_BYTES
-            if block is not None:  # a block has one query of each head and image at least
-                query = batch * stage.heads * stage.keys
-                at_a_time = min(1.0, max(block, query) / (query * stage.tokens))
+            at_a_time = _at_a_time(batch * stage.heads * stage.keys, stage.tokens, block)
             maps = at_a_time * self.call_overhead[format] * self.attention_numbers(stage, precision, format)
-            around = self.call_around[format] * stage.tokens * stage.dim
-            mlp = stage.tokens * (2 * stage.dim + 2 * stage.hidden)
-            widest = max(widest, maps + around, mlp)
+            around = self.call_around[format] if at_a_time == 1 else _AROUND_BLOCKS
+            small = stage.dim * stage.hidden <= MLP_WEIGHT and precision is Precision.FP32 and format == "onnx"
+            inside = _at_a_time(stage.hidden, batch * stage.tokens, block if small else None)
+            mlp = stage.tokens * (2 * stage.dim + inside * 2 * stage.hidden)
+            widest = max(widest, maps + around * stage.tokens * stage.dim, mlp)
         own = height * width * config.in_channels + _STEM_MAPS[format] * stem + widest
         return int(batch * _FLOAT * own) + kept
 

@@ -266,7 +266,7 @@ class Reduction:
         model = self.convert(plan)
         del model.metadata_props[:]  # the record and the seal of the FP32 file
         extra = {**info.extra, "nodes": len(model.graph.node)}
-        if info.attention_block:
+        if info.map_block:
             model = checked_blockwise(model, self.network.recipe.logits_tolerance)
         record = self.network.record(plan, budget_record(self.network.recipe, *self.limits))
         info = replace(info, extra=extra, precision_plan=record)

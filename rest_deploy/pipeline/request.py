@@ -6,7 +6,7 @@ import difflib
 import importlib.util
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +36,8 @@ from rest_deploy.values import check
 
 if TYPE_CHECKING:
     from torch.nn import Module
+
+    from rest_deploy.export.onnx_format import OnnxConfig
 else:
     Module = object  # a request is checked without torch
 
@@ -135,7 +137,6 @@ class ExportRequest:
         self._set("configs", MappingProxyType(_make_configs(self.formats, self.options)))
         self._set("recipe", self.precision_config.recipe(self.precision, self._targets))
         self.precision_config.check(self.recipe, self.verify)
-        self.configs[SOURCE].check(self.recipe, kept=SOURCE in self.formats)
         for name in self.formats:
             for package, extra in get_format(name).packages.items():
                 if importlib.util.find_spec(package) is None:
@@ -143,6 +144,12 @@ class ExportRequest:
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
+
+    @property
+    def onnx_config(self) -> OnnxConfig:
+        """How the ONNX file is written that all is made from: in blocks where it is kept and its precision has them."""
+        config: OnnxConfig = self.configs[SOURCE]
+        return replace(config, blockwise=config.blockwise and self.recipe.blockwise and SOURCE in self.formats)
 
     @property
     def precision_config(self) -> PrecisionConfig:

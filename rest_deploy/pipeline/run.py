@@ -19,7 +19,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import ConfigError
-from rest_deploy.export.formats import SOURCE, Made, Trial
+from rest_deploy.export.formats import Made, Trial
 from rest_deploy.models.family import NetworkConfig
 from rest_deploy.pipeline.prepare import Job, Prepared, prepare
 from rest_deploy.pipeline.request import ExportRequest
@@ -138,8 +138,8 @@ def _export(prepared: Prepared, folder: Path) -> ExportResult:
     outputs = tuple(replace(output, dtype="float32") for output in info.outputs)
     path = _new(folder / "fp32") / prepared.file
     with _timed(seconds, "export", prepared.report), replacing(path) as target:
-        model = prepared.loaded.model
-        written = onnx_exporter.export(model.to_deploy(), image, outputs, target, prepared.request.configs[SOURCE])
+        model, config = prepared.loaded.model, prepared.request.onnx_config
+        written = onnx_exporter.export(model.to_deploy(), image, outputs, target, config)
         info = replace(
             info, precision=Precision.FP32, precision_plan=None, input=image, outputs=outputs, extra=asdict(written)
         )

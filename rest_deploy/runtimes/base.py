@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import threading
 import weakref
@@ -18,15 +17,13 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, InputError, PredictorError
-from rest_deploy.models.family import config_of, network_bytes
-from rest_deploy.runtimes.registry import RUNTIMES
+from rest_deploy.runtimes.memory import call_bytes
 from rest_deploy.specs import Device
 
 if TYPE_CHECKING:
     from rest_deploy.models.reference import BlockRun
 
 _SIZES_KNOWN = 256
-_FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -181,17 +178,9 @@ class Runtime(ABC):
             return 0
         known, size = self._call_bytes, (count, height, width)
         if size not in known:
-            info = self.info
             if len(known) == _SIZES_KNOWN:
                 known = self._call_bytes = {}
-            maps = sum(math.prod(own.sizes(*size)) for own in info.outputs if own.stride is not None)
-            known[size] = _FLOAT * maps + network_bytes(
-                config_of(info),
-                *size,
-                precision=info.precision,
-                format=RUNTIMES[info.format].memory,
-                block=info.attention_block,
-            )
+            known[size] = call_bytes(self.info, *size)
         return known[size]
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:

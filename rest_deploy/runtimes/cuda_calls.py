@@ -16,6 +16,8 @@ from rest_deploy.errors import DeviceError
 from rest_deploy.nvidia import OUT_OF_MEMORY, Cuda, CudaError
 
 _HOST_ALLOC_DEFAULT = 0  # cudaHostAllocDefault
+_MALLOC = "cudaMalloc"
+_MIB = 2**20
 
 
 class Buffer:
@@ -38,9 +40,9 @@ class Buffer:
         self.nbytes = 0
 
     @classmethod
-    def on_device(cls, cuda: Cuda) -> Buffer:
-        """On the current GPU."""
-        return cls(cuda, "cudaMalloc", "cudaFree", where="on the GPU")
+    def on_device(cls, cuda: Cuda, use: str = "") -> Buffer:
+        """On the current GPU; a message adds ``use``, such as ``"for activations"``."""
+        return cls(cuda, _MALLOC, "cudaFree", where=f"{use} on the GPU".strip())
 
     @classmethod
     def pinned(cls, cuda: Cuda) -> Buffer:
@@ -62,12 +64,23 @@ class Buffer:
             if exc.code != OUT_OF_MEMORY:
                 raise
             raise DeviceError(
-                f"no room for {nbytes / 2**20:.0f} MiB {self._where}; run fewer or smaller images, or free memory"
+                f"no room for {-(-nbytes // _MIB):,} MiB {self._where}{self._left()}; run fewer or smaller images, or "
+                "free memory"
             ) from exc
         self.nbytes = nbytes
         self._finalizer = weakref.finalize(self, self._cuda.call, self._free, self.pointer)
         self._finalizer.atexit = False  # CUDA may be gone by then, and the memory with it
         return True
+
+    def _left(self) -> str:
+        """How much is free, in words; empty if CUDA does not say."""
+        if self._allocate != _MALLOC:
+            return ""
+        try:
+            free, _ = self._cuda.call("cudaMemGetInfo")
+        except CudaError:
+            return ""
+        return f", which has {free // _MIB:,} MiB free"
 
     def free(self) -> None:
         """Give the memory back; may be called again without harm."""

@@ -85,7 +85,7 @@ class OnnxRuntime(Runtime):
                 _check_integers(self.info, self.target, self.path)
             content: bytes = file.content
             without_weights: Callable[[str], bytes] = file.without_weights
-            if self.target.kind == "cuda" and self.info.attention_block:  # where blocks have not been measured
+            if self.target.kind == "cuda" and self.info.map_block:  # where blocks have not been measured
                 content, without_weights = file.without_blocks()
             return open_session(
                 content,

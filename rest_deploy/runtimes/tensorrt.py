@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import EngineFile, read_engine, read_manifest
-from rest_deploy.artifact.profile import InputSize, largest_batch, narrowest, nearest
+from rest_deploy.artifact.profile import InputSize, fitting, largest_batch, narrowest
 from rest_deploy.errors import DeviceError, InputError, PredictorError, RestDeployError, one_line
 from rest_deploy.nvidia import Cuda, CudaError, Library, TensorRTLog, find_gpu, frames_let_go, load_library
 from rest_deploy.runtimes.base import GpuCall, Runtime
@@ -140,7 +140,7 @@ class EngineSession:
         tensors = (self._info.input, *self._info.outputs)
         self._buffers = {tensor.name: Buffer.on_device(self._cuda) for tensor in tensors}
         self._staging = {tensor.name: Buffer.pinned(self._cuda) for tensor in tensors}
-        self._scratch = Buffer.on_device(self._cuda)
+        self._scratch = Buffer.on_device(self._cuda, "for activations")
         with self._cuda.on_device(self._gpu):
             try:
                 self._stream = self._cuda.call("cudaStreamCreateWithFlags", self._cuda.api.cudaStreamNonBlocking)
@@ -242,7 +242,8 @@ class EngineSession:
         """Set the context to an input shape, with the narrowest profile that fits."""
         if shape == self._shape:
             return
-        profile = self._fitting(shape)
+        size = InputSize(shape[0], ImageSize(shape[2], shape[3]))
+        profile = fitting(self._profiles, size, self._path.name)
         self._drop_graph()
         self._shape, self._calls, self._graphs = None, 0, not self._library.is_rtx
         if profile != self._profile:
@@ -259,18 +260,6 @@ class EngineSession:
                 raise PredictorError(f"{self._library} infers {found}, needed {wanted}; not set: {missing}")
         self._give_scratch()
         self._shape = shape
-
-    def _fitting(self, shape: tuple[int, ...]) -> int:
-        wanted = InputSize(shape[0], ImageSize(shape[2], shape[3]))
-        profile = narrowest(self._profiles, wanted)
-        if profile is None:
-            accepted = " or ".join(f"{profile.min} to {profile.max}" for profile in self._profiles)
-            raise InputError(
-                f"input of batch x height x width {wanted} is outside of what {self._path.name} was built for, "
-                f"{accepted}; the nearest that fits is {nearest(self._profiles, wanted)}; resize, split the batch, or "
-                "rebuild with --min-size, --max-size or --max-batch"
-            )
-        return profile
 
     def _give_scratch(self) -> None:
         needed = self._try("tell its memory", self._context.update_device_memory_size_for_shapes)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import EngineFile
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.errors import ArtifactError, DeviceError, ExportError, PredictorError, install
-from rest_deploy.nvidia import AMPERE, HOPPER, ComputeCapability, Gpu, Library, TensorRTLog
+from rest_deploy.nvidia import AMPERE, HOPPER, ComputeCapability, Gpu, Library, TensorRTLog, ran_out_of_memory
 from rest_deploy.recipes import Recipe
 
 _log = logging.getLogger(__name__)
 
+_MIB = 2**20
 #: DataType of TensorRT -> dtype of a record.
 DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 
@@ -137,6 +139,24 @@ def _shapes(profile: Profile, info: ArtifactInfo) -> tuple[tuple[int, ...], ...]
     return tuple(end.shape(channels) for end in (profile.min, profile.opt, profile.max))
 
 
+@contextmanager
+def _telling_memory(record: EngineRecord) -> Iterator[None]:
+    """Say how much memory an engine needs, if the GPU does not have it.
+
+    Raises:
+        DeviceError: It does not.
+    """
+    try:
+        yield
+    except (ArtifactError, PredictorError) as exc:
+        if not ran_out_of_memory(str(exc)):
+            raise
+        needs = f"its plan has {record.plan_bytes / _MIB:,.0f} MiB, nearly all of them weights"
+        if record.activation_bytes is not None:
+            needs += f", and its largest size takes {record.activation_bytes / _MIB:,.0f} MiB more for activations"
+        raise DeviceError(f"{exc}; {needs}: free memory on the GPU, or use a larger one") from exc
+
+
 class LoadedEngine:
     """TensorRT's objects of one engine, each of which must outlive the next. CUDA's current device is its GPU.
 
@@ -150,23 +170,30 @@ class LoadedEngine:
     Raises:
         ArtifactError: The library refuses the plan, or it is not the one that the record tells of.
         PredictorError: The library cannot make an execution context.
+        DeviceError: The GPU does not have the memory.
     """
 
     def __init__(self, file: EngineFile, library: Library, log: TensorRTLog) -> None:
-        path, info = file.path, file.info
-        assert info.engine is not None  # read_engine has looked
-        self._path, self._library, self._log = path, library, log
+        assert file.info.engine is not None  # read_engine has looked
+        self._path, self._library, self._log = file.path, library, log
         self._cache: Any = None
+        with _telling_memory(file.info.engine):
+            self._open(file, file.info.engine)
+
+    def _open(self, file: EngineFile, record: EngineRecord) -> None:
+        path, library, log = self._path, self._library, self._log
         self._runtime = log.attempt("start its runtime", PredictorError, library.api.Runtime, log.logger)
-        if info.engine.version_compatible:
+        if record.version_compatible:
             self._runtime.engine_host_code_allowed = True  # such a plan carries the code that runs it
         check_validity(self._runtime, file.plan, library, log, path)
         self._engine = log.attempt(f"load {path}", ArtifactError, self._runtime.deserialize_cuda_engine, file.plan)
-        check_tensors(self._engine, info, library, path)
+        check_tensors(self._engine, file.info, library, path)
         settings = library.api.ExecutionContextAllocationStrategy.USER_MANAGED
         if library.is_rtx:
             settings = self._rtx_settings(settings)
-        self.context = self._made("make an execution context", self._engine.create_execution_context, settings)
+        self.context = self._made(
+            f"make an execution context of {path}", self._engine.create_execution_context, settings
+        )
 
     def _made(self, what: str, make: Callable[..., Any], *arguments: Any) -> Any:
         return self._log.attempt(what, PredictorError, make, *arguments)

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.errors import ConfigError, ImageError, RestDeployError, VerificationError
-from rest_deploy.models.family import check_image, config_of, family_named
+from rest_deploy.artifact.profile import InputSize
+from rest_deploy.errors import ConfigError, ImageError, InputError, RestDeployError, VerificationError
+from rest_deploy.models.family import family_named
 from rest_deploy.preprocess.dataset import Dataset, open_dataset
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.thumbnail import thumbnail
 from rest_deploy.preprocess.transform import fed_size, transform
-from rest_deploy.runtimes.registry import RUNTIMES
 from rest_deploy.specs import BATCH, IMAGES, LOGITS, Alpha, ImageSize, Precision, Preprocessing, PreprocessingChange
 from rest_deploy.values import hold
 from rest_deploy.verification.figures import (
@@ -92,6 +92,7 @@ def on_images(
 
     Raises:
         ConfigError: There are no images, the artifacts' transforms differ, or classes that are needed are not known.
+        InputError: A batch of the size that images are brought to would take more memory than is free.
         VerificationError: None of the images can be read.
     """
     first = subjects[0].info
@@ -226,6 +227,8 @@ class _Going:
             self.interrupted = True
 
     def _go(self, report: Callable[[float], None]) -> None:
+        for size in (own.size for own in self._steps() if own.size is not None):  # as all images come
+            self._check_memory(size, "images", InputError)
         waiting: dict[int, list[tuple[int, NDArray[np.float32]]]] = {i: [] for i in range(len(self.answers))}
         for number, inputs in self._inputs(report):
             for i, pixels in enumerate(inputs):
@@ -240,9 +243,13 @@ class _Going:
             name, why = self.skipped[0]
             raise VerificationError(f"none of {len(self.skipped)} images could be read; the first is {name}: {why}")
 
+    def _steps(self) -> list[Preprocessing]:
+        """From a picture to the input, at every size."""
+        return [self.steps if answers.size is None else self.steps.at(answers.size) for answers in self.answers]
+
     def _inputs(self, report: Callable[[float], None]) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
         """Number of an image, and it at every size."""
-        steps = [self.steps if answers.size is None else self.steps.at(answers.size) for answers in self.answers]
+        steps = self._steps()
         for number, path in enumerate(self.data.images):
             report(number / len(self.data.images))
             try:
@@ -252,17 +259,13 @@ class _Going:
                 self.skipped.append((self.data.name(path), str(exc)))
 
     def _check(self, steps: Sequence[Preprocessing], name: str, height: int, width: int) -> None:
-        """Refuse an image that a network, or the reference, has no memory for; on a GPU that cannot be told."""
-        reference = self.reference.subject
+        """Refuse an image that a network, or the reference, has no memory for in a batch."""
         for own in steps:
-            size = fed_size(own, height, width, name)
-            for subject in (reference, *self.subjects):
-                info, wide = subject.info, 2 if subject is reference and subject.info.format == "pytorch" else 1
-                if subject.device == "cpu" and info.engine is None:
-                    own_size = (config_of(info), size.height, size.width, name)
-                    memory = RUNTIMES[info.format].memory
-                    block = info.attention_block
-                    check_image(*own_size, precision=info.precision, format=memory, block=block, widening=wide)
+            self._check_memory(fed_size(own, height, width, name), name, ImageError)
+
+    def _check_memory(self, size: ImageSize, name: str, refusal: type[RestDeployError]) -> None:
+        for subject in (self.reference.subject, *self.subjects):
+            subject.check_memory(InputSize(self.batch, size), name, refusal)
 
     def _answer(self, answers: _Answers, group: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
         batch = np.stack([pixels for _, pixels in group])

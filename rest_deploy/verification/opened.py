@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import read_checked
-from rest_deploy.errors import ConfigError, MissingPackageError
+from rest_deploy.errors import ConfigError, MissingPackageError, RestDeployError
 from rest_deploy.models.family import config_of, operators_of
 from rest_deploy.recipes import Recipe
+from rest_deploy.runtimes.memory import call_bytes, check_call
 from rest_deploy.runtimes.registry import is_checkpoint, open_runtime, read_info
 from rest_deploy.specs import NUM_HEADS, Precision
 from rest_deploy.values import hold
@@ -57,7 +58,7 @@ def candidate_of(model: onnx.ModelProto, recipe: Recipe, threads: int | None = N
 class Subject:
     """An artifact that is open. ``name`` is its own among those that are measured, ``computed`` what runs it, in words;
     ``blocks`` gives its blocks, or raises ConfigError where they cannot be seen; ``threads`` are those of a call, None
-    for each core that may be used.
+    for each core that may be used; ``widening`` is how many times the bytes of a float32 each number has.
     """
 
     name: str
@@ -68,11 +69,34 @@ class Subject:
     computed: str
     blocks: Callable[[], BlockRun]
     threads: int | None = None
+    widening: int = 1
 
     @property
     def own_cases(self) -> tuple[Case, ...]:
         """Batches and sizes that it is checked at where none are asked for."""
         return CASES if self.info.engine is None else cases_within(self.info.engine.profiles)
+
+    def check_memory(
+        self, size: Case, images: str, refusal: type[RestDeployError], step: str = "scale it down first"
+    ) -> None:
+        """Refuse a call for which too little memory is free on the CPU; what a GPU has is not known before.
+
+        Args:
+            size: Of its input.
+            images: What a message calls the images.
+            refusal: The error.
+            step: What to do then.
+
+        Raises:
+            PredictorError: Too little is free for any image.
+            RestDeployError: ``refusal``: it would take more than is free; the message names the network.
+        """
+        if self.device == "cpu":
+            computed = f" ({self.computed})" if self.widening > 1 else ""
+            check_call(self._call_bytes, size.sizes, f"{images}, for {self.name}{computed}", refusal, step=step)
+
+    def _call_bytes(self, count: int, height: int, width: int) -> int:
+        return self.widening * call_bytes(self.info, count, height, width)
 
     def to_dict(self) -> dict[str, Any]:
         """What a record says of it."""
@@ -198,7 +222,7 @@ def open_reference(
     loaded = _loaded(path, choice, records)
     exact, _ = reference_runs(loaded.model, threads=threads)
     blocks = partial(as_written_blocks, loaded.model, torch.float64)
-    about = Subject(path.name, path, describe(loaded), exact, "cpu", "PyTorch float64", blocks, threads)
+    about = Subject(path.name, path, describe(loaded), exact, "cpu", "PyTorch float64", blocks, threads, widening=2)
     yield OpenReference(about, loaded.model)
 
 

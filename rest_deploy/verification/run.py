@@ -11,7 +11,7 @@ import numpy as np
 
 from rest_deploy.artifact.files import distinct_names
 from rest_deploy.environment import describe_environment
-from rest_deploy.errors import ConfigError, RestDeployError
+from rest_deploy.errors import ConfigError, InputError, RestDeployError
 from rest_deploy.recipes import Limits
 from rest_deploy.specs import LOGITS, SEED, THREADS, ImageSize, StepProgress, input_size
 from rest_deploy.values import check
@@ -22,6 +22,8 @@ from rest_deploy.verification.opened import OpenReference, Subject, WeightsChoic
 from rest_deploy.verification.reference import Case, CaseFigures, Comparison, Reference, synthetic_images
 from rest_deploy.verification.result import ArtifactResult, Verification
 
+#: What is refused, by which error, and what to do then.
+_SYNTHETIC = ("synthetic images", InputError, "give smaller sizes")
 _BLOCK_SIZE = ImageSize(224, 224)
 
 
@@ -71,6 +73,7 @@ def verify(
 
     Raises:
         ConfigError: Nothing to compare, or artifacts of different shapes.
+        InputError: The reference would take more memory than is free.
         RestDeployError: One of them cannot be opened.
     """
     threads = check(THREADS, threads, "threads") if threads is not None else None
@@ -155,6 +158,8 @@ def _on_synthetic(
 ) -> _Synthetic:
     """Measure artifacts on synthetic images of some cases, or of each artifact's own; the reference answers once."""
     every = list(dict.fromkeys(case for subject in subjects for case in cases or subject.own_cases))
+    for case in every:
+        reference.subject.check_memory(case, *_SYNTHETIC)
     say(0.0, "the reference on synthetic images")
     channels = int(reference.subject.info.input.shape[1])
     padded = bool(reference.subject.info.taps.stages)
@@ -166,8 +171,9 @@ def _on_synthetic(
         allowed, figures, failed = of_artifact(subject.info, limits), list[CaseFigures](), list[str]()
         for case in cases or subject.own_cases:
             try:
+                subject.check_memory(case, *_SYNTHETIC)
                 figures += measured[subject.info.precision].compare(subject.run, allowed, cases=[case]).cases
-            except RestDeployError as exc:  # of an engine that was not built for the size; others are looked at
+            except RestDeployError as exc:  # as of an engine that was not built for the size; others are looked at
                 failed.append(f"{case}: {exc}")
         comparisons[subject.name] = Comparison(seed, tuple(figures), allowed)
         errors[subject.name] = tuple(failed)
@@ -196,6 +202,8 @@ def _by_block(
             if any(judge(output, allowed) for output in figures.outputs.values())
         )
         case = next(failed, first)
+        for one in (reference.subject, subject):
+            one.check_memory(case, *_SYNTHETIC)
         images = synthetic.reference.images(case) if synthetic.reference is not None else None
         if images is None:
             images = synthetic_images(np.random.default_rng(seed), case, int(subject.info.input.shape[1]))

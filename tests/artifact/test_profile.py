@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rest_deploy.artifact.profile import InputSize, Profile, narrowest, nearest
-from rest_deploy.errors import ConfigError
+from rest_deploy.artifact.profile import InputSize, Profile, fitting, narrowest, nearest
+from rest_deploy.errors import ConfigError, InputError
 from rest_deploy.specs import ImageSize
 from rest_deploy.values import plain, read
 
@@ -46,6 +46,16 @@ def test_a_size_as_text(text, sizes):
 def test_a_size_that_cannot_be_read(text):
     with pytest.raises(ConfigError, match="image size"):
         InputSize.parse(text)
+
+
+def test_a_size_that_nothing_is_resized_to():
+    """As of a picture that a network takes as it is."""
+    with pytest.raises(ConfigError, match="67,108,864 pixels"):
+        InputSize.parse("2x9000x9000")
+    assert InputSize.parse("2x9000x9000", resized=False).sizes == (2, 9000, 9000)
+    for text in ("0x9000", "1000000x1", "x"):
+        with pytest.raises(ConfigError, match="image size"):
+            InputSize.parse(text, resized=False)
 
 
 @pytest.mark.parametrize("batch", [0, -1, 1.0, True, "1", None])
@@ -209,3 +219,12 @@ def test_nearest_is_meant_in_relative_terms():
     """16 images rather than 8 is far; 40 pixels of 4000 is not."""
     batch_off, height_off = make("32", "32", "8x4000x4000"), make("32", "32", "16x3960x4000")
     assert str(nearest([batch_off, height_off], InputSize.parse("16x4000x4000"))) == "16x3960x4000"
+
+
+def test_a_size_that_no_profile_holds_is_named_with_what_does():
+    both = (make(), make("9x1x1", "9x2x2", "16x16x16"))
+    assert fitting(both, InputSize.parse("1x64x64"), "x.engine") == 0
+    assert fitting(both, InputSize.parse("12x8x8"), "x.engine") == 1
+    words = r"9x32x32 is outside of .* x\.engine .* 1x32x32 to 8x640x640 or 9x1x1 to 16x16x16; .* 8x32x32;"
+    with pytest.raises(InputError, match=words):
+        fitting(both, InputSize.parse("9x32x32"), "x.engine")

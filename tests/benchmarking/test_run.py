@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from rest_deploy import benchmark, create_model, save_checkpoint
+from rest_deploy.artifact.profile import InputSize
 from rest_deploy.benchmarking import BenchmarkReport, Effort
 from rest_deploy.benchmarking.cold import Cold
 from rest_deploy.benchmarking.contenders import Contender, artifact_contenders, baseline_contender
@@ -205,6 +206,64 @@ def test_what_was_killed_at_its_first_start_is_not_run_beside_the_others(
     made = benchmark([tiny_onnx, tiny_onnx], sizes=[(16, 16), (24, 24)], effort=QUICK, threads=1)
     assert [result.error for result in made.cases[0].results] == [None, None]
     assert made.cases[1].results[1].error == "signal 9 ended its process (first start)"
+
+
+def _needs(monkeypatch: pytest.MonkeyPatch, gib: Callable[[int, int], float]) -> None:
+    """A machine with 1 GiB free, and networks that need memory by their batch and height."""
+    monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
+    needed = "rest_deploy.benchmarking.contenders.network_bytes"
+    monkeypatch.setattr(needed, lambda config, batch, height, width, **_: int(gib(batch, height) * 2**30))
+
+
+def test_what_needs_more_memory_than_is_free_is_not_run(
+    planted: Callable[..., BenchmarkReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that the kernel kills would take every figure with it."""
+    _needs(monkeypatch, lambda batch, height: 5.0 if height > 64 else 0.1)
+    made = planted(lambda shape: 5.0 if shape[2] < 128 else pytest.fail("ran"), sizes=[(64, 64), (128, 128)])
+    assert made.cases[0].results[0].error is None
+    (error,) = (result.error for result in made.cases[1].results)
+    assert error is not None
+    assert "an input of 128x128 would take about 5.0 GiB, and 1.0 GiB are free: at most about 4,096 pixels" in error
+    assert made.failures == [f"tiny.onnx at 1x128x128: {error}"]
+
+
+def test_no_process_is_started_for_what_needs_more_memory_than_is_free(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def cold(contender: Contender, cases: Any) -> Cold:
+        started.append([str(case) for case in cases])
+        return Cold(1.0, 1.0, {str(case): 80.0 for case in cases}, None)
+
+    monkeypatch.setattr("rest_deploy.benchmarking.run.measure_cold", cold)
+    _needs(monkeypatch, lambda batch, height: float(batch * (height > 16)))
+    made = benchmark([tiny_onnx], sizes=[(16, 16), (24, 24)], batches=[1], effort=QUICK, threads=1)
+    assert started == [["1x16x16"]]
+    assert [case.results[0].error is None for case in made.cases] == [True, False]
+    made = benchmark([tiny_onnx], sizes=[(24, 24)], batches=[2], effort=QUICK, threads=1)
+    assert started == [["1x16x16"]]
+    assert made.cold == {}
+    assert "2x24x24" in made.failures[0]
+
+
+def test_baselines_are_measured_by_their_own_format(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def needed(config: Any, *size: int, **how: Any) -> int:
+        asked.append((how["format"], how["block"], size))
+        return 0
+
+    monkeypatch.setattr("rest_deploy.benchmarking.contenders.network_bytes", needed)
+    (own,) = artifact_contenders([tiny_onnx], None, 1)
+    own = replace(own, block=4096)
+    assert Contender.from_json(own.to_json()) == own
+    for contender in (own, *(baseline_contender(name, own, Path(), alone=True) for name in ("torch", "as-written"))):
+        contender.check_memory(InputSize(2, ImageSize(3, 4)))
+    assert asked == [("onnx", 4096, (2, 3, 4)), ("pytorch", None, (2, 3, 4)), ("onnx", None, (2, 3, 4))]
+    replace(own, device="cuda").check_memory(InputSize(2, ImageSize(3, 4)))
+    assert len(asked) == 3
 
 
 def test_ctrl_c_keeps_what_was_measured(planted: Callable[..., BenchmarkReport]) -> None:

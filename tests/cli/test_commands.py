@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
+import math
 import os
 import pty
 import re
@@ -24,8 +26,9 @@ from rest_deploy.cli import bench, export, info, predict, verify
 from rest_deploy.cli.preprocessing_flags import preprocessing_change
 from rest_deploy.cli.terminal import clean, progress_display
 from rest_deploy.models.factory import create_model
-from rest_deploy.models.family import FAMILIES, family_of
+from rest_deploy.models.family import FAMILIES, family_of, network_bytes
 from rest_deploy.models.rest_family import ResTConfig
+from rest_deploy.runtimes.memory import most_pixels
 from rest_deploy.specs import ImageSize, Preprocessing, Resize
 from tests.conftest import IMAGES, ROOT, TINY, slow
 
@@ -72,6 +75,75 @@ def test_json(tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: py
     assert [Path(a["image"]).name for a in answers] == ["chelsea.png", "coffee.png", "rocket.jpg"]
     assert [sorted(p) for p in answers[0]["predictions"]] == [["index", "label", "score"]] * 3
     assert json.loads(Outcome(info, [tiny_onnx, "--json"], capsys).out)["labels"] == list("abcdefg")
+
+
+def _predicted(text: str) -> list[list[str]]:
+    """The rows of the table of memory, in columns."""
+    lines = text[text.index("memory of a call") :].splitlines()
+    return [re.split(r"\s{2,}", line.strip()) for line in lines[1:-1]]
+
+
+def test_the_memory_of_a_call(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("machine", "runtimes.memory"):
+        monkeypatch.setattr(f"rest_deploy.{module}.available_bytes", lambda: 1 << 30)
+    monkeypatch.setattr("rest_deploy.runtimes.ort.open_session", lambda *_, **__: pytest.fail("opened"))
+    sizes = ((1, 224, 224), (8, 320, 320), (1, 4000, 3000))
+    argv = [tiny_onnx, "--memory", "224", "8x320x320", "4000x3000"]
+    done = Outcome(info, argv, capsys)
+    assert (done.code, done.err) == (0, "")
+    plain = Outcome(info, argv[:1], capsys)
+    assert done.out.startswith(plain.out)
+    needed = [network_bytes(TINY, *size) for size in sizes]
+    sides = [math.isqrt(most_pixels(functools.partial(network_bytes, TINY), batch) or 0) for batch, *_ in sizes]
+    head, *rows = _predicted(done.out)
+    assert len(head) == 4  # and one that says which figures are estimates
+    assert [row[:4] for row in rows] == [
+        ["1x224x224", f"{needed[0] / 2**20:,.0f}", "estimated", "takes it"],
+        ["8x320x320", f"{needed[1] / 2**20:,.0f}", "estimated", "takes it"],
+        ["1x4000x3000", f"{needed[2] / 2**20:,.0f}", "estimated", "refuses it"],
+    ]
+    assert [f"{side**2:,} pixels, as {side}x{side}" in row[4] for row, side in zip(rows, sides, strict=True)] == [
+        True
+    ] * 3
+    assert "1,024 MiB are free here" in done.out.splitlines()[-1]
+    assert "ONNX Runtime on the CPU" in done.out
+
+    record = json.loads(Outcome(info, [*argv, "--json"], capsys).out)
+    told = record.pop("memory")
+    assert record == json.loads(Outcome(info, [tiny_onnx, "--json"], capsys).out)
+    assert [(row["batch"], row["height"], row["width"], row["bytes"], row["taken"]) for row in told] == [
+        (*size, bytes, taken) for size, bytes, taken in zip(sizes, needed, (True, True, False), strict=True)
+    ]
+    assert [row["most_pixels"] for row in told] == [side**2 for side in sides]
+    assert {row["free_bytes"] for row in told} == {1 << 30}
+
+
+def test_the_memory_of_a_call_where_little_or_nothing_is_known_to_be_free(
+    tiny_onnx: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(free: int | None, *argv: Any) -> str:
+        for module in ("machine", "runtimes.memory"):
+            monkeypatch.setattr(f"rest_deploy.{module}.available_bytes", lambda: free)
+        return Outcome(info, [*argv, "--memory", "640"], capsys).out
+
+    unknown = told(None, tiny_onnx)
+    assert "takes it" in unknown
+    assert "are free here" not in unknown
+    little = told(10 << 20, tiny_onnx)
+    assert "takes it" in little
+    assert "10 MiB are free here" in little
+    assert "256 MiB always" in little
+    assert "PyTorch on the CPU" in told(1 << 34, tiny_checkpoint)
+    assert "none" in told(0, tiny_onnx)
+
+
+@pytest.mark.parametrize("size", ["0", "0x32x32", "1x0x32", "x", "big", "1x2x3x4", "9999999", "2000000x1x1", "-1"])
+def test_a_size_of_memory_that_is_none(size: str, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = Outcome(info, [tiny_onnx, "--memory", size], capsys)
+    assert (done.code, done.out) == (2, "")
+    assert "--memory" in done.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("model", [TINY, *slow(["rest_lite"])])

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from rest_deploy.artifact.manifest import manifest_path
+from rest_deploy.artifact.profile import InputSize
 from rest_deploy.cli import export, info, predict
+from rest_deploy.models.family import FAMILIES, engine_side
+from rest_deploy.specs import Precision
 from tests.cli.test_commands import Outcome
-from tests.conftest import IMAGES
+from tests.conftest import IMAGES, TINY
 from tests.engines import GPU, RTX, Machine
 from tests.standins.bench import write_onnx
 from tests.standins.cuda import FakeCuda, FakeDevice
@@ -115,6 +118,26 @@ def test_edited_figures_are_an_error(engine: Path, capsys: pytest.CaptureFixture
     told = Outcome(info, [engine], capsys)
     assert (told.code, told.out) == (1, "")
     assert ".source_verification.cases[0].other is unknown" in told.err
+
+
+def test_the_memory_of_an_engine(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the largest size that of its build, of others an estimate; a size outside of its profiles is refused."""
+    largest, estimate = 155_785_216, FAMILIES["rest"].engine_bytes(TINY, InputSize.parse("2x64x96"), Precision.FP32)
+    told = Outcome(info, [engine, "--memory", "8x640x640", "2x64x96"], capsys)
+    assert (told.code, told.err) == (0, "")
+    first, second = (line.split() for line in told.out.splitlines()[-2:])
+    assert first[:4] == ["8x640x640", f"{largest / 2**20:,.0f}", "as", "built"]
+    assert second[:3] == ["2x64x96", f"{estimate / 2**20:,.0f}", "estimated"]
+    assert told.out.count("8x640x640", told.out.index("as built")) == 2  # the end of the profile, of both
+    rows = json.loads(Outcome(info, [engine, "--memory", "8x640x640", "2x64x96", "--json"], capsys).out)["memory"]
+    assert [(row["bytes"], row["estimated"]) for row in rows] == [(largest, False), (estimate, True)]
+    assert {(row["taken"], row["free_bytes"], row["profile"]) for row in rows} == {
+        (None, None, "1x1x1:1x224x224:8x640x640")
+    }
+    refused = Outcome(info, [engine, "--memory", "224", "9x64x64"], capsys)
+    assert (refused.code, refused.out) == (1, "")
+    (line,) = refused.err.splitlines()
+    assert "9x64x64 is outside of what tiny.engine was built for, 1x1x1 to 8x640x640" in line
 
 
 def _damage(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -224,6 +247,31 @@ def test_tensorrt_alone_without_a_gpu(
     assert done.code == 1
     assert "TensorRT builds only on a GPU, and device cuda:0: there is no NVIDIA driver here" in done.err
     assert 'pip install "rest-deploy[trt-rtx]"' in done.err
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_an_engine_that_its_gpu_has_no_memory_for_is_refused_before_the_work(
+    *,
+    more: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    machine = Machine.make(monkeypatch, TRT, (FakeDevice("small", (8, 9), 1 << 30),))
+    argv = ["--checkpoint", tiny_checkpoint, "--format", "trt", "-o", tmp_path / "x.engine", *more]
+    profile = "1x1x1:1x224x224:4x3000x3000"
+    done = Outcome(export, [*argv, "--profile", "1x1x1:1x224x224:1x256x256", "--profile", profile], capsys)
+    assert (done.code, done.out) == (1, "")
+    (line,) = done.err.splitlines()
+    needed = FAMILIES["rest"].engine_bytes(TINY, InputSize.parse("4x3000x3000"), Precision.FP32)
+    side = engine_side(TINY, 4, Precision.FP32, 1 << 30)
+    assert all(f in line for f in ("4x3000x3000", f"{needed / 2**20:,.0f} MiB", "small (sm89) has 1,024 MiB"))
+    assert f"at batch 4 at most about {side}x{side} fits" in line
+    assert machine.trt.calls == []
+    assert list(tmp_path.iterdir()) == []
+    plan = Outcome(export, [*argv[:6], "--dry-run", "--profile", f"1x1x1:1x224x224:4x{side}x{side}"], capsys)
+    assert plan.code == 0
 
 
 def test_an_onnx_that_tensorrt_cannot_read(

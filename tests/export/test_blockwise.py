@@ -1,4 +1,4 @@
-"""Attention in blocks of queries: the same function, by ONNX Runtime and by the standard's own evaluator."""
+"""Large maps in blocks of rows: the same function, by ONNX Runtime and by the standard's own evaluator."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+from PIL import Image
 
 from rest_deploy import Predictor, export, verify
 from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.artifact.onnx_graph import read_model, refuse_hostile
-from rest_deploy.errors import ConfigError, ExportError
+from rest_deploy.errors import ExportError
 from rest_deploy.export import blockwise as blocks
 from rest_deploy.export import checks
-from rest_deploy.export.blockwise import BLOCK, blockwise, whole, with_block
+from rest_deploy.export.blockwise import blockwise, whole, with_block
 from rest_deploy.export.checks import checked_blockwise
 from rest_deploy.export.cpu_session import CpuSession
-from rest_deploy.models.family import operators_of
+from rest_deploy.models.family import MAP_BLOCK, WHOLE_BLOCKS, config_of, operators_of
+from rest_deploy.models.stages_family import stage_sizes
 from rest_deploy.pipeline import ExportRequest, run_exports
 from rest_deploy.runtimes import ort
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import STAGE_MAPS
-from tests.conftest import TINY, TINY_V2
+from tests.conftest import TINY_V2
 
 #: float32 through a dozen layers whose largest activations are about 10.
 CLOSE = 2e-5
@@ -37,14 +39,14 @@ CLOSE = 2e-5
 
 @pytest.fixture(params=["tiny_onnx", "tiny_v2_onnx"], ids=["ResT", "ResTv2"])
 def graph(request: pytest.FixtureRequest) -> onnx.ModelProto:
-    model = onnx.load(request.getfixturevalue(request.param))
+    model = whole(onnx.load(request.getfixturevalue(request.param)))
     del model.metadata_props[:]
     return model
 
 
 @pytest.fixture(scope="module")
-def file(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(None, tmp_path_factory.mktemp("blocks") / "tiny.onnx", checkpoint=tiny_checkpoint, blockwise=True)
+def at_once(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(None, tmp_path_factory.mktemp("whole") / "tiny.onnx", checkpoint=tiny_checkpoint, blockwise=False)
 
 
 def _batch(rng: np.random.Generator, size: tuple[int, int, int]) -> NDArray[np.float32]:
@@ -57,7 +59,7 @@ def test_blocks_lose_no_more_than_all_queries_at_random_sizes(
     name: str, rng: np.random.Generator, request: pytest.FixtureRequest
 ) -> None:
     """Against float64; lively weights amplify rounding, whatever the order is."""
-    graph, model = onnx.load(request.getfixturevalue(f"{name}_onnx")), request.getfixturevalue(f"{name}_model")
+    graph, model = whole(onnx.load(request.getfixturevalue(f"{name}_onnx"))), request.getfixturevalue(f"{name}_model")
     exact, both = copy.deepcopy(model).double(), blockwise(graph)
     at_once, *in_blocks = (CpuSession(own) for own in (graph, *(with_block(both, size) for size in (64, 3000))))
     for size in ((1, 1, 1), *map(tuple, rng.integers(1, (4, 150, 150), (40, 3)).tolist())):
@@ -86,13 +88,13 @@ def test_the_standard_s_evaluator_agrees(graph: onnx.ModelProto, rng: np.random.
 def test_the_way_as_traced_is_there_to_the_byte(graph: onnx.ModelProto) -> None:
     both = blockwise(graph)
     onnx.checker.check_model(both, full_check=True)
-    assert sum(node.op_type == "If" for node in both.graph.node) == 5
+    assert sum(node.op_type == "If" for node in both.graph.node) == 5 + 5  # attentions and MLPs
     assert whole(both).SerializeToString() == graph.SerializeToString()
 
 
 @pytest.mark.parametrize("fault", ["the factor", "the rows that are left", "rows of one block for all"])
 def test_a_fault_in_the_blocks_is_found(tiny_onnx: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = onnx.load(tiny_onnx)
+    graph = whole(onnx.load(tiny_onnx))
     assert checked_blockwise(graph, 1e-4)
 
     def broken(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -113,60 +115,85 @@ def test_a_fault_in_the_blocks_is_found(tiny_onnx: Path, fault: str, monkeypatch
         return both
 
     monkeypatch.setattr(checks, "blockwise", broken)
-    with pytest.raises(ExportError, match=r"attention in blocks changed the logits|does not run"):
+    with pytest.raises(ExportError, match=r"blocks changed the logits|does not run"):
         checked_blockwise(graph, 1e-4)
 
 
 def test_an_attention_of_another_form_is_refused(tiny_onnx: Path) -> None:
-    graph = onnx.load(tiny_onnx)
+    graph = whole(onnx.load(tiny_onnx))
     softmax = next(node for node in graph.graph.node if node.op_type == "Softmax")
     softmax.input[0] = graph.graph.input[0].name
     with pytest.raises(ExportError, match="is not in an attention of the form that goes in blocks"):
         blockwise(graph)
 
 
+def test_mlps_of_large_weights_are_as_they_were(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime would hold these weights twice."""
+    monkeypatch.setattr(blocks, "MLP_WEIGHT", 16 * 64)  # of the first two stages
+    ways = [node.name for node in blockwise(graph).graph.node if node.op_type == "If"]
+    assert [name.partition(".")[0] for name in ways if ".mlp" in name] == ["stage1_0", "stage2_0"]
+    assert len(ways) == 5 + 2
+
+
 # Files
 
 
-def test_a_file_in_blocks(file: Path, tiny_onnx: Path, tiny_checkpoint: Path, rng: np.random.Generator) -> None:
-    info = read_info(file)
-    assert (info.attention_block, read_info(tiny_onnx).attention_block) == (BLOCK, None)
+def test_a_file_in_blocks(tiny_onnx: Path, at_once: Path, tiny_checkpoint: Path, rng: np.random.Generator) -> None:
+    info = read_info(tiny_onnx)
+    assert (info.map_block, read_info(at_once).map_block) == (MAP_BLOCK, None)
     assert info.verification is not None
-    with Predictor(file) as ours, Predictor(tiny_onnx) as other:
+    assert whole(onnx.load(tiny_onnx)).graph == onnx.load(at_once).graph
+    with Predictor(tiny_onnx) as ours, Predictor(at_once) as other:
         for size in ((1, 1, 1), (2, 33, 50), (1, 224, 224)):
             image = _batch(rng, size)
             assert np.array_equal(ours.logits(image), other.logits(image))
-        in_blocks, at_once = (own._runtime.call_bytes for own in (ours, other))
-        assert in_blocks(1, 224, 224) == at_once(1, 224, 224)
-        assert in_blocks(1, 2048, 2048) < at_once(1, 2048, 2048) / 8
+        in_blocks, all_at_once = (own._runtime.call_bytes for own in (ours, other))
+        assert in_blocks(1, 224, 224) == all_at_once(1, 224, 224)
+        assert in_blocks(1, 2048, 2048) < all_at_once(1, 2048, 2048) / 8
         assert 3.9 < in_blocks(1, 8192, 8192) / in_blocks(1, 4096, 4096) < 4.1  # with the pixels
-    assert verify(file, tiny_checkpoint, sizes=[(64, 64)], per_block=True).passed
+    assert verify(tiny_onnx, tiny_checkpoint, sizes=[(64, 64)], per_block=True).passed
+
+
+@pytest.mark.parametrize("name", ["tiny", pytest.param("tiny_v2", marks=pytest.mark.slow)])
+def test_a_line_so_long_that_it_goes_in_blocks(name: str, request: pytest.FixtureRequest) -> None:
+    """With the blocks as they are exported; of a line nothing is reduced across it, so that maps are large soon."""
+    file, size = request.getfixturevalue(f"{name}_onnx"), (4, 48_000)
+    config = config_of(read_info(file))
+    maps = [stage.attention for stage in stage_sizes(config, *size)]
+    assert min(maps) > WHOLE_BLOCKS * MAP_BLOCK
+    assert verify(file, request.getfixturevalue(f"{name}_checkpoint"), sizes=[size]).passed
 
 
 def test_integers_in_blocks(tiny_checkpoint: Path, tmp_path: Path) -> None:
     made = export(None, tmp_path / "i.onnx", checkpoint=tiny_checkpoint, precision="int8", reduced_range=True,
-                  blockwise=True, compare_speed=False)  # fmt: skip
-    assert read_info(made).attention_block == BLOCK
-    assert "If" in {node.op_type for node in onnx.load(made).graph.node}
+                  compare_speed=False)  # fmt: skip
+    assert read_info(made).map_block == MAP_BLOCK
+    ways = [node.name for node in onnx.load(made).graph.node if node.op_type == "If"]
+    assert len(ways) == 5
+    assert not any(".mlp" in name for name in ways)  # an MLP in INT8 is left whole
     assert verify(made, tiny_checkpoint, sizes=[(64, 64)], per_block=True).passed
 
 
 @pytest.mark.parametrize(
-    ("asked", "of"),
-    [({"precision": "fp16"}, "FP16"), ({"precision": "int8", "int8_target": "trt"}, "INT8 for TensorRT"),
-     ({"format": "trt-rtx"}, "engines")],
-)  # fmt: skip
-def test_what_has_no_blocks(asked: dict[str, Any], of: str, tmp_path: Path) -> None:
+    "asked",
+    [{"precision": "fp16", "compare_speed": False}, {"precision": "int8", "int8_target": "trt", "verify": False}],
+    ids=["FP16", "INT8 for TensorRT"],
+)
+def test_what_has_no_blocks(asked: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path) -> None:
     """TensorRT does not know a Scan."""
     if asked.get("int8_target"):
         (tmp_path / "images").mkdir()
+        for number in range(24):  # the fewest that are taken
+            pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
         asked = {**asked, "calibration": tmp_path / "images"}
-    with pytest.raises(ConfigError, match=f"--blockwise is for ONNX files .* and not for {of}; leave it out"):
-        export(TINY, tmp_path / ("x.engine" if "format" in asked else "x.onnx"), blockwise=True, **asked)
+    made = export(None, tmp_path / "x.onnx", checkpoint=tiny_checkpoint, **asked)
+    assert read_info(made).map_block is None
+    assert {node.op_type for node in onnx.load(made).graph.node}.isdisjoint({"If", "Scan"})
 
 
 def test_maps_in_blocks(tmp_path: Path, rng: np.random.Generator) -> None:
-    made = export(TINY_V2, tmp_path / "maps.onnx", features=STAGE_MAPS, blockwise=True)
+    made = export(TINY_V2, tmp_path / "maps.onnx", features=STAGE_MAPS)
     batch = _batch(rng, (1, 40, 50))
     model = onnx.load(made)
     few = onnxruntime.InferenceSession(with_block(model, 50).SerializeToString(), providers=["CPUExecutionProvider"])
@@ -176,23 +203,23 @@ def test_maps_in_blocks(tmp_path: Path, rng: np.random.Generator) -> None:
             np.testing.assert_allclose(values, found, rtol=0, atol=CLOSE * max(1.0, np.abs(found).max()))
 
 
-def test_without_its_blocks_a_file_is_what_it_was(file: Path, rng: np.random.Generator) -> None:
+def test_without_its_blocks_a_file_is_what_it_was(tiny_onnx: Path, rng: np.random.Generator) -> None:
     """What runtimes on GPUs get: made of the bytes alone, as onnx is not there where files run."""
-    content, without_weights = read_checked(file, operators_of).without_blocks()
-    flat, known = onnx.load_model_from_string(content), whole(onnx.load(file))
+    content, without_weights = read_checked(tiny_onnx, operators_of).without_blocks()
+    flat, known = onnx.load_model_from_string(content), whole(onnx.load(tiny_onnx))
     onnx.checker.check_model(flat, full_check=True)
     kinds = {node.op_type for node in flat.graph.node}
     assert kinds.isdisjoint({"If", "Scan"})
     assert b"here" in without_weights("here")
     wanted = [node.SerializeToString() for node in known.graph.node]
     found = {node.SerializeToString() for node in flat.graph.node}
-    assert sum(node not in found for node in wanted) == 5  # of each attention the last, whose value has another name
+    assert sum(node not in found for node in wanted) == 5 + 5  # of each part the last, whose value has another name
     image = _batch(rng, (2, 33, 50))
     assert np.array_equal(CpuSession(flat).run(image)["logits"], CpuSession(known).run(image)["logits"])
-    refuse_hostile(content, read_model(content), operators_of(read_info(file)))
+    refuse_hostile(content, read_model(content), operators_of(read_info(tiny_onnx)))
 
 
-def test_on_a_gpu_no_blocks_are_opened(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_no_blocks_are_opened(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[bytes] = []
 
     def open_session(content: bytes, *_: object, **__: object) -> Any:
@@ -203,7 +230,7 @@ def test_on_a_gpu_no_blocks_are_opened(file: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ort, "import_onnxruntime", lambda device: SimpleNamespace())
     for device in ("cpu", "cuda:0"):
         with pytest.raises(KeyboardInterrupt):
-            ort.OnnxRuntime(file, device)
+            ort.OnnxRuntime(tiny_onnx, device)
     kinds = [{node.op_type for node in onnx.load_model_from_string(own).graph.node} for own in opened]
     assert ["If" in own for own in kinds] == [True, False]
 
@@ -212,5 +239,5 @@ def test_on_a_gpu_no_blocks_are_opened(file: Path, monkeypatch: pytest.MonkeyPat
 def test_an_engine_is_built_of_all_queries_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
     request = ExportRequest(None, tmp_path / "a", format="onnx,trt-rtx", checkpoint=tiny_checkpoint,
-                            options={"blockwise": True, "max_size": (128, 128)})  # fmt: skip
-    assert [made.info.attention_block for made in run_exports(request)] == [BLOCK, None]
+                            options={"max_size": (128, 128)})  # fmt: skip
+    assert [made.info.map_block for made in run_exports(request)] == [MAP_BLOCK, None]

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rest_deploy.errors import ExportError
 from rest_deploy.export import checks
+from rest_deploy.export.blockwise import whole
 from rest_deploy.export.checks import check_graph, simplify
 from rest_deploy.export.onnx_exporter import OnnxConfig, export, free_sizes
 from rest_deploy.models.deploy import to_deploy
@@ -30,7 +31,7 @@ def expected(tiny_model: ResT) -> Structure:
 
 @pytest.fixture
 def graph(tiny_onnx: Path) -> onnx.ModelProto:
-    return onnx.load(str(tiny_onnx))
+    return whole(onnx.load(str(tiny_onnx)))
 
 
 def _find(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:
@@ -140,7 +141,7 @@ def test_reductions_that_onnxsim_merges_are_not_kept(
     """Left to itself onnxsim merges the two steps of the variance, which shows in the logits at large sizes only."""
     path = tmp_path / "tiny.onnx"
     image, logits = (TensorSpec(n, "float32", s) for n, s in (("image", ("b", 3, "h", "w")), ("logits", ("b", 7))))
-    export(to_deploy(tiny_model), image, [logits], path, OnnxConfig(simplify=False))
+    export(to_deploy(tiny_model), image, [logits], path, OnnxConfig(simplify=False, blockwise=False))
     raw = onnx.load(str(path))
     merging = [name for name in checks._SKIPPED if name != "fuse_consecutive_reduce"]
     monkeypatch.setattr(checks, "_SKIPPED", merging)

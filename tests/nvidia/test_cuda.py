@@ -20,6 +20,7 @@ from rest_deploy.nvidia import (
     Gpu,
     NoGpuError,
     find_gpu,
+    free_bytes,
 )
 from tests.standins.cuda import FakeCuda, FakeDevice
 
@@ -189,6 +190,20 @@ def test_a_gpu_is_found_by_its_number(monkeypatch, index):
     device = (RTX_4090, RTX_5090)[index]
     gpu = find_gpu(index)
     assert gpu == Gpu(index, device.name, ComputeCapability(*device.compute_capability), device.memory_bytes)
+
+
+def test_what_a_gpu_has_free(monkeypatch):
+    fake = FakeCuda((RTX_4090, RTX_5090)).install(monkeypatch)
+    with Cuda().on_device(1):
+        Cuda().call("cudaMalloc", 1 << 20)
+    assert [free_bytes(index) for index in (0, 1)] == [24 << 30, (32 << 30) - (1 << 20)]
+    assert Cuda().call("cudaGetDevice") == 0
+    fake.fail["cudaMemGetInfo"] = cudaError_t.cudaErrorUnknown
+    assert free_bytes(0) is None
+    FakeCuda.no_driver().install(monkeypatch)
+    assert free_bytes(0) is None
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    assert free_bytes(0) is None
 
 
 def test_a_gpu_in_words():

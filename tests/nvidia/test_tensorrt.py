@@ -11,7 +11,7 @@ import pytest
 
 from rest_deploy.artifact.engine import LIBRARIES
 from rest_deploy.errors import ArtifactError, DeviceError, ExportError, MissingPackageError
-from rest_deploy.nvidia import Library, TensorRTLog, is_installed, load_library
+from rest_deploy.nvidia import Library, TensorRTLog, is_installed, load_library, ran_out_of_memory
 
 NAMES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 
@@ -330,6 +330,24 @@ def test_messages_of_several_threads_are_all_kept(log):
     finally:
         sys.setswitchinterval(before)
     assert [record.number for record in log._since(0)] == list(range(2000))
+
+
+@pytest.mark.parametrize(
+    ("message", "memory"),
+    [
+        ("[virtualMemoryBuffer.cpp::resizePhysical::145] Error Code 2: OutOfMemory (no further information)", True),
+        ("[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)", True),
+        ("Requested amount of GPU memory (17179869184 bytes) could not be allocated.", True),
+        ("Could not find any implementation for node a due to insufficient workspace. See verbose log", True),
+        ("it refuses it: INSUFFICIENT_GPU_MEMORY", True),
+        ("Error Code 10: Internal Error (Could not find any implementation for node a.)", False),
+        ("CUDA driver version is insufficient for CUDA runtime version", False),
+        ("tensor /memory/a could not be allocated a name", False),
+    ],
+)
+def test_messages_of_memory_that_ran_out(message, memory):
+    """In the words of TensorRT 8 to 10, as reports of them quote them."""
+    assert ran_out_of_memory(message) is memory
 
 
 @pytest.mark.skipif(not is_installed("trt-rtx"), reason="pip install 'rest-deploy[trt-rtx]'")

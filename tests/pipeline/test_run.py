@@ -90,7 +90,7 @@ def test_a_baked_size_is_found_by_running_other_sizes(
     real = onnx_exporter.export
 
     def baking(deploy: Any, image: Any, logits: Any, target: Path, config: Any) -> Any:
-        notes = real(deploy, image, logits, target, replace(config, simplify=False))
+        notes = real(deploy, image, logits, target, replace(config, simplify=False, blockwise=False))
         model = onnx.load(str(target))
         uniform = next(
             node for node in model.graph.node if node.op_type == "Reciprocal" and "Cast" in _maker(model, node)

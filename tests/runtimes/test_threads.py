@@ -22,6 +22,7 @@ from rest_deploy.benchmarking.contenders import Contender
 from rest_deploy.benchmarking.run import _checked_threads
 from rest_deploy.errors import ConfigError
 from rest_deploy.export import as_written
+from rest_deploy.export.blockwise import whole
 from rest_deploy.export.checks import simplify
 from rest_deploy.export.cpu_session import CpuSession
 from rest_deploy.export.precision.calibration import calibrate
@@ -152,7 +153,7 @@ RUNS: dict[str, Callable[[Any], object]] = {
 @pytest.fixture
 def given(tiny_onnx: Path, tiny_checkpoint: Path, tiny_model: ResT, tmp_path: Path) -> SimpleNamespace:
     """What those open and run."""
-    graph = onnx.load(str(tiny_onnx))
+    graph = whole(onnx.load(str(tiny_onnx)))
     inner = graph.graph.node[0].output[0]
     files = {"onnx": tiny_onnx, "checkpoint": tiny_checkpoint, "folder": tmp_path}
     return SimpleNamespace(**files, model=tiny_model, graph=graph, inner=inner)

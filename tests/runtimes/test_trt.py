@@ -259,7 +259,13 @@ def test_closing_goes_on_whatever_fails(machine: Machine, runtime: TensorRTRunti
 
 def test_no_room_on_the_gpu(machine: Machine, runtime: TensorRTRuntime) -> None:
     machine.cuda.fail["cudaMalloc"] = real.cudaError_t.cudaErrorMemoryAllocation
-    with pytest.raises(DeviceError, match=r"no room for \d+ MiB on the GPU; run fewer or smaller images"):
+    with pytest.raises(DeviceError, match=r"no room for 1 MiB for activations on the GPU, .* 24,576 MiB free; .*fewer"):
+        runtime.run(images(8, 3, 64, 64))
+    machine.cuda.fail["cudaMemGetInfo"] = real.cudaError_t.cudaErrorUnknown
+    with pytest.raises(DeviceError, match=r"no room for 1 MiB for activations on the GPU; .*fewer or smaller images"):
+        runtime.run(images(8, 3, 64, 64))
+    machine.cuda.fail = {"cudaHostAlloc": real.cudaError_t.cudaErrorMemoryAllocation}
+    with pytest.raises(DeviceError, match=r"no room for 1 MiB in pinned host memory; run fewer or smaller images"):
         runtime.run(images(8, 3, 64, 64))
     machine.cuda.fail.clear()
     _same(machine, runtime, images(8, 3, 64, 64))

@@ -197,11 +197,48 @@ def test_what_rtx_itself_says_of_a_plan(make: Make, tiny_onnx: Path, tmp_path: P
     machine = make(RTX)
     path, trt = machine.build(tiny_onnx, tmp_path), machine.trt.module
     bits = trt.EngineInvalidityDiagnostics
-    told = int(bits.OLD_CUDA_DRIVER) | int(bits.INSUFFICIENT_GPU_MEMORY)
+    told = int(bits.OLD_CUDA_DRIVER) | int(bits.OLD_CUDA_RUNTIME)
     machine.trt.returns["Runtime.get_engine_validity"] = (trt.EngineValidity.INVALID, told)
-    with pytest.raises(ArtifactError, match=r"refuses it: (OLD_CUDA_DRIVER|INSUFFICIENT_GPU_MEMORY), \w+$"):
+    with pytest.raises(ArtifactError, match=r"refuses it: (OLD_CUDA_DRIVER|OLD_CUDA_RUNTIME), \w+$"):
         TensorRTRuntime(path)
     assert not any(machine.cuda.live().values())
+
+
+#: As TensorRT logs it: of memory for weights, of memory for a context.
+NO_MEMORY = (
+    "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)",
+    "[executionContext.cpp::ExecutionContext::470] Error Code 2: OutOfMemory (no further information)",
+)
+
+
+@pytest.mark.parametrize("file", API_CASES)
+@pytest.mark.parametrize("name", ["Runtime.deserialize_cuda_engine", "ICudaEngine.create_execution_context"])
+@pytest.mark.parametrize("words", NO_MEMORY)
+def test_an_engine_that_the_gpu_has_no_memory_for(  # noqa: PLR0917  fixtures
+    file: str, name: str, words: str, make: Make, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    """What it needs is in its record, and the artifact is not at fault."""
+    machine = make(file)
+    path = machine.build(tiny_onnx, tmp_path)
+    _edit(path, activation_bytes=3 << 30)
+    machine.trt.returns[name] = None
+    machine.trt.errors_to_log = [words]
+    with pytest.raises(DeviceError, match=r"tiny\.engine: .*[mM]emory.* 0 MiB.* 3,072 MiB .*activations: free memory"):
+        TensorRTRuntime(path)
+    _edit(path, activation_bytes=None)
+    with pytest.raises(DeviceError, match="0 MiB") as caught:
+        TensorRTRuntime(path)
+    assert "activations" not in str(caught.value)
+    assert not any(machine.cuda.live().values())
+
+
+def test_a_gpu_that_rtx_itself_finds_too_small(make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
+    machine = make(RTX)
+    path, trt = machine.build(tiny_onnx, tmp_path), machine.trt.module
+    told = int(trt.EngineInvalidityDiagnostics.INSUFFICIENT_GPU_MEMORY)
+    machine.trt.returns["Runtime.get_engine_validity"] = (trt.EngineValidity.INVALID, told)
+    with pytest.raises(DeviceError, match=r"INSUFFICIENT_GPU_MEMORY; .* 149 MiB .*activations: free memory"):
+        TensorRTRuntime(path)
 
 
 def test_the_cpu_is_no_place_for_an_engine(make: Make, tiny_onnx: Path, tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from rest_deploy import Predictor, export, verify
+from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.cli.verify import _text as text
-from rest_deploy.errors import ArtifactError, ConfigError, VerificationError
+from rest_deploy.errors import ArtifactError, ConfigError, InputError, VerificationError
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
+from rest_deploy.models.family import network_bytes
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.transform import transform
@@ -199,6 +201,58 @@ def test_blocks_of_narrowed_files(precision: Precision, tiny_checkpoint: Path, t
     errors = {name: own.rms_error / own.std for name, own in artifact.blocks.blocks.items()}
     assert errors["stem"] < 1e-3
     assert 1e-6 < errors["stage2.0"] < 0.5
+
+
+# Memory.
+
+
+def test_a_size_that_the_reference_has_no_memory_for_is_refused_before_anything_is_made(
+    tiny_onnx: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its numbers have twice the bytes of float32."""
+    monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
+    monkeypatch.setattr("rest_deploy.verification.reference.synthetic_images", lambda *_, **__: pytest.fail("made"))
+    needed = 2 * network_bytes(TINY, 1, 2000, 2000, format="pytorch") / 2**30
+    words = rf"tiny\.safetensors \(PyTorch float64\): an input of 2000x2000 .* {needed:.1f} GiB, and 1\.0 GiB .* pixels"
+    for asked in (
+        {"sizes": [(32, 32), (2000, 2000)]},
+        {"sizes": [(2000, 2000)], "synthetic": False, "per_block": True},
+    ):
+        with pytest.raises(InputError, match=words):
+            verify(tiny_onnx, tiny_checkpoint, **asked)
+
+
+def _memory(monkeypatch: pytest.MonkeyPatch, needed: Callable[[ArtifactInfo, int], int]) -> None:
+    """A machine with 1 GiB free, and networks that need bytes by their record and the images of a call."""
+    monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
+    monkeypatch.setattr("rest_deploy.verification.opened.call_bytes", lambda info, count, *_: needed(info, count))
+    monkeypatch.setattr("rest_deploy.runtimes.memory.most_pixels", lambda *_: 123)
+
+
+def test_an_artifact_without_memory_does_not_lose_the_others(
+    tiny_onnx: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _memory(monkeypatch, lambda info, count: (info.format == "pytorch") << 31)
+    found = verify([tiny_onnx, tiny_checkpoint], tiny_onnx, sizes=[(32, 40)])
+    first, second = found.artifacts
+    assert first.synthetic is not None
+    assert len(first.synthetic.cases) == 1
+    (failure,) = found.failures
+    assert failure.startswith("tiny.safetensors: 1x32x40: ")
+    assert "2.0 GiB, and 1.0 GiB are free" in failure
+    assert not second.passed
+
+
+def test_a_batch_of_images_without_memory(
+    folder: Path, tiny_onnx: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one size for all it is refused before an image is read; at their own sizes each is left out."""
+    _memory(monkeypatch, lambda info, count: (count > 1) << 31)
+    data = Images(folder, batch=16)
+    with pytest.raises(InputError, match=r"an input of 16x32x40 .* 4\.0 GiB, .* 123 pixels each for 16 at a time"):
+        verify(tiny_onnx, tiny_checkpoint, data=data, sizes=[(32, 40)], synthetic=False)
+    with pytest.raises(VerificationError, match=r"none of 40 images .*png.*an input of 16x\d+x\d+ .* 4\.0 GiB"):
+        verify(tiny_onnx, tiny_checkpoint, data=data, synthetic=False)
 
 
 # Real images.

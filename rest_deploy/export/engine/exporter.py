@@ -14,14 +14,15 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path, write_manifest
 from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.artifact.profile import InputSize
-from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
-from rest_deploy.export.engine.builder import build
+from rest_deploy.errors import ConfigError, DeviceError, ExportError, MissingPackageError
+from rest_deploy.export.engine.builder import Built, build
 from rest_deploy.export.engine.choice import LibraryChoice, choose_library
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.layers import histogram, prove
+from rest_deploy.export.engine.memory import check_room, explained, most_activations
 from rest_deploy.export.formats import Exporter, FormatRequest, Made, Trial
-from rest_deploy.models.family import config_of, family_named, operators_of
-from rest_deploy.nvidia import find_gpu
+from rest_deploy.models.family import family_named, operators_of
+from rest_deploy.nvidia import find_gpu, ran_out_of_memory
 
 _MIB = 2**20
 
@@ -59,7 +60,8 @@ class EngineExporter(Exporter):
         return self._config.gpu or 0
 
     def check(self, info: ArtifactInfo) -> None:
-        """An engine must take the images that its own preprocessing gives."""
+        """An engine must take the images that its own preprocessing gives, and fit on its GPU."""
+        self._check_room(info)
         steps, profiles = info.preprocessing, self._config.resolve_profiles(info.image_size)
         if steps is None or (size := steps.size) is None:
             return
@@ -69,13 +71,17 @@ class EngineExporter(Exporter):
                 f"{', '.join(map(str, profiles))}; give another --image-size, or other sizes of the engine"
             )
 
+    def _check_room(self, info: ArtifactInfo, weights: int = 0) -> None:
+        """The GPU that an engine is built on must have the memory for it."""
+        if self.choice.gpu is not None:
+            check_room(info, self._config.resolve_profiles(info.image_size), self.choice.gpu, weights)
+
     def files(self, output: Path) -> tuple[Path, ...]:
         return output, manifest_path(output)
 
     def plan(self, info: ArtifactInfo) -> dict[str, str]:
         choice, profiles = self.choice, self._config.resolve_profiles(info.image_size)
-        family, config = family_named(info.family), config_of(info)
-        most = max(family.engine_bytes(config, profile.max, info.precision) for profile in profiles)
+        most, _ = most_activations(info, profiles)
         return {
             "input": f"{info.input.shape[1]} channels, sizes as in the profiles",
             "library": f"{choice.library} ({choice.why})",
@@ -94,7 +100,7 @@ class EngineExporter(Exporter):
         choice, config = self.choice, self._config
         content = bytes(read_checked(source, operators_of).content)
         network = whole(onnx.load_model_from_string(content)).SerializeToString()
-        built = build(network, source, info, choice, config, report=self.request.report)
+        built = self._build(network, source, info)
         prove(built.layers, info.precision, fp32_nodes(network))
         record = EngineRecord(
             library=choice.library.name,
@@ -122,6 +128,16 @@ class EngineExporter(Exporter):
             write_manifest(manifest, made)
         why = (f"built with {choice.library}: {choice.why}",) if choice.unexpected else ()
         return Made(folder / f"{source.stem}.engine", made, (*built.warnings, *why))
+
+    def _build(self, network: bytes, source: Path, info: ArtifactInfo) -> Built:
+        """Build the engine, unless the GPU has no room for it."""
+        self._check_room(info, len(network))
+        try:
+            return build(network, source, info, self.choice, self._config, report=self.request.report)
+        except ExportError as exc:
+            if not ran_out_of_memory(str(exc)):
+                raise
+            raise explained(exc, info, self._config.resolve_profiles(info.image_size), self.choice.gpu) from exc
 
     def trial(self, info: ArtifactInfo) -> Trial:
         assert info.engine is not None  # it is the record of what was made

@@ -1,13 +1,24 @@
-"""The estimate of an engine's memory against what TensorRT-RTX told when it built the engine."""
+"""An engine's memory: the estimate against what TensorRT-RTX told, and what is refused or explained by it."""
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from rest_deploy.artifact.profile import InputSize
-from rest_deploy.models.family import FAMILIES, get_config
+import pytest
+from cuda.bindings.runtime import cudaError_t
+
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.profile import InputSize, Profile
+from rest_deploy.errors import DeviceError, ExportError
+from rest_deploy.export.engine.memory import check_room, explained, most_activations
+from rest_deploy.models.family import FAMILIES, engine_side, get_config
 from rest_deploy.models.rest_family import ResTConfig
-from rest_deploy.specs import Precision
+from rest_deploy.nvidia import ComputeCapability, Gpu
+from rest_deploy.runtimes.registry import read_info
+from rest_deploy.specs import ImageSize, Precision
+from tests.conftest import TINY
+from tests.engines import Machine
+from tests.standins.cuda import FakeCuda, FakeDevice
 
 #: What the docstring of the estimate promises, as a share of what was measured.
 TOLERANCE, V2_TOLERANCE = 0.15, 0.2
@@ -140,3 +151,106 @@ def test_int8_keeps_its_largest_maps_in_half() -> None:
     estimated = estimate("rest_small", "8x640x640", Precision.INT8)
     assert estimated == estimate("rest_small", "8x640x640", Precision.FP16)
     assert estimated == pytest.approx(367_015_424, rel=0.15)
+
+
+# The GPU that an engine is built on.
+
+PROFILES = (Profile.parse("1x1x1:1x224x224:8x640x640"), Profile.parse("1x1x1:1x224x224:2x2000x2000"))
+SMALLER = "--profile, or by --max-size and --max-batch"
+
+
+@pytest.fixture(scope="module")
+def info(tiny_onnx: Path) -> ArtifactInfo:
+    return read_info(tiny_onnx)
+
+
+def _gpu(memory_bytes: int) -> Gpu:
+    return Gpu(1, "GPU", ComputeCapability(8, 9), memory_bytes)
+
+
+def _bytes(batch: int, side: int) -> int:
+    size = InputSize(batch, ImageSize(side, side))
+    return FAMILIES["rest"].engine_bytes(TINY, size, Precision.FP32)
+
+
+def test_the_profile_that_takes_most_counts(info: ArtifactInfo) -> None:
+    assert most_activations(info, PROFILES) == (_bytes(2, 2000), InputSize.parse("2x2000x2000"))
+    assert most_activations(info, PROFILES[:1]) == (_bytes(8, 640), InputSize.parse("8x640x640"))
+
+
+@pytest.mark.parametrize(("batch", "mib"), [(1, 100), (8, 1000), (8, 24_000)])
+def test_the_side_that_fits_and_the_next_does_not(batch: int, mib: int) -> None:
+    side = engine_side(TINY, batch, Precision.FP32, mib << 20)
+    assert _bytes(batch, side) <= mib << 20 < _bytes(batch, side + 1)
+    assert engine_side(TINY, batch, Precision.FP32, 1 << 20) == 0
+
+
+def test_a_gpu_with_just_enough_memory_is_none_to_refuse(info: ArtifactInfo) -> None:
+    check_room(info, PROFILES, _gpu(_bytes(2, 2000)))
+    check_room(info, PROFILES, _gpu(_bytes(2, 2000) + 1000), weights=1000)
+    for memory, weights in ((_bytes(2, 2000) - 1, 0), (_bytes(2, 2000) + 999, 1000)):
+        with pytest.raises(DeviceError, match=r"cuda:1"):
+            check_room(info, PROFILES, _gpu(memory), weights)
+
+
+def test_a_refusal_tells_the_estimate_and_what_fits(info: ArtifactInfo) -> None:
+    memory, weights = 1 << 30, 100 << 20
+    side = engine_side(TINY, 2, Precision.FP32, memory - weights)
+    assert 300 < side < 2000
+    with pytest.raises(DeviceError) as caught:
+        check_room(info, PROFILES, _gpu(memory), weights)
+    (line,) = str(caught.value).splitlines()
+    facts = ("2x2000x2000", f"{_bytes(2, 2000) / 2**20:,.0f} MiB", "estimated", "100 MiB", "GPU (sm89) has 1,024 MiB")
+    assert all(fact in line for fact in (*facts, f"at batch 2 at most about {side}x{side} fits", SMALLER))
+    with pytest.raises(DeviceError, match="no size fits at batch 2") as caught:
+        check_room(info, PROFILES, _gpu(1 << 20))
+    assert "for weights" not in str(caught.value)
+
+
+def test_a_build_that_ran_out_of_memory_is_explained(info: ArtifactInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda((FakeDevice("other", (8, 9), 1), FakeDevice("GPU", (8, 9), 8 << 30))).install(monkeypatch)
+    error = ExportError("TensorRT could not build the engine: OutOfMemory")
+    told = explained(error, info, PROFILES, _gpu(8 << 30))
+    assert isinstance(told, DeviceError)
+    side = engine_side(TINY, 2, Precision.FP32, 8 << 30)
+    assert side < 2000
+    facts = (str(error), "2x2000x2000", f"{_bytes(2, 2000) / 2**20:,.0f} MiB", "estimated", "8,192 MiB are free")
+    assert all(fact in str(told) for fact in (*facts, f"at most about {side}x{side} fits", "--workspace", SMALLER))
+    small = explained(error, info, PROFILES[:1], _gpu(8 << 30))  # fits by the estimate: no size can be told
+    assert "8x640x640" in str(small)
+    assert "at most" not in str(small)
+    fake.fail["cudaMemGetInfo"] = cudaError_t.cudaErrorUnknown
+    assert "free now" not in str(explained(error, info, PROFILES, _gpu(8 << 30)))
+
+
+def test_a_build_without_a_gpu_that_ran_out_of_memory(info: ArtifactInfo) -> None:
+    told = explained(ExportError("out of memory"), info, PROFILES, None)
+    assert isinstance(told, ExportError)
+    assert f"{_bytes(2, 2000) / 2**20:,.0f} MiB" in str(told)
+    assert SMALLER in str(told)
+
+
+def test_weights_count_before_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_onnx: Path) -> None:
+    """They are known once there is a file."""
+    most = _bytes(8, 640)
+    machine = Machine.make(monkeypatch, "tensorrt-10.9.0.34", (FakeDevice("small", (8, 9), most + 100),))
+    with pytest.raises(DeviceError, match=r"for activations \(estimated\) and \d+ MiB for weights"):
+        machine.build(tiny_onnx, tmp_path)
+    assert "Builder" not in machine.names()
+    Machine.make(
+        monkeypatch, "tensorrt-10.9.0.34", (FakeDevice("small", (8, 9), most + tiny_onnx.stat().st_size),)
+    ).build(tiny_onnx, tmp_path)
+
+
+def test_a_build_that_runs_out_of_memory_tells_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_onnx: Path
+) -> None:
+    machine = Machine.make(monkeypatch, "tensorrt-10.9.0.34")
+    machine.trt.returns["Builder.build_serialized_network"] = None
+    machine.trt.errors_to_log = ["[virtualMemoryBuffer.cpp::resizePhysical::145] Error Code 2: OutOfMemory ()"]
+    most = _bytes(8, 640)
+    with pytest.raises(DeviceError, match=rf"OutOfMemory .* 8x640x640 .* {most / 2**20:,.0f} MiB .*24,576 MiB"):
+        machine.build(tiny_onnx, tmp_path)
+    machine.trt.errors_to_log = ["Error Code 10: Internal Error (no implementation)"]
+    with pytest.raises(ExportError, match=r"no implementation\)$"):
+        machine.build(tiny_onnx, tmp_path)

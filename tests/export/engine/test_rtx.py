@@ -41,7 +41,8 @@ TWO = (Profile.parse("1x32x32:1x48x48:8x96x96"), Profile.parse("1x97x97:1x224x22
 @pytest.fixture(scope="module")
 def digits_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("digits") / "digits.onnx"
-    return run_export(ExportRequest(None, output, checkpoint=DIGITS, verify=False)).path
+    options = {"blockwise": False}  # as an engine is built
+    return run_export(ExportRequest(None, output, checkpoint=DIGITS, verify=False, options=options)).path
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from rest_deploy.export.blockwise import whole
 from rest_deploy.models.deploy import DeployResT, to_deploy
 from rest_deploy.models.rest import ResT
 from rest_deploy.recipes import recipe_of
@@ -25,7 +26,7 @@ def tiny_deploy(tiny_model: ResT) -> DeployResT:
 
 @pytest.fixture
 def tiny_graph(tiny_onnx: Path) -> onnx.ModelProto:
-    return onnx.load(str(tiny_onnx))
+    return whole(onnx.load(str(tiny_onnx)))
 
 
 def run_of(model: onnx.ModelProto) -> Callable[[NDArray[np.float32]], Any]:
