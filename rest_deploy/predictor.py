@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 import os
 import threading
 from collections import defaultdict
@@ -25,10 +27,20 @@ from rest_deploy.errors import (
     RestDeployError,
 )
 from rest_deploy.machine import USUAL
-from rest_deploy.models.family import family_named
+from rest_deploy.models.family import config_of, family_named
 from rest_deploy.runtimes.memory import check_call, most_pixels
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.specs import EMBEDDING, LOGITS, MAX_PIXELS, THREADS, TOP_K, Activation, FeatureNorm
+from rest_deploy.specs import (
+    EMBEDDING,
+    LOGITS,
+    MAX_PIXELS,
+    THREADS,
+    TOP_K,
+    USUAL_MAX_PIXELS,
+    Activation,
+    FeatureNorm,
+    ImageSize,
+)
 from rest_deploy.values import check
 
 if TYPE_CHECKING:  # Pillow is imported with the first image: a service that feeds batches starts without it
@@ -44,6 +56,10 @@ _log = logging.getLogger(__name__)
 DEFAULT_TOP_K = 5
 #: Pixels of input that one call of the network takes at most, unless one image alone is more: 16 at 224x224.
 _PIXELS_A_CALL = 16 * 224 * 224
+#: Times the operations of a square that an input of another shape may take. A line takes up to 128 times as many, as
+#: keys are not reduced across it.
+_SHAPES = 4
+_SIZES_KNOWN = 64
 
 
 class Prediction(dict[str, Any]):
@@ -90,8 +106,10 @@ class Predictor:
         threads: CPU threads for one call; None takes one for each core that this process may use.
         allow_spinning: Whether ONNX Runtime's threads go on turning for a while after a call, so that the next one
             starts sooner; False where calls are rare.
-        max_pixels: Most pixels (height times width) of the network's input; None for as many as memory allows. What a
-            call would take is compared with the free memory in either case, before a picture is decoded.
+        max_pixels: Most pixels (height times width) of the network's input, and most work: no shape may take over four
+            times the operations of a square of as many, which grow with the square of the pixels. None for as many as
+            memory allows. What a call would take is compared with the free memory in either case, before a picture is
+            decoded.
 
     Raises:
         ArtifactError: The file is missing, damaged, or not one of ours.
@@ -107,7 +125,7 @@ class Predictor:
         *,
         threads: int | None = None,
         allow_spinning: bool = True,
-        max_pixels: int | None = None,
+        max_pixels: int | None = USUAL_MAX_PIXELS,
     ) -> None:
         threads = check(THREADS, threads, "threads") if threads is not None else None
         max_pixels = check(MAX_PIXELS, max_pixels, "max_pixels") if max_pixels is not None else None
@@ -116,6 +134,8 @@ class Predictor:
         self._max_pixels = max_pixels
         self._large = threading.Lock()  # of calls that take much memory one runs at a time
         self._runtime = open_runtime(path, _device_name(device), threads, allow_spinning=allow_spinning)
+        family, config = family_named(self.info.family), config_of(self.info)
+        self._operations = functools.lru_cache(_SIZES_KNOWN)(lambda size: family.flops(config, 1, size))
         self._gives = {output.name for output in self.info.outputs}
         if told := assumed_of(path, self.info):
             _log.warning("%s", told)
@@ -351,13 +371,22 @@ class Predictor:
 
     def _check_input(self, count: int, height: int, width: int, name: str, refusal: type[RestDeployError]) -> None:
         """Refuse an input that is over the limit, or would take more memory than there is."""
-        if self._max_pixels is not None and height * width > self._max_pixels:
+        if self._max_pixels is not None and (most := self._over(height, width, self._max_pixels)):
             shape = f"{height}x{width}" if count == 1 else f"{count}x{height}x{width}"
-            pixels = f"{height * width:,} pixels, over max_pixels {self._max_pixels:,}"
-            raise refusal(f"{name}: an input of {shape} is {pixels}; scale it down first")
+            raise refusal(f"{name}: an input of {shape} is {most}; scale it down first, or give a larger max_pixels")
         steps = self.info.preprocessing
         usual = steps.size if steps is not None else None
         check_call(self._runtime.call_bytes, (count, height, width), name, refusal, usual=usual)
+
+    def _over(self, height: int, width: int, most: int) -> str:
+        """By what an input is over the limit; empty where it is not."""
+        if height * width > most:
+            return f"{height * width:,} pixels, over max_pixels {most:,}"
+        side = math.isqrt(most)
+        needed, allowed = (self._operations(ImageSize(*size)) for size in ((height, width), (side, side)))
+        if needed > _SHAPES * allowed:
+            return f"{needed:.1e} operations, over {_SHAPES} times the {allowed:.1e} of a square of max_pixels {most:,}"
+        return ""
 
     @property
     def max_pixels(self) -> int | None:

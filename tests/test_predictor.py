@@ -23,9 +23,9 @@ from PIL import Image
 from rest_deploy import Prediction, Predictor, Preprocessing, create_model, save_checkpoint
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, ImageError, InputError, PredictorError
-from rest_deploy.models.family import config_of, network_bytes
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import _scores
+from rest_deploy.runtimes.memory import call_bytes
 from rest_deploy.specs import Activation, PreprocessingChange
 from tests.conftest import DIGITS, IMAGES, TINY, lively
 
@@ -319,22 +319,22 @@ def test_a_runtime_that_fails_is_not_the_pictures_fault(
 
 
 def test_one_picture_cannot_take_the_machine(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A native network takes pictures as they are: the memory of its maps grows with the square of the pixels."""
+    """A native network takes pictures as they are."""
     path = tmp_path / "phone.png"
-    Image.new("RGB", (1500, 2000)).save(path)
+    Image.new("RGB", (5500, 6000)).save(path)
     monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
     with Predictor(tiny_onnx) as predictor:
         monkeypatch.setattr(predictor._runtime, "_run", lambda batch: pytest.fail(f"ran {batch.shape}"))
-        needed = network_bytes(config_of(predictor.info), 1, 2000, 1500) / 2**30
-        assert needed > 1
+        needed = call_bytes(predictor.info, 1, 6000, 5500) / 2**30
+        assert needed > 0.8
         fitting = predictor.max_pixels
-        with pytest.raises(ImageError, match=rf"phone\.png: an input of 2000x1500 .*{needed:.1f} GiB.*{fitting:,}"):
+        with pytest.raises(ImageError, match=rf"phone\.png: an input of 6000x5500 .*{needed:.1f} GiB.*{fitting:,}"):
             predictor.classify(path)
         side = math.isqrt(fitting)
-        assert network_bytes(config_of(predictor.info), 1, side, side) <= 0.8 * 2**30
-        assert network_bytes(config_of(predictor.info), 1, side + 1, side + 1) > 0.8 * 2**30
-        line = np.zeros((1, 400_000, 3), np.uint8)  # fewer pixels, and far more memory: keys are not reduced across
-        with pytest.raises(ImageError, match="image: an input of 1x400000"):
+        assert call_bytes(predictor.info, 1, side, side) <= 0.8 * 2**30
+        assert call_bytes(predictor.info, 1, side + 1, side + 1) > 0.8 * 2**30
+        line = np.zeros((1, 8_000_000, 3), np.uint8)  # fewer pixels, and far more work: keys are not reduced across
+        with pytest.raises(ImageError, match=r"image: an input of 1x8000000 is .* operations"):
             predictor.preprocess(line)
         answers = dict(predictor.stream([path, line]))  # a fault of each picture: the others go on
         assert all(isinstance(answer, ImageError) for answer in answers.values())
@@ -346,16 +346,18 @@ def test_a_batch_that_needs_too_much_is_refused_with_what_fits(
     monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
     with Predictor(tiny_onnx) as predictor:
         monkeypatch.setattr(predictor._runtime, "_run", lambda batch: pytest.fail(f"ran {batch.shape}"))
-        needed = functools.partial(network_bytes, config_of(predictor.info))
-        batch = np.broadcast_to(np.float32(0), (32, 3, 700, 700))
-        assert needed(1, 700, 700) < 0.8 * 2**30 < needed(32, 700, 700)
+        needed = functools.partial(call_bytes, predictor.info)
+        batch = np.broadcast_to(np.float32(0), (32, 3, 1400, 1400))
+        assert needed(1, 1400, 1400) < 0.8 * 2**30 < needed(32, 1400, 1400)
         with pytest.raises(InputError) as caught:
             predictor.logits(batch)
         told = re.search(r"at most about ([\d,]+) pixels each for 32 at a time", str(caught.value))
         assert told is not None
         side = math.isqrt(int(told[1].replace(",", "")))
         assert needed(32, side, side) <= 0.8 * 2**30 < needed(32, side + 1, side + 1)
-        assert f"32x700x700 would take about {needed(32, 700, 700) / 2**30:.1f} GiB, and 1.0 GiB" in str(caught.value)
+        assert f"32x1400x1400 would take about {needed(32, 1400, 1400) / 2**30:.1f} GiB, and 1.0 GiB" in str(
+            caught.value
+        )
 
 
 def test_most_pixels_can_be_said(tiny_onnx: Path) -> None:
@@ -364,6 +366,13 @@ def test_most_pixels_can_be_said(tiny_onnx: Path) -> None:
         assert len(predictor.classify(np.zeros((10, 10, 3), np.uint8))) == 5
         with pytest.raises(ImageError, match=r"10x11 is 110 pixels, over max_pixels 100"):
             predictor.classify(np.zeros((10, 11, 3), np.uint8))
+    with (
+        Predictor(tiny_onnx, max_pixels=1_000_000) as predictor,
+        pytest.raises(ImageError, match="operations, over 4 times"),
+    ):
+        predictor.preprocess(np.zeros((1, 900_000, 3), np.uint8))
+    with Predictor(tiny_onnx) as predictor, pytest.raises(ImageError, match=r"over max_pixels 33,554,432"):
+        predictor.preprocess(np.zeros((6000, 6000, 3), np.uint8))
     for wrong in (0, -1, 2.5, True):
         with pytest.raises(ConfigError, match="max_pixels"):
             Predictor(tiny_onnx, max_pixels=wrong)  # type: ignore[arg-type]
@@ -373,7 +382,7 @@ def test_memory_that_others_took_is_no_fault_of_the_picture(tiny_onnx: Path, mon
     with Predictor(tiny_onnx) as predictor:
         monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 40 << 20)
         with pytest.raises(PredictorError, match=r"0\.0 GiB are free now"):
-            predictor.classify(np.zeros((1500, 2000, 3), np.uint8))
+            predictor.classify(np.zeros((5000, 6000, 3), np.uint8))
 
 
 def test_an_image_without_finite_logits_is_named_and_the_others_answered(
@@ -424,7 +433,7 @@ def test_where_the_system_does_not_tell_what_is_free_large_batches_run(
     tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: None)
-    with Predictor(tiny_onnx) as predictor:
+    with Predictor(tiny_onnx, max_pixels=None) as predictor:
         assert predictor.max_pixels is None
         monkeypatch.setattr(predictor._runtime, "_run", lambda batch: {"logits": np.zeros((len(batch), 7), np.float32)})
         assert predictor.logits(np.zeros((1, 3, 1500, 1500), np.float32)).shape == (1, 7)

@@ -21,7 +21,7 @@ from rest_deploy.cli.terminal import OK, clean, command, parser
 from rest_deploy.machine import SHARE, USUAL
 from rest_deploy.runtimes.memory import Prediction, predict
 from rest_deploy.runtimes.registry import read_info
-from rest_deploy.specs import Taps
+from rest_deploy.specs import USUAL_MAX_PIXELS, Taps
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,7 +107,9 @@ def _free(own: Prediction) -> list[str]:
     if own.free is None:
         return []
     unasked = f", and of up to {USUAL / _MIB:.0f} MiB always" if SHARE * own.free < USUAL else ""
-    return [f"  {own.free / _MIB:,.0f} MiB are free here; Predictor takes calls of up to {SHARE:.0%} of that{unasked}"]
+    limit = f"; beyond {USUAL_MAX_PIXELS:,} pixels it is to be given a larger max_pixels"
+    free = f"{own.free / _MIB:,.0f} MiB are free here; Predictor takes calls of up to {SHARE:.0%} of that{unasked}"
+    return [f"  {free}{limit if own.size.size.height * own.size.size.width > USUAL_MAX_PIXELS else ''}"]
 
 
 def _text(path: Path, info: ArtifactInfo) -> str:

@@ -14,7 +14,7 @@ from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progres
 from rest_deploy.errors import ImageError
 from rest_deploy.predictor import Prediction, Predictor, assumed_of
 from rest_deploy.runtimes.registry import device_help
-from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, Activation
+from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, USUAL_MAX_PIXELS, Activation
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,8 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--max-pixels",
         type=number_as(MAX_PIXELS),
+        default=USUAL_MAX_PIXELS,
         metavar="N",
-        help="most pixels of the network's input (default: what memory allows)",
+        help="most pixels of the network's input, if memory allows (default %(default)s)",
     )
     made.add_argument("--json", action="store_true", help="print JSON")
     return made

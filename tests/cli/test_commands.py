@@ -26,7 +26,7 @@ from rest_deploy.cli import bench, export, info, predict, verify
 from rest_deploy.cli.preprocessing_flags import preprocessing_change
 from rest_deploy.cli.terminal import clean, progress_display
 from rest_deploy.models.factory import create_model
-from rest_deploy.models.family import FAMILIES, family_of, network_bytes
+from rest_deploy.models.family import FAMILIES, MAP_BLOCK, family_of, network_bytes
 from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.runtimes.memory import most_pixels
 from rest_deploy.specs import ImageSize, Preprocessing, Resize
@@ -89,20 +89,23 @@ def test_the_memory_of_a_call(
     for module in ("machine", "runtimes.memory"):
         monkeypatch.setattr(f"rest_deploy.{module}.available_bytes", lambda: 1 << 30)
     monkeypatch.setattr("rest_deploy.runtimes.ort.open_session", lambda *_, **__: pytest.fail("opened"))
-    sizes = ((1, 224, 224), (8, 320, 320), (1, 4000, 3000))
-    argv = [tiny_onnx, "--memory", "224", "8x320x320", "4000x3000"]
+    sizes = ((1, 224, 224), (8, 320, 320), (1, 6000, 6000))
+    argv = [tiny_onnx, "--memory", "224", "8x320x320", "6000x6000"]
     done = Outcome(info, argv, capsys)
     assert (done.code, done.err) == (0, "")
     plain = Outcome(info, argv[:1], capsys)
     assert done.out.startswith(plain.out)
-    needed = [network_bytes(TINY, *size) for size in sizes]
-    sides = [math.isqrt(most_pixels(functools.partial(network_bytes, TINY), batch) or 0) for batch, *_ in sizes]
+    needed = [network_bytes(TINY, *size, block=MAP_BLOCK) for size in sizes]
+    sides = [
+        math.isqrt(most_pixels(functools.partial(network_bytes, TINY, block=MAP_BLOCK), batch) or 0)
+        for batch, *_ in sizes
+    ]
     head, *rows = _predicted(done.out)
     assert len(head) == 4  # and one that says which figures are estimates
     assert [row[:4] for row in rows] == [
         ["1x224x224", f"{needed[0] / 2**20:,.0f}", "estimated", "takes it"],
         ["8x320x320", f"{needed[1] / 2**20:,.0f}", "estimated", "takes it"],
-        ["1x4000x3000", f"{needed[2] / 2**20:,.0f}", "estimated", "refuses it"],
+        ["1x6000x6000", f"{needed[2] / 2**20:,.0f}", "estimated", "refuses it"],
     ]
     assert [f"{side**2:,} pixels, as {side}x{side}" in row[4] for row, side in zip(rows, sides, strict=True)] == [
         True

@@ -211,7 +211,7 @@ def main(folder: Path, artifact: Path) -> None:
     warnings.simplefilter("ignore")
     faulthandler.register(signal.SIGALRM, chain=True)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    predictor, bad = Predictor(artifact, threads=1), list[str]()
+    predictor, bad = Predictor(artifact, threads=1, max_pixels=1 << 20), list[str]()  # as a service gives it
     good = picture()
     wanted = predictor.classify(good)
     told: dict[str, str] = {}

@@ -14,11 +14,11 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ImageError, InputError, PredictorError
 from rest_deploy.machine import SHARE, USUAL
-from rest_deploy.models.family import FAMILIES, config_of, network_bytes
+from rest_deploy.models.family import FAMILIES, MAP_BLOCK, config_of, network_bytes
 from rest_deploy.predictor import Predictor
 from rest_deploy.runtimes.memory import call_bytes, check_call, most_pixels, predict
 from rest_deploy.runtimes.registry import read_info
-from rest_deploy.specs import ImageSize, Precision
+from rest_deploy.specs import USUAL_MAX_PIXELS, ImageSize, Precision
 from tests.conftest import TINY
 
 GIB = 1 << 30
@@ -51,7 +51,7 @@ def engine_of(info: ArtifactInfo, activation_bytes: int | None) -> ArtifactInfo:
 # What is predicted.
 
 
-@pytest.mark.parametrize("size", ["224x224", "8x640x640", "4000x3000"])
+@pytest.mark.parametrize("size", ["224x224", "8x640x640", "64x1500x1500", "4000x3000"])
 @pytest.mark.parametrize("free", [1 * GIB, 64 * GIB])
 def test_what_is_predicted_is_what_a_predictor_goes_by(
     size: str, free: int, info: ArtifactInfo, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
@@ -61,11 +61,11 @@ def test_what_is_predicted_is_what_a_predictor_goes_by(
     wanted = _size(size)
     found = predict(info, wanted, "tiny.onnx")
     assert (found.size, found.free, found.estimated) == (wanted, free, True)
-    assert found.needed == network_bytes(config_of(info), *wanted.sizes)
+    assert found.needed == network_bytes(config_of(info), *wanted.sizes, block=info.map_block)
     with Predictor(tiny_onnx) as predictor:
         assert found.needed == predictor._runtime.call_bytes(*wanted.sizes)
         if wanted.batch == 1:
-            assert found.most == predictor.max_pixels
+            assert min(found.most or 0, USUAL_MAX_PIXELS) == predictor.max_pixels
         try:
             predictor._check_input(*wanted.sizes, "x", InputError)
             taken = True
@@ -99,11 +99,11 @@ def test_what_a_predictor_does_not_ask_for_is_taken(info: ArtifactInfo, monkeypa
 
 def test_blocks_and_precision_are_those_of_the_record(info: ArtifactInfo) -> None:
     large = _size("2048x2048")
-    in_blocks = replace(info, extra={**info.extra, "map_block": 1 << 22})
+    in_blocks, info = info, replace(info, extra={**info.extra, "map_block": None})
     lower = replace(info, precision=Precision.FP16)
     needed = [predict(own, large, "x").needed for own in (in_blocks, info, lower)]
     assert needed == [
-        network_bytes(config_of(info), 1, 2048, 2048, block=1 << 22),
+        network_bytes(config_of(info), 1, 2048, 2048, block=MAP_BLOCK),
         network_bytes(config_of(info), 1, 2048, 2048),
         network_bytes(config_of(info), 1, 2048, 2048, precision=Precision.FP16),
     ]
