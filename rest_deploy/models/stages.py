@@ -40,7 +40,9 @@ def is_large(q: Tensor, k: Tensor, v: Tensor) -> bool:
     Never while the network is traced or compiled, which would take down the blocks of one size, nor where gradients are
     needed, which take all of the maps.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(q, Tensor):  # but a proxy of torch.fx
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]  # not in its __all__
+        return False
+    if not isinstance(q, Tensor):  # but a proxy of torch.fx
         return False
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         return False

@@ -23,11 +23,11 @@ OF_STAGES = Many(STAGES, STAGES)
 MAX_BLOCKS = 1000  # of a stage; rest_large has 18
 _FLOAT = 4
 #: In PyTorch: numbers that the maps of queries x keys of all heads and images have at most where attention is computed
-#: as the authors wrote it, those of one image of 1024x1024. Above that queries go in blocks of so many numbers, where
-#: one query does not have more: 8 MiB in float64, in which the reference computes. With more than that a block leaves
-#: the caches, and blocks take twice the time, as whole maps do.
+#: as the authors wrote it, those of an image of 1024x1024 and one head. Above that queries go in blocks of so many
+#: numbers, where one query does not have more: 8 MiB in float64, in which the reference computes. With more than that a
+#: block leaves the caches, and takes twice the time, as a whole map does.
 AT_ONCE, BLOCK = 1 << 26, 1 << 20
-#: What malloc does not give back of blocks of that size: glibc trims its heap above twice the largest threshold of mmap.
+#: What malloc keeps of blocks of that size: glibc trims its heap above twice the largest threshold of mmap, 32 MiB.
 _HEAP_BYTES = 64 << 20
 #: Maps of the stem that are alive at a time.
 _STEM_MAPS = {"onnx": 2, "pytorch": 3}

@@ -11,7 +11,7 @@ import pytest
 
 from rest_deploy.errors import ConfigError
 from rest_deploy.models import rest_family
-from rest_deploy.models.family import NetworkConfig, config_of, get_config, network_bytes, pixels_within
+from rest_deploy.models.family import NetworkConfig, config_of, get_config, list_models, network_bytes, pixels_within
 from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.models.restv2_family import ResTv2Config
 from rest_deploy.specs import Precision
@@ -156,6 +156,13 @@ def test_memory_grows_with_the_square_of_the_pixels() -> None:
     large = network_bytes(get_config("rest_small"), 1, 4000, 6000)
     assert large / small > 0.7 * 16**2
     assert 100 << 30 < large < 200 << 30
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_in_pytorch_memory_grows_with_the_pixels_where_maps_are_in_blocks(name: str) -> None:
+    needed = functools.partial(network_bytes, get_config(name), 1, format="pytorch")
+    assert needed(8192, 8192) < 4.2 * needed(4096, 4096)
+    assert 2 * needed(2048, 2048) < 8 << 30  # of the reference, in float64
 
 
 def test_what_counts_is_the_shape_and_not_the_pixels_alone() -> None:

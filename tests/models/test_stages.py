@@ -65,7 +65,9 @@ def _none_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("block", [1, 700, 1 << 20])  # one query, some, all of them
-def test_blocks_give_the_same(form: str, size: tuple[int, int, int], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_give_the_same(
+    form: str, size: tuple[int, int, int], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network, image = _network(form), _image(*size)
     whole = network(image)
     _all_in_blocks(monkeypatch, block)
