@@ -124,7 +124,8 @@ class Contender:
     def check_memory(self, case: InputSize) -> None:
         """Refuse a case for which too little memory is free on the CPU; what a GPU has is not known before.
 
-        The plain export and OpenVINO take more than what is predicted, which is the memory of our own ONNX file.
+        The plain export, OpenVINO and torch.compile, which have no blocks, take more than what is predicted: the memory
+        of our own ONNX file without blocks.
 
         Raises:
             InputError: It would take more than is free.
@@ -134,13 +135,14 @@ class Contender:
             check_call(self._call_bytes, case.sizes, "", InputError, step="give smaller sizes")
 
     def _call_bytes(self, batch: int, height: int, width: int) -> int:
+        as_onnx = self.baseline not in (None, "torch")
         return network_bytes(
             config_of(self),
             batch,
             height,
             width,
             precision=Precision(self.precision),
-            format=RUNTIMES[self.format].memory,
+            format="onnx" if as_onnx else RUNTIMES[self.format].memory,
             block=self.block,
         )
 

@@ -15,19 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from rest_deploy.models.network import Pool, Structure, merge_heads, mix_heads, split_heads, subtract_uniform
-from rest_deploy.models.rest import Attention, PatchEmbed, ResT, Stem
+from rest_deploy.models.rest import INSTANCE_NORM_EPS, Attention, PatchEmbed, ResT, Stem
 from rest_deploy.models.stages import (
     DeployStages,
     PixelAttention,
     Softmax,
+    by_queries,
     conv_like,
     deploy_stages,
     fold,
+    in_blocks,
+    is_large,
     linear_like,
     widened,
 )
-
-INSTANCE_NORM_EPS = 1e-5
 
 
 class DeployStem(nn.Module):
@@ -66,9 +67,17 @@ class CentredSoftmax(nn.Module):
     """
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        attn, squares = self.rows(logits)
+        return attn.to(logits.dtype), self.factor(squares).to(logits.dtype)
+
+    def rows(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of any queries -> their attention, and its mean square over the keys (B, heads, N, 1)."""
         attn = subtract_uniform(widened(logits).softmax(dim=-1))
-        variance = (attn * attn).mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
-        return attn.to(logits.dtype), (variance + INSTANCE_NORM_EPS).rsqrt().to(logits.dtype)
+        return attn, (attn * attn).mean(dim=3, keepdim=True)
+
+    def factor(self, squares: Tensor) -> Tensor:
+        """Mean squares of all queries -> the factor."""
+        return (squares.mean(dim=2, keepdim=True) + INSTANCE_NORM_EPS).rsqrt()
 
 
 class DeployAttention(nn.Module):
@@ -108,13 +117,26 @@ class DeployAttention(nn.Module):
         q = split_heads(self.q(tokens), self.num_heads)  # (B, heads, N, C/heads)
         k = split_heads(self.k(context), self.num_heads)  # (B, heads, K, C/heads)
         v = split_heads(self.v(context), self.num_heads)  # (B, heads, K, C/heads)
-        logits = q @ k.transpose(2, 3)  # (B, heads, N, K)
-        if self.interacts:
-            attn, factor = self.softmax(mix_heads(logits, self.mix))  # (3)
-            v = v * factor  # (4): rows of attn sum to zero, as do the columns of v
-        else:
-            attn = self.softmax(logits)
-        return x + self.proj(merge_heads(attn @ v, x))
+        return x + self.proj(merge_heads(self._attend(q, k, v), x))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, heads, N, C/heads), twice (B, heads, K, C/heads) -> (B, heads, N, C/heads)."""
+        if not self.interacts:
+            return by_queries(lambda some: self.softmax(some @ k.transpose(2, 3)) @ v, q, k, v)
+        if is_large(q, k, v):
+            return self._normalised_in_blocks(q, k, v)
+        attn, factor = self.softmax(mix_heads(q @ k.transpose(2, 3), self.mix))  # (3)
+        return attn @ (v * factor)  # (4): rows of attn sum to zero, as do the columns of v
+
+    def _normalised_in_blocks(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The factor of a head is known when all rows are."""
+
+        def attend(some: Tensor) -> tuple[Tensor, Tensor]:
+            attn, squares = self.softmax.rows(mix_heads(some @ k.transpose(2, 3), self.mix))
+            return attn @ widened(v), squares
+
+        mixed, squares = in_blocks(attend, q, k)  # (B, heads, N, C/heads), (B, heads, N, 1)
+        return (mixed * self.softmax.factor(squares)).to(v.dtype)
 
 
 class DeployResT(DeployStages):

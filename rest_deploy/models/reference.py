@@ -71,6 +71,9 @@ def reference_runs(
 ) -> tuple[Run, Run]:
     """The model on the CPU in float64, and in float32 as the baseline of a precision. It is left as it was.
 
+    Attention of large maps goes in blocks (``stages.py``), which is the same function. In float32 it loses less than
+    the model as written does, so that limits that go by the baseline are tighter there, never looser.
+
     Args:
         model: As its authors wrote it.
         precision: What is to be measured. For FP32 the baseline is the model as written; for less its deploy form, as

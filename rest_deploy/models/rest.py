@@ -13,8 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from rest_deploy.models.rest_family import ResTConfig
-from rest_deploy.models.stages import FourStages, PixelAttention, to_map, to_tokens
+from rest_deploy.models.stages import (
+    FourStages,
+    PixelAttention,
+    by_queries,
+    in_blocks,
+    is_large,
+    to_map,
+    to_tokens,
+    widened,
+)
 from rest_deploy.models.stages_family import Grid
+
+INSTANCE_NORM_EPS = 1e-5
 
 
 class Stem(nn.Module):
@@ -74,24 +85,50 @@ class Attention(nn.Module):
         k, v = (
             self.kv(x).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         )  # (B, heads, K, C/heads)
-        attn = (q @ k.transpose(-2, -1)) * self.scale  # (B, heads, N, K)
+        x = self._attend(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C)
+        return self.proj(x)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, heads, N, C/heads), twice (B, heads, K, C/heads) -> (B, heads, N, C/heads)."""
+        if not self.interacts:
+            return by_queries(lambda some: self._softmax(some, k) @ v, q, k, v)
+        if is_large(q, k, v):
+            return self._normalised_in_blocks(q, k, v)
+        return _instance_norm(self._softmax(q, k)) @ v
+
+    def _softmax(self, q: Tensor, k: Tensor) -> Tensor:
+        """(B, heads, N, C/heads), (B, heads, K, C/heads) -> (B, heads, N, K)."""
+        attn = (q @ k.transpose(-2, -1)) * self.scale
         if self.interacts:
             attn = self.transform_conv(attn)
-        attn = attn.softmax(dim=-1)
-        if self.interacts:
-            attn = _instance_norm(attn)
-        x = (attn @ v).transpose(1, 2).flatten(2)  # (B, N, C)
-        return self.proj(x)
+        return attn.softmax(dim=-1)
+
+    def _normalised_in_blocks(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The InstanceNorm of a map that is never there as a whole: of it less 1/K, which is near its mean.
+
+        With C = attn - 1/K it is (C - mean(C)) / sqrt(mean(C²) - mean(C)² + eps). Each row has its own mean: a sum of
+        millions of small numbers in float32 loses most of them.
+        """
+
+        def attend(some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            attn = widened(self._softmax(some, k)) - 1.0 / k.shape[2]  # (B, heads, n, K)
+            return attn @ widened(v), attn.mean(dim=3, keepdim=True), (attn * attn).mean(dim=3, keepdim=True)
+
+        mixed, means, squares = in_blocks(attend, q, k)  # (B, heads, N, C/heads) and twice (B, heads, N, 1)
+        mean = means.mean(dim=2, keepdim=True)
+        variance = squares.mean(dim=2, keepdim=True) - mean * mean
+        centred = mixed - mean * widened(v).sum(dim=2, keepdim=True)
+        return (centred * (variance + INSTANCE_NORM_EPS).rsqrt()).to(v.dtype)
 
 
 def _instance_norm(x: Tensor) -> Tensor:
-    """InstanceNorm2d without affine over (B, heads, N, K), eps 1e-5.
+    """InstanceNorm2d without affine over (B, heads, N, K).
 
     The operator itself, since ``nn.InstanceNorm2d`` refuses a map of one element, which a 1x1 grid gives.
     """
     return torch.instance_norm(
         x, weight=None, bias=None, running_mean=None, running_var=None,
-        use_input_stats=True, momentum=0.0, eps=1e-5, cudnn_enabled=torch.backends.cudnn.enabled,
+        use_input_stats=True, momentum=0.0, eps=INSTANCE_NORM_EPS, cudnn_enabled=torch.backends.cudnn.enabled,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from rest_deploy.models.stages import (
     FourStages,
     PixelAttention,
     Softmax,
+    by_queries,
     deploy_stages,
     fold,
     linear_like,
@@ -102,8 +103,8 @@ class Attention(nn.Module):
             x = self.sr_norm(to_tokens(context))  # (B, K, C)
         keys, values = self.kv(x).chunk(2, dim=-1)
         k, v = (y.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for y in (keys, values))  # (B, heads, K, C/heads)
-        attn = ((q @ k.transpose(-2, -1)) * self.scale).softmax(dim=-1)  # (B, heads, N, K)
-        mixed = (attn @ v).transpose(1, 2).flatten(2)  # (B, N, C)
+        mixed = by_queries(lambda some: ((some @ k.transpose(-2, -1)) * self.scale).softmax(dim=-1) @ v, q, k, v)
+        mixed = mixed.transpose(1, 2).flatten(2)  # (B, N, C)
         up = self.up(to_map(values, reduced))[:, :, : grid[0], : grid[1]]  # (B, C, H, W)
         return self.proj(mixed + self.up_norm(to_tokens(up)))
 
@@ -227,7 +228,8 @@ class DeployAttention(nn.Module):
         q = split_heads(self.q(tokens), self.num_heads)  # (B, heads, N, C/heads)
         k = split_heads(self.k(context), self.num_heads)  # (B, heads, K, C/heads)
         v = split_heads(values, self.num_heads)  # (B, heads, K, C/heads)
-        mixed = merge_heads(self.softmax(q @ k.transpose(2, 3)) @ v, x)  # (B, H, W, C)
+        mixed = by_queries(lambda some: self.softmax(some @ k.transpose(2, 3)) @ v, q, k, v)  # (B, heads, N, C/heads)
+        mixed = merge_heads(mixed, x)  # (B, H, W, C)
         up = shuffle_like(self.up(values.permute(0, 3, 1, 2)), self.sr_ratio, x)  # (B, H, W, C)
         return x + self.proj(mixed + self.up_norm(up))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rest_deploy.models.network import DeployForm, Network, Pool, Structure
-from rest_deploy.models.stages_family import Grid, StagesConfig
+from rest_deploy.models.stages_family import AT_ONCE, BLOCK, Grid, StagesConfig
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -26,6 +26,58 @@ def to_tokens(x: Tensor) -> Tensor:
 def to_map(x: Tensor, grid: Grid) -> Tensor:
     """(B, H*W, C) tokens -> (B, C, H, W) map."""
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid)
+
+
+# Attention in blocks of queries
+#
+# The maps of queries x keys are by far the largest values of a network, and grow with the square of an image. A query
+# needs all keys and no other query, so that they can be computed for some queries at a time.
+
+
+def is_large(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether attention is to go in blocks: (B, heads, N, C/heads) queries, (B, heads, K, C/heads) keys and values.
+
+    Never while the network is traced or compiled, which would take down the blocks of one size, nor where gradients are
+    needed, which take all of the maps.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]  # not in its __all__
+        return False
+    if not isinstance(q, Tensor):  # but a proxy of torch.fx
+        return False
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        return False
+    return q.shape[:3].numel() * k.shape[2] > AT_ONCE
+
+
+def in_blocks(attend: Callable[[Tensor], tuple[Tensor, ...]], q: Tensor, k: Tensor) -> list[Tensor]:
+    """Give (B, heads, N, C/heads) queries a block at a time to ``attend``, and join what it gives along the queries.
+
+    Args:
+        attend: (B, heads, n, C/heads) queries -> any number of (B, heads, n, ...).
+        q: All queries.
+        k: (B, heads, K, C/heads) keys, by whose number blocks are as large as they are.
+    """
+    queries = max(1, BLOCK // (q.shape[:2].numel() * k.shape[2]))
+    joined: list[Tensor] = []
+    for first in range(0, q.shape[2], queries):
+        given = attend(q[:, :, first : first + queries])
+        joined = joined or [part.new_empty((*part.shape[:2], q.shape[2], *part.shape[3:])) for part in given]
+        for whole, part in zip(joined, given, strict=True):
+            whole[:, :, first : first + queries] = part
+    return joined
+
+
+def by_queries(attend: Callable[[Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """What ``attend`` gives for all queries; in blocks where that is large.
+
+    Args:
+        attend: (B, heads, n, C/heads) queries -> (B, heads, n, C/heads), each query for itself.
+        q, k, v: As of :func:`is_large`.
+    """
+    if not is_large(q, k, v):
+        return attend(q)
+    (joined,) = in_blocks(lambda some: (attend(some),), q, k)
+    return joined
 
 
 class PixelAttention(nn.Module):

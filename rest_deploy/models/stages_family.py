@@ -22,6 +22,13 @@ STAGES = 4
 OF_STAGES = Many(STAGES, STAGES)
 MAX_BLOCKS = 1000  # of a stage; rest_large has 18
 _FLOAT = 4
+#: In PyTorch: numbers that the maps of queries x keys of all heads and images have at most where attention is computed
+#: as the authors wrote it, those of an image of 1024x1024 and one head. Above that queries go in blocks of so many
+#: numbers, where one query does not have more: 8 MiB in float64, in which the reference computes. With more than that a
+#: block leaves the caches, and takes twice the time, as a whole map does.
+AT_ONCE, BLOCK = 1 << 26, 1 << 20
+#: What malloc keeps of blocks of that size: glibc trims its heap above twice the largest threshold of mmap, 32 MiB.
+_HEAP_BYTES = 64 << 20
 #: Maps of the stem that are alive at a time.
 _STEM_MAPS = {"onnx": 2, "pytorch": 3}
 #: Maps of tokens around an attention in blocks.
@@ -186,16 +193,20 @@ class StagesFamily(Family[C]):
     ) -> int:
         """Between 0.9 and 1.6 of what was measured, from a gigabyte up (tests/models/test_memory.py)."""
         stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
-        widest = 0.0
+        widest, kept = 0.0, 0
         for stage in stage_sizes(config, height, width):
+            if format == "pytorch":
+                block = BLOCK if batch * stage.attention > AT_ONCE else None
+                kept = kept if block is None else _HEAP_BYTES
             at_a_time = _at_a_time(batch * stage.heads * stage.keys, stage.tokens, block)
             maps = at_a_time * self.call_overhead[format] * self.attention_numbers(stage, precision, format)
             around = self.call_around[format] if at_a_time == 1 else _AROUND_BLOCKS
-            small = stage.dim * stage.hidden <= MLP_WEIGHT and precision is Precision.FP32
+            small = stage.dim * stage.hidden <= MLP_WEIGHT and precision is Precision.FP32 and format == "onnx"
             inside = _at_a_time(stage.hidden, batch * stage.tokens, block if small else None)
             mlp = stage.tokens * (2 * stage.dim + inside * 2 * stage.hidden)
             widest = max(widest, maps + around * stage.tokens * stage.dim, mlp)
-        return int(batch * _FLOAT * (height * width * config.in_channels + _STEM_MAPS[format] * stem + widest))
+        own = height * width * config.in_channels + _STEM_MAPS[format] * stem + widest
+        return int(batch * _FLOAT * own) + kept
 
     def engine_bytes(self, config: C, largest: InputSize, precision: Precision) -> int:
         """Within 15% (ResT) and 20% (ResTv2) of what TensorRT-RTX 1.7 tells of FP32 engines from 1x224x224 to

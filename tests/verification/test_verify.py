@@ -212,11 +212,11 @@ def test_a_size_that_the_reference_has_no_memory_for_is_refused_before_anything_
     """Its numbers have twice the bytes of float32."""
     monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
     monkeypatch.setattr("rest_deploy.verification.reference.synthetic_images", lambda *_, **__: pytest.fail("made"))
-    needed = 2 * network_bytes(TINY, 1, 2000, 2000, format="pytorch") / 2**30
-    words = rf"tiny\.safetensors \(PyTorch float64\): an input of 2000x2000 .* {needed:.1f} GiB, and 1\.0 GiB .* pixels"
+    needed = 2 * network_bytes(TINY, 1, 6000, 6000, format="pytorch") / 2**30
+    words = rf"tiny\.safetensors \(PyTorch float64\): an input of 6000x6000 .* {needed:.1f} GiB, and 1\.0 GiB .* pixels"
     for asked in (
-        {"sizes": [(32, 32), (2000, 2000)]},
-        {"sizes": [(2000, 2000)], "synthetic": False, "per_block": True},
+        {"sizes": [(32, 32), (6000, 6000)]},
+        {"sizes": [(6000, 6000)], "synthetic": False, "per_block": True},
     ):
         with pytest.raises(InputError, match=words):
             verify(tiny_onnx, tiny_checkpoint, **asked)
