@@ -426,16 +426,16 @@ def test_what_a_backbone_is_asked_for_is_refused_before_it_runs(
 ) -> None:
     monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
     picture = tmp_path / "large.png"
-    Image.new("RGB", (2000, 1500)).save(picture)
+    Image.new("RGB", (6000, 5500)).save(picture)
     calls: dict[Path, Callable[[Predictor], Any]] = {
-        backbone: lambda own: own.features(np.broadcast_to(np.float32(0), (1, 3, 1500, 2000))),
+        backbone: lambda own: own.features(np.broadcast_to(np.float32(0), (1, 3, 5500, 6000))),
         embedder: lambda own: own.embed([picture]),
     }
     for path, call in calls.items():
         with Predictor(path) as predictor:
             monkeypatch.setattr(predictor._runtime, "_run", lambda batch: pytest.fail(f"ran {batch.shape}"))
-            needed = predictor._runtime.call_bytes(1, 1500, 2000) / 2**30
-            words = rf"1500x2000 .*{needed:.1f} GiB, and 1\.0 GiB are free: at most about {predictor.max_pixels:,} pix"
+            needed = predictor._runtime.call_bytes(1, 5500, 6000) / 2**30
+            words = rf"5500x6000 .*{needed:.1f} GiB, and 1\.0 GiB are free: at most about {predictor.max_pixels:,} pix"
             with pytest.raises((InputError, ImageError), match=words):
                 call(predictor)
 
