@@ -122,7 +122,7 @@ class Family(ABC, Generic[C]):
             batch: Images of the call.
             height, width: Of the images, in pixels.
             precision: Of the file.
-            format: ``"onnx"`` in ONNX Runtime, ``"pytorch"`` for a checkpoint.
+            format: As of :func:`network_bytes`.
             block: As a record's ``map_block``.
         """
 
@@ -311,7 +311,7 @@ def spaced(numbers: Iterable[int]) -> str:
 # Memory
 
 #: Formats that run on the CPU.
-_FORMATS = ("onnx", "pytorch")
+_FORMATS = ("onnx", "pytorch", "float64")
 #: ONNX files compute large maps in blocks of rows (``export/blockwise.py``). Numbers of all heads and images that a
 #: block has at most, where a row does not have more: 8 MiB in float32, with which products of 64 channels are nearly as
 #: fast as the machine multiplies (docs/benchmarks.md). Maps of up to so many blocks are computed whole.
@@ -338,7 +338,7 @@ def network_bytes(
         batch: Images of the call.
         height, width: Of the images, in pixels.
         precision: Of the file.
-        format: ``"onnx"`` in ONNX Runtime, ``"pytorch"`` for a checkpoint.
+        format: ``"onnx"`` in ONNX Runtime, ``"pytorch"`` for a checkpoint, ``"float64"`` for one as the reference.
         block: As a record's ``map_block``.
 
     Raises:
@@ -358,7 +358,6 @@ def check_image(
     precision: Precision = Precision.FP32,
     format: str = "onnx",
     block: int | None = None,
-    widening: int = 1,
 ) -> None:
     """Refuse an image whose call would take more memory than is free.
 
@@ -366,13 +365,12 @@ def check_image(
         config, precision, format, block: As of :func:`network_bytes`.
         height, width: Of the network's input.
         name: What a message calls the image.
-        widening: How many times the bytes of a float32 each number has.
 
     Raises:
         ImageError: It would.
         PredictorError: Too little is free for any image.
     """
-    needed = widening * network_bytes(config, 1, height, width, precision=precision, format=format, block=block)
+    needed = network_bytes(config, 1, height, width, precision=precision, format=format, block=block)
     check_memory(needed, f"{name}: an input of {height}x{width}", ImageError, "scale it down first")
 
 

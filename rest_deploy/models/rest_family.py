@@ -170,6 +170,8 @@ def _block(config: ResTConfig, stage: int, grid: Grid) -> int:
 #: by a convolution, for which oneDNN lays the product and the result out in blocks of channels, beside the plain
 #: product. Blocks are as wide as the CPU's vectors; measured with AVX2 only.
 _PYTORCH_ONE_HEAD, _BLOCK, _WIDE_BLOCK = 3, 8, 16
+#: Without oneDNN, in float64: two in turn.
+_FLOAT64_MAPS = 2
 
 
 @functools.cache
@@ -223,8 +225,10 @@ class ResTFamily(StagesFamily[ResTConfig]):
     }
 
     # Packed factors, partial sums, what is lost between pieces.
-    call_overhead: ClassVar[Mapping[str, float]] = {"onnx": 1.06, "pytorch": 1.15}
-    call_around: ClassVar[Mapping[str, int]] = {"onnx": 3, "pytorch": 3}
+    call_overhead: ClassVar[Mapping[str, float]] = {"onnx": 1.06, "pytorch": 1.15, "float64": 1.06}
+    call_around: ClassVar[Mapping[str, int]] = {"onnx": 3, "pytorch": 3, "float64": 3}
+    #: In float64, which oneDNN does not know, PyTorch lays out nine numbers for each that a convolution 3x3 takes.
+    call_stem: ClassVar[Mapping[str, int]] = {"onnx": 2, "pytorch": 3, "float64": 11}
     engine_around, engine_first = 3, 5
 
     def network(self) -> type[ResT]:
@@ -243,6 +247,8 @@ class ResTFamily(StagesFamily[ResTConfig]):
     def attention_numbers(self, stage: StageSize, precision: Precision, format: str) -> int:
         if format == "pytorch":
             return _maps_in_pytorch(stage)
+        if format == "float64":
+            return _FLOAT64_MAPS * stage.attention
         return stage.attention * recipe_of(precision).attention_maps[stage.heads > 1]
 
     def read(self, loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple[ResTConfig, str]:

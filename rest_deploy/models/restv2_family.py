@@ -229,9 +229,11 @@ class ResTv2Family(StagesFamily[ResTv2Config]):
         ("norm_1", "norm_2", "norm_3", "norm_4"): FeatureNorm.OUTPUTS,
     }
 
-    call_overhead: ClassVar[Mapping[str, float]] = {"onnx": 1.06, "pytorch": 1.06}
+    call_overhead: ClassVar[Mapping[str, float]] = {"onnx": 1.06, "pytorch": 1.06, "float64": 1.06}
     # What the block began with, the values that went up, the queries; in PyTorch all that its call holds to its end.
-    call_around: ClassVar[Mapping[str, int]] = {"onnx": 3, "pytorch": 8}
+    call_around: ClassVar[Mapping[str, int]] = {"onnx": 3, "pytorch": 8, "float64": 8}
+    # In float64 nine numbers for each of the smaller map that the second convolution takes.
+    call_stem: ClassVar[Mapping[str, int]] = {"onnx": 2, "pytorch": 3, "float64": 4}
     engine_around, engine_first = 3.5, 8
 
     def network(self) -> type[ResTv2]:
@@ -248,7 +250,7 @@ class ResTv2Family(StagesFamily[ResTv2Config]):
         return count_flops(config, batch, size)
 
     def attention_numbers(self, stage: StageSize, precision: Precision, format: str) -> int:
-        copies = _PYTORCH_MAPS if format == "pytorch" else recipe_of(precision).attention_maps[0]
+        copies = recipe_of(precision).attention_maps[0] if format == "onnx" else _PYTORCH_MAPS
         return stage.attention * copies
 
     def read(self, loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple[ResTv2Config, str]:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 STAGES = 4
 OF_STAGES = Many(STAGES, STAGES)
 MAX_BLOCKS = 1000  # of a stage; rest_large has 18
-_FLOAT = 4
+#: Bytes of a number.
+_NUMBER = {"onnx": 4, "pytorch": 4, "float64": 8}
 #: In PyTorch: numbers that the maps of queries x keys of all heads and images have at most where attention is computed
 #: as the authors wrote it, those of an image of 1024x1024 and one head. Above that queries go in blocks of so many
 #: numbers, where one query does not have more: 8 MiB in float64, in which the reference computes. With more than that a
@@ -29,8 +30,6 @@ _FLOAT = 4
 AT_ONCE, BLOCK = 1 << 26, 1 << 20
 #: What malloc keeps of blocks of that size: glibc trims its heap above twice the largest threshold of mmap, 32 MiB.
 _HEAP_BYTES = 64 << 20
-#: Maps of the stem that are alive at a time.
-_STEM_MAPS = {"onnx": 2, "pytorch": 3}
 #: Maps of tokens around an attention in blocks.
 _AROUND_BLOCKS = 4
 #: Measured with TensorRT-RTX 1.7: scratch memory of a layer at the smallest sizes, and beside the widest point.
@@ -163,6 +162,8 @@ class StagesFamily(Family[C]):
     #: By format: what a call takes beside its maps of queries x keys, as their multiple; maps of tokens beside those.
     call_overhead: ClassVar[Mapping[str, float]]
     call_around: ClassVar[Mapping[str, int]]
+    #: Maps of the stem that are alive at a time.
+    call_stem: ClassVar[Mapping[str, int]]
     #: Maps of tokens that an engine has beside two of queries x keys; maps of the first stage beside scratch memory.
     engine_around: ClassVar[float]
     engine_first: ClassVar[int]
@@ -195,7 +196,7 @@ class StagesFamily(Family[C]):
         stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
         widest, kept = 0.0, 0
         for stage in stage_sizes(config, height, width):
-            if format == "pytorch":
+            if format != "onnx":
                 block = BLOCK if batch * stage.attention > AT_ONCE else None
                 kept = kept if block is None else _HEAP_BYTES
             at_a_time = _at_a_time(batch * stage.heads * stage.keys, stage.tokens, block)
@@ -205,8 +206,9 @@ class StagesFamily(Family[C]):
             inside = _at_a_time(stage.hidden, batch * stage.tokens, block if small else None)
             mlp = stage.tokens * (2 * stage.dim + inside * 2 * stage.hidden)
             widest = max(widest, maps + around * stage.tokens * stage.dim, mlp)
-        own = height * width * config.in_channels + _STEM_MAPS[format] * stem + widest
-        return int(batch * _FLOAT * own) + kept
+        stem *= self.call_stem[format]
+        most = max(stem, widest) if format == "float64" else stem + widest  # what is so large malloc gives back at once
+        return int(batch * _NUMBER[format] * (height * width * config.in_channels + most)) + kept
 
     def engine_bytes(self, config: C, largest: InputSize, precision: Precision) -> int:
         """Within 15% (ResT) and 20% (ResTv2) of what TensorRT-RTX 1.7 tells of FP32 engines from 1x224x224 to

@@ -26,13 +26,14 @@ CallBytes = Callable[[int, int, int], int]
 _FLOAT = 4  # bytes
 
 
-def call_bytes(info: ArtifactInfo, count: int, height: int, width: int) -> int:
+def call_bytes(info: ArtifactInfo, count: int, height: int, width: int, format: str = "") -> int:
     """Bytes that a call takes on the CPU beside what the open network takes, its outputs included.
 
     Args:
         info: Record of the file; not of an engine.
         count: Images of the call.
         height, width: Of the images, in pixels.
+        format: As of :func:`~rest_deploy.models.family.network_bytes`; empty for that of the runtime.
     """
     size = (count, height, width)
     maps = sum(math.prod(own.sizes(*size)) for own in info.outputs if own.stride is not None)
@@ -40,7 +41,7 @@ def call_bytes(info: ArtifactInfo, count: int, height: int, width: int) -> int:
         config_of(info),
         *size,
         precision=info.precision,
-        format=RUNTIMES[info.format].memory,
+        format=format or RUNTIMES[info.format].memory,
         block=info.map_block,
     )
 

@@ -58,7 +58,7 @@ def candidate_of(model: onnx.ModelProto, recipe: Recipe, threads: int | None = N
 class Subject:
     """An artifact that is open. ``name`` is its own among those that are measured, ``computed`` what runs it, in words;
     ``blocks`` gives its blocks, or raises ConfigError where they cannot be seen; ``threads`` are those of a call, None
-    for each core that may be used; ``widening`` is how many times the bytes of a float32 each number has.
+    for each core that may be used; ``memory`` is the format by which that is predicted, where not its own.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Subject:
     computed: str
     blocks: Callable[[], BlockRun]
     threads: int | None = None
-    widening: int = 1
+    memory: str = ""
 
     @property
     def own_cases(self) -> tuple[Case, ...]:
@@ -92,11 +92,11 @@ class Subject:
             RestDeployError: ``refusal``: it would take more than is free; the message names the network.
         """
         if self.device == "cpu":
-            computed = f" ({self.computed})" if self.widening > 1 else ""
+            computed = f" ({self.computed})" if self.memory else ""
             check_call(self._call_bytes, size.sizes, f"{images}, for {self.name}{computed}", refusal, step=step)
 
     def _call_bytes(self, count: int, height: int, width: int) -> int:
-        return self.widening * call_bytes(self.info, count, height, width)
+        return call_bytes(self.info, count, height, width, self.memory)
 
     def to_dict(self) -> dict[str, Any]:
         """What a record says of it."""
@@ -222,7 +222,7 @@ def open_reference(
     loaded = _loaded(path, choice, records)
     exact, _ = reference_runs(loaded.model, threads=threads)
     blocks = partial(as_written_blocks, loaded.model, torch.float64)
-    about = Subject(path.name, path, describe(loaded), exact, "cpu", "PyTorch float64", blocks, threads, widening=2)
+    about = Subject(path.name, path, describe(loaded), exact, "cpu", "PyTorch float64", blocks, threads, "float64")
     yield OpenReference(about, loaded.model)
 
 

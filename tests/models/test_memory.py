@@ -120,6 +120,15 @@ MEASURED: list[tuple[str, str, str, tuple[int, int, int], int]] = [
     ("digits v2", "pytorch", "fp32", (1, 1, 200_000), 113),
     ("tiny v2", "pytorch", "fp32", (1, 1536, 1536), 846),
     ("tiny v2", "pytorch", "fp32", (1, 2048, 2048), 1256),
+    # The reference, by one call of the network in float64, with one thread.
+    ("lite", "float64", "fp32", (1, 1024, 1024), 1202),
+    ("digits", "float64", "fp32", (1, 1200, 1200), 1127),
+    ("lite", "float64", "fp32", (1, 1536, 1536), 1638),
+    ("digits", "float64", "fp32", (1, 2048, 2048), 801),
+    ("small", "float64", "fp32", (1, 2048, 2048), 2913),
+    ("digits v2", "float64", "fp32", (1, 1024, 1024), 1105),
+    ("tiny v2", "float64", "fp32", (1, 1536, 1536), 1253),
+    ("tiny v2", "float64", "fp32", (1, 2048, 2048), 2229),
 ]
 
 
@@ -160,9 +169,12 @@ def test_memory_grows_with_the_square_of_the_pixels() -> None:
 
 @pytest.mark.parametrize("name", list_models())
 def test_in_pytorch_memory_grows_with_the_pixels_where_maps_are_in_blocks(name: str) -> None:
-    needed = functools.partial(network_bytes, get_config(name), 1, format="pytorch")
-    assert needed(8192, 8192) < 4.2 * needed(4096, 4096)
-    assert 2 * needed(2048, 2048) < 8 << 30  # of the reference, in float64
+    in_float32, in_float64 = (
+        functools.partial(network_bytes, get_config(name), 1, format=format) for format in ("pytorch", "float64")
+    )
+    for needed in (in_float32, in_float64):
+        assert needed(8192, 8192) < 4.2 * needed(4096, 4096)
+    assert in_float64(2048, 2048) < 8 << 30
 
 
 def test_what_counts_is_the_shape_and_not_the_pixels_alone() -> None:
@@ -179,7 +191,7 @@ def test_blocks_of_channels_are_as_wide_as_the_vectors(monkeypatch: pytest.Monke
     assert 1.7 < pytorch_bytes(16) / pytorch_bytes(8) < 2
 
 
-@pytest.mark.parametrize("format", ["onnx", "pytorch"])
+@pytest.mark.parametrize("format", ["onnx", "pytorch", "float64"])
 @pytest.mark.parametrize("gib", [0.1, 1, 16])
 def test_the_largest_square_fits_and_the_next_does_not(format: str, gib: float) -> None:
     config, limit = get_config("rest_base"), int(gib * 2**30)

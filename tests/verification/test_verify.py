@@ -209,10 +209,10 @@ def test_blocks_of_narrowed_files(precision: Precision, tiny_checkpoint: Path, t
 def test_a_size_that_the_reference_has_no_memory_for_is_refused_before_anything_is_made(
     tiny_onnx: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its numbers have twice the bytes of float32."""
+    """It computes in float64."""
     monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
     monkeypatch.setattr("rest_deploy.verification.reference.synthetic_images", lambda *_, **__: pytest.fail("made"))
-    needed = 2 * network_bytes(TINY, 1, 6000, 6000, format="pytorch") / 2**30
+    needed = network_bytes(TINY, 1, 6000, 6000, format="float64") / 2**30
     words = rf"tiny\.safetensors \(PyTorch float64\): an input of 6000x6000 .* {needed:.1f} GiB, and 1\.0 GiB .* pixels"
     for asked in (
         {"sizes": [(32, 32), (6000, 6000)]},
@@ -249,9 +249,9 @@ def test_a_batch_of_images_without_memory(
     """Of one size for all it is refused before an image is read; at their own sizes each is left out."""
     _memory(monkeypatch, lambda info, count: (count > 1) << 31)
     data = Images(folder, batch=16)
-    with pytest.raises(InputError, match=r"an input of 16x32x40 .* 4\.0 GiB, .* 123 pixels each for 16 at a time"):
+    with pytest.raises(InputError, match=r"an input of 16x32x40 .* 2\.0 GiB, .* 123 pixels each for 16 at a time"):
         verify(tiny_onnx, tiny_checkpoint, data=data, sizes=[(32, 40)], synthetic=False)
-    with pytest.raises(VerificationError, match=r"none of 40 images .*png.*an input of 16x\d+x\d+ .* 4\.0 GiB"):
+    with pytest.raises(VerificationError, match=r"none of 40 images .*png.*an input of 16x\d+x\d+ .* 2\.0 GiB"):
         verify(tiny_onnx, tiny_checkpoint, data=data, synthetic=False)
 
 
