@@ -28,8 +28,9 @@ _NUMBER = {"onnx": 4, "pytorch": 4, "float64": 8}
 #: numbers, where one query does not have more: 8 MiB in float64, in which the reference computes. With more than that a
 #: block leaves the caches, and takes twice the time, as a whole map does.
 AT_ONCE, BLOCK = 1 << 26, 1 << 20
-#: What malloc keeps of blocks of that size: glibc trims its heap above twice the largest threshold of mmap, 32 MiB.
-_HEAP_BYTES = 64 << 20
+#: By format, what is kept of blocks. Of those of PyTorch by malloc: glibc trims its heap above twice the largest
+#: threshold of mmap, 32 MiB. Of ONNX Runtime's by its arena, between maps of other sizes.
+_KEPT_BYTES = {"onnx": 35 << 20, "pytorch": 64 << 20, "float64": 64 << 20}
 #: Maps of tokens around an attention in blocks.
 _AROUND_BLOCKS = 4
 #: Measured with TensorRT-RTX 1.7: scratch memory of a layer at the smallest sizes, and beside the widest point.
@@ -194,11 +195,10 @@ class StagesFamily(Family[C]):
     ) -> int:
         """Between 0.9 and 1.6 of what was measured, from a gigabyte up (tests/models/test_memory.py)."""
         stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
-        widest, kept = 0.0, 0
+        widest, blocks = 0.0, False
         for stage in stage_sizes(config, height, width):
             if format != "onnx":
                 block = BLOCK if batch * stage.attention > AT_ONCE else None
-                kept = kept if block is None else _HEAP_BYTES
             at_a_time = _at_a_time(batch * stage.heads * stage.keys, stage.tokens, block)
             maps = at_a_time * self.call_overhead[format] * self.attention_numbers(stage, precision, format)
             around = self.call_around[format] if at_a_time == 1 else _AROUND_BLOCKS
@@ -206,9 +206,12 @@ class StagesFamily(Family[C]):
             inside = _at_a_time(stage.hidden, batch * stage.tokens, block if small else None)
             mlp = stage.tokens * (2 * stage.dim + inside * 2 * stage.hidden)
             widest = max(widest, maps + around * stage.tokens * stage.dim, mlp)
+            blocks |= min(at_a_time, inside) < 1
         stem *= self.call_stem[format]
-        most = max(stem, widest) if format == "float64" else stem + widest  # what is so large malloc gives back at once
-        return int(batch * _NUMBER[format] * (height * width * config.in_channels + most)) + kept
+        apart = format == "float64" or (format == "onnx" and blocks)  # so large that it is given back, or used again
+        most = max(stem, widest) if apart else stem + widest
+        own = batch * _NUMBER[format] * (height * width * config.in_channels + most)
+        return int(own) + (_KEPT_BYTES[format] if blocks else 0)
 
     def engine_bytes(self, config: C, largest: InputSize, precision: Precision) -> int:
         """Within 15% (ResT) and 20% (ResTv2) of what TensorRT-RTX 1.7 tells of FP32 engines from 1x224x224 to
