@@ -193,7 +193,9 @@ class StagesFamily(Family[C]):
         format: str,
         block: int | None = None,
     ) -> int:
-        """Between 0.9 and 1.6 of what was measured, from a gigabyte up (tests/models/test_memory.py)."""
+        """Between 0.9 and 1.6 of what was measured, from a gigabyte up; in blocks between 0.8 and 1.25
+        (tests/models/test_memory.py).
+        """
         stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
         widest, blocks = 0.0, False
         for stage in stage_sizes(config, height, width):
