@@ -69,6 +69,8 @@ ASSUMABLE: Mapping[str, str] = MappingProxyType(
 )
 
 
+#: Of a block of a map.
+_MOST_NUMBERS = 1 << 40
 _BASE64 = Text(16 << 20, "[A-Za-z0-9+/=]*", "bytes in base64")
 
 
@@ -219,6 +221,9 @@ class ArtifactInfo:
             raise ArtifactError(
                 f"preprocessing for {len(self.preprocessing.mean)} channels, and an input of {self.input.shape[1]}"
             )
+        block = self.extra.get("map_block")
+        if block is not None and (type(block) is not int or not 1 <= block <= _MOST_NUMBERS):
+            raise ArtifactError(f"map_block {shown(block)}; needed: a whole number from 1 to {_MOST_NUMBERS}")
         made_for, targets = self._target, [recipe.target for recipe in recipes(self.precision)]
         if made_for not in targets:
             told = " or ".join(target.value if target is not None else "none" for target in targets)

@@ -107,7 +107,7 @@ class OnnxFile:
         return without_weights(self.content, self._model, place)
 
     def without_blocks(self) -> tuple[bytes, Callable[[str], bytes]]:
-        """Its bytes with attention of all queries at once alone, and what :meth:`without_weights` is of these.
+        """Its bytes with each large map as it was traced alone, and what :meth:`without_weights` is of these.
 
         It must have been checked: see :meth:`check_graph`.
         """

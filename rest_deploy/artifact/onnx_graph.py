@@ -22,10 +22,10 @@ from typing import Any, NamedTuple, TypeAlias
 from rest_deploy.specs import OPSETS
 from rest_deploy.values import shown
 
-#: What files have beside the operators of their family: in INT8, and to choose the size of a block of attention.
+#: What files have beside the operators of their family: in INT8, and to choose the size of a block of a large map.
 _OPERATORS = frozenset(
     "DequantizeLinear DynamicQuantizeLinear MatMulInteger QuantizeLinear "  # noqa: SIM905
-    "Add Concat Constant Div Greater If Mul Reshape Scan Shape Slice Sub Transpose".split()
+    "Add Concat Constant Div Greater If Max Mul Reshape Scan Shape Slice Sub Transpose".split()
 )
 #: Of a graph; rest_large in INT8 has under 3,000.
 MAX_NODES = 100_000
@@ -42,7 +42,7 @@ _LIMITS = {
     "blocksize": (1, 1024),
 }
 #: Operators whose output may be larger than all of their inputs together.
-_WIDENING = frozenset({"Add", "Sub", "Mul", "Div", "Greater", "MatMul", "MatMulInteger", "Gemm", "Conv"})
+_WIDENING = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Greater", "MatMul", "MatMulInteger", "Gemm", "Conv"})
 #: Numbers that such a one may make where no image is needed: of sizes, of which there are a few.
 _FEW = 16
 _MOST_DIMS = 8
@@ -50,6 +50,9 @@ _MOST_DIMS = 8
 _HOLDERS = {"If": {"then_branch", "else_branch"}, "Scan": {"body"}}
 #: TensorProto.DataType -> bytes of a value: FLOAT, UINT8, INT8, INT32, INT64, FLOAT16.
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2}
+_FLOATS, _WHOLE = (1, 10), 7
+#: By which whole numbers may be divided; more are negative, or overflow.
+_MOST_DIVISOR = 1 << 40
 #: AttributeProto.AttributeType -> the field that holds such a value.
 _VALUE_OF = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints"}
 _EXTERNAL = "weights in other files"
@@ -159,7 +162,7 @@ def _graph(inner: _Fields | None) -> _Fields:
     )
 
 
-#: In it both ways of an attention, in one of these what is done with a block (``export/blockwise.py``); no deeper.
+#: In it both ways of a large map, in one of these what is done with a block (``export/blockwise.py``); no deeper.
 _GRAPH = _graph(_graph(_graph(None)))
 _MODEL = _message(
     {
@@ -293,7 +296,7 @@ def without_weights(content: bytes, model: Mapping[str, Any], place: str) -> byt
 
 
 def without_blocks(content: bytes, model: Mapping[str, Any]) -> bytes:
-    """A file that was not refused, with attention of all queries at once alone (``export/blockwise.py``).
+    """A file that was not refused, with each large map as it was traced alone (``export/blockwise.py``).
 
     Args:
         content: The file.
@@ -397,7 +400,9 @@ def refuse_hostile(content: bytes, model: Mapping[str, Any], operators: Set[str]
     if "graph" not in model:
         raise Refused("no graph")
     begin, end = model["graph"]
-    _refuse_graph(_Reader(content).message(begin, end, _GRAPH), operators | _OPERATORS, {"": 0.0})
+    graph = _Reader(content).message(begin, end, _GRAPH)
+    _refuse_graph(graph, operators | _OPERATORS, {"": 0.0})
+    _refuse_division(content, graph, set())
 
 
 def _refuse_graph(graph: Mapping[str, Any], operators: Set[str], around: Mapping[str, float]) -> float:
@@ -466,6 +471,42 @@ def _refuse_node(node: Mapping[str, Any], operators: Set[str], known: Mapping[st
             raise Refused(f"{shown(operator)} of constants alone")
         return math.prod(taken)
     return sum(taken)
+
+
+def _refuse_division(content: bytes, graph: Mapping[str, Any], around: Set[str]) -> None:
+    """Refuse a division by whole numbers that may be zero or negative: by those it ends the process.
+
+    Args:
+        content: The file.
+        graph: A graph of it.
+        around: Values of the graphs around it by which one may divide.
+    """
+    divisors = {*around, *(_name(one) for one in graph.get("initializer", []) if _divides(content, one))}
+    for node in graph.get("node", []):
+        operator, taken = node.get("op_type", ""), node.get("input", [])
+        for attribute in node.get("attribute", ()):
+            if "g" in attribute:
+                _refuse_division(content, attribute["g"], divisors)
+            elif operator == "Constant" and (
+                attribute.keys() & {"f", "floats"} or _divides(content, attribute.get("t"))
+            ):
+                divisors.update(node.get("output", []))
+        if operator == "Max" and not divisors.isdisjoint(taken):  # at least what may divide
+            divisors.update(node.get("output", []))
+        elif operator == "Div" and not divisors.issuperset(taken[1:]):
+            raise Refused("a division by values that may be zero")
+
+
+def _divides(content: bytes, tensor: Mapping[str, Any] | None) -> bool:
+    """Whether one may divide by a constant: by floating-point numbers, and by one whole number from 1 up."""
+    if tensor is None or tensor.get("data_type") in _FLOATS:
+        return tensor is not None
+    number = content[slice(*tensor.get("raw_data", (0, 0)))]
+    return (
+        tensor.get("data_type") == _WHOLE
+        and len(number) == 8
+        and 1 <= int.from_bytes(number, "little") <= _MOST_DIVISOR
+    )
 
 
 def _numbers(constant: Mapping[str, Any]) -> int:

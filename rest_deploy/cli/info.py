@@ -63,7 +63,7 @@ def _prediction(own: Prediction) -> dict[str, Any]:
         "what": own.what,
         "estimated": own.estimated,
         "free_bytes": own.free,
-        "taken": own.taken,
+        "fits": own.fits,
         "most_pixels": own.most,
         "profile": str(own.profile) if own.profile is not None else None,
     }
@@ -76,13 +76,13 @@ def _memory(predicted: Sequence[Prediction]) -> str:
     """A row for each size."""
     first = predicted[0]
     beside = ", beside what the open network takes" if first.profile is None else ""
-    head = ("batch x size", "MiB", "", "Predictor", "largest square in such a batch")
+    head = ("batch x size", "MiB", "", "here", "largest square in such a batch")
     rows = [
         (
             str(own.size),
             f"{own.needed / _MIB:,.0f}",
             "estimated" if own.estimated else "as built",
-            _VERDICTS[own.taken],
+            _VERDICTS[own.fits],
             _largest(own),
         )
         for own in predicted
@@ -90,7 +90,7 @@ def _memory(predicted: Sequence[Prediction]) -> str:
     return "\n".join([Table(f"memory of {first.what}{beside}:", head, rows, words=3).text(), *_free(first)])
 
 
-_VERDICTS = {True: "takes it", False: "refuses it", None: "asks the GPU, at the call"}
+_VERDICTS = {True: "fits", False: "does not fit", None: "asks the GPU, at the call"}
 
 
 def _largest(own: Prediction) -> str:
@@ -107,9 +107,10 @@ def _free(own: Prediction) -> list[str]:
     if own.free is None:
         return []
     unasked = f", and of up to {USUAL / _MIB:.0f} MiB always" if SHARE * own.free < USUAL else ""
-    limit = f"; beyond {USUAL_MAX_PIXELS:,} pixels it is to be given a larger max_pixels"
-    free = f"{own.free / _MIB:,.0f} MiB are free here; Predictor takes calls of up to {SHARE:.0%} of that{unasked}"
-    return [f"  {free}{limit if own.size.size.height * own.size.size.width > USUAL_MAX_PIXELS else ''}"]
+    return [
+        f"  {own.free / _MIB:,.0f} MiB are free here; Predictor takes calls of up to {SHARE:.0%} of that{unasked}",
+        f"  and, where max_pixels does not say more, inputs of up to {USUAL_MAX_PIXELS:,} pixels",
+    ]
 
 
 def _text(path: Path, info: ArtifactInfo) -> str:

@@ -38,7 +38,7 @@ _SIZES = {
     _AXIS: [2],
     _KEPT: [0, 0, -1],
 }
-_GELU = ("Erf", "Gelu")
+_GELU, _RANK = ("Erf", "Gelu"), 4
 _IN_BLOCKS, _WHOLE = "then_branch", "else_branch"
 _Way: TypeAlias = "Callable[[onnx.NodeProto], onnx.NodeProto | None]"
 
@@ -216,20 +216,26 @@ class _Flow:
 
     def _mlp(self, gelu: onnx.NodeProto) -> _Part | None:
         """That around a GELU; None where its weights are large, or its layers are not in FP32."""
-        first, second = (self._next(gelu, way, self._is_linear) for way in (self._into, self._out))
-        end = self._out(second) if second is not None else None
-        if first is None or end is None or end.op_type != "Add" or not self._constant.intersection(end.input):
+        scope = gelu.name.partition("/")[0].rpartition(".")[0]
+        first, second = (self._next(gelu, way, self._is_linear, scope) for way in (self._into, self._out))
+        if first is None or second is None:
             return None
-        width, hidden = self._shapes[first.input[1]]
+        width, hidden = self._weight(first)
         if width * hidden > MLP_WEIGHT:
             return None
+        bias = self._out(second)  # which onnxsim leaves out if it is 0
+        end = bias if bias is not None and self._constant.intersection(bias.input) else second
         return _Part(self._between(first, end), first.input[0], end, width=width, hidden=hidden)
 
-    def _next(self, node: onnx.NodeProto, way: _Way, wanted: Callable[[onnx.NodeProto], bool]) -> onnx.NodeProto | None:
-        """The nearest node of a kind, before or after another; None where there is none."""
+    def _next(
+        self, node: onnx.NodeProto, way: _Way, wanted: Callable[[onnx.NodeProto], bool], scope: str = ""
+    ) -> onnx.NodeProto | None:
+        """The nearest node of a kind in a module, before or after another; None where there is none."""
         found: onnx.NodeProto | None = node
         while found is not None and not wanted(found):
             found = way(found)
+            if found is not None and not found.name.startswith(scope):
+                return None
         return found
 
     def _into(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
@@ -253,7 +259,14 @@ class _Flow:
         return node.op_type == "MatMul" and not self._constant.intersection(node.input)
 
     def _is_linear(self, node: onnx.NodeProto) -> bool:
-        return node.op_type == "MatMul" and node.input[1] in self._shapes
+        return node.op_type == "MatMul" and bool(self._weight(node))
+
+    def _weight(self, node: onnx.NodeProto) -> tuple[int, ...]:
+        """Shape of the constant that a product takes, which only onnxsim turns; empty where it takes none."""
+        turned = self._maker.get(node.input[1])
+        if turned is not None and turned.op_type == "Transpose":
+            return self._shapes.get(turned.input[0], ())[::-1]
+        return self._shapes.get(node.input[1], ())
 
     def _over_rows(self, node: onnx.NodeProto) -> bool:
         maker = self._maker.get(node.input[0])
@@ -319,7 +332,7 @@ class _Ways:
     def _in_blocks(self, numbers: str, count: str) -> onnx.GraphProto:
         own, (output,) = self._own, self._own.end.output
         queries = self._node("Reshape", own.rows, f"map_of_{own.width}") if own.width else own.rows
-        rows = self._ceil(count, self._ceil(numbers, BLOCK_NAME))  # of a block, all as equal as can be
+        rows = self._ceil(count, self._ceil(numbers, BLOCK_NAME))  # of a block, all as equal as can be; from 1 up
         missing = self._node("Sub", self._node("Mul", self._ceil(count, rows), rows), count)
         again = self._node("Slice", queries, _ZERO, missing, _AXIS)  # what fills the last block up; cut off below
         width = self._size(queries, 3)
@@ -355,6 +368,8 @@ class _Ways:
         nodes = [_renamed(node, names, f"{node.name}/block") for node in inside]
         values = []
         for name in [name for node in inside for name in node.output if name in self._declared]:
+            if len(self._values[name].type.tensor_type.shape.dim) != _RANK:
+                continue
             value = onnx.ValueInfoProto()
             value.CopyFrom(self._values[name])
             value.name = names[name]
@@ -370,8 +385,9 @@ class _Ways:
         return self._node("Slice", together, _ZERO, queries, _AXIS)
 
     def _ceil(self, number: str, by: str) -> str:
-        """Quotient of two whole numbers, rounded up."""
-        return self._node("Div", self._node("Add", number, self._node("Sub", by, _ONE)), by)
+        """Quotient of two whole numbers, rounded up, and at least 1: what opens a file refuses to divide by others."""
+        quotient = self._node("Div", self._node("Add", number, self._node("Sub", by, _ONE)), by)
+        return self._node("Max", quotient, _ONE)
 
     def _product(self, *numbers: str) -> str:
         return functools.reduce(functools.partial(self._node, "Mul"), numbers)

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 #: (batch, height, width) at which both graphs are run; neither is a traced size.
 _SIZES = ((2, 33, 49), (1, 80, 64))
 
-#: Numbers of a block of attention with which even these images have several in every stage.
+#: Numbers of a block with which even these images have several in every stage.
 _SMALL_BLOCK = 64
 
 #: Largest difference of an output, relative to its largest value or 1. Folding constants changes at most the rounding.

@@ -25,7 +25,7 @@ from rest_deploy.specs import TensorSpec
 
 _log = logging.getLogger(__name__)
 
-#: Largest difference of an output between both ways of attention, relative to its largest value or 1: rounding alone.
+#: Largest difference of an output between both ways of large maps, relative to its largest value or 1: rounding alone.
 _SAME = 1e-4
 
 

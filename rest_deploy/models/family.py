@@ -375,7 +375,9 @@ def check_image(
 
 
 def pixels_within(limit_bytes: int, call_bytes: Callable[[int, int, int], int]) -> int:
-    """Pixels of the largest square image whose call takes at most so many bytes; 0 where not even one pixel does.
+    """Pixels of the largest square image up to which each call takes at most so many bytes; 0 where one pixel does not.
+
+    Sides are tried in steps of a sixteenth: where large maps begin to go in blocks, larger images take less memory.
 
     One of as many pixels and another shape takes about as much while its short side is some 32 pixels or more. A line
     of pixels takes a hundred times as much, as there is nothing to reduce across it: where shapes are not known, ask
@@ -383,11 +385,11 @@ def pixels_within(limit_bytes: int, call_bytes: Callable[[int, int, int], int]) 
 
     Args:
         limit_bytes: How many.
-        call_bytes: Batch, height, width -> bytes that a call takes; grows with each of them.
+        call_bytes: Batch, height, width -> bytes that a call takes.
     """
     fits, does_not = 0, 1
     while call_bytes(1, does_not, does_not) <= limit_bytes:
-        fits, does_not = does_not, 2 * does_not
+        fits, does_not = does_not, does_not + max(1, does_not // 16)
     while does_not - fits > 1:
         side = (fits + does_not) // 2
         if call_bytes(1, side, side) <= limit_bytes:

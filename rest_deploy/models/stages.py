@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rest_deploy.models.network import DeployForm, Network, Pool, Structure
-from rest_deploy.models.stages_family import AT_ONCE, BLOCK, Grid, StagesConfig
+from rest_deploy.models.stages_family import TORCH_BLOCK, TORCH_WHOLE, Grid, StagesConfig
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def is_large(q: Tensor, k: Tensor, v: Tensor) -> bool:
         return False
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         return False
-    return q.shape[:3].numel() * k.shape[2] > AT_ONCE
+    return q.shape[:3].numel() * k.shape[2] > TORCH_WHOLE
 
 
 def in_blocks(attend: Callable[[Tensor], tuple[Tensor, ...]], q: Tensor, k: Tensor) -> list[Tensor]:
@@ -57,7 +57,7 @@ def in_blocks(attend: Callable[[Tensor], tuple[Tensor, ...]], q: Tensor, k: Tens
         q: All queries.
         k: (B, heads, K, C/heads) keys, by whose number blocks are as large as they are.
     """
-    queries = max(1, BLOCK // (q.shape[:2].numel() * k.shape[2]))
+    queries = max(1, TORCH_BLOCK // (q.shape[:2].numel() * k.shape[2]))
     joined: list[Tensor] = []
     for first in range(0, q.shape[2], queries):
         given = attend(q[:, :, first : first + queries])

@@ -27,7 +27,7 @@ _NUMBER = {"onnx": 4, "pytorch": 4, "float64": 8}
 #: as the authors wrote it, those of an image of 1024x1024 and one head. Above that queries go in blocks of so many
 #: numbers, where one query does not have more: 8 MiB in float64, in which the reference computes. With more than that a
 #: block leaves the caches, and takes twice the time, as a whole map does.
-AT_ONCE, BLOCK = 1 << 26, 1 << 20
+TORCH_WHOLE, TORCH_BLOCK = 1 << 26, 1 << 20
 #: By format, what is kept of blocks. Of those of PyTorch by malloc: glibc trims its heap above twice the largest
 #: threshold of mmap, 32 MiB. Of ONNX Runtime's by its arena, between maps of other sizes.
 _KEPT_BYTES = {"onnx": 35 << 20, "pytorch": 64 << 20, "float64": 64 << 20}
@@ -200,7 +200,7 @@ class StagesFamily(Family[C]):
         widest, blocks = 0.0, False
         for stage in stage_sizes(config, height, width):
             if format != "onnx":
-                block = BLOCK if batch * stage.attention > AT_ONCE else None
+                block = TORCH_BLOCK if batch * stage.attention > TORCH_WHOLE else None
             at_a_time = _at_a_time(batch * stage.heads * stage.keys, stage.tokens, block)
             maps = at_a_time * self.call_overhead[format] * self.attention_numbers(stage, precision, format)
             around = self.call_around[format] if at_a_time == 1 else _AROUND_BLOCKS

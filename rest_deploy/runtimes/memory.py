@@ -107,7 +107,7 @@ class Prediction:
         what: That memory, and how it is known, in words.
         estimated: Whether ``needed`` is an estimate, and no figure of the record.
         free: Bytes of memory that are free; None where they are not known, as on a GPU.
-        taken: Whether a ``Predictor`` runs the call at this moment; None where that is known only when it runs.
+        fits: Whether memory allows a ``Predictor`` the call at this moment; None where that is known only when it runs.
         most: Pixels of each image of the largest squares that fit in such a batch; None where that is not known.
         profile: Of an engine, that holds the size.
     """
@@ -117,7 +117,7 @@ class Prediction:
     what: str
     estimated: bool
     free: int | None = None
-    taken: bool | None = None
+    fits: bool | None = None
     most: int | None = None
     profile: Profile | None = None
 

@@ -131,7 +131,7 @@ def test_the_memory_of_an_engine(engine: Path, capsys: pytest.CaptureFixture[str
     assert told.out.count("8x640x640", told.out.index("as built")) == 2  # the end of the profile, of both
     rows = json.loads(Outcome(info, [engine, "--memory", "8x640x640", "2x64x96", "--json"], capsys).out)["memory"]
     assert [(row["bytes"], row["estimated"]) for row in rows] == [(largest, False), (estimate, True)]
-    assert {(row["taken"], row["free_bytes"], row["profile"]) for row in rows} == {
+    assert {(row["fits"], row["free_bytes"], row["profile"]) for row in rows} == {
         (None, None, "1x1x1:1x224x224:8x640x640")
     }
     refused = Outcome(info, [engine, "--memory", "224", "9x64x64"], capsys)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -238,6 +240,18 @@ def test_the_largest_square_fits_and_the_next_does_not(format: str, gib: float) 
     side = round(pixels_within(limit, functools.partial(network_bytes, config, format=format)) ** 0.5)
     assert network_bytes(config, 1, side, side, format=format) <= limit
     assert network_bytes(config, 1, side + 1, side + 1, format=format) > limit
+
+
+@pytest.mark.parametrize(("format", "block"), [("pytorch", None), ("float64", None), ("onnx", MAP_BLOCK)])
+def test_up_to_the_largest_square_all_fit(format: str, block: int | None) -> None:
+    """Larger squares may take less, where large maps go in blocks."""
+    needed = functools.partial(network_bytes, get_config("rest_small"), format=format, block=block)
+    takes = [needed(1, side, side) for side in range(1, 1700)]
+    assert any(one > other for one, other in itertools.pairwise(takes))
+    for limit in (2**26, 80 << 20, 10**9, 15 * 10**8):
+        side = math.isqrt(pixels_within(limit, needed))
+        assert max(takes[:side], default=0) <= limit or max(takes[: side * 15 // 16]) <= limit
+        assert side >= len(takes) or needed(1, side + 1, side + 1) > limit
 
 
 def test_nothing_fits_into_nothing() -> None:

@@ -44,8 +44,8 @@ def _image(batch: int, height: int, width: int) -> Tensor:
 
 def _all_in_blocks(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     """Of so many numbers, be a map as small as it may."""
-    monkeypatch.setattr(stages, "AT_ONCE", 0)
-    monkeypatch.setattr(stages, "BLOCK", block)
+    monkeypatch.setattr(stages, "TORCH_WHOLE", 0)
+    monkeypatch.setattr(stages, "TORCH_BLOCK", block)
 
 
 def _none_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_the_last_block_is_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(some.shape[2])
         return 2 * some, some.sum(dim=3, keepdim=True)
 
-    monkeypatch.setattr(stages, "BLOCK", 3 * 2 * 5 * 4)  # of 3 images, 2 heads and 5 keys: 4 queries
+    monkeypatch.setattr(stages, "TORCH_BLOCK", 3 * 2 * 5 * 4)  # of 3 images, 2 heads and 5 keys: 4 queries
     q = torch.randn(3, 2, 11, 6)
     twice, sums = stages.in_blocks(attend, q, torch.empty(3, 2, 5, 6))
     assert seen == [4, 4, 3]
@@ -138,7 +138,7 @@ def test_the_comparison_sees_a_block_that_is_lost(form: str, part: int, monkeypa
 
 
 def test_a_map_goes_in_blocks_where_it_has_more_numbers_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "AT_ONCE", 2 * 3 * 7 * 5)
+    monkeypatch.setattr(stages, "TORCH_WHOLE", 2 * 3 * 7 * 5)
     q, k = torch.zeros(2, 3, 7, 4), torch.zeros(2, 3, 5, 4)
     assert not stages.is_large(q, k, k)
     assert stages.is_large(torch.zeros(2, 3, 8, 4), k, k)

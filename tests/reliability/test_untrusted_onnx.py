@@ -224,7 +224,54 @@ def _dangling(model: onnx.ModelProto) -> None:
     next(node for node in model.graph.node if node.op_type == "Conv").input[0] = "nowhere"
 
 
+def _divided_by(*numbers: int) -> Change:
+    """A whole number of the image, divided by constants."""
+
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), "divisor"))
+        model.graph.node.append(helper.make_node("Shape", ["image"], ["numbers"], start=2, end=3))
+        model.graph.node.append(helper.make_node("Div", ["numbers", "divisor"], ["quotient"]))
+
+    return change
+
+
+def _divided_by_a_size(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Shape", ["image"], ["numbers"], start=2, end=3))
+    model.graph.node.append(helper.make_node("Sub", ["numbers", "numbers"], ["zero"]))
+    model.graph.node.append(helper.make_node("Div", ["numbers", "zero"], ["quotient"]))
+
+
+def _block(number: int) -> Change:
+    """Another size of the blocks that large maps go in."""
+
+    def change(model: onnx.ModelProto) -> None:
+        (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == "map_block")
+        tensor.CopyFrom(numpy_helper.from_array(np.array([number], np.int64), tensor.name))
+
+    return change
+
+
+def _unbounded_quotient(model: onnx.ModelProto) -> None:
+    """The lower bound of a block's rows is taken away, in a branch."""
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            bound = next((inner for inner in attribute.g.node if inner.op_type == "Max"), None)
+            if bound is not None:
+                bound.CopyFrom(helper.make_node("Concat", [bound.input[0]], list(bound.output), axis=0))
+                return
+
+
+_DIVISION = "a division by values that may be zero"
 HOSTILE: dict[str, tuple[Change, str]] = {
+    "a division by zero": (_divided_by(0), _DIVISION),
+    "a division by -1": (_divided_by(-1), _DIVISION),
+    "a division by the least number": (_divided_by(-(1 << 63)), _DIVISION),
+    "a division by two numbers": (_divided_by(1, 0), _DIVISION),
+    "a division by a computed size": (_divided_by_a_size, _DIVISION),
+    "blocks of no numbers": (_block(0), _DIVISION),
+    "blocks of fewer than none": (_block(-1), _DIVISION),
+    "blocks of 2^62 numbers": (_block(1 << 62), _DIVISION),
+    "rows of a block that may be none": (_unbounded_quotient, _DIVISION),
     "weights above its folder": (_external("../../etc/passwd"), "weights in other files"),
     "weights at a path": (_external("/etc/passwd"), "weights in other files"),
     "weights beside it": (_external("weights.bin"), "weights in other files"),

@@ -71,7 +71,7 @@ def test_what_is_predicted_is_what_a_predictor_goes_by(
             taken = True
         except InputError:
             taken = False
-    assert found.taken is taken
+    assert found.fits is taken
 
 
 def test_the_largest_square_of_a_batch_fits_and_the_next_does_not(
@@ -87,14 +87,14 @@ def test_the_largest_square_of_a_batch_fits_and_the_next_does_not(
 def test_where_the_free_memory_is_not_known(info: ArtifactInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     _free(monkeypatch, None)
     found = predict(info, _size("9000x9000"), "tiny.onnx")
-    assert (found.free, found.taken, found.most) == (None, True, None)
+    assert (found.free, found.fits, found.most) == (None, True, None)
 
 
 def test_what_a_predictor_does_not_ask_for_is_taken(info: ArtifactInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     _free(monkeypatch, 1 << 20)
     found = predict(info, _size("640x640"), "tiny.onnx")
     assert SHARE * (1 << 20) < found.needed < USUAL
-    assert found.taken
+    assert found.fits
 
 
 def test_blocks_and_precision_are_those_of_the_record(info: ArtifactInfo) -> None:
@@ -134,7 +134,7 @@ def test_an_engine_tells_what_its_build_told(info: ArtifactInfo) -> None:
     for size, wanted in (estimate | {largest: told}).items():
         found = predict(engine_of(info, told), _size(size), "x.engine")
         assert (found.needed, found.estimated) == (wanted, size != largest)
-        assert (found.free, found.taken, found.most) == (None, None, None)
+        assert (found.free, found.fits, found.most) == (None, None, None)
         assert found.profile is not None
         assert found.profile.holds(_size(size))
     for size, wanted in estimate.items():
