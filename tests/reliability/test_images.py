@@ -76,7 +76,8 @@ def test_pictures_that_cost_more_than_they_look(  # noqa: PLR0917
         "TIFF of 1x67108865",
         "batch of 2048x2048",
     ):
-        assert "GiB" in told["told"][what]  # what the network would take, and nothing was decoded for it
+        assert "over max_pixels 1,048,576" in told["told"][what]  # and nothing was decoded for it
+    assert "GiB" in told["told"]["batch of 10000 of 1000x1000"]  # what the network would take
     assert told["grown_mib"] < 1024
     assert told["kept_mib"] < 256  # of three good ones that took a GiB each
     assert len(told["measured"]) > 3  # of decoders, at four megapixels
