@@ -322,17 +322,17 @@ def test_one_picture_cannot_take_the_machine(tiny_onnx: Path, monkeypatch: pytes
     """A native network takes pictures as they are."""
     path = tmp_path / "phone.png"
     Image.new("RGB", (5500, 6000)).save(path)
-    monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
+    monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 29)
     with Predictor(tiny_onnx) as predictor:
         monkeypatch.setattr(predictor._runtime, "_run", lambda batch: pytest.fail(f"ran {batch.shape}"))
         needed = call_bytes(predictor.info, 1, 6000, 5500) / 2**30
-        assert needed > 0.8
+        assert needed > 0.4
         fitting = predictor.max_pixels
         with pytest.raises(ImageError, match=rf"phone\.png: an input of 6000x5500 .*{needed:.1f} GiB.*{fitting:,}"):
             predictor.classify(path)
         side = math.isqrt(fitting)
-        assert call_bytes(predictor.info, 1, side, side) <= 0.8 * 2**30
-        assert call_bytes(predictor.info, 1, side + 1, side + 1) > 0.8 * 2**30
+        assert call_bytes(predictor.info, 1, side, side) <= 0.8 * 2**29
+        assert call_bytes(predictor.info, 1, side + 1, side + 1) > 0.8 * 2**29
         line = np.zeros((1, 8_000_000, 3), np.uint8)  # fewer pixels, and far more work: keys are not reduced across
         with pytest.raises(ImageError, match=r"image: an input of 1x8000000 is .* operations"):
             predictor.preprocess(line)

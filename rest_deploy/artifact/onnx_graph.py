@@ -51,6 +51,8 @@ _HOLDERS = {"If": {"then_branch", "else_branch"}, "Scan": {"body"}}
 #: TensorProto.DataType -> bytes of a value: FLOAT, UINT8, INT8, INT32, INT64, FLOAT16.
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2}
 _FLOATS, _WHOLE = (1, 10), 7
+#: Operators that give floating-point numbers alone.
+_FLOATING = frozenset("Conv Erf Gelu LayerNormalization Reciprocal Sigmoid Softmax Sqrt".split())  # noqa: SIM905
 #: By which whole numbers may be divided; more are negative, or overflow.
 _MOST_DIVISOR = 1 << 40
 #: AttributeProto.AttributeType -> the field that holds such a value.
@@ -491,7 +493,7 @@ def _refuse_division(content: bytes, graph: Mapping[str, Any], around: Set[str])
                 attribute.keys() & {"f", "floats"} or _divides(content, attribute.get("t"))
             ):
                 divisors.update(node.get("output", []))
-        if operator == "Max" and not divisors.isdisjoint(taken):  # at least what may divide
+        if operator in _FLOATING or (operator == "Max" and not divisors.isdisjoint(taken)):  # at least what may divide
             divisors.update(node.get("output", []))
         elif operator == "Div" and not divisors.issuperset(taken[1:]):
             raise Refused("a division by values that may be zero")
