@@ -99,17 +99,17 @@ def _contenders(name: str, folder: Path) -> dict[str, Contender]:
     files = {"ours": (ours, None), **{other: (theirs, other) for other in _OTHERS}}
     return {
         key: Contender(
-            key,
-            name,
-            family.name,
-            model.config.to_dict(),
-            str(path),
-            baseline,
-            "cpu",
-            usable_cores(),
-            "onnx",
-            "fp32",
-            3,
+            name=key,
+            network=name,
+            family=family.name,
+            config=model.config.to_dict(),
+            file=str(path),
+            baseline=baseline,
+            device="cpu",
+            threads=usable_cores(),
+            format="onnx",
+            precision="fp32",
+            channels=model.config.in_channels,
         )
         for key, (path, baseline) in files.items()
     }

@@ -134,7 +134,7 @@ def room_bytes() -> int | None:
 
 
 def fits(needed: int, free: int | None) -> bool:
-    """Whether a task of so many bytes is let run where so many are free; None if that is not known."""
+    """Whether a task of so many bytes is let run; ``free`` is None where it is not known how many are free."""
     return needed <= USUAL or free is None or needed <= SHARE * free
 
 

@@ -22,6 +22,8 @@ BATCH = Whole(1, 1 << 20)
 SIDE = Whole(1, (1 << 31) - 1)
 TOP_K = Whole(1, 1 << 24)  # as many as there may be classes
 MAX_PIXELS = Whole(1, 1 << 40)
+#: Of a map, or of a block of one; a file divides by it.
+MAP_NUMBERS = Whole(1, 1 << 40)
 #: Most pixels of an input where nobody says: 33 megapixels, which keep rest_small busy for 20 minutes on two cores.
 USUAL_MAX_PIXELS = 1 << 25
 #: A share of a whole, such as of images.

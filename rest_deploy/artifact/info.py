@@ -16,6 +16,7 @@ from rest_deploy.recipes import Recipe, recipe_of, recipes
 from rest_deploy.specs import (
     EMBEDDING,
     LOGITS,
+    MAP_NUMBERS,
     SEED,
     SIDE,
     Activation,
@@ -37,6 +38,7 @@ from rest_deploy.values import (
     Sha256,
     Text,
     Whole,
+    check,
     hold,
     load_json,
     plain,
@@ -69,8 +71,6 @@ ASSUMABLE: Mapping[str, str] = MappingProxyType(
 )
 
 
-#: Of a block of a map.
-_MOST_NUMBERS = 1 << 40
 _BASE64 = Text(16 << 20, "[A-Za-z0-9+/=]*", "bytes in base64")
 
 
@@ -222,8 +222,8 @@ class ArtifactInfo:
                 f"preprocessing for {len(self.preprocessing.mean)} channels, and an input of {self.input.shape[1]}"
             )
         block = self.extra.get("map_block")
-        if block is not None and (type(block) is not int or not 1 <= block <= _MOST_NUMBERS):
-            raise ArtifactError(f"map_block {shown(block)}; needed: a whole number from 1 to {_MOST_NUMBERS}")
+        if block is not None:
+            check(MAP_NUMBERS, block, "map_block")
         made_for, targets = self._target, [recipe.target for recipe in recipes(self.precision)]
         if made_for not in targets:
             told = " or ".join(target.value if target is not None else "none" for target in targets)
@@ -253,8 +253,8 @@ class ArtifactInfo:
     @property
     def map_block(self) -> int | None:
         """Numbers of a large map that are alive at a time at most; None where maps are computed whole."""
-        block = self.extra.get("map_block")
-        return block if isinstance(block, int) else None
+        block: Any = self.extra.get("map_block")  # checked above
+        return block
 
     @property
     def taps(self) -> Taps:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Set
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
-from rest_deploy.specs import OPSETS
+from rest_deploy.specs import MAP_NUMBERS, OPSETS
 from rest_deploy.values import shown
 
 #: What files have beside the operators of their family: in INT8, and to choose the size of a block of a large map.
@@ -52,9 +52,7 @@ _HOLDERS = {"If": {"then_branch", "else_branch"}, "Scan": {"body"}}
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2}
 _FLOATS, _WHOLE = (1, 10), 7
 #: Operators that give floating-point numbers alone.
-_FLOATING = frozenset("Conv Erf Gelu LayerNormalization Reciprocal Sigmoid Softmax Sqrt".split())  # noqa: SIM905
-#: By which whole numbers may be divided; more are negative, or overflow.
-_MOST_DIVISOR = 1 << 40
+_FLOATING = frozenset("Conv Gelu LayerNormalization Reciprocal Sigmoid Softmax Sqrt".split())  # noqa: SIM905
 #: AttributeProto.AttributeType -> the field that holds such a value.
 _VALUE_OF = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints"}
 _EXTERNAL = "weights in other files"
@@ -504,11 +502,8 @@ def _divides(content: bytes, tensor: Mapping[str, Any] | None) -> bool:
     if tensor is None or tensor.get("data_type") in _FLOATS:
         return tensor is not None
     number = content[slice(*tensor.get("raw_data", (0, 0)))]
-    return (
-        tensor.get("data_type") == _WHOLE
-        and len(number) == 8
-        and 1 <= int.from_bytes(number, "little") <= _MOST_DIVISOR
-    )
+    one = tensor.get("data_type") == _WHOLE and len(number) == _ITEM_BYTES[_WHOLE]
+    return one and MAP_NUMBERS.low <= int.from_bytes(number, "little") <= MAP_NUMBERS.high
 
 
 def _numbers(constant: Mapping[str, Any]) -> int:

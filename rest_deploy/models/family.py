@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from rest_deploy.artifact.profile import InputSize
-from rest_deploy.errors import ConfigError, ImageError
-from rest_deploy.machine import check_memory
+from rest_deploy.errors import ConfigError
 from rest_deploy.specs import FeatureNorm, ImageSize, Precision, Preprocessing
 
 if TYPE_CHECKING:
@@ -349,31 +347,6 @@ def network_bytes(
     return family_of(config).call_bytes(config, batch, height, width, precision=precision, format=format, block=block)
 
 
-def check_image(
-    config: NetworkConfig,
-    height: int,
-    width: int,
-    name: str,
-    *,
-    precision: Precision = Precision.FP32,
-    format: str = "onnx",
-    block: int | None = None,
-) -> None:
-    """Refuse an image whose call would take more memory than is free.
-
-    Args:
-        config, precision, format, block: As of :func:`network_bytes`.
-        height, width: Of the network's input.
-        name: What a message calls the image.
-
-    Raises:
-        ImageError: It would.
-        PredictorError: Too little is free for any image.
-    """
-    needed = network_bytes(config, 1, height, width, precision=precision, format=format, block=block)
-    check_memory(needed, f"{name}: an input of {height}x{width}", ImageError, "scale it down first")
-
-
 def pixels_within(limit_bytes: int, call_bytes: Callable[[int, int, int], int]) -> int:
     """Pixels of the largest square image up to which each call takes at most so many bytes; 0 where one pixel does not.
 
@@ -397,21 +370,3 @@ def pixels_within(limit_bytes: int, call_bytes: Callable[[int, int, int], int]) 
         else:
             does_not = side
     return fits * fits
-
-
-def engine_side(config: NetworkConfig, batch: int, precision: Precision, limit_bytes: int) -> int:
-    """Side of the largest square images of which an engine takes a batch within so many bytes for activations, as
-    estimated; 0 where not even images of one pixel fit.
-
-    Args:
-        config: Of the network.
-        batch: Images of a call.
-        precision: Of the engine.
-        limit_bytes: How many.
-    """
-    family = family_of(config)
-
-    def activations(_: int, height: int, width: int) -> int:
-        return family.engine_bytes(config, InputSize(batch, ImageSize(height, width)), precision)
-
-    return math.isqrt(pixels_within(limit_bytes, activations))

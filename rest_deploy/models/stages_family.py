@@ -143,10 +143,8 @@ def stage_sizes(config: StagesConfig, height: int, width: int) -> Iterator[Stage
         yield StageSize(height * width, keys, dim, config.hidden_dim(stage), heads)
 
 
-def _at_a_time(row: int, rows: int, block: int | None) -> float:
-    """Share of a map that is alive at a time, of so many rows of so many numbers; a block has one row at least."""
-    if block is None or row * rows <= WHOLE_BLOCKS * block:
-        return 1.0
+def _share(row: int, rows: int, block: int) -> float:
+    """Of a map of so many rows of so many numbers, that a block is; it has one row at least."""
     return max(block, row) / (row * rows)
 
 
@@ -196,24 +194,36 @@ class StagesFamily(Family[C]):
         """Between 0.9 and 1.6 of what was measured, from a gigabyte up; in blocks between 0.8 and 1.25
         (tests/models/test_memory.py).
         """
-        stem = -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
+        stem = self.call_stem[format] * -(-height // 2) * -(-width // 2) * (config.embed_dims[0] // 2)
         widest, blocks = 0.0, False
         for stage in stage_sizes(config, height, width):
-            if format != "onnx":
-                block = TORCH_BLOCK if batch * stage.attention > TORCH_WHOLE else None
-            at_a_time = _at_a_time(batch * stage.heads * stage.keys, stage.tokens, block)
-            maps = at_a_time * self.call_overhead[format] * self.attention_numbers(stage, precision, format)
-            around = self.call_around[format] if at_a_time == 1 else _AROUND_BLOCKS
-            small = stage.dim * stage.hidden <= MLP_WEIGHT and precision is Precision.FP32 and format == "onnx"
-            inside = _at_a_time(stage.hidden, batch * stage.tokens, block if small else None)
-            mlp = stage.tokens * (2 * stage.dim + inside * 2 * stage.hidden)
-            widest = max(widest, maps + around * stage.tokens * stage.dim, mlp)
-            blocks |= min(at_a_time, inside) < 1
-        stem *= self.call_stem[format]
+            maps, hidden = self._at_a_time(stage, batch, precision, format, block)
+            numbers = maps * self.call_overhead[format] * self.attention_numbers(stage, precision, format)
+            around = self.call_around[format] if maps == 1 else _AROUND_BLOCKS
+            mlp = stage.tokens * (2 * stage.dim + hidden * 2 * stage.hidden)
+            widest = max(widest, numbers + around * stage.tokens * stage.dim, mlp)
+            blocks |= min(maps, hidden) < 1
         apart = format == "float64" or (format == "onnx" and blocks)  # so large that it is given back, or used again
         most = max(stem, widest) if apart else stem + widest
         own = batch * _NUMBER[format] * (height * width * config.in_channels + most)
         return int(own) + (_KEPT_BYTES[format] if blocks else 0)
+
+    def _at_a_time(
+        self, stage: StageSize, batch: int, precision: Precision, format: str, block: int | None
+    ) -> tuple[float, float]:
+        """Shares of its maps of queries x keys, and of the hidden map of its MLP, that are alive at a time."""
+        row = batch * stage.heads * stage.keys
+        if format != "onnx":
+            large = row * stage.tokens > TORCH_WHOLE
+            return _share(row, stage.tokens, TORCH_BLOCK) if large else 1.0, 1.0
+        if block is None:
+            return 1.0, 1.0
+        light = precision is Precision.FP32 and stage.dim * stage.hidden <= MLP_WEIGHT
+        parts = ((row, stage.tokens, True), (stage.hidden, batch * stage.tokens, light))
+        maps, hidden = (
+            _share(one, rows, block) if able and one * rows > WHOLE_BLOCKS * block else 1.0 for one, rows, able in parts
+        )
+        return maps, hidden
 
     def engine_bytes(self, config: C, largest: InputSize, precision: Precision) -> int:
         """Within 15% (ResT) and 20% (ResTv2) of what TensorRT-RTX 1.7 tells of FP32 engines from 1x224x224 to

@@ -16,13 +16,14 @@ from rest_deploy.artifact.files import check_writable
 from rest_deploy.artifact.info import ASSUMABLE, ArtifactInfo
 from rest_deploy.artifact.labels import imagenet_labels, read_labels
 from rest_deploy.artifact.precision import PrecisionRecord
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, ImageError
 from rest_deploy.export.formats import SOURCE, Exporter, FormatRequest, get_format
-from rest_deploy.models.family import NetworkConfig, check_image, variant_of
+from rest_deploy.models.family import NetworkConfig, network_bytes, variant_of
 from rest_deploy.pipeline.request import ExportRequest, as_arguments
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.sample import ArrayInput, Sample, SampleSource, choose_images
 from rest_deploy.preprocess.transform import fed_size, transform
+from rest_deploy.runtimes.memory import check_call
 from rest_deploy.specs import LARGEST_INPUT, LOGITS, Alpha, ImageSize, Precision, Preprocessing, StepProgress
 
 if TYPE_CHECKING:
@@ -274,7 +275,8 @@ class ImageInputs:
             if steps is None or self.config is None:
                 continue
             size = fed_size(steps, height, width, name)
-            check_image(self.config, size.height, size.width, name)
+            shape = (1, size.height, size.width)
+            check_call(functools.partial(network_bytes, self.config), shape, name, ImageError)
 
     def _steps(self) -> Sequence[Preprocessing | None]:
         if self.preprocessing is None or not self.sizes:

@@ -13,7 +13,8 @@ import pytest
 from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.cli import export, info, predict
-from rest_deploy.models.family import FAMILIES, engine_side
+from rest_deploy.export.engine.memory import engine_side
+from rest_deploy.models.family import FAMILIES
 from rest_deploy.specs import Precision
 from tests.cli.test_commands import Outcome
 from tests.conftest import IMAGES, TINY

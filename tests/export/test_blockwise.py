@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +22,7 @@ from PIL import Image
 from rest_deploy import Predictor, export, verify
 from rest_deploy.artifact.onnx_file import read_checked
 from rest_deploy.artifact.onnx_graph import read_model, refuse_hostile
-from rest_deploy.errors import ArtifactError, ExportError
+from rest_deploy.errors import ConfigError, ExportError
 from rest_deploy.export import blockwise as blocks
 from rest_deploy.export import checks
 from rest_deploy.export.blockwise import blockwise, whole, with_block
@@ -36,6 +35,7 @@ from rest_deploy.runtimes import ort
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import STAGE_MAPS
 from tests.conftest import TINY, TINY_V2
+from tests.export.conftest import all_nodes
 
 #: float32 through a dozen layers whose largest activations are about 10.
 CLOSE = 2e-5
@@ -158,19 +158,11 @@ def test_a_file_in_blocks(tiny_onnx: Path, at_once: Path, tiny_checkpoint: Path,
     assert verify(tiny_onnx, tiny_checkpoint, sizes=[(64, 64)], per_block=True).passed
 
 
-def _held(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Its nodes, and those of the graphs in them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            yield from _held(attribute.g)
-
-
 @pytest.mark.parametrize("name", ["tiny_onnx", "tiny_v2_onnx"])
 def test_what_a_file_has_in_blocks(name: str, request: pytest.FixtureRequest) -> None:
     """Five attentions and five MLPs, both ways; a graph as it was traced is in it once more."""
     graph = onnx.load(request.getfixturevalue(name)).graph
-    counts = Counter(node.op_type for node in _held(graph))
+    counts = Counter(node.op_type for node in all_nodes(graph))
     assert (counts["If"], counts["Scan"], counts["Softmax"]) == (10, 10, 2 * 5)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     sizes = [numpy_helper.to_array(weights[key]).tolist() for key in ("map_block", "map_whole")]
@@ -198,7 +190,7 @@ def test_several_lines_in_blocks(tiny_onnx: Path, rng: np.random.Generator) -> N
 @pytest.mark.parametrize("block", [0, -1, True, 1.5, "2097152", 1 << 62])
 def test_a_record_of_another_block_is_refused(block: Any, tiny_onnx: Path) -> None:
     info = read_info(tiny_onnx)
-    with pytest.raises(ArtifactError, match=r"map_block .*needed: a whole number from 1 to 1099511627776"):
+    with pytest.raises(ConfigError, match=r"map_block .*accepted: a whole number from 1 to 1,099,511,627,776"):
         replace(info, extra={**info.extra, "map_block": block})
 
 

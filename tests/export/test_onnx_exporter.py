@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.rest import ResT
 from rest_deploy.specs import TensorSpec
 from tests.conftest import TINY, slow
+from tests.export.conftest import all_nodes
 
 IMAGE = TensorSpec("image", "float32", ("batch", 3, "height", "width"))
 LOGITS = TensorSpec("logits", "float32", ("batch", TINY.num_classes))
@@ -88,14 +88,6 @@ def _constant(model: onnx.ModelProto, name: str) -> float | None:
     return float(value.reshape(())) if value.size == 1 else None
 
 
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Its nodes, and those of the graphs in them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            yield from _all_nodes(attribute.g)
-
-
 @pytest.mark.parametrize("simplify", [True, False])
 @pytest.mark.parametrize("opset", [18, 20])
 def test_gelu_is_written_as_runtimes_know_it(tiny_model: ResT, tmp_path: Path, opset: int, simplify: bool) -> None:
@@ -124,7 +116,7 @@ def test_gelu_is_written_as_runtimes_know_it(tiny_model: ResT, tmp_path: Path, o
     options.log_severity_level = 3  # that the written graph is of this machine alone
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    fused = Counter(node.op_type for node in _all_nodes(onnx.load(options.optimized_model_filepath).graph))
+    fused = Counter(node.op_type for node in all_nodes(onnx.load(options.optimized_model_filepath).graph))
     assert fused["BiasGelu"] == 2 * sum(TINY.depths)  # as traced, and in blocks
     assert not fused.keys() & {"Erf", "Gelu"}
 

@@ -248,6 +248,10 @@ def main(folder: Path, artifact: Path) -> None:
     attempt("array of 1x4000000", np.zeros((1, 4_000_000, 3), np.uint8), "image")
     attempt("batch of 2048x2048", np.zeros((1, 3, 2048, 2048), np.float32), "the batch")
     attempt("batch of 10000 of 1000x1000", np.broadcast_to(np.float32(0), (10_000, 3, 1000, 1000)), "the batch")
+    predictor = Predictor(artifact, threads=1)  # as whoever says nothing
+    for name in ("PNG of 9400x9400", "TIFF of 1x67108865"):
+        path = folder / "large" / name
+        attempt(f"{name} where nobody said how large", path, str(path))
     print(json.dumps({"told": told, "bad": bad, "measured": measured, "kept_mib": kept / 2**20, "grown_mib": grown}))
 
 

@@ -78,6 +78,8 @@ def test_pictures_that_cost_more_than_they_look(  # noqa: PLR0917
     ):
         assert "over max_pixels 1,048,576" in told["told"][what]  # and nothing was decoded for it
     assert "GiB" in told["told"]["batch of 10000 of 1000x1000"]  # what the network would take
+    unsaid = [answer for what, answer in told["told"].items() if what.endswith("nobody said how large")]
+    assert ["over max_pixels 33,554,432" in answer for answer in unsaid] == [True, True]
     assert told["grown_mib"] < 1024
     assert told["kept_mib"] < 256  # of three good ones that took a GiB each
     assert len(told["measured"]) > 3  # of decoders, at four megapixels

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import DeviceError, ExportError
-from rest_deploy.models.family import config_of, engine_side, family_named
+from rest_deploy.models.family import NetworkConfig, config_of, family_named, family_of, pixels_within
 from rest_deploy.nvidia import Gpu, free_bytes
+from rest_deploy.specs import ImageSize, Precision
 
 _MIB = 2**20
 _SMALLER = "give smaller sizes by --profile, or by --max-size and --max-batch"
@@ -75,6 +77,24 @@ def explained(
     if free is not None and activations > free:
         told += f"; {_what_fits(info, size, free)}"
     return DeviceError(f"{told}; run less on this GPU at a time, give a smaller --workspace, or {_SMALLER}")
+
+
+def engine_side(config: NetworkConfig, batch: int, precision: Precision, limit_bytes: int) -> int:
+    """Side of the largest square images of which an engine takes a batch within so many bytes for activations, as
+    estimated; 0 where not even images of one pixel fit.
+
+    Args:
+        config: Of the network.
+        batch: Images of a call.
+        precision: Of the engine.
+        limit_bytes: How many.
+    """
+    family = family_of(config)
+
+    def activations(_: int, height: int, width: int) -> int:
+        return family.engine_bytes(config, InputSize(batch, ImageSize(height, width)), precision)
+
+    return math.isqrt(pixels_within(limit_bytes, activations))
 
 
 def _what_fits(info: ArtifactInfo, size: InputSize, limit_bytes: int) -> str:

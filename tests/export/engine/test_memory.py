@@ -10,8 +10,8 @@ from cuda.bindings.runtime import cudaError_t
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import DeviceError, ExportError
-from rest_deploy.export.engine.memory import check_room, explained, most_activations
-from rest_deploy.models.family import FAMILIES, engine_side, get_config
+from rest_deploy.export.engine.memory import check_room, engine_side, explained, most_activations
+from rest_deploy.models.family import FAMILIES, get_config
 from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.nvidia import ComputeCapability, Gpu
 from rest_deploy.runtimes.registry import read_info
