@@ -14,9 +14,10 @@ image, when it runs.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import onnx
@@ -63,9 +64,10 @@ def blockwise(model: onnx.ModelProto) -> onnx.ModelProto:
     parts = {part.end.output[0]: part for part in _Flow(graph).parts()}
     moved = {name for part in parts.values() for node in part.nodes for name in node.output}
     nodes: list[onnx.NodeProto] = []
+    chosen: dict[str, _Sizes] = {}
     for node in graph.node:
         if node.output[0] in parts:
-            nodes += _Ways(parts[node.output[0]], values, declared).nodes()
+            nodes += _Ways(parts[node.output[0]], values, declared).nodes(chosen)
         elif node.output[0] not in moved:
             nodes.append(node)
     sizes = dict(_SIZES)
@@ -293,6 +295,14 @@ class _Flow:
         return found
 
 
+class _Sizes(NamedTuple):
+    """Values of a graph: rows of a map, numbers of it, and whether they are too many for one block."""
+
+    rows: str
+    numbers: str
+    large: str
+
+
 class _Ways:
     """Writes both ways of a part.
 
@@ -307,8 +317,22 @@ class _Ways:
         self._module = own.end.name.partition("/")[0]
         self._made: list[onnx.NodeProto] = []
 
-    def nodes(self) -> list[onnx.NodeProto]:
-        """What computes which way is taken, and the ``If``."""
+    def nodes(self, chosen: dict[str, _Sizes]) -> list[onnx.NodeProto]:
+        """The ``If``, behind what computes which way is taken where that is not known yet.
+
+        Args:
+            chosen: What is known, by stage and kind of part, as blocks of a stage have the same sizes; is added to.
+        """
+        alike = re.sub(r"_\d+", "", self._module, count=1)
+        if alike not in chosen:
+            chosen[alike] = self._sizes()
+        outer, self._made = self._made, []
+        sizes = chosen[alike]
+        branches = {_IN_BLOCKS: self._in_blocks(sizes), _WHOLE: self._whole()}
+        name = f"{self._module}/node_ways"
+        return [*outer, helper.make_node("If", [sizes.large], self._own.end.output, name, **branches)]
+
+    def _sizes(self) -> _Sizes:
         own = self._own
         images, second, third = (self._size(own.rows, axis) for axis in range(3))
         if own.width:
@@ -316,11 +340,7 @@ class _Ways:
         else:
             rows, row = third, self._product(images, second, self._size(own.keys, 3))
         numbers = self._product(row, rows)
-        large = self._node("Greater", numbers, WHOLE_NAME)
-        outer, self._made = self._made, []
-        branches = {_IN_BLOCKS: self._in_blocks(numbers, rows), _WHOLE: self._whole()}
-        outer.append(helper.make_node("If", [large], own.end.output, f"{self._module}/node_ways", **branches))
-        return outer
+        return _Sizes(rows, numbers, self._node("Greater", numbers, WHOLE_NAME))
 
     def _whole(self) -> onnx.GraphProto:
         (output,) = self._own.end.output
@@ -329,10 +349,11 @@ class _Ways:
         values = [self._values[name] for node in self._own.nodes for name in node.output if name in self._declared]
         return helper.make_graph(nodes, "whole", [], [self._typed(output, names[output])], value_info=values)
 
-    def _in_blocks(self, numbers: str, count: str) -> onnx.GraphProto:
+    def _in_blocks(self, sizes: _Sizes) -> onnx.GraphProto:
         own, (output,) = self._own, self._own.end.output
+        count = sizes.rows
         queries = self._node("Reshape", own.rows, f"map_of_{own.width}") if own.width else own.rows
-        rows = self._ceil(count, self._ceil(numbers, BLOCK_NAME))  # of a block, all as equal as can be; from 1 up
+        rows = self._ceil(count, self._ceil(sizes.numbers, BLOCK_NAME))  # of a block, all as equal as can be; from 1 up
         missing = self._node("Sub", self._node("Mul", self._ceil(count, rows), rows), count)
         again = self._node("Slice", queries, _ZERO, missing, _AXIS)  # what fills the last block up; cut off below
         width = self._size(queries, 3)
