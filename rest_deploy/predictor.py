@@ -40,6 +40,7 @@ from rest_deploy.specs import (
     Activation,
     FeatureNorm,
     ImageSize,
+    InputKind,
 )
 from rest_deploy.values import check
 
@@ -151,11 +152,11 @@ class Predictor:
     def logits(self, batch: Any) -> Any: ...
 
     def logits(self, batch: Any) -> Any:
-        """Logits of a batch that is already normalised.
+        """Logits of a batch that is already normalised, or of pictures where the file takes those.
 
         Args:
             batch: float32 of shape (B, channels, H, W), any height and width from 1 up, of an engine within its
-                profiles. An engine also takes arrays that lie on its GPU (``__dlpack__`` or
+                profiles; of a file whose ``info.input_kind`` is not float uint8 of shape (B, H, W, 3) in RGB. An engine also takes arrays that lie on its GPU (``__dlpack__`` or
                 ``__cuda_array_interface__``), without a copy.
 
         Returns:
@@ -221,15 +222,13 @@ class Predictor:
             outputs: dict[str, Any] = self._runtime.run(batch)
             return outputs
         self._runtime.check(batch)
-        count, _, height, width = batch.shape
-        if self._runtime.call_bytes(count, height, width) <= USUAL:
+        if self._runtime.call_bytes(*self.info.input_sizes(batch.shape)) <= USUAL:
             return self._checked_outputs(batch)
         with self._large:  # so that what is free is not promised twice
             return self._checked_outputs(batch)
 
-    def _checked_outputs(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        count, _, height, width = batch.shape
-        self._check_input(count, height, width, "the batch", InputError)
+    def _checked_outputs(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        self._check_input(*self.info.input_sizes(batch.shape), "the batch", InputError)
         outputs: dict[str, NDArray[np.float32]] = self._runtime.run(batch)
         return outputs
 
@@ -293,14 +292,15 @@ class Predictor:
         channels = next(int(own.shape[1]) for own in self.info.outputs if own.name == EMBEDDING)
         return np.stack(rows) if rows else np.empty((0, channels), np.float32)
 
-    def preprocess(self, image: ImageSource) -> NDArray[np.float32]:
+    def preprocess(self, image: ImageSource) -> NDArray[Any]:
         """Turn one image into a batch of one for :meth:`logits`.
 
         Args:
             image: As :meth:`classify` takes it, no folder.
 
         Returns:
-            float32 of shape (1, channels, H, W).
+            float32 of shape (1, channels, H, W); of a file whose ``info.input_kind`` is not float uint8 of shape (1, H, W,
+            3), resized unless the file does that itself.
 
         Raises:
             ImageError: It cannot be read, or would make a larger input than ``max_pixels``.
@@ -332,7 +332,7 @@ class Predictor:
         self, images: Sequence[ImageSource], output: str, answer: Callable[[NDArray[np.float32]], Any]
     ) -> Iterator[tuple[int, Any]]:
         """What is answered by an image's row of an output, or what was wrong with the image, as they are done."""
-        waiting: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = defaultdict(list)
+        waiting: dict[tuple[int, ...], list[tuple[int, NDArray[Any]]]] = defaultdict(list)
         for index, source in enumerate(images):
             try:
                 pixels = self._input(source)
@@ -341,7 +341,7 @@ class Predictor:
                 continue
             group = waiting[pixels.shape]
             group.append((index, pixels))
-            if len(group) == self._images_a_call(pixels.shape[1], pixels.shape[2]):
+            if len(group) == self._images_a_call(*self.info.input_sizes((1, *pixels.shape))[1:]):
                 yield from self._run_group(waiting.pop(pixels.shape), output, answer)
             elif (
                 sum(p.size for g in waiting.values() for _, p in g) > 4 * 3 * _PIXELS_A_CALL
@@ -352,30 +352,31 @@ class Predictor:
         for group in waiting.values():
             yield from self._run_group(group, output, answer)
 
-    def _input(self, source: ImageSource) -> NDArray[np.float32]:
-        """float32 (channels, H, W) of an image."""
+    def _input(self, source: ImageSource) -> NDArray[Any]:
+        """What the file takes of an image, without the batch."""
         from rest_deploy.preprocess.images import load_image
-        from rest_deploy.preprocess.transform import fed_size, of_pictures, transform
+        from rest_deploy.preprocess.transform import fed_size, input_of, of_pictures
 
-        steps = of_pictures(self.info.preprocessing)
+        steps, kind = of_pictures(self.info.preprocessing), self.info.input_kind
         name = str(source) if isinstance(source, (str, Path)) else "image"
 
         def fits(height: int, width: int) -> None:
-            size = fed_size(steps, height, width, name)
+            fed = fed_size(steps, height, width, name)
+            size = ImageSize(height, width) if kind is InputKind.PIXELS else fed
             self._check_input(1, size.height, size.width, name, ImageError)
 
         try:
-            return transform(load_image(source, steps.alpha, fits), steps)
+            return input_of(load_image(source, steps.alpha, fits), steps, kind)
         except MemoryError as exc:
             raise PredictorError("not enough memory to turn an image into the network's input") from exc
 
     def _check_input(self, count: int, height: int, width: int, name: str, refusal: type[RestDeployError]) -> None:
         """Refuse an input that is over the limit, or would take more memory than there is."""
-        if self._max_pixels is not None and (most := self._over(height, width, self._max_pixels)):
+        _, *seen = self.info.network_sizes(count, height, width)
+        if self._max_pixels is not None and (most := self._over(*seen, self._max_pixels)):
             shape = f"{height}x{width}" if count == 1 else f"{count}x{height}x{width}"
             raise refusal(f"{name}: an input of {shape} is {most}; scale it down first, or give a larger max_pixels")
-        steps = self.info.preprocessing
-        usual = steps.size if steps is not None else None
+        usual = self.info.image_size
         check_call(self._runtime.call_bytes, (count, height, width), name, refusal, usual=usual)
 
     def _over(self, height: int, width: int, most: int) -> str:
@@ -403,13 +404,14 @@ class Predictor:
 
     def _images_a_call(self, height: int, width: int) -> int:
         """How many images of a size run together: as many as memory and the artifact allow."""
-        fitting = max(1, _PIXELS_A_CALL // (height * width))
+        _, *seen = self.info.network_sizes(1, height, width)
+        fitting = max(1, _PIXELS_A_CALL // max(height * width, math.prod(seen)))
         most = self._runtime.max_batch(height, width)
         return fitting if most is None else min(fitting, most)
 
     def _run_group(
         self,
-        group: list[tuple[int, NDArray[np.float32]]],
+        group: list[tuple[int, NDArray[Any]]],
         output: str,
         answer: Callable[[NDArray[np.float32]], Any],
     ) -> Iterator[tuple[int, Any]]:
@@ -429,7 +431,7 @@ class Predictor:
         for (index, pixels), row in zip(group, rows, strict=True):
             yield index, answer(row) if np.isfinite(row).all() else self._no_answer(index, pixels, output)
 
-    def _no_answer(self, index: int, pixels: NDArray[np.float32], output: str) -> ImageError:
+    def _no_answer(self, index: int, pixels: NDArray[Any], output: str) -> ImageError:
         """What is wrong with an image whose outputs are not finite: its input, or what the network makes of it."""
         largest, accepted = float(np.abs(pixels).max()), self._runtime.largest_input
         who = f"image {index} of the list: no answer, as"

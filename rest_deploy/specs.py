@@ -36,8 +36,8 @@ HEADS = Whole(1, 1 << 12)
 NUM_HEADS = Annotated[tuple[Annotated[int, HEADS], ...], Many(4, 4)]
 #: Pixels of the input per value of a map.
 STRIDE = Whole(1, 4096)
-#: Dtypes of inputs and outputs.
-DTYPE = OneOf("float32", "float16")
+#: Dtypes of inputs and outputs; outputs are never pixels.
+DTYPE = OneOf("float32", "float16", "uint8")
 
 #: Called with the share of a step that is done, 0 to 1, and its name.
 StepProgress = Callable[[float, str], None]
@@ -68,6 +68,23 @@ class Int8Target(str, Enum):
 
     CPU = "cpu"  # weights in INT8, activations quantized at run time; ONNX Runtime
     TRT = "trt"  # Q/DQ pairs with calibrated scales; TensorRT
+
+
+class InputKind(str, Enum):
+    """What a file takes."""
+
+    FLOAT = "float"  # (batch, channels, height, width), resized and normalised
+    UINT8 = "uint8"  # pictures (batch, height, width, 3) in RGB, resized; the scaling is in the graph
+    PIXELS = "pixels"  # such pictures of any size; the resize is in the graph too
+
+    @classmethod
+    def parse(cls, value: str | InputKind) -> InputKind:
+        """Read ``"float"``, ``"uint8"`` or ``"pixels"``.
+
+        Raises:
+            ConfigError: Anything else.
+        """
+        return cls(check(cls, value, "input"))
 
 
 class CalibrationMethod(str, Enum):

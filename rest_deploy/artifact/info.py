@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypedDict
@@ -22,6 +22,7 @@ from rest_deploy.specs import (
     Activation,
     FeatureNorm,
     ImageSize,
+    InputKind,
     Int8Target,
     Output,
     Precision,
@@ -143,6 +144,15 @@ class Weights:
         return f"{where}{key}SHA-256 {str(self.sha256)[:16]}..."
 
 
+#: Of pictures: red, green, blue.
+PIXEL_CHANNELS = 3
+
+
+def pixel_input() -> TensorSpec:
+    """The input of a file that takes pictures: uint8 (batch, height, width, 3) in RGB."""
+    return TensorSpec("pixels", "uint8", ("batch", "height", "width", PIXEL_CHANNELS))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArtifactInfo:
     """The record.
@@ -156,7 +166,8 @@ class ArtifactInfo:
         weights: Where they come from.
         labels: One name a class, or None where they are not known.
         preprocessing: From a picture to the input; None where the caller makes the input.
-        input: (batch, channels, height, width) float32, or float16.
+        input: (batch, channels, height, width) float32, or float16; or pictures, :func:`pixel_input`.
+        input_kind: What of the preprocessing is left to the caller.
         outputs: What it gives, of the same: ``logits``, (batch, classes), ``embedding``, (batch, channels), and maps.
         feature_norm: Of the maps and of the chain of stages; None of a classifier.
         activation: How logits become scores; ``none`` where there are no logits.
@@ -185,6 +196,7 @@ class ArtifactInfo:
     activation: Activation = Activation.SOFTMAX
     assumed: Mapping[str, str] = field(default_factory=dict)
     input: TensorSpec
+    input_kind: Annotated[InputKind, ABSENT] = InputKind.FLOAT
     outputs: Annotated[tuple[Output, ...], Many(1, 16)]
     feature_norm: Annotated[FeatureNorm | None, ABSENT] = None
     task: str = field(init=False, repr=False, compare=False)  #: ``"classification"`` or ``"features"``
@@ -197,14 +209,17 @@ class ArtifactInfo:
 
     def __post_init__(self) -> None:
         hold(self)
-        ranks = [(self.input, 4), *((output, 2 if output.stride is None else 4) for output in self.outputs)]
+        self._check_input()
+        ranks = [(output, 2 if output.stride is None else 4) for output in self.outputs]
+        if self.input_kind is InputKind.FLOAT:
+            ranks.insert(0, (self.input, 4))
         for spec, rank in ranks:
             size = spec.shape[1] if len(spec.shape) == rank else None
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ArtifactError(
                     f"tensor {spec.name} has the shape {spec.shape}; needed: {rank} sizes, the second fixed"
                 )
-        names = [spec.name for spec, _ in ranks]
+        names = [self.input.name, *(output.name for output in self.outputs)]
         if len(set(names)) < len(names):
             raise ArtifactError(f"tensors {', '.join(names)}; needed: each a name of its own")
         try:
@@ -217,10 +232,8 @@ class ArtifactInfo:
         object.__setattr__(self, "task", "classification" if self.num_classes else "features")
         if self.labels is not None and len(self.labels) != self.num_classes:
             raise ArtifactError(f"{len(self.labels)} labels for {self.num_classes} classes")
-        if self.preprocessing is not None and len(self.preprocessing.mean) != self.input.shape[1]:
-            raise ArtifactError(
-                f"preprocessing for {len(self.preprocessing.mean)} channels, and an input of {self.input.shape[1]}"
-            )
+        if self.preprocessing is not None and len(self.preprocessing.mean) != self.channels:
+            raise ArtifactError(f"preprocessing for {len(self.preprocessing.mean)} channels, and {self.channels}")
         block = self.extra.get("map_block")
         if block is not None:
             check(MAP_NUMBERS, block, "map_block")
@@ -234,6 +247,13 @@ class ArtifactInfo:
         unknown = sorted(set(self.assumed) - set(ASSUMABLE))
         if unknown or not all(isinstance(value, str) for value in self.assumed.values()):
             raise ArtifactError(f"assumed: {unknown or 'values that are not text'}; known: {', '.join(ASSUMABLE)}")
+
+    def _check_input(self) -> None:
+        pixels, takes = self.input_kind is not InputKind.FLOAT, self.preprocessing
+        if "uint8" in {own.dtype for own in self.outputs} or (self.input.dtype == "uint8") != pixels:
+            raise ArtifactError(f"tensors of uint8, and an input of {self.input_kind.value}; needed: uint8 of pictures")
+        if pixels and (self.input != pixel_input() or takes is None or not takes.takes_pictures):
+            raise ArtifactError(f"input {self.input} of {self.input_kind.value}; needed: {pixel_input()}, and a transform")
 
     def check_tensors(self, inputs: _Shapes, outputs: _Shapes, path: Path) -> None:
         """Refuse a graph whose inputs and outputs are not those of the record.
@@ -249,6 +269,44 @@ class ArtifactInfo:
     def num_classes(self) -> int:
         """Number of logits an image gets; 0 where it gets none."""
         return next((int(output.shape[1]) for output in self.outputs if output.name == LOGITS), 0)
+
+    def taking(self, kind: InputKind) -> ArtifactInfo:
+        """The record of the same network behind what makes its input from pictures, which is still to be verified."""
+        if kind is InputKind.FLOAT:
+            return self
+        return replace(self, input=pixel_input(), input_kind=kind, verification=None)
+
+    @property
+    def takes(self) -> str:
+        """What goes in, in words."""
+        if self.input_kind is InputKind.FLOAT:
+            return f"{self.channels} channels"
+        resized = self.input_kind is InputKind.UINT8 and self.image_size is not None
+        return f"uint8 pictures in RGB{', resized' if resized else ''}"
+
+    @property
+    def channels(self) -> int:
+        """Of what goes into the network itself."""
+        if self.input_kind is InputKind.FLOAT:
+            return int(self.input.shape[1])
+        assert self.preprocessing is not None  # checked above
+        return len(self.preprocessing.mean)
+
+    def input_shape(self, batch: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Shape of an input of so many images of a size."""
+        if self.input_kind is InputKind.FLOAT:
+            return batch, self.channels, height, width
+        return batch, height, width, PIXEL_CHANNELS
+
+    def input_sizes(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """(batch, height, width) of an input of a shape."""
+        first = 2 if self.input_kind is InputKind.FLOAT else 1
+        return shape[0], shape[first], shape[first + 1]
+
+    def network_sizes(self, batch: int, height: int, width: int) -> tuple[int, int, int]:
+        """(batch, height, width) of what goes into the network itself for an input of these sizes."""
+        size = self.image_size if self.input_kind is InputKind.PIXELS else None
+        return (batch, height, width) if size is None else (batch, size.height, size.width)
 
     @property
     def map_block(self) -> int | None:

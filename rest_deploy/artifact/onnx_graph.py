@@ -22,10 +22,13 @@ from typing import Any, NamedTuple, TypeAlias
 from rest_deploy.specs import MAP_NUMBERS, OPSETS
 from rest_deploy.values import shown
 
-#: What files have beside the operators of their family: in INT8, and to choose the size of a block of a large map.
+#: What files have beside the operators of their family: in INT8, to choose the size of a block of a large map, and to
+#: make the input from pictures.
 _OPERATORS = frozenset(
     "DequantizeLinear DynamicQuantizeLinear MatMulInteger QuantizeLinear "  # noqa: SIM905
-    "Add Concat Constant Div Greater If Max Mul Reshape Scan Shape Slice Sub Transpose".split()
+    "Add Concat Constant Div Greater If Max Mul Reshape Scan Shape Slice Sub Transpose "
+    "Abs Cast Ceil CumSum Floor Gather Less MatMul Min Range Reciprocal ReduceSum Round Sin Split Squeeze Unsqueeze "
+    "Where".split()
 )
 #: Of a graph; rest_large in INT8 has under 3,000.
 MAX_NODES = 100_000
@@ -42,17 +45,22 @@ _LIMITS = {
     "blocksize": (1, 1024),
 }
 #: Operators whose output may be larger than all of their inputs together.
-_WIDENING = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Greater", "MatMul", "MatMulInteger", "Gemm", "Conv"})
-#: Numbers that such a one may make where no image is needed: of sizes, of which there are a few.
+_WIDENING = frozenset(
+    "Add Sub Mul Div Max Min Greater Less Where MatMul MatMulInteger Gemm Conv Gather".split()  # noqa: SIM905
+)
+#: Numbers that such a one may make where no image is needed, unless it makes no more than it was given: of sizes, of
+#: which there are a few.
 _FEW = 16
 _MOST_DIMS = 8
+#: Numbers of a Range that no image sets a bound to: pixels of a side that a picture is resized to.
+_MOST_RANGE = 1 << 20
 #: Operators that hold graphs -> the names of these.
 _HOLDERS = {"If": {"then_branch", "else_branch"}, "Scan": {"body"}}
-#: TensorProto.DataType -> bytes of a value: FLOAT, UINT8, INT8, INT32, INT64, FLOAT16.
-_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2}
-_FLOATS, _WHOLE = (1, 10), 7
+#: TensorProto.DataType -> bytes of a value: FLOAT, UINT8, INT8, INT32, INT64, FLOAT16, DOUBLE.
+_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2, 11: 8}
+_FLOATS, _WHOLE = (1, 10, 11), 7
 #: Operators that give floating-point numbers alone.
-_FLOATING = frozenset("Conv Gelu LayerNormalization Reciprocal Sigmoid Softmax Sqrt".split())  # noqa: SIM905
+_FLOATING = frozenset("Ceil Conv Floor Gelu LayerNormalization Reciprocal Round Sigmoid Sin Softmax Sqrt".split())  # noqa: SIM905
 #: AttributeProto.AttributeType -> the field that holds such a value.
 _VALUE_OF = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints"}
 _EXTERNAL = "weights in other files"
@@ -403,6 +411,7 @@ def refuse_hostile(content: bytes, model: Mapping[str, Any], operators: Set[str]
     graph = _Reader(content).message(begin, end, _GRAPH)
     _refuse_graph(graph, operators | _OPERATORS, {"": 0.0})
     _refuse_division(content, graph, set())
+    _refuse_ranges(content, graph)
 
 
 def _refuse_graph(graph: Mapping[str, Any], operators: Set[str], around: Mapping[str, float]) -> float:
@@ -467,9 +476,11 @@ def _refuse_node(node: Mapping[str, Any], operators: Set[str], known: Mapping[st
         _refuse_graph(named["body"]["g"], operators, known)
         return math.inf
     if operator in _WIDENING and not math.isinf(sum(taken)):
-        if math.prod(taken) > _FEW:  # two vectors of a few bytes make a matrix of terabytes
+        if math.prod(taken) > max(_FEW, *taken):  # two vectors of a few bytes make a matrix of terabytes
             raise Refused(f"{shown(operator)} of constants alone")
         return math.prod(taken)
+    if operator == "Range":  # of so many numbers as a side of an image has pixels, as is seen to elsewhere
+        return math.inf
     return sum(taken)
 
 
@@ -491,19 +502,57 @@ def _refuse_division(content: bytes, graph: Mapping[str, Any], around: Set[str])
                 attribute.keys() & {"f", "floats"} or _divides(content, attribute.get("t"))
             ):
                 divisors.update(node.get("output", []))
+        if operator == "Cast" and any(own.get("i") in _FLOATS for own in node.get("attribute", ())):
+            divisors.update(node.get("output", []))
         if operator in _FLOATING or (operator == "Max" and not divisors.isdisjoint(taken)):  # at least what may divide
             divisors.update(node.get("output", []))
         elif operator == "Div" and not divisors.issuperset(taken[1:]):
             raise Refused("a division by values that may be zero")
 
 
+def _refuse_ranges(content: bytes, graph: Mapping[str, Any]) -> None:
+    """Refuse a Range of more numbers than a side of an image or a small constant has: by others a file asks for memory
+    without end.
+    """
+    small = {
+        _name(one)
+        for one in graph.get("initializer", [])
+        if one.get("data_type") == _WHOLE and (number := _one_number(content, one)) is not None and 0 <= number <= _MOST_RANGE
+    }
+    sizes = set(small)
+    for node in graph.get("node", []):
+        operator, taken, given = node.get("op_type", ""), node.get("input", []), node.get("output", [])
+        if operator == "Shape" or (operator == "Squeeze" and taken[0] in sizes):
+            sizes.update(given)
+        elif operator == "Min" and not sizes.isdisjoint(taken):
+            sizes.update(given)
+        elif operator == "Range" and not (len(taken) == 3 and small.issuperset(taken[::2]) and taken[1] in sizes):
+            raise Refused("a Range of more than a size")
+        for attribute in node.get("attribute", ()):
+            if any(inner.get("op_type") == "Range" for inner in _nodes_of(attribute.get("g", {}))):
+                raise Refused("a Range in a branch")
+
+
+def _nodes_of(graph: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The nodes of a graph and of those in it."""
+    for node in graph.get("node", []):
+        yield node
+        for attribute in node.get("attribute", ()):
+            yield from _nodes_of(attribute.get("g", {}))
+
+
+def _one_number(content: bytes, tensor: Mapping[str, Any]) -> int | None:
+    """The whole number that a tensor is; None where it is not one."""
+    number = content[slice(*tensor.get("raw_data", (0, 0)))]
+    return int.from_bytes(number, "little", signed=True) if len(number) == _ITEM_BYTES[_WHOLE] else None
+
+
 def _divides(content: bytes, tensor: Mapping[str, Any] | None) -> bool:
     """Whether one may divide by a constant: by floating-point numbers, and by one whole number from 1 up."""
     if tensor is None or tensor.get("data_type") in _FLOATS:
         return tensor is not None
-    number = content[slice(*tensor.get("raw_data", (0, 0)))]
-    one = tensor.get("data_type") == _WHOLE and len(number) == _ITEM_BYTES[_WHOLE]
-    return one and MAP_NUMBERS.low <= int.from_bytes(number, "little") <= MAP_NUMBERS.high
+    number = _one_number(content, tensor) if tensor.get("data_type") == _WHOLE else None
+    return number is not None and MAP_NUMBERS.low <= number <= MAP_NUMBERS.high
 
 
 def _numbers(constant: Mapping[str, Any]) -> int:

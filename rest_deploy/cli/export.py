@@ -182,13 +182,14 @@ def _plans_of(prepared: Prepared) -> list[dict[str, str]]:
 
 
 def _plan(prepared: Prepared, job: Job) -> dict[str, str]:
-    request, info = prepared.request, prepared.info
+    request = prepared.request
+    info = prepared.info.taking(request.input)
     rows: dict[str, object] = {
         "model": info.model,
         "weights": info.weights,
         "format": f"{job.format}, {request.precision.value}, opset {request.onnx_config.opset}",
         "output": job.output,
-        "input": f"{info.input.shape[1]} channels, any batch, height and width from 1 up",
+        "input": f"{info.takes}, any batch, height and width from 1 up",
         **record_rows(info),
         "assumed": assumed(info),
         "outputs": outputs(info) if info.taps != Taps() else "",

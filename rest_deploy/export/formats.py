@@ -77,6 +77,8 @@ class Exporter(ABC):
 
     #: Name of the step that :meth:`make` is; empty where it takes no time to speak of.
     step: ClassVar[str] = "make"
+    #: Whether what runs its files computes in float64.
+    float64: ClassVar[bool] = True
 
     def check(self, info: ArtifactInfo) -> None:  # noqa: B027  # most formats refuse nothing here
         """Refuse, before the work, what cannot be made of a network.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,16 @@ from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.sample import ArrayInput, Sample, SampleSource, choose_images
 from rest_deploy.preprocess.transform import fed_size, transform
 from rest_deploy.runtimes.memory import check_call
-from rest_deploy.specs import LARGEST_INPUT, LOGITS, Alpha, ImageSize, Precision, Preprocessing, StepProgress
+from rest_deploy.specs import (
+    LARGEST_INPUT,
+    LOGITS,
+    Alpha,
+    ImageSize,
+    InputKind,
+    Precision,
+    Preprocessing,
+    StepProgress,
+)
 
 if TYPE_CHECKING:
     from rest_deploy.models.factory import LoadedModel
@@ -94,6 +103,7 @@ def prepare(request: ExportRequest, report: StepProgress | None = None) -> Prepa
     )
     info = _describe(request, loaded)
     _check_limits(request, info)
+    _check_pictures(request, info, exporters)
     jobs = tuple(Job(name, exporters[name], request.output_of(name, _file_name(loaded))) for name in request.formats)
     for job in jobs:
         assert job.output is not None  # it was asked for
@@ -177,6 +187,24 @@ def _check_limits(request: ExportRequest, info: ArtifactInfo) -> None:
             f"--max-error is of logits; maps in {request.precision.value} are judged by their root mean squared error, "
             f"{maps:g} standard deviations at most; leave it out"
         )
+
+
+def _check_pictures(request: ExportRequest, info: ArtifactInfo, exporters: Mapping[str, Exporter]) -> None:
+    """Refuse a file that takes pictures where the network takes none, or what runs it cannot resize as Pillow does.
+
+    Raises:
+        ConfigError: It would be one.
+    """
+    steps = info.preprocessing
+    if request.input is InputKind.FLOAT:
+        return
+    if steps is None or not steps.takes_pictures:
+        why = "its caller makes the input" if steps is None else f"it takes {info.channels} channels"
+        raise ConfigError(f"--input {request.input.value}: the network takes no pictures, as {why}; leave --input out")
+    from rest_deploy.export.pixels import check_exact
+
+    if not all(exporters[name].float64 for name in request.formats):
+        check_exact(steps, request.input)
 
 
 def _labels(request: ExportRequest, num_classes: int) -> tuple[str, ...] | None:

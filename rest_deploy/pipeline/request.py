@@ -25,6 +25,7 @@ from rest_deploy.specs import (
     STAGE_MAPS,
     Activation,
     FeatureNorm,
+    InputKind,
     Int8Target,
     Precision,
     Preprocessing,
@@ -83,6 +84,12 @@ class ExportRequest:
     )
     format: str = SOURCE
     precision: Precision = Precision.FP32
+    input: InputKind = option(
+        InputKind.FLOAT,
+        "what the file takes: float, resized and normalised (default); uint8, resized pictures; pixels, pictures of any "
+        "size, resized in the file as Pillow does",
+        arguments={"choices": [kind.value for kind in InputKind]},
+    )
     labels: str | Path | Sequence[str] | None = option(
         None,
         "class names; or imagenet, none (default: the checkpoint's, or for 1000 classes ImageNet's)",
@@ -118,6 +125,7 @@ class ExportRequest:
     def __post_init__(self) -> None:
         self._set("formats", parse_formats(self.format))
         self._set("precision", Precision.parse(self.precision))
+        self._set("input", InputKind.parse(self.input))
         if self.activation is not None:
             self._set("activation", Activation.parse(self.activation))
         for name in ("strict", "verify"):
@@ -137,6 +145,8 @@ class ExportRequest:
         self._set("configs", MappingProxyType(_make_configs(self.formats, self.options)))
         self._set("recipe", self.precision_config.recipe(self.precision, self._targets))
         self.precision_config.check(self.recipe, self.verify)
+        if self.precision_config.half_io and self.input is not InputKind.FLOAT:
+            raise ConfigError(f"--half-io is of float inputs, and the file would take {self.input.value}; leave one out")
         for name in self.formats:
             for package, extra in get_format(name).packages.items():
                 if importlib.util.find_spec(package) is None:

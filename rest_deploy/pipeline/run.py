@@ -19,14 +19,22 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import ConfigError
-from rest_deploy.export.formats import Made, Trial
+from rest_deploy.export.formats import SOURCE, Made, Trial
 from rest_deploy.models.family import NetworkConfig
 from rest_deploy.pipeline.prepare import Job, Prepared, prepare
 from rest_deploy.pipeline.request import ExportRequest
 from rest_deploy.pipeline.speed import measure_speed
 from rest_deploy.pipeline.vector import make_test_vector
-from rest_deploy.specs import LOGITS, Precision, StepProgress
-from rest_deploy.verification import CASES, Comparison, Reference, cases_within, open_candidate
+from rest_deploy.specs import LOGITS, InputKind, Precision, StepProgress
+from rest_deploy.verification import (
+    CASES,
+    Comparison,
+    Reference,
+    cases_of,
+    cases_within,
+    open_candidate,
+    pictures_of,
+)
 from rest_deploy.verification.limits import of_artifact
 
 _log = logging.getLogger(__name__)
@@ -123,7 +131,9 @@ def run_exports(request: ExportRequest, report: StepProgress | None = None) -> t
             proved = replace(proved, info=replace(proved.info, test_vector=_test_vector(proved.path)))
         made = _make(prepared, prepared.source, proved, fp32, folder)
         asked = any(job is prepared.source for job in prepared.jobs)  # then its result tells what its steps took
-        source = replace(proved, path=made.path, info=made.info, seconds={} if asked else proved.seconds)
+        source = replace(proved, seconds={} if asked else proved.seconds)
+        if request.input is InputKind.FLOAT:
+            source = replace(source, path=made.path, info=made.info)
         return tuple(
             made if job is prepared.source else _make(prepared, job, source, fp32, folder) for job in prepared.jobs
         )
@@ -192,6 +202,7 @@ def _reduce(prepared: Prepared, fp32: ExportResult, reference: Reference | None,
 
 def _make(prepared: Prepared, job: Job, source: ExportResult, fp32: ExportResult, folder: Path) -> ExportResult:
     """Proved ONNX file -> file of a format, proved and timed where it can be run here, in place."""
+    source = _taking_pictures(prepared, job, source, folder)
     seconds = dict(source.seconds)
     with _timed(seconds, job.exporter.step, prepared.report):
         file = job.exporter.make(source.path, source.info, _new(folder / "made" / job.format))
@@ -206,17 +217,50 @@ def _make(prepared: Prepared, job: Job, source: ExportResult, fp32: ExportResult
     return replace(made, path=output, notes=tuple(dict.fromkeys(made.notes)))
 
 
+def _taking_pictures(prepared: Prepared, job: Job, network: ExportResult, folder: Path) -> ExportResult:
+    """Proved ONNX file -> the same behind what makes its input from pictures, where that was asked for, still to be proved.
+
+    Raises:
+        ExportError: That makes other inputs than Pillow does.
+    """
+    kind, steps = prepared.request.input, network.info.preprocessing
+    if kind is InputKind.FLOAT or job.output is None:  # a file that others are made from alone
+        return network
+    import onnx
+
+    from rest_deploy.export.pixels import check_levels, with_pixels
+
+    assert steps is not None  # seen to before
+    seconds, exact = dict(network.seconds), job.exporter.float64
+    place = folder / "pictures" / job.format / network.info.precision.value
+    with _timed(seconds, "take pictures", prepared.report):
+        levels = check_levels(steps, kind, exact=exact)
+        path = _new(place) / prepared.file
+        with replacing(path) as target:
+            onnx.save(with_pixels(onnx.load(str(network.path)), steps, kind, exact=exact), str(target))
+            info = network.info.taking(kind)
+            if not exact:  # not run itself
+                info = replace(info, verification=network.info.verification)
+            write_record(target, info)
+    _log.info("%s", levels)
+    return replace(network, path=path, info=info, comparison=None, seconds=seconds)
+
+
 def _prove_made(prepared: Prepared, job: Job, made: ExportResult) -> ExportResult:
     """Compare a made file with PyTorch where it can be run here; else that is said."""
     trial = job.exporter.trial(made.info)
+    if made.info.format == SOURCE:  # which is computed here whatever it is for
+        trial = replace(trial, device="cpu")
     if trial.device is None:
         note = f"{made.path.name} was not run here: {trial.why_not}; the ONNX file it is made from was verified"
         _log.info(note)
         said = made.info.engine is not None and made.info.engine.not_run is not None  # in its record
         return made if said else replace(made, notes=(*made.notes, note))
     seconds = dict(made.seconds)
-    with _timed(seconds, "verify on the GPU", prepared.report):
-        comparison = _compare(made.path, _reference(prepared, made.info.precision, trial), trial.device)
+    step = "verify on the GPU" if trial.device != "cpu" else "verify from pictures"
+    with _timed(seconds, step, prepared.report):
+        reference = _reference(prepared, made.info.precision, made.info, trial)
+        comparison = _compare(made.path, reference, trial.device)
     info = replace(made.info, verification=comparison.to_dict())
     return replace(made, info=info, comparison=comparison, seconds=seconds)
 
@@ -228,7 +272,8 @@ def _measure(prepared: Prepared, job: Job, made: ExportResult, fp32: ExportResul
     if job.output is not None:
 
         def in_fp32() -> Path:
-            return job.exporter.make(fp32.path, fp32.info, _new(folder / "made in fp32" / job.format)).path
+            source = _taking_pictures(prepared, job, fp32, folder)
+            return job.exporter.make(source.path, source.info, _new(folder / "made in fp32" / job.format)).path
 
         config = prepared.request.precision_config
         required = job is not prepared.source or len(prepared.jobs) == 1
@@ -240,15 +285,22 @@ def _measure(prepared: Prepared, job: Job, made: ExportResult, fp32: ExportResul
     return replace(made, info=info, seconds=taken, notes=(*made.notes, *advice))
 
 
-def _reference(prepared: Prepared, precision: Precision, trial: Trial | None = None) -> Reference:
+def _reference(
+    prepared: Prepared, precision: Precision, info: ArtifactInfo | None = None, trial: Trial | None = None
+) -> Reference:
     """PyTorch's answers, in float64 and beside them in the baseline of a precision, at the sizes that a file takes."""
     from rest_deploy.models.reference import reference_runs
 
     model = prepared.loaded.model
     exact, baseline = reference_runs(model, precision)
-    cases = CASES if trial is None or not trial.profiles else cases_within(trial.profiles)
+    cases = cases_of(info) if info is not None else CASES
+    if trial is not None and trial.profiles:
+        cases = cases_within(trial.profiles, cases)
     padded = bool(model.taps.stages)
-    return Reference(exact, baseline, channels=model.config.in_channels, cases=cases, padded=padded)
+    pictures = pictures_of(info) if info is not None else None
+    return Reference(
+        exact, baseline, channels=model.config.in_channels, cases=cases, padded=padded, pictures=pictures
+    )
 
 
 def _compare(artifact: Path, reference: Reference, device: str | None = None) -> Comparison:

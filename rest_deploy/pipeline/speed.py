@@ -18,6 +18,7 @@ from rest_deploy.export.formats import Trial
 from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.recipes import Recipe
 from rest_deploy.runtimes.registry import open_runtime
+from rest_deploy.specs import InputKind
 from rest_deploy.timing import time_paired
 
 #: Rounds that are timed: as many as fit into these seconds, within bounds.
@@ -68,8 +69,9 @@ def compare_speed(fp32: Path, lower: Path, device: str, case: InputSize) -> Spee
         case: Batch and size of a call.
     """
     with open_runtime(fp32, device) as wide, open_runtime(lower, device) as low:
-        shape = case.shape(int(wide.info.input.shape[1]))
-        images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        shape, rng = wide.info.input_shape(*case.sizes), np.random.default_rng(0)
+        pictures = wide.info.input_kind is not InputKind.FLOAT
+        images = rng.integers(0, 256, shape, np.uint8) if pictures else rng.standard_normal(shape).astype(np.float32)
         return time_speed({"fp32": lambda: wide.run(images), "lower": lambda: low.run(images)}, device, case)
 
 

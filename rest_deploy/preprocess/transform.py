@@ -10,7 +10,7 @@ from PIL import Image
 
 from rest_deploy.errors import ImageError, InputError
 from rest_deploy.preprocess.image_files import MAX_IMAGE_PIXELS
-from rest_deploy.specs import ImageSize, Interpolation, Preprocessing, Resize
+from rest_deploy.specs import ImageSize, InputKind, Interpolation, Preprocessing, Resize
 
 _FILTERS = {
     Interpolation.NEAREST: Image.Resampling.NEAREST,
@@ -34,19 +34,34 @@ def transform(image: Image.Image, preprocessing: Preprocessing | None) -> NDArra
         InputError: The network takes no pictures.
     """
     preprocessing = of_pictures(preprocessing)
-    image = _resize(image, preprocessing)
+    image = resized(image, preprocessing)
     if len(preprocessing.mean) == 1:
         image = image.convert("L")
     pixels: NDArray[Any] = np.asarray(image, dtype=np.uint8)
     pixels = pixels.reshape(image.height, image.width, -1)
-    # (pixel / 255 - mean) / std in one multiply and one add a pixel, constants in float64
-    std = np.asarray(preprocessing.std)
-    scale, shift = 1 / (255 * std), -np.asarray(preprocessing.mean) / std
+    scale, shift = scale_and_shift(preprocessing)
     out = np.empty((pixels.shape[2], image.height, image.width), np.float32)
     for channel in range(pixels.shape[2]):
         np.multiply(pixels[..., channel], np.float32(scale[channel]), out=out[channel])
         out[channel] += np.float32(shift[channel])
     return out
+
+
+def input_of(image: Image.Image, preprocessing: Preprocessing, kind: InputKind) -> NDArray[Any]:
+    """What a file that takes a kind of input is given of one image, without the batch: (H, W, 3), or as :func:`transform`.
+
+    Raises:
+        InputError: The network takes no pictures.
+    """
+    if kind is InputKind.FLOAT:
+        return transform(image, preprocessing)
+    return np.asarray(image if kind is InputKind.PIXELS else resized(image, preprocessing), dtype=np.uint8)
+
+
+def scale_and_shift(preprocessing: Preprocessing) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(pixel / 255 - mean) / std as one multiply and one add a pixel: both constants of each channel."""
+    std = np.asarray(preprocessing.std)
+    return 1 / (255 * std), -np.asarray(preprocessing.mean) / std
 
 
 def of_pictures(preprocessing: Preprocessing | None) -> Preprocessing:
@@ -92,7 +107,8 @@ def fed_size(preprocessing: Preprocessing, height: int, width: int, name: str) -
     return size or ImageSize(height, width)
 
 
-def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """An 8-bit RGB image at the size of the network's input."""
     size = preprocessing.size
     if preprocessing.resize is Resize.NATIVE or size is None:
         return image
@@ -102,7 +118,7 @@ def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
 
 
 #: Above this ratio of long to short side only the part that is cut out is resized; the whole could take gigabytes.
-_LONG = 8
+LONG = 8
 
 
 def _crop(image: Image.Image, size: ImageSize, ratio: float, resample: Image.Resampling) -> Image.Image:
@@ -110,15 +126,20 @@ def _crop(image: Image.Image, size: ImageSize, ratio: float, resample: Image.Res
 
     Sizes and offsets are rounded as in torchvision's Resize and CenterCrop, with which the authors measured accuracy.
     """
-    short = int(max(size.height, size.width) / ratio)
+    short = short_side(size, ratio)
     if image.width <= image.height:
         width, height = short, int(short * image.height / image.width)
     else:
         width, height = int(short * image.width / image.height), short
     left, top = round((width - size.width) / 2), round((height - size.height) / 2)
     box = (left, top, left + size.width, top + size.height)
-    if max(width, height) > _LONG * short:  # the same except for rounding between the passes
+    if max(width, height) > LONG * short:  # the same except for rounding between the passes
         x, y = image.width / width, image.height / height
         source = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
         return image.resize((size.width, size.height), resample, box=source)
     return image.resize((width, height), resample).crop(box)
+
+
+def short_side(size: ImageSize, ratio: float) -> int:
+    """Pixels that the short side of an image is resized to, before ``size`` is cut out."""
+    return int(max(size.height, size.width) / ratio)

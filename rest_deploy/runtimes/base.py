@@ -105,6 +105,8 @@ class Runtime(ABC):
     def run(self, batch: Any) -> Any:
         """The outputs for a batch.
 
+        A file that takes pictures (``info.input_kind``) is given uint8 of shape (B, height, width, 3) in place of float32.
+
         An image with a value that is not finite, or beyond ``largest_input``, has no answer: integers would make finite
         values of it, and take the scale of its neighbours from it. Its row of each output is NaN, and the others are
         those of a batch without it. An array on a GPU is not looked at, as that would take a copy: there such an image
@@ -127,13 +129,14 @@ class Runtime(ABC):
             return self._run_foreign(batch)
         self.check(batch)
         batch = np.asarray(batch)  # a masked array hides values that the network would see
-        if self._holds(batch) or not self._takes(len(batch), *batch.shape[2:]):  # which is refused, whatever is in it
+        sizes = self.info.input_sizes(batch.shape)
+        if self._holds(batch) or not self._takes(*sizes):  # which is refused, whatever is in it
             return self._outputs(batch)
-        shapes = {spec.name: spec.sizes(len(batch), *batch.shape[2:]) for spec in self.info.outputs}
+        shapes = {spec.name: spec.sizes(*sizes) for spec in self.info.outputs}
         outputs = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
         held = [row for row, image in enumerate(batch) if self._holds(image)]
         if held:
-            run = held if self._takes(len(held), *batch.shape[2:]) else held + held[:1] * (len(batch) - len(held))
+            run = held if self._takes(len(held), *sizes[1:]) else held + held[:1] * (len(batch) - len(held))
             for name, values in self._outputs(batch[run]).items():
                 outputs[name][held] = values[: len(held)]
         return outputs
@@ -145,6 +148,8 @@ class Runtime(ABC):
 
     def _holds(self, values: NDArray[Any]) -> bool:
         """Whether all values are finite and within ``largest_input``."""
+        if values.dtype == np.uint8:
+            return True
         if values.dtype == np.float16:  # ordering halves takes NumPy a hundred times as long as looking at their bits
             return bool((values.view(np.uint16) & 0x7FFF).max() < 0x7C00)
         with np.errstate(invalid="ignore"):
@@ -153,9 +158,10 @@ class Runtime(ABC):
 
     def _outputs(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         outputs = self._run(self._as_input(batch))
+        sizes = self.info.network_sizes(*self.info.input_sizes(batch.shape))
         for spec in self.info.outputs:
             values = outputs[spec.name]
-            if values.shape != (wanted := spec.sizes(len(batch), *batch.shape[2:])):
+            if values.shape != (wanted := spec.sizes(*sizes)):
                 raise PredictorError(
                     f"{self.path}: {spec.name} is of shape {values.shape}, and by its record {wanted}; export it again"
                 )
@@ -170,10 +176,10 @@ class Runtime(ABC):
             PredictorError: The runtime is closed.
         """
         self._check_usable()
-        self._check(batch.dtype, batch.shape, np.dtype(np.float32))
+        self._check(batch.dtype, batch.shape, *self._besides)
 
     def call_bytes(self, count: int, height: int, width: int) -> int:
-        """Bytes of memory that a call takes; 0 on a GPU, where that cannot be told."""
+        """Bytes of memory that a call with an input of these sizes takes; 0 on a GPU, where that cannot be told."""
         if self.device != "cpu":
             return 0
         known, size = self._call_bytes, (count, height, width)
@@ -216,11 +222,16 @@ class Runtime(ABC):
         """Most images of a size that one call takes; None where there is no bound."""
         return None
 
-    def _checked(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        self._check(batch.dtype, batch.shape, np.dtype(np.float32))
+    @property
+    def _besides(self) -> tuple[np.dtype[Any], ...]:
+        """Dtypes of arrays on the host that are taken beside the file's own."""
+        return () if self.info.input.dtype == "uint8" else (np.dtype(np.float32),)
+
+    def _checked(self, batch: NDArray[Any]) -> NDArray[Any]:
+        self._check(batch.dtype, batch.shape, *self._besides)
         return self._as_input(batch)
 
-    def _as_input(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+    def _as_input(self, batch: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(batch, self.info.input.dtype)  # what goes in as float32 may be float16 inside
 
     def _takes(self, batch: int, height: int, width: int) -> bool:
@@ -232,15 +243,17 @@ class Runtime(ABC):
         if (
             dtype not in (self.info.input.dtype, *others)
             or len(shape) != 4
-            or shape[1] != self.info.input.shape[1]
+            or shape != self.info.input_shape(*self.info.input_sizes(shape))
             or 0 in shape
         ):
             raise InputError(f"input of dtype {dtype} and shape {shape}; {self._needed()}")
 
     def _needed(self) -> str:
         own = self.info.input.dtype
+        if own == "uint8":
+            return "needed: uint8 of shape (batch, height, width, 3) in RGB, no size of 0"
         dtypes = "float32" if own == "float32" else f"float32, on a GPU {own},"
-        return f"needed: {dtypes} of shape (batch, {self.info.input.shape[1]}, height, width), no size of 0"
+        return f"needed: {dtypes} of shape (batch, {self.info.channels}, height, width), no size of 0"
 
     def _run_foreign(self, batch: Any) -> Any:
         """Run what is no NumPy array, for runtimes that can."""

@@ -18,12 +18,15 @@ from rest_deploy.errors import RestDeployError
 from rest_deploy.machine import USUAL, available_bytes, check_memory, fits, room_bytes
 from rest_deploy.models.family import config_of, family_named, network_bytes, pixels_within
 from rest_deploy.runtimes.registry import RUNTIMES
-from rest_deploy.specs import ImageSize
+from rest_deploy.specs import ImageSize, InputKind
 
 #: Batch, height and width -> bytes.
 CallBytes = Callable[[int, int, int], int]
 
 _FLOAT = 4  # bytes
+#: Bytes that a pixel of a picture takes at most in a file that takes pictures: its levels, these by columns, by groups
+#: of columns that share up to four in ten, and those as float32 (``export/pixels.py``).
+_PIXEL_BYTES = 3 * (1 + 1 + 7)
 
 
 def call_bytes(info: ArtifactInfo, count: int, height: int, width: int, format: str = "") -> int:
@@ -32,12 +35,13 @@ def call_bytes(info: ArtifactInfo, count: int, height: int, width: int, format: 
     Args:
         info: Record of the file; not of an engine.
         count: Images of the call.
-        height, width: Of the images, in pixels.
+        height, width: Of the images as they go into the file, in pixels.
         format: As of :func:`~rest_deploy.models.family.network_bytes`; empty for that of the runtime.
     """
-    size = (count, height, width)
+    pixels = _PIXEL_BYTES * count * height * width if info.input_kind is not InputKind.FLOAT else 0
+    size = info.network_sizes(count, height, width)
     maps = sum(math.prod(own.sizes(*size)) for own in info.outputs if own.stride is not None)
-    return _FLOAT * maps + network_bytes(
+    return pixels + _FLOAT * maps + network_bytes(
         config_of(info),
         *size,
         precision=info.precision,

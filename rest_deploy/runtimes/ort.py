@@ -116,13 +116,13 @@ class OnnxRuntime(Runtime):
         if float(product.item()) != _FACTORS[0] * _FACTORS[1]:
             raise DeviceError(f"ONNX Runtime multiplies wrongly on {device}: {_FACTORS} gave {product.item()}")
 
-    def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def _run(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         self._turns.get()
         try:
             session = self._session
             if session is None:  # closed by another thread, after run() looked
                 self._check_usable()
-            more = (_giving_back(),) if self.call_bytes(len(batch), *batch.shape[2:]) > USUAL else ()
+            more = (_giving_back(),) if self.call_bytes(*self.info.input_sizes(batch.shape)) > USUAL else ()
             return dict(zip(self._names, session.run(self._names, {self._input: batch}, *more), strict=True))
         except RestDeployError:
             raise

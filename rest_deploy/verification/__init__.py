@@ -10,7 +10,9 @@ from rest_deploy.verification.reference import (
     Pictures,
     Reference,
     Run,
+    cases_of,
     cases_within,
+    pictures_of,
     synthetic_images,
 )
 from rest_deploy.verification.result import ArtifactResult, Verification
@@ -29,8 +31,10 @@ __all__ = [
     "Verification",
     "WeightsChoice",
     "candidate_of",
+    "cases_of",
     "cases_within",
     "open_candidate",
+    "pictures_of",
     "synthetic_images",
     "verify",
 ]

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from rest_deploy.artifact.engine import LogitsCase
+from rest_deploy.artifact.info import PIXEL_CHANNELS, ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, Profile, narrowest
 from rest_deploy.errors import VerificationError
+from rest_deploy.preprocess.transform import transform
 from rest_deploy.recipes import Limits
-from rest_deploy.specs import LOGITS, STAGE_STRIDES, ImageSize
+from rest_deploy.specs import LOGITS, STAGE_STRIDES, ImageSize, InputKind, Preprocessing, Resize
 from rest_deploy.verification.figures import (
     LogitFigures,
     Outputs,
@@ -28,8 +31,8 @@ from rest_deploy.verification.figures import (
 )
 from rest_deploy.verification.limits import judge, judge_values
 
-#: float32 (B, channels, H, W) -> outputs by name
-Run = Callable[[NDArray[np.float32]], Outputs]
+#: float32 (B, channels, H, W), or pictures where an artifact takes those -> outputs by name
+Run = Callable[[NDArray[Any]], Outputs]
 
 #: A batch of images of one size.
 Case = InputSize
@@ -45,10 +48,28 @@ CASES = (
 )
 
 
-def cases_within(profiles: Sequence[Profile]) -> tuple[Case, ...]:
-    """Those of :data:`CASES` that an engine accepts, and the smallest and the tuned size of each of its profiles."""
+#: Pictures that a file resizes itself: one pixel, odd ones, several at once, long ones, and one of 12 megapixels.
+PICTURES = (
+    Case(1, ImageSize(1, 1)),
+    Case(3, ImageSize(20, 27)),
+    Case(2, ImageSize(333, 500)),
+    Case(1, ImageSize(1080, 1920)),
+    Case(1, ImageSize(31, 1013)),
+    Case(1, ImageSize(2000, 90)),
+    Case(1, ImageSize(3000, 4000)),
+)
+
+
+def cases_of(info: ArtifactInfo) -> tuple[Case, ...]:
+    """Batches and sizes that an artifact is checked at where none are asked for."""
+    cases = PICTURES if info.input_kind is InputKind.PIXELS and info.image_size is not None else CASES
+    return cases if info.engine is None else cases_within(info.engine.profiles, cases)
+
+
+def cases_within(profiles: Sequence[Profile], cases: Sequence[Case] = CASES) -> tuple[Case, ...]:
+    """Those that an engine accepts, and the smallest and the tuned size of each of its profiles."""
     ends = [end for profile in profiles for end in (profile.min, profile.opt)]
-    fitting = [case for case in CASES if narrowest(profiles, case) is not None]
+    fitting = [case for case in cases if narrowest(profiles, case) is not None]
     return tuple(dict.fromkeys([*fitting, *ends]))
 
 
@@ -76,6 +97,39 @@ def synthetic_images(
     if padded and height % STAGE_STRIDES[-1] == width % STAGE_STRIDES[-1] == 0:
         images[:, :, height - _PADDING :] = images[:, :, :, width - _PADDING :] = 0
     return images
+
+
+#: uint8 (B, height, width, 3) -> the network's input
+Transform = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+def pictures_of(info: ArtifactInfo) -> Transform | None:
+    """What an artifact does with pictures, by Pillow; None where it takes the network's input.
+
+    An engine computes the resize in float32, and a level in a thousand may be one off (``export/pixels.py``): its network
+    is judged by what the same graph gives in ONNX Runtime.
+    """
+    steps, kind = info.preprocessing, info.input_kind
+    if kind is InputKind.FLOAT or steps is None:
+        return None
+    if info.engine is None:
+        return lambda pictures: np.stack([_transformed(Image.fromarray(own), steps, kind) for own in pictures])
+    from rest_deploy.export.cpu_session import CpuSession
+    from rest_deploy.export.pixels import as_graph
+
+    run = CpuSession(as_graph(steps, kind, exact=False)).run
+    return lambda pictures: next(iter(run(pictures).values()))
+
+
+def _transformed(picture: Image.Image, steps: Preprocessing, kind: InputKind) -> NDArray[np.float32]:
+    """The network's input; of a picture that was resized before without that."""
+    return transform(picture, steps if kind is InputKind.PIXELS else replace(steps, resize=Resize.NATIVE, size=None))
+
+
+def synthetic_pictures(rng: np.random.Generator, case: Case) -> NDArray[np.uint8]:
+    """Pictures with both coarse and fine structure, uint8 of shape (B, height, width, 3)."""
+    images = synthetic_images(rng, case, PIXEL_CHANNELS)
+    return np.clip(127.5 + 60 * images, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1).copy()
 
 
 @dataclass(frozen=True)
@@ -210,10 +264,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Known:
-    """A case, its images, their exact outputs, and the baseline error of each."""
+    """A case, its images as the artifact and as the network takes them, their exact outputs, and the baseline's errors."""
 
     case: Case
-    images: NDArray[np.float32]
+    images: NDArray[Any]
+    inputs: NDArray[np.float32]
     exact: Outputs
     lost: Mapping[str, float] | None
 
@@ -228,6 +283,7 @@ class Reference:
         cases: Batches and sizes.
         seed: Of the images.
         padded: Whether some of the images are padded, as callers do for maps.
+        pictures: Where images are pictures, what makes the network's input of them.
     """
 
     def __init__(
@@ -239,22 +295,28 @@ class Reference:
         cases: Sequence[Case] = CASES,
         seed: int = 0,
         padded: bool = False,
+        pictures: Transform | None = None,
     ) -> None:
         rng = np.random.default_rng(seed)
         self._seed = seed
         self._known = []
         for case in cases:
-            images = synthetic_images(rng, case, channels, padded=padded)
-            outputs = exact(images)
-            self._known.append(_Known(case, images, outputs, losses(baseline, images, outputs)))
+            if pictures is None:
+                images: NDArray[Any] = synthetic_images(rng, case, channels, padded=padded)
+                inputs = images
+            else:
+                images = synthetic_pictures(rng, case)
+                inputs = pictures(images)
+            outputs = exact(inputs)
+            self._known.append(_Known(case, images, inputs, outputs, losses(baseline, inputs, outputs)))
 
     def measured_by(self, baseline: Run | None) -> Reference:
         """The same images and exact outputs beside another baseline."""
         other = copy(self)
-        other._known = [replace(known, lost=losses(baseline, known.images, known.exact)) for known in self._known]
+        other._known = [replace(known, lost=losses(baseline, known.inputs, known.exact)) for known in self._known]
         return other
 
-    def images(self, case: Case) -> NDArray[np.float32] | None:
+    def images(self, case: Case) -> NDArray[Any] | None:
         """The images of a case; None where it is none of the reference's."""
         return next((known.images for known in self._known if known.case == case), None)
 

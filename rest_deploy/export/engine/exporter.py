@@ -49,6 +49,7 @@ class EngineExporter(Exporter):
     choice: LibraryChoice
 
     step: ClassVar[str] = "build"
+    float64: ClassVar[bool] = False
 
     @property
     def _config(self) -> EngineConfig:
@@ -83,7 +84,7 @@ class EngineExporter(Exporter):
         choice, profiles = self.choice, self._config.resolve_profiles(info.image_size)
         most, _ = most_activations(info, profiles)
         return {
-            "input": f"{info.input.shape[1]} channels, sizes as in the profiles",
+            "input": f"{info.takes}, sizes as in the profiles",
             "library": f"{choice.library} ({choice.why})",
             "target": ", ".join(choice.targets) + (f" ({choice.gpu.name})" if choice.gpu else ""),
             "profiles": ", ".join(map(str, profiles)) + " (batch x height x width, min:opt:max)",
