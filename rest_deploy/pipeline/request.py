@@ -146,7 +146,9 @@ class ExportRequest:
         self._set("recipe", self.precision_config.recipe(self.precision, self._targets))
         self.precision_config.check(self.recipe, self.verify)
         if self.precision_config.half_io and self.input is not InputKind.FLOAT:
-            raise ConfigError(f"--half-io is of float inputs, and the file would take {self.input.value}; leave one out")
+            raise ConfigError(
+                f"--half-io is of float inputs, and the file would take {self.input.value}; leave one out"
+            )
         for name in self.formats:
             for package, extra in get_format(name).packages.items():
                 if importlib.util.find_spec(package) is None:

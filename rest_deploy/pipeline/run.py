@@ -298,9 +298,7 @@ def _reference(
         cases = cases_within(trial.profiles, cases)
     padded = bool(model.taps.stages)
     pictures = pictures_of(info) if info is not None else None
-    return Reference(
-        exact, baseline, channels=model.config.in_channels, cases=cases, padded=padded, pictures=pictures
-    )
+    return Reference(exact, baseline, channels=model.config.in_channels, cases=cases, padded=padded, pictures=pictures)
 
 
 def _compare(artifact: Path, reference: Reference, device: str | None = None) -> Comparison:

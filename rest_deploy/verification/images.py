@@ -17,8 +17,18 @@ from rest_deploy.models.family import family_named
 from rest_deploy.preprocess.dataset import Dataset, open_dataset
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.thumbnail import thumbnail
-from rest_deploy.preprocess.transform import fed_size, transform
-from rest_deploy.specs import BATCH, IMAGES, LOGITS, Alpha, ImageSize, Precision, Preprocessing, PreprocessingChange
+from rest_deploy.preprocess.transform import fed_size, input_of, transform
+from rest_deploy.specs import (
+    BATCH,
+    IMAGES,
+    LOGITS,
+    Alpha,
+    ImageSize,
+    InputKind,
+    Precision,
+    Preprocessing,
+    PreprocessingChange,
+)
 from rest_deploy.values import hold
 from rest_deploy.verification.figures import (
     MOST_FLIPS,
@@ -102,6 +112,12 @@ def on_images(
                 f"{subject.path} is a backbone: images are judged by logits, and it gives "
                 f"{', '.join(subject.info.taps.names)}; leave --data out and compare on synthetic images"
             )
+    for subject in subjects:
+        if subject.way and (sizes or wish.change is not None):
+            raise ConfigError(
+                f"{subject.path}: it takes pictures, and its transform is in the file; leave sizes and flags of the "
+                "transform out, or give a file exported with --input float"
+            )
     steps = _one_transform(subjects, wish.change)
     data = open_dataset(wish.folder, labels=first.labels, num_classes=first.num_classes, ground_truth=wish.ground_truth)
     if needs_classes and not data.labelled:
@@ -152,7 +168,7 @@ def _of_pictures(subject: Subject, said: Preprocessing | None) -> Preprocessing:
     if steps is not None and steps.takes_pictures:
         return steps
     why = "leaves preprocessing to its caller; give --mean and --std"
-    if (channels := subject.info.input.shape[1]) not in (1, 3):
+    if (channels := subject.info.channels) not in (1, 3):
         why = f"takes {channels} channels, and pictures have 1 or 3"
     raise ConfigError(f"{subject.path} {why}, or leave --data out and compare on synthetic inputs")
 
@@ -197,6 +213,15 @@ class _Answers:
                 self.maps.setdefault((artifact, name), []).append((exact[name].size, figures))
 
 
+@dataclass(frozen=True)
+class _Image:
+    """One image at one size: its number in the data set, the network's input, and what files take in place of it."""
+
+    number: int
+    values: NDArray[np.float32]
+    inputs: Mapping[InputKind, NDArray[Any]]
+
+
 @dataclass
 class _Going:
     """A data set on its way through the networks, ``batch`` images a call. ``skipped`` could not be read, and why."""
@@ -209,6 +234,10 @@ class _Going:
     batch: int
     skipped: list[tuple[str, str]] = field(default_factory=list)
     interrupted: bool = False
+
+    @property
+    def _networks(self) -> tuple[Subject, ...]:
+        return self.reference.subject, *self.subjects
 
     def run(self, report: Callable[[float], None]) -> None:
         """Go through all images, or those before Ctrl-C.
@@ -229,13 +258,13 @@ class _Going:
     def _go(self, report: Callable[[float], None]) -> None:
         for size in (own.size for own in self._steps() if own.size is not None):  # as all images come
             self._check_memory(size, "images", InputError)
-        waiting: dict[int, list[tuple[int, NDArray[np.float32]]]] = {i: [] for i in range(len(self.answers))}
-        for number, inputs in self._inputs(report):
-            for i, pixels in enumerate(inputs):
-                if waiting[i] and (len(waiting[i]) == self.batch or waiting[i][0][1].shape != pixels.shape):
+        waiting: dict[int, list[_Image]] = {i: [] for i in range(len(self.answers))}
+        for images in self._inputs(report):
+            for i, image in enumerate(images):
+                if waiting[i] and (len(waiting[i]) == self.batch or waiting[i][0].values.shape != image.values.shape):
                     self._answer(self.answers[i], waiting[i])
                     waiting[i] = []
-                waiting[i].append((number, pixels))
+                waiting[i].append(image)
         for i, group in waiting.items():
             if group:
                 self._answer(self.answers[i], group)
@@ -247,14 +276,18 @@ class _Going:
         """From a picture to the input, at every size."""
         return [self.steps if answers.size is None else self.steps.at(answers.size) for answers in self.answers]
 
-    def _inputs(self, report: Callable[[float], None]) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
-        """Number of an image, and it at every size."""
+    def _inputs(self, report: Callable[[float], None]) -> Iterator[list[_Image]]:
+        """An image at every size."""
         steps = self._steps()
+        kinds = {network.info.input_kind for network in self._networks} - {InputKind.FLOAT}
         for number, path in enumerate(self.data.images):
             report(number / len(self.data.images))
             try:
                 image = load_image(path, self.steps.alpha, functools.partial(self._check, steps, str(path)))
-                yield number, [transform(image, own) for own in steps]
+                yield [
+                    _Image(number, transform(image, own), {kind: input_of(image, own, kind) for kind in kinds})
+                    for own in steps
+                ]
             except ImageError as exc:
                 self.skipped.append((self.data.name(path), str(exc)))
 
@@ -262,15 +295,18 @@ class _Going:
         """Refuse an image that a network, or the reference, has no memory for in a batch."""
         for own in steps:
             self._check_memory(fed_size(own, height, width, name), name, ImageError)
+        for network in self._networks:
+            if network.info.input_kind is InputKind.PIXELS:  # one at a time
+                network.check_memory(InputSize(1, ImageSize(height, width)), name, ImageError)
 
     def _check_memory(self, size: ImageSize, name: str, refusal: type[RestDeployError]) -> None:
-        for subject in (self.reference.subject, *self.subjects):
-            subject.check_memory(InputSize(self.batch, size), name, refusal)
+        for network in self._networks:
+            network.check_memory(InputSize(self.batch, size), name, refusal)
 
-    def _answer(self, answers: _Answers, group: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
-        batch = np.stack([pixels for _, pixels in group])
-        exact = self.reference.subject.run(batch)
-        answers.images += [number for number, _ in group]
+    def _answer(self, answers: _Answers, group: Sequence[_Image]) -> None:
+        batch = np.stack([image.values for image in group])
+        exact = _outputs(self.reference.subject, group)
+        answers.images += [image.number for image in group]
         answers.exact += list(np.asarray(exact[LOGITS], np.float64))
         lost = dict[Precision, dict[str, float] | None]()
         for precision in {subject.info.precision for subject in self.subjects}:
@@ -282,12 +318,21 @@ class _Going:
                 continue
             try:
                 with np.errstate(invalid="ignore", over="ignore"):
-                    outputs = subject.run(batch)
+                    outputs = _outputs(subject, group)
             except RestDeployError as exc:  # of an engine that was not built for the size; the others are answered
                 answers.errors[subject.name] = str(exc)
                 continue
             answers.ours.setdefault(subject.name, []).extend(outputs[LOGITS])  # of all images: float32 as it is
             answers.add_maps(subject.name, outputs, exact, lost[subject.info.precision])
+
+
+def _outputs(network: Subject, group: Sequence[_Image]) -> Outputs:
+    """What a network gives for images, those that it resizes itself one at a time, as each may have another size."""
+    kind = network.info.input_kind
+    if kind is InputKind.FLOAT:
+        return network.run(np.stack([image.values for image in group]))
+    found = [network.run(image.inputs[kind][None]) for image in group]
+    return {name: np.concatenate([own[name] for own in found]) for name in found[0]}
 
 
 def _figures(subject: Subject, answers: Sequence[_Answers], data: Dataset) -> Iterator[ImageFigures]:

@@ -17,10 +17,10 @@ from rest_deploy.models.family import config_of, operators_of
 from rest_deploy.recipes import Recipe
 from rest_deploy.runtimes.memory import call_bytes, check_call
 from rest_deploy.runtimes.registry import is_checkpoint, open_runtime, read_info
-from rest_deploy.specs import NUM_HEADS, Precision
+from rest_deploy.specs import NUM_HEADS, InputKind, Precision
 from rest_deploy.values import hold
 from rest_deploy.verification.blocks import onnx_blocks
-from rest_deploy.verification.reference import CASES, Case, Run, cases_within
+from rest_deploy.verification.reference import Case, Run, cases_of
 
 if TYPE_CHECKING:
     import onnx
@@ -74,7 +74,13 @@ class Subject:
     @property
     def own_cases(self) -> tuple[Case, ...]:
         """Batches and sizes that it is checked at where none are asked for."""
-        return CASES if self.info.engine is None else cases_within(self.info.engine.profiles)
+        return cases_of(self.info)
+
+    @property
+    def way(self) -> tuple[Any, ...]:
+        """Equal for artifacts that make the same input of an image; empty where the image is the network's input."""
+        info = self.info
+        return () if info.input_kind is InputKind.FLOAT else (info.input_kind, info.preprocessing, info.engine is None)
 
     def check_memory(
         self, size: Case, images: str, refusal: type[RestDeployError], step: str = "scale it down first"
@@ -118,6 +124,8 @@ class Subject:
 def open_subject(name: str, path: Path, device: str | None, threads: int | None) -> Iterator[Subject]:
     """Open an artifact under a name of its own."""
     info, in_graph = read_info(path), partial(onnx_blocks, path, threads)
+    if info.input_kind is not InputKind.FLOAT:
+        in_graph = partial(_no_blocks, path)
     if info.format == "onnx" and info.recipe.emulator and device in (None, "cpu"):
         import onnx
 
@@ -130,6 +138,13 @@ def open_subject(name: str, path: Path, device: str | None, threads: int | None)
     with open_runtime(path, device, threads) as runtime:
         blocks = in_graph if info.format == "onnx" else runtime.blocks
         yield Subject(name, path, runtime.info, runtime.run, runtime.device, "as it runs", blocks, threads)
+
+
+def _no_blocks(path: Path) -> BlockRun:
+    raise ConfigError(
+        f"{path}: it takes pictures, and blocks are compared on the network's input; give the same file "
+        "exported with --input float"
+    )
 
 
 def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, list[Any]]:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rest_deploy.artifact.files import distinct_names
+from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.environment import describe_environment
 from rest_deploy.errors import ConfigError, InputError, RestDeployError
 from rest_deploy.recipes import Limits
@@ -19,7 +21,14 @@ from rest_deploy.verification.blocks import BlockComparison, compare_blocks
 from rest_deploy.verification.images import Images, ImagesResult, on_images
 from rest_deploy.verification.limits import judge, of_artifact, of_blocks
 from rest_deploy.verification.opened import OpenReference, Subject, WeightsChoice, open_reference, open_subject
-from rest_deploy.verification.reference import Case, CaseFigures, Comparison, Reference, synthetic_images
+from rest_deploy.verification.reference import (
+    Case,
+    CaseFigures,
+    Comparison,
+    Reference,
+    pictures_of,
+    synthetic_images,
+)
 from rest_deploy.verification.result import ArtifactResult, Verification
 
 #: What is refused, by which error, and what to do then.
@@ -119,11 +128,16 @@ def verify(
 
 
 def _check_alike(subject: Subject, reference: Subject) -> None:
-    ours, theirs = ((own.info.input.shape[1], _outputs(own)) for own in (subject, reference))
+    ours, theirs = ((own.info.channels, _outputs(own)) for own in (subject, reference))
     if ours != theirs:
         raise ConfigError(
             f"{subject.path} has {ours[0]} channels and {ours[1]}, {reference.path} {theirs[0]} and {theirs[1]}; give "
             "the checkpoint it was made from"
+        )
+    if reference.way not in ((), subject.way):
+        raise ConfigError(
+            f"{reference.path} takes pictures, and {subject.path} makes its input of them in another way, or not at "
+            "all; give the checkpoint"
         )
 
 
@@ -138,11 +152,11 @@ def _outputs(subject: Subject) -> str:
 
 @dataclass(frozen=True)
 class _Synthetic:
-    """What was found on synthetic images: answers that are right, and of each artifact its figures and what it did not
-    run, in words.
+    """What was found on synthetic images: answers that are right, by the way to the network's input, and of each
+    artifact its figures and what it did not run, in words.
     """
 
-    reference: Reference | None = None
+    reference: Mapping[tuple[Any, ...], Reference] = field(default_factory=dict)
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     errors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -157,14 +171,14 @@ def _on_synthetic(
     say: StepProgress,
 ) -> _Synthetic:
     """Measure artifacts on synthetic images of some cases, or of each artifact's own; the reference answers once."""
-    every = list(dict.fromkeys(case for subject in subjects for case in cases or subject.own_cases))
-    for case in every:
-        reference.subject.check_memory(case, *_SYNTHETIC)
     say(0.0, "the reference on synthetic images")
-    channels = int(reference.subject.info.input.shape[1])
-    padded = bool(reference.subject.info.taps.stages)
-    known = Reference(reference.subject.run, None, channels=channels, cases=every, seed=seed, padded=padded)
-    measured = {p: known.measured_by(reference.baseline(p)) for p in {subject.info.precision for subject in subjects}}
+    known = dict[tuple[Any, ...], Reference]()
+    for way in dict.fromkeys(subject.way for subject in subjects):
+        alike = [subject for subject in subjects if subject.way == way]
+        every = list(dict.fromkeys(case for subject in alike for case in cases or subject.own_cases))
+        known[way] = _answered(reference.subject, alike[0].info, every, seed)
+    precisions = {(subject.way, subject.info.precision) for subject in subjects}
+    measured = {own: known[own[0]].measured_by(reference.baseline(own[1])) for own in precisions}
     comparisons, errors = {}, {}
     for number, subject in enumerate(subjects):
         say(number / len(subjects), f"{subject.name} on synthetic images")
@@ -172,12 +186,26 @@ def _on_synthetic(
         for case in cases or subject.own_cases:
             try:
                 subject.check_memory(case, *_SYNTHETIC)
-                figures += measured[subject.info.precision].compare(subject.run, allowed, cases=[case]).cases
+                figures += (
+                    measured[subject.way, subject.info.precision].compare(subject.run, allowed, cases=[case]).cases
+                )
             except RestDeployError as exc:  # as of an engine that was not built for the size; others are looked at
                 failed.append(f"{case}: {exc}")
         comparisons[subject.name] = Comparison(seed, tuple(figures), allowed)
         errors[subject.name] = tuple(failed)
     return _Synthetic(known, comparisons, errors)
+
+
+def _answered(reference: Subject, info: ArtifactInfo, cases: Sequence[Case], seed: int) -> Reference:
+    """The reference's answers to synthetic images of some cases, as an artifact takes them."""
+    pictures = pictures_of(info)
+    if pictures is not None and reference.way:  # the same way, as was seen to
+        pictures = np.asarray
+    for case in cases:
+        seen = case if reference.way else Case.from_plain(info.network_sizes(*case.sizes))
+        reference.check_memory(seen, *_SYNTHETIC)
+    channels, padded = reference.info.channels, bool(reference.info.taps.stages)
+    return Reference(reference.run, None, channels=channels, cases=cases, seed=seed, padded=padded, pictures=pictures)
 
 
 def _by_block(
@@ -204,9 +232,9 @@ def _by_block(
         case = next(failed, first)
         for one in (reference.subject, subject):
             one.check_memory(case, *_SYNTHETIC)
-        images = synthetic.reference.images(case) if synthetic.reference is not None else None
+        images = synthetic.reference[()].images(case) if synthetic.reference else None
         if images is None:
-            images = synthetic_images(np.random.default_rng(seed), case, int(subject.info.input.shape[1]))
+            images = synthetic_images(np.random.default_rng(seed), case, subject.info.channels)
         exact, baseline = reference.blocks(subject.info.precision)
         lost = baseline(images) if baseline is not None else None
         ours, classifies = runs[subject.name](images), LOGITS in subject.info.taps.names
