@@ -1,4 +1,4 @@
-"""From pictures to the network's input, in the graph itself: the resize of Pillow to the last bit, the cut, the scaling.
+"""From pictures to the network's input, in the graph itself: Pillow's resize to the last bit, the cut, the scaling.
 
 Pillow resizes 8-bit pictures by two products with weights of 22 bits behind the point, first along rows, of tall pictures
 first along columns, and rounds to whole levels after each (src/libImaging/Resample.c, ``ImagingResampleHorizontal_8bpc``). Here the weights are computed
@@ -90,7 +90,7 @@ def as_graph(steps: Preprocessing, kind: InputKind, *, exact: bool = True) -> on
 
 @dataclass(frozen=True)
 class Levels:
-    """How far levels of resized pictures are from Pillow's: the largest distance, and the share that is apart at all."""
+    """How far levels of resized pictures are from Pillow's: the largest distance, and the share that is apart."""
 
     most: int
     share: float
@@ -201,8 +201,8 @@ def check_exact(steps: Preprocessing, kind: InputKind) -> None:
     """
     if kind is InputKind.PIXELS and steps.size is not None and steps.interpolation is Interpolation.NEAREST:
         raise ConfigError(
-            "interpolation nearest needs float64 inside of the file, which TensorRT does not have; give --input uint8 and "
-            "resize before, or another --interpolation"
+            "interpolation nearest needs float64 inside of the file, which TensorRT does not have; give --input uint8 "
+            "and resize before, or another --interpolation"
         )
 
 
