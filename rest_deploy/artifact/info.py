@@ -307,8 +307,13 @@ class ArtifactInfo:
 
     def network_sizes(self, batch: int, height: int, width: int) -> tuple[int, int, int]:
         """(batch, height, width) of what goes into the network itself for an input of these sizes."""
-        size = self.image_size if self.input_kind is InputKind.PIXELS else None
+        size = self.image_size if self.resizes else None
         return (batch, height, width) if size is None else (batch, size.height, size.width)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether the file resizes pictures itself."""
+        return self.input_kind is InputKind.PIXELS and self.image_size is not None
 
     @property
     def map_block(self) -> int | None:

@@ -179,7 +179,7 @@ class _Graph:
 
 def _as_they_are(graph: _Graph, pictures: str) -> str:
     """uint8 (B, H, W, 3) -> float32 (B, 3, H, W)."""
-    return graph.Cast(graph.Transpose(pictures, perm=[0, 3, 1, 2]), to=TensorProto.FLOAT)
+    return graph.Transpose(graph.Cast(pictures, to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
 
 
 def _normalized(graph: _Graph, levels: str, steps: Preprocessing, output: str) -> None:
@@ -213,6 +213,8 @@ def _resized(graph: _Graph, pictures: str, steps: Preprocessing, size: ImageSize
     if steps.interpolation is Interpolation.NEAREST:
         rows = graph.Gather(pictures, across.nearest(), axis=2)
         return _as_they_are(graph, graph.Gather(rows, down.nearest(), axis=1))
+    if not exact:  # TensorRT does nothing else with uint8
+        pictures = graph.Cast(pictures, to=TensorProto.FLOAT)
     passes = (
         functools.partial(_passes, graph, pictures, steps.interpolation, down, across, rows_first=True),
         functools.partial(_passes, graph, pictures, steps.interpolation, down, across, rows_first=False),
@@ -230,7 +232,7 @@ def _is_tall(graph: _Graph, down: _Axis, across: _Axis) -> str:
 def _passes(
     graph: _Graph, pictures: str, interpolation: Interpolation, down: _Axis, across: _Axis, *, rows_first: bool
 ) -> str:
-    """uint8 (B, H, W, 3) -> whole levels, float32 (B, 3, height, width), by products along one axis, then the other.
+    """(B, H, W, 3) -> whole levels, float32 (B, 3, height, width), by products along one axis, then the other.
 
     Args:
         graph: That the nodes are added to.
@@ -246,7 +248,9 @@ def _passes(
         lines = graph.Reshape(lines, graph.Concat(graph.weight([0]), across.picture, graph.weight([-1]), axis=0))
     weights, places = first.weights(interpolation, _GROUP if first.scale else first.length)
     groups = graph.Gather(lines, places, axis=1) if places else graph.Unsqueeze(lines, graph.weight([1]))
-    products = graph.MatMul(weights, graph.Cast(groups, to=TensorProto.FLOAT))  # (B, groups, 2 places of one, the rest)
+    if first.scale:
+        groups = graph.Cast(groups, to=TensorProto.FLOAT)
+    products = graph.MatMul(weights, groups)  # (B, groups, 2 places of one, the rest)
     levels = _levels(graph, products, 2)
     other = (second.picture, graph.weight([PIXEL_CHANNELS]))
     shape = graph.Concat(graph.weight([0, -1]), *(other if rows_first else other[::-1]), axis=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import ConfigError
-from rest_deploy.specs import FeatureNorm, ImageSize, Precision, Preprocessing
+from rest_deploy.specs import FeatureNorm, ImageSize, InputKind, Precision, Preprocessing
 
 if TYPE_CHECKING:
+    from rest_deploy.artifact.info import ArtifactInfo
     from rest_deploy.models.checkpoint import LoadedWeights
     from rest_deploy.models.evidence import Evidence, Setting
     from rest_deploy.models.network import DeployForm, Network
@@ -345,6 +347,22 @@ def network_bytes(
     if format not in _FORMATS:
         raise ConfigError(f"no estimate of memory for format {format!r}; there is one for: {', '.join(_FORMATS)}")
     return family_of(config).call_bytes(config, batch, height, width, precision=precision, format=format, block=block)
+
+
+#: Bytes that a pixel of a picture takes in an engine that resizes it: its levels, these by columns, and both as float32.
+_ENGINE_PIXEL_BYTES = 3 * (1 + 1 + 4 + 4)
+
+
+def engine_bytes(info: ArtifactInfo, size: InputSize) -> int:
+    """Memory of an engine's activations for an input of a size, as estimated.
+
+    Args:
+        info: Record of the engine, or of the ONNX file that it is built from.
+        size: Of the input.
+    """
+    seen, config = InputSize.from_plain(info.network_sizes(*size.sizes)), config_of(info)
+    pictures = _ENGINE_PIXEL_BYTES * math.prod(size.sizes) if info.input_kind is not InputKind.FLOAT else 0
+    return pictures + family_of(config).engine_bytes(config, seen, info.precision)
 
 
 def pixels_within(limit_bytes: int, call_bytes: Callable[[int, int, int], int]) -> int:

@@ -111,7 +111,7 @@ def prepare(request: ExportRequest, report: StepProgress | None = None) -> Prepa
             if request.checkpoint is not None and file.resolve() == Path(request.checkpoint).resolve():
                 raise ConfigError(f"output {file}: it is the checkpoint; name another file, -o FILE")
             check_writable(file)
-        job.exporter.check(info)
+        job.exporter.check(info.taking(request.input))
     if sample is not None:  # what is no input of the network is told before the work
         sizes = config.calibration_sizes if sample.calibration else ()
         sources = (*sample.calibration, *sample.judged)

@@ -16,7 +16,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, Profile, fitting
 from rest_deploy.errors import RestDeployError
 from rest_deploy.machine import USUAL, available_bytes, check_memory, fits, room_bytes
-from rest_deploy.models.family import config_of, family_named, network_bytes, pixels_within
+from rest_deploy.models.family import config_of, engine_bytes, network_bytes, pixels_within
 from rest_deploy.runtimes.registry import RUNTIMES
 from rest_deploy.specs import ImageSize, InputKind
 
@@ -153,7 +153,7 @@ def predict(info: ArtifactInfo, size: InputSize, name: str) -> Prediction:
 
 def _of_engine(info: ArtifactInfo, engine: EngineRecord, size: InputSize, profile: Profile) -> Prediction:
     """Activations: of the largest size those that the build told, of others an estimate, which is at most as much."""
-    estimate = functools.partial(family_named(info.family).engine_bytes, config_of(info), precision=info.precision)
+    estimate = functools.partial(engine_bytes, info)
     needed, what = estimate(size), f"activations in {LIBRARIES[engine.library].title} on the GPU"
     told = engine.activation_bytes
     if told is not None and size == max((own.max for own in engine.profiles), key=estimate):

@@ -235,14 +235,14 @@ class EngineSession:
 
     def _shapes(self, given: tuple[int, ...]) -> Iterator[tuple[Output, tuple[int, ...]]]:
         """Each output, and its shape for an input of a shape."""
-        batch, _, height, width = given
-        return ((spec, spec.sizes(batch, height, width)) for spec in self._info.outputs)
+        sizes = self._info.network_sizes(*self._info.input_sizes(given))
+        return ((spec, spec.sizes(*sizes)) for spec in self._info.outputs)
 
     def _bind(self, shape: tuple[int, ...]) -> None:
         """Set the context to an input shape, with the narrowest profile that fits."""
         if shape == self._shape:
             return
-        size = InputSize(shape[0], ImageSize(shape[2], shape[3]))
+        size = InputSize.from_plain(self._info.input_sizes(shape))
         profile = fitting(self._profiles, size, self._path.name)
         self._drop_graph()
         self._shape, self._calls, self._graphs = None, 0, not self._library.is_rtx

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 _MIB = 2**20
 #: DataType of TensorRT -> dtype of a record.
-DTYPES = {"FLOAT": "float32", "HALF": "float16"}
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
 
 
 def check_version(record: EngineRecord, library: Library, path: Path) -> None:
@@ -135,8 +135,7 @@ def check_tensors(engine: Any, info: ArtifactInfo, library: Library, path: Path)
 
 
 def _shapes(profile: Profile, info: ArtifactInfo) -> tuple[tuple[int, ...], ...]:
-    channels = int(info.input.shape[1])
-    return tuple(end.shape(channels) for end in (profile.min, profile.opt, profile.max))
+    return tuple(info.input_shape(*end.sizes) for end in (profile.min, profile.opt, profile.max))
 
 
 @contextmanager

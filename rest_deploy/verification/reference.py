@@ -62,7 +62,7 @@ PICTURES = (
 
 def cases_of(info: ArtifactInfo) -> tuple[Case, ...]:
     """Batches and sizes that an artifact is checked at where none are asked for."""
-    cases = PICTURES if info.input_kind is InputKind.PIXELS and info.image_size is not None else CASES
+    cases = PICTURES if info.resizes else CASES
     return cases if info.engine is None else cases_within(info.engine.profiles, cases)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.cli import export, info, predict
-from rest_deploy.export.engine.memory import engine_side
 from rest_deploy.models.family import FAMILIES
 from rest_deploy.specs import Precision
 from tests.cli.test_commands import Outcome
@@ -266,9 +266,13 @@ def test_an_engine_that_its_gpu_has_no_memory_for_is_refused_before_the_work(
     assert (done.code, done.out) == (1, "")
     (line,) = done.err.splitlines()
     needed = FAMILIES["rest"].engine_bytes(TINY, InputSize.parse("4x3000x3000"), Precision.FP32)
-    side = engine_side(TINY, 4, Precision.FP32, 1 << 30)
+    (told,) = re.findall(r"at batch 4 at most about (\d+)x\1 fits", line)
+    side = int(told)
+    taken = [
+        FAMILIES["rest"].engine_bytes(TINY, InputSize.parse(f"4x{own}x{own}"), Precision.FP32) for own in (side, side + 1)
+    ]
+    assert taken[0] <= 1 << 30 < taken[1]
     assert all(f in line for f in ("4x3000x3000", f"{needed / 2**20:,.0f} MiB", "small (sm89) has 1,024 MiB"))
-    assert f"at batch 4 at most about {side}x{side} fits" in line
     assert machine.trt.calls == []
     assert list(tmp_path.iterdir()) == []
     plan = Outcome(export, [*argv[:6], "--dry-run", "--profile", f"1x1x1:1x224x224:4x{side}x{side}"], capsys)

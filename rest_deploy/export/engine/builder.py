@@ -96,7 +96,7 @@ class _Build:
 
     def run(self, model: bytes, path: Path, report: StepProgress | None) -> Built:
         network = self._parse(model, path)
-        profiles = self._config.resolve_profiles(self._info.image_size)
+        profiles = self._config.resolve_profiles(self._info.image_size, resizes=self._info.resizes)
         settings, options = self._settings(profiles)
         cache = timing_cache_path(self._config, self._choice)
         if cache is not None:
@@ -161,8 +161,7 @@ class _Build:
         return settings, options
 
     def _add_profile(self, settings: Any, number: int, profile: Profile) -> None:
-        channels = int(self._info.input.shape[1])
-        shapes = [end.shape(channels) for end in (profile.min, profile.opt, profile.max)]
+        shapes = [self._info.input_shape(*end.sizes) for end in (profile.min, profile.opt, profile.max)]
         made = self._made("make a profile", self._builder.create_optimization_profile)
         start = self._log.mark()
         made.set_shape(self._info.input.name, *shapes)

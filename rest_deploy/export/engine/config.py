@@ -21,6 +21,8 @@ from rest_deploy.values import Whole, hold
 DEFAULT_MIN_SIZE, DEFAULT_MAX_SIZE = ImageSize(1, 1), ImageSize(640, 640)
 DEFAULT_MAX_BATCH = 8
 DEFAULT_OPT_SIZE = ImageSize(224, 224)
+#: The same of pictures that it resizes itself.
+DEFAULT_OPT_PICTURE, DEFAULT_MAX_PICTURE = ImageSize(480, 640), ImageSize(2160, 3840)
 
 #: IBuilderConfig.builder_optimization_level, NVIDIA TensorRT documentation; TensorRT takes 6 for 5 without a word.
 OPTIMIZATION_LEVELS = range(6)
@@ -53,8 +55,8 @@ class EngineConfig:
     """
 
     min_size: ImageSize | None = option(None, "smallest input (default 1x1)", metavar="HxW")
-    opt_size: ImageSize | None = option(None, "size to tune for (default the image size)", metavar="HxW")
-    max_size: ImageSize | None = option(None, "largest input (default 640x640)", metavar="HxW")
+    opt_size: ImageSize | None = option(None, "size to tune for (default the image size, of pictures 480x640)", metavar="HxW")
+    max_size: ImageSize | None = option(None, "largest input (default 640x640, of pictures 2160x3840)", metavar="HxW")
     max_batch: Annotated[int, BATCH] | None = option(None, "largest batch (default 8)", metavar="N")
     profiles: tuple[Profile, ...] = option(
         (),
@@ -111,11 +113,12 @@ class EngineConfig:
             raise ConfigError(f"timing cache {self.timing_cache} and --no-timing-cache were both given; leave one out")
         self.resolve_profiles(Preprocessing().size)  # so that sizes which contradict each other are refused here
 
-    def resolve_profiles(self, image_size: ImageSize | None) -> tuple[Profile, ...]:
+    def resolve_profiles(self, image_size: ImageSize | None, *, resizes: bool = False) -> tuple[Profile, ...]:
         """The profiles asked for, or the default one; what was not given makes room for what was.
 
         Args:
             image_size: That pictures are brought to; None for none.
+            resizes: Whether the engine does that itself.
 
         Raises:
             ConfigError: The sizes given are not in order.
@@ -124,8 +127,11 @@ class EngineConfig:
             return self.profiles
         low = self.min_size or _smaller(DEFAULT_MIN_SIZE, self.opt_size, self.max_size)
         given = [size for size in (self.min_size, self.opt_size) if size is not None]
-        high = self.max_size or _larger(DEFAULT_MAX_SIZE, *given, image_size)
-        opt = self.opt_size or _between(low, image_size or DEFAULT_OPT_SIZE, high)
+        largest, usual = (DEFAULT_MAX_SIZE, image_size or DEFAULT_OPT_SIZE)
+        if resizes:
+            largest, usual = DEFAULT_MAX_PICTURE, DEFAULT_OPT_PICTURE
+        high = self.max_size or _larger(largest, *given, usual)
+        opt = self.opt_size or _between(low, usual, high)
         batch = DEFAULT_MAX_BATCH if self.max_batch is None else self.max_batch
         return (Profile(InputSize(1, low), InputSize(1, opt), InputSize(batch, high)),)
 

@@ -13,7 +13,7 @@ from rest_deploy.artifact.engine_files import replacing_engine
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path, write_manifest
 from rest_deploy.artifact.onnx_file import read_checked
-from rest_deploy.artifact.profile import InputSize
+from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ConfigError, DeviceError, ExportError, MissingPackageError
 from rest_deploy.export.engine.builder import Built, build
 from rest_deploy.export.engine.choice import LibraryChoice, choose_library
@@ -60,11 +60,14 @@ class EngineExporter(Exporter):
     def _gpu(self) -> int:
         return self._config.gpu or 0
 
+    def _profiles(self, info: ArtifactInfo) -> tuple[Profile, ...]:
+        return self._config.resolve_profiles(info.image_size, resizes=info.resizes)
+
     def check(self, info: ArtifactInfo) -> None:
         """An engine must take the images that its own preprocessing gives, and fit on its GPU."""
         self._check_room(info)
-        steps, profiles = info.preprocessing, self._config.resolve_profiles(info.image_size)
-        if steps is None or (size := steps.size) is None:
+        steps, profiles = info.preprocessing, self._profiles(info)
+        if steps is None or (size := steps.size) is None or info.resizes:
             return
         if not any(profile.holds(InputSize(profile.min.batch, size)) for profile in profiles):
             raise ConfigError(
@@ -75,13 +78,13 @@ class EngineExporter(Exporter):
     def _check_room(self, info: ArtifactInfo, weights: int = 0) -> None:
         """The GPU that an engine is built on must have the memory for it."""
         if self.choice.gpu is not None:
-            check_room(info, self._config.resolve_profiles(info.image_size), self.choice.gpu, weights)
+            check_room(info, self._profiles(info), self.choice.gpu, weights)
 
     def files(self, output: Path) -> tuple[Path, ...]:
         return output, manifest_path(output)
 
     def plan(self, info: ArtifactInfo) -> dict[str, str]:
-        choice, profiles = self.choice, self._config.resolve_profiles(info.image_size)
+        choice, profiles = self.choice, self._profiles(info)
         most, _ = most_activations(info, profiles)
         return {
             "input": f"{info.takes}, sizes as in the profiles",
@@ -138,7 +141,7 @@ class EngineExporter(Exporter):
         except ExportError as exc:
             if not ran_out_of_memory(str(exc)):
                 raise
-            raise explained(exc, info, self._config.resolve_profiles(info.image_size), self.choice.gpu) from exc
+            raise explained(exc, info, self._profiles(info), self.choice.gpu) from exc
 
     def trial(self, info: ArtifactInfo) -> Trial:
         assert info.engine is not None  # it is the record of what was made

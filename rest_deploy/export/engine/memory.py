@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import DeviceError, ExportError
-from rest_deploy.models.family import NetworkConfig, config_of, family_named, family_of, pixels_within
+from rest_deploy.models.family import engine_bytes, pixels_within
 from rest_deploy.nvidia import Gpu, free_bytes
-from rest_deploy.specs import ImageSize, Precision
+from rest_deploy.specs import ImageSize
 
 _MIB = 2**20
 _SMALLER = "give smaller sizes by --profile, or by --max-size and --max-batch"
@@ -23,11 +23,7 @@ def most_activations(info: ArtifactInfo, profiles: Sequence[Profile]) -> tuple[i
         info: Record of the ONNX file that it is built from.
         profiles: Of the engine.
     """
-    family, config = family_named(info.family), config_of(info)
-    return max(
-        ((family.engine_bytes(config, profile.max, info.precision), profile.max) for profile in profiles),
-        key=lambda most: most[0],
-    )
+    return max(((engine_bytes(info, profile.max), profile.max) for profile in profiles), key=lambda most: most[0])
 
 
 def check_room(info: ArtifactInfo, profiles: Sequence[Profile], gpu: Gpu, weights: int = 0) -> None:
@@ -79,25 +75,23 @@ def explained(
     return DeviceError(f"{told}; run less on this GPU at a time, give a smaller --workspace, or {_SMALLER}")
 
 
-def engine_side(config: NetworkConfig, batch: int, precision: Precision, limit_bytes: int) -> int:
+def engine_side(info: ArtifactInfo, batch: int, limit_bytes: int) -> int:
     """Side of the largest square images of which an engine takes a batch within so many bytes for activations, as
     estimated; 0 where not even images of one pixel fit.
 
     Args:
-        config: Of the network.
+        info: Record of the ONNX file that it is built from.
         batch: Images of a call.
-        precision: Of the engine.
         limit_bytes: How many.
     """
-    family = family_of(config)
 
     def activations(_: int, height: int, width: int) -> int:
-        return family.engine_bytes(config, InputSize(batch, ImageSize(height, width)), precision)
+        return engine_bytes(info, InputSize(batch, ImageSize(height, width)))
 
     return math.isqrt(pixels_within(limit_bytes, activations))
 
 
 def _what_fits(info: ArtifactInfo, size: InputSize, limit_bytes: int) -> str:
     """The largest square of which a batch fits, in words."""
-    side = engine_side(config_of(info), size.batch, info.precision, limit_bytes)
+    side = engine_side(info, size.batch, limit_bytes)
     return f"at batch {size.batch} at most about {side}x{side} fits" if side else f"no size fits at batch {size.batch}"

@@ -179,10 +179,10 @@ def test_the_profile_that_takes_most_counts(info: ArtifactInfo) -> None:
 
 
 @pytest.mark.parametrize(("batch", "mib"), [(1, 100), (8, 1000), (8, 24_000)])
-def test_the_side_that_fits_and_the_next_does_not(batch: int, mib: int) -> None:
-    side = engine_side(TINY, batch, Precision.FP32, mib << 20)
+def test_the_side_that_fits_and_the_next_does_not(info: ArtifactInfo, batch: int, mib: int) -> None:
+    side = engine_side(info, batch, mib << 20)
     assert _bytes(batch, side) <= mib << 20 < _bytes(batch, side + 1)
-    assert engine_side(TINY, batch, Precision.FP32, 1 << 20) == 0
+    assert engine_side(info, batch, 1 << 20) == 0
 
 
 def test_a_gpu_with_just_enough_memory_is_none_to_refuse(info: ArtifactInfo) -> None:
@@ -195,7 +195,7 @@ def test_a_gpu_with_just_enough_memory_is_none_to_refuse(info: ArtifactInfo) -> 
 
 def test_a_refusal_tells_the_estimate_and_what_fits(info: ArtifactInfo) -> None:
     memory, weights = 1 << 30, 100 << 20
-    side = engine_side(TINY, 2, Precision.FP32, memory - weights)
+    side = engine_side(info, 2, memory - weights)
     assert 300 < side < 2000
     with pytest.raises(DeviceError) as caught:
         check_room(info, PROFILES, _gpu(memory), weights)
@@ -212,7 +212,7 @@ def test_a_build_that_ran_out_of_memory_is_explained(info: ArtifactInfo, monkeyp
     error = ExportError("TensorRT could not build the engine: OutOfMemory")
     told = explained(error, info, PROFILES, _gpu(8 << 30))
     assert isinstance(told, DeviceError)
-    side = engine_side(TINY, 2, Precision.FP32, 8 << 30)
+    side = engine_side(info, 2, 8 << 30)
     assert side < 2000
     facts = (str(error), "2x2000x2000", f"{_bytes(2, 2000) / 2**20:,.0f} MiB", "estimated", "8,192 MiB are free")
     assert all(fact in str(told) for fact in (*facts, f"at most about {side}x{side} fits", "--workspace", SMALLER))
