@@ -89,7 +89,7 @@ def start(contender: Contender, cases: Sequence[InputSize], tell: Callable[[Cold
         with contender.open() as session:
             known = replace(known, load_ms=(time.perf_counter() - begin) * 1e3)
             for case in sorted(cases, key=lambda case: case.batch * case.size.height * case.size.width):
-                batch = rng.standard_normal(case.shape(contender.channels)).astype(np.float32)
+                batch = contender.batch(case, rng)
                 begin = time.perf_counter()
                 session.run(batch)
                 if known.first_answer_ms is None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from rest_deploy.artifact.files import distinct_names
 from rest_deploy.artifact.identity import sha256_of
-from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.info import PIXEL_CHANNELS, ArtifactInfo
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.benchmarking.sessions import (
     ArtifactSession,
@@ -23,9 +28,10 @@ from rest_deploy.benchmarking.sessions import (
 )
 from rest_deploy.errors import ConfigError, InputError, MissingPackageError
 from rest_deploy.models.family import config_of, family_of, get_config, network_bytes
+from rest_deploy.preprocess.transform import input_of
 from rest_deploy.runtimes.memory import check_call
 from rest_deploy.runtimes.registry import RUNTIMES, read_info
-from rest_deploy.specs import Device, Precision, Taps
+from rest_deploy.specs import Device, InputKind, Precision, Preprocessing, Taps
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class Contender:
         channels: Of the network's input.
         features: What it gives, where that is not the logits alone.
         block: As a record's ``map_block``.
+        input_kind: What its file takes.
+        steps: Of a run on pictures, from a picture to the input, as a record has it; None where the input is given.
     """
 
     name: str
@@ -93,6 +101,8 @@ class Contender:
     channels: int
     features: Sequence[str] = ()
     block: int | None = None
+    input_kind: str = InputKind.FLOAT.value
+    steps: Mapping[str, Any] | None = None
 
     @property
     def kind(self) -> str:
@@ -105,11 +115,28 @@ class Contender:
         return str(Device.parse(self.device)) if self.device is not None else RUNTIMES[self.format].default_device
 
     def open(self) -> Session:
-        """Open it.
+        """Open it; in a run on pictures it takes those, and what its file does not do with them is part of a call.
 
         Raises:
             RestDeployError: It cannot be opened.
         """
+        session = self._opened()
+        if self.steps is not None and self.input_kind != InputKind.PIXELS.value:
+            session.run = partial(_run_on_pictures, session.run, Preprocessing.from_dict(self.steps), self.input_kind)
+        return session
+
+    def batch(self, case: InputSize, rng: np.random.Generator) -> NDArray[Any]:
+        """Random images of a case: float32 (B, channels, H, W), or pictures, uint8 (B, H, W, 3)."""
+        if self.steps is None:
+            return rng.standard_normal(case.shape(self.channels)).astype(np.float32)
+        return rng.integers(0, 256, (*case.sizes, PIXEL_CHANNELS), np.uint8)
+
+    def seen(self, case: InputSize) -> InputSize:
+        """The batch and size that go into the network itself."""
+        size = Preprocessing.from_dict(self.steps).size if self.steps is not None else None
+        return InputSize(case.batch, size or case.size)
+
+    def _opened(self) -> Session:
         if self.baseline is None:
             return ArtifactSession(Path(self.file), self.device, self.threads)
         row = BASELINES[self.baseline]
@@ -132,7 +159,7 @@ class Contender:
             PredictorError: Too little is free for any image.
         """
         if self.where == "cpu":
-            check_call(self._call_bytes, case.sizes, "", InputError, step="give smaller sizes")
+            check_call(self._call_bytes, self.seen(case).sizes, "", InputError, step="give smaller sizes")
 
     def _call_bytes(self, batch: int, height: int, width: int) -> int:
         as_onnx = self.baseline not in (None, "torch")
@@ -173,6 +200,29 @@ class Contender:
         }
 
 
+def _run_on_pictures(
+    run: Callable[[NDArray[Any]], Any], steps: Preprocessing, kind: str, pictures: NDArray[np.uint8]
+) -> Any:
+    """Call a network with what its file takes of each picture."""
+    return run(np.stack([input_of(Image.fromarray(own), steps, InputKind(kind)) for own in pictures]))
+
+
+def on_pictures(contenders: Sequence[Contender]) -> list[Contender]:
+    """The same contenders, where one of them takes pictures in a run on pictures.
+
+    Raises:
+        ConfigError: One takes none.
+    """
+    if all(own.input_kind == InputKind.FLOAT.value for own in contenders):
+        return [replace(own, steps=None) for own in contenders]
+    for own in contenders:
+        if own.steps is None or not Preprocessing.from_dict(own.steps).takes_pictures:
+            raise ConfigError(
+                f"{own.name} does not say how pictures become its input, and others take pictures; leave it out"
+            )
+    return list(contenders)
+
+
 def check_baselines(names: Sequence[str]) -> tuple[str, ...]:
     """Baselines by name, each once.
 
@@ -207,9 +257,11 @@ def artifact_contenders(paths: Sequence[str | Path], device: str | None, threads
             threads=threads,
             format=info.format,
             precision=info.precision.value,
-            channels=int(info.input.shape[1]),
+            channels=info.channels,
             features=info.taps.names if info.taps != Taps() else (),
             block=info.map_block,
+            input_kind=info.input_kind.value,
+            steps=info.preprocessing.to_dict() if info.preprocessing is not None else None,
         )
         for name, network, path, info in zip(names, networks, paths, infos, strict=True)
     ]
@@ -234,6 +286,7 @@ def model_contender(model: str, device: str | None, threads: int) -> Contender:
         format="",
         precision="fp32",
         channels=config.in_channels,
+        steps=family_of(config).preprocessing_at(None).to_dict(),
     )
 
 
@@ -258,7 +311,16 @@ def baseline_contender(name: str, of: Contender, folder: Path, *, alone: bool) -
     format = "pytorch" if row.file == WEIGHTS else "onnx"
     own = name if alone else f"{of.network} {name}"
     file = str(folder / row.file)
-    return replace(of, name=own, file=file, baseline=name, format=format, precision="fp32", block=None)
+    return replace(
+        of,
+        name=own,
+        file=file,
+        baseline=name,
+        format=format,
+        precision="fp32",
+        block=None,
+        input_kind=InputKind.FLOAT.value,
+    )
 
 
 def _network_names(infos: Sequence[ArtifactInfo]) -> list[str]:

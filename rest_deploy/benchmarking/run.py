@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rest_deploy.artifact.info import PIXEL_CHANNELS
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.artifact.workspace import workspace
 from rest_deploy.benchmarking.cold import measure_cold
@@ -30,6 +31,7 @@ from rest_deploy.benchmarking.contenders import (
     baseline_contender,
     check_baselines,
     model_contender,
+    on_pictures,
 )
 from rest_deploy.benchmarking.measure import Call, CaseTimes, Effort, time_case, warm_up_all
 from rest_deploy.benchmarking.results import BenchmarkReport, CaseResult, Result
@@ -117,7 +119,7 @@ def benchmark(
     networks = _networks([*found, *(model_contender(name, device, threads) for name in models)])
     with _workshop() as folder:
         cases = _cases(sizes, batches)
-        contenders = tuple(_with_baselines(found, networks, names, folder))
+        contenders = tuple(on_pictures(list(_with_baselines(found, networks, names, folder))))
         _check_named(relative_to, contenders)
         made = BenchmarkReport(
             environment=describe_environment(command),
@@ -332,12 +334,16 @@ def _refused(made: BenchmarkReport, case: InputSize) -> dict[str, str]:
     return found
 
 
-def _images(made: BenchmarkReport, case: InputSize, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-    """Contender -> its batch; contenders with the same shape share it."""
-    shapes = {own.name: case.shape(own.channels) for own in made.contenders if own.name in names}
-    rng = np.random.default_rng(made.settings["seed"])
-    batches = {shape: rng.standard_normal(shape).astype(np.float32) for shape in dict.fromkeys(shapes.values())}
-    return {name: batches[shape] for name, shape in shapes.items()}
+def _images(made: BenchmarkReport, case: InputSize, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Contender -> its batch; contenders with the same number of channels share it, and all share pictures."""
+    rng, batches, found = np.random.default_rng(made.settings["seed"]), dict[int, NDArray[Any]](), {}
+    for own in made.contenders:
+        channels = own.channels if own.steps is None else PIXEL_CHANNELS
+        if own.name in names:
+            if channels not in batches:
+                batches[channels] = own.batch(case, rng)
+            found[own.name] = batches[channels]
+    return found
 
 
 def _time(
@@ -360,7 +366,9 @@ def _result(made: BenchmarkReport, contender: Contender, case: InputSize, times:
         batch=case.batch,
         warmup=tuple(times.warmups[contender.name]),
         rounds=tuple(tuple(calls) for calls in rounds),
-        flop=family_named(contender.family).flops(config_of(contender), case.batch, case.size) if whole else 0,
+        flop=family_named(contender.family).flops(config_of(contender), case.batch, contender.seen(case).size)
+        if whole
+        else 0,
         ratio=_ratio(made, contender, times),
     )
     if made.machine is None or result.gflops is None or contender.where != "cpu":
@@ -386,7 +394,7 @@ def _with_gpu(
     result: Result,
     case: InputSize,
     sessions: Mapping[str, Session],
-    images: Mapping[str, NDArray[np.float32]],
+    images: Mapping[str, NDArray[Any]],
 ) -> Result:
     if result.error is not None:
         return result

@@ -269,7 +269,8 @@ def test_an_engine_that_its_gpu_has_no_memory_for_is_refused_before_the_work(
     (told,) = re.findall(r"at batch 4 at most about (\d+)x\1 fits", line)
     side = int(told)
     taken = [
-        FAMILIES["rest"].engine_bytes(TINY, InputSize.parse(f"4x{own}x{own}"), Precision.FP32) for own in (side, side + 1)
+        FAMILIES["rest"].engine_bytes(TINY, InputSize.parse(f"4x{own}x{own}"), Precision.FP32)
+        for own in (side, side + 1)
     ]
     assert taken[0] <= 1 << 30 < taken[1]
     assert all(f in line for f in ("4x3000x3000", f"{needed / 2**20:,.0f} MiB", "small (sm89) has 1,024 MiB"))

@@ -55,7 +55,9 @@ class EngineConfig:
     """
 
     min_size: ImageSize | None = option(None, "smallest input (default 1x1)", metavar="HxW")
-    opt_size: ImageSize | None = option(None, "size to tune for (default the image size, of pictures 480x640)", metavar="HxW")
+    opt_size: ImageSize | None = option(
+        None, "size to tune for (default the image size, of pictures 480x640)", metavar="HxW"
+    )
     max_size: ImageSize | None = option(None, "largest input (default 640x640, of pictures 2160x3840)", metavar="HxW")
     max_batch: Annotated[int, BATCH] | None = option(None, "largest batch (default 8)", metavar="N")
     profiles: tuple[Profile, ...] = option(

@@ -66,6 +66,11 @@ class EngineExporter(Exporter):
     def check(self, info: ArtifactInfo) -> None:
         """An engine must take the images that its own preprocessing gives, and fit on its GPU."""
         self._check_room(info)
+        if info.resizes and self._config.tf32:
+            raise ConfigError(
+                "--tf32 rounds products to 10 bits, and pictures are resized by products of 15; leave it out, or give "
+                "--input uint8"
+            )
         steps, profiles = info.preprocessing, self._profiles(info)
         if steps is None or (size := steps.size) is None or info.resizes:
             return
