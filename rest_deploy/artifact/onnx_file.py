@@ -25,6 +25,7 @@ from rest_deploy.artifact.onnx_graph import (
     read_model,
     refuse_hostile,
     text_entry,
+    with_blocks_of,
     without_blocks,
     without_weights,
 )
@@ -105,6 +106,14 @@ class OnnxFile:
         It must have been checked: see :meth:`check_graph`.
         """
         return without_weights(self.content, self._model, place)
+
+    def with_blocks_of(self, numbers: int) -> tuple[bytes, Callable[[str], bytes]]:
+        """Its bytes with other blocks of large maps, and what :meth:`without_weights` is of these.
+
+        It must have been checked: see :meth:`check_graph`.
+        """
+        content = with_blocks_of(self.content, self._model, numbers)
+        return content, functools.partial(without_weights, content, self._model)
 
     def without_blocks(self) -> tuple[bytes, Callable[[str], bytes]]:
         """Its bytes with each large map as it was traced alone, and what :meth:`without_weights` is of these.

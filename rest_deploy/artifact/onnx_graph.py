@@ -52,6 +52,8 @@ _WIDENING = frozenset(
 #: which there are a few.
 _FEW = 16
 _MOST_DIMS = 8
+#: Names of the weights that hold the numbers of a block of a large map, and of the largest map that is computed whole.
+BLOCK_SIZES = ("map_block", "map_whole")
 #: Numbers of a Range that no image sets a bound to: pixels of a side that a picture is resized to.
 _MOST_RANGE = 1 << 20
 #: Operators that hold graphs -> the names of these.
@@ -317,6 +319,9 @@ def without_blocks(content: bytes, model: Mapping[str, Any]) -> bytes:
             break
         branch = _branch(content, start, stop)
         if branch is None:
+            if _CHOOSES in _text(content, start, stop, 3):  # which of both is taken: else it would be left on the CPU
+                graph += content[copied:at]
+                copied = stop
             continue
         graph += content[copied:at]
         copied = stop
@@ -331,6 +336,24 @@ def without_blocks(content: bytes, model: Mapping[str, Any]) -> bytes:
         graph += bytes_field(1, bytes_field(1, made) + bytes_field(2, given) + bytes_field(4, b"Identity"))
     graph += content[copied:end] + shapes
     return content[: begin - len(_head(7, end - begin))] + bytes_field(7, bytes(graph)) + content[end:]
+
+
+def with_blocks_of(content: bytes, model: Mapping[str, Any], numbers: int) -> bytes:
+    """A file that was not refused, with other blocks of large maps: of so many numbers.
+
+    Args:
+        content: The file.
+        model: What :func:`read_model` gave.
+        numbers: Of a block, and of the largest map that is computed whole.
+    """
+    begin, end = model["graph"]
+    reader, changed = _Reader(content), bytearray(content)
+    for tag, _, start, stop in _fields(content, begin, end):
+        if tag == _INITIALIZER:
+            tensor = reader.message(start, stop, _TENSOR)
+            if tensor.get("name") in BLOCK_SIZES:
+                changed[slice(*tensor["raw_data"])] = numbers.to_bytes(_ITEM_BYTES[_WHOLE], "little")
+    return bytes(changed)
 
 
 def _branch(content: bytes, start: int, stop: int) -> tuple[int, int] | None:
@@ -385,6 +408,8 @@ def _head(number: int, size: int) -> bytes:
 
 _INITIALIZER = 5 << 3 | 2
 _NODE_FIELD, _OUTPUT_FIELD, _SHAPE_FIELD, _ATTRIBUTE_FIELD = (number << 3 | 2 for number in (1, 12, 13, 5))
+#: In the names of nodes that compute the sizes of blocks.
+_CHOOSES = b"/node_blocks_"
 #: Name of the graph that computes a map as it was traced (``export/blockwise.py``).
 _WHOLE_BRANCH = b"whole"
 #: ``data_location = EXTERNAL`` of a tensor.

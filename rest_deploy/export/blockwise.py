@@ -23,11 +23,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from rest_deploy.artifact.onnx_graph import BLOCK_SIZES
 from rest_deploy.errors import ExportError
 from rest_deploy.models.family import MAP_BLOCK, MLP_WEIGHT, WHOLE_BLOCKS
 
-#: Names of the weights that hold the numbers of a block, and of the largest map that is computed whole.
-BLOCK_NAME, WHOLE_NAME = "map_block", "map_whole"
+BLOCK_NAME, WHOLE_NAME = BLOCK_SIZES
 _ONE, _ZERO, _AXIS, _KEPT = (f"map_{word}" for word in ("one", "zero", "axis", "kept"))
 #: What sizes of blocks are computed with. Rows are the axis 2 of (B, heads, N, C/heads); in a shape 0 keeps a size, and
 #: -1 takes what is left.

@@ -35,6 +35,8 @@ from rest_deploy.specs import DEFAULT_OPSET, ImageSize, InputKind, Interpolation
 _BITS, _UPPER_BITS = 22, 15
 #: Weights of red, green and blue in grey, of 65536, and what is added to round (rgb2l of Pillow's Convert.c).
 _GREY, _HALF = (19595.0, 38470.0, 7471.0), 32768.0
+#: Whether Pillow goes along columns first where pictures are tall, as it does from version 13 on.
+_COLUMNS_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 #: Places of a row that are computed together.
 _GROUP = 16
 #: Heights and widths of pictures that the way is checked with, and the largest share of levels that may be one off.
@@ -83,9 +85,10 @@ def as_graph(steps: Preprocessing, kind: InputKind, *, exact: bool = True) -> on
     shape = ("batch", len(steps.mean), "height", "width")
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("image", "same")]
     nothing = helper.make_graph([helper.make_node("Identity", ["image"], ["same"])], PREFIX, ends[:1], ends[1:])
-    return with_pixels(
-        helper.make_model(nothing, opset_imports=[helper.make_opsetid("", DEFAULT_OPSET)]), steps, kind, exact=exact
-    )
+    opsets = [helper.make_opsetid("", DEFAULT_OPSET)]
+    version = helper.find_min_ir_version_for(opsets)
+    model = helper.make_model(nothing, opset_imports=opsets, ir_version=version)
+    return with_pixels(model, steps, kind, exact=exact)
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,8 @@ def _resized(graph: _Graph, pictures: str, steps: Preprocessing, size: ImageSize
         return _as_they_are(graph, graph.Gather(rows, down.nearest(), axis=1))
     if not exact:  # TensorRT does nothing else with uint8
         pictures = graph.Cast(pictures, to=TensorProto.FLOAT)
+    if not _COLUMNS_FIRST:
+        return _passes(graph, pictures, steps.interpolation, down, across, rows_first=False)
     passes = (
         functools.partial(_passes, graph, pictures, steps.interpolation, down, across, rows_first=True),
         functools.partial(_passes, graph, pictures, steps.interpolation, down, across, rows_first=False),

@@ -6,6 +6,7 @@ import base64
 import functools
 import logging
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from rest_deploy.errors import (
     one_line,
 )
 from rest_deploy.machine import USUAL, describe_cpu, usable_cores
-from rest_deploy.models.family import operators_of
+from rest_deploy.models.family import config_of, network_bytes, operators_of
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.specs import Device
 
@@ -35,6 +36,16 @@ _log = logging.getLogger(__name__)
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
+#: On a GPU maps are computed whole up to so many bytes, and larger ones in blocks of half as many. Two ways to choose
+#: from cost 8% at 224 pixels there, and blocks of 2 million numbers 98% at 1024. From 2**31 numbers of a map on
+#: ONNX Runtime 1.31 gives wrong ones (docs/benchmarks.md).
+_GPU_WHOLE = 4 << 30
+_GPU_BLOCK = 1 << 27
+
+#: In the names of our own arithmetic on sizes (``export/blockwise.py``, ``export/pixels.py``), which may be on the CPU
+#: too; and what has pixels in it there, which may not.
+_SIZES_NAMED = re.compile(r"/node_blocks_|^pixels/")
+_WITH_PIXELS = frozenset({"Gather", "MatMul", "Split", "Transpose"})
 #: Arithmetic on sizes, which ONNX Runtime keeps on the CPU by design: a few integers, no image data.
 _SHAPE_OPERATORS = frozenset({"Shape", "Gather", "Concat", "Cast", "Reciprocal", "Squeeze", "Unsqueeze"})
 
@@ -66,6 +77,8 @@ class OnnxRuntime(Runtime):
     ) -> None:
         super().__init__(path, device, threads, allow_spinning)
         self._allow_spinning = allow_spinning
+        self._large: Any = None
+        self._opening = threading.Lock()
         self._session: Any = self._opened()
         inputs = {value.name: value.shape for value in self._session.get_inputs()}
         outputs = {value.name: value.shape for value in self._session.get_outputs()}
@@ -74,7 +87,8 @@ class OnnxRuntime(Runtime):
         self._names = [output.name for output in self.info.outputs]
         self._input = self.info.input.name
 
-    def _opened(self) -> Any:
+    def _opened(self, *, large: bool = False) -> Any:
+        """A session; on a GPU with large maps whole, or in blocks."""
         with _loading_beside(self.path):  # while the file is read
             file = OnnxFile(self.path)
         self.info = file.info
@@ -85,8 +99,8 @@ class OnnxRuntime(Runtime):
                 _check_integers(self.info, self.target, self.path)
             content: bytes = file.content
             without_weights: Callable[[str], bytes] = file.without_weights
-            if self.target.kind == "cuda" and self.info.map_block:  # where blocks have not been measured
-                content, without_weights = file.without_blocks()
+            if self.target.kind == "cuda" and self.info.map_block:
+                content, without_weights = file.with_blocks_of(_GPU_BLOCK) if large else file.without_blocks()
             return open_session(
                 content,
                 self.path,
@@ -119,7 +133,7 @@ class OnnxRuntime(Runtime):
     def _run(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         self._turns.get()
         try:
-            session = self._session
+            session = self._session_for(self.info.network_sizes(*self.info.input_sizes(batch.shape)))
             if session is None:  # closed by another thread, after run() looked
                 self._check_usable()
             more = (_giving_back(),) if self.call_bytes(*self.info.input_sizes(batch.shape)) > USUAL else ()
@@ -131,8 +145,32 @@ class OnnxRuntime(Runtime):
         finally:
             self._turns.put(None)
 
+    def _session_for(self, size: tuple[int, int, int]) -> Any:
+        """The session; on a GPU for large maps another, which is opened with the first of them."""
+        if self.target.kind != "cuda" or not self.info.map_block or self._session is None:
+            return self._session
+        if network_bytes(config_of(self.info), *size, precision=self.info.precision) <= _GPU_WHOLE:
+            return self._session
+        with self._opening:
+            if self._large is None:
+                self._large = self._reopened()
+        return self._large
+
+    def _reopened(self) -> Any:
+        """A session of the same file, with blocks.
+
+        Raises:
+            ArtifactError: It is another file now.
+        """
+        before = self.info
+        session = self._opened(large=True)
+        if self.info.to_json() != before.to_json():
+            self.info = before
+            raise ArtifactError(f"{self.path}: it is another file than the one that was opened; open it again")
+        return session
+
     def _close(self) -> None:
-        self._session = None
+        self._session = self._large = None
 
 
 @contextmanager
@@ -340,6 +378,7 @@ def _check_on_gpu(session: Any, device: Device, path: Path) -> None:
             if subgraph.ep_name == _CPU
             for node in subgraph.get_nodes()
             if node.op_type not in _SHAPE_OPERATORS
+            and (node.op_type in _WITH_PIXELS or not _SIZES_NAMED.search(node.name))
         }
     )
     if stray:

@@ -25,10 +25,10 @@ from rest_deploy.artifact.onnx_graph import read_model, refuse_hostile
 from rest_deploy.errors import ConfigError, ExportError
 from rest_deploy.export import blockwise as blocks
 from rest_deploy.export import checks
-from rest_deploy.export.blockwise import blockwise, whole, with_block
+from rest_deploy.export.blockwise import BLOCK_NAME, WHOLE_NAME, blockwise, whole, with_block
 from rest_deploy.export.checks import checked_blockwise
 from rest_deploy.export.cpu_session import CpuSession
-from rest_deploy.models.family import MAP_BLOCK, WHOLE_BLOCKS, config_of, operators_of
+from rest_deploy.models.family import MAP_BLOCK, WHOLE_BLOCKS, config_of, network_bytes, operators_of
 from rest_deploy.models.stages_family import stage_sizes
 from rest_deploy.pipeline import ExportRequest, run_export, run_exports
 from rest_deploy.runtimes import ort
@@ -249,7 +249,8 @@ def test_without_its_blocks_a_file_is_what_it_was(tiny_onnx: Path, rng: np.rando
     flat, known = onnx.load_model_from_string(content), whole(onnx.load(tiny_onnx))
     onnx.checker.check_model(flat, full_check=True)
     kinds = {node.op_type for node in flat.graph.node}
-    assert kinds.isdisjoint({"If", "Scan"})
+    assert kinds.isdisjoint({"If", "Scan", "Greater"})  # what would choose is gone too: it would run on the CPU
+    assert len(flat.graph.node) == len(known.graph.node) + 5 + 5
     assert b"here" in without_weights("here")
     wanted = [node.SerializeToString() for node in known.graph.node]
     found = {node.SerializeToString() for node in flat.graph.node}
@@ -257,6 +258,55 @@ def test_without_its_blocks_a_file_is_what_it_was(tiny_onnx: Path, rng: np.rando
     image = _batch(rng, (2, 33, 50))
     assert np.array_equal(CpuSession(flat).run(image)["logits"], CpuSession(known).run(image)["logits"])
     refuse_hostile(content, read_model(content), operators_of(read_info(tiny_onnx)))
+
+
+def test_a_file_with_other_blocks(tiny_onnx: Path) -> None:
+    file = read_checked(tiny_onnx, operators_of)
+    content, without_weights = file.with_blocks_of(50)
+    assert len(content) == len(file.content)
+    assert b"here" in without_weights("here")
+    found, wanted = onnx.load_model_from_string(content), with_block(onnx.load(tiny_onnx), 50)
+    assert found.graph == wanted.graph
+
+
+def test_on_a_gpu_a_second_session_takes_large_maps(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for both sessions, which tell by which of them they were run; the second is opened once."""
+    opened: list[onnx.ModelProto] = []
+
+    class Session:
+        def __init__(self) -> None:
+            self._number = len(opened)
+
+        def get_inputs(self) -> list[Any]:
+            return [SimpleNamespace(name="image", shape=["batch", 3, "height", "width"])]
+
+        def get_outputs(self) -> list[Any]:
+            return [SimpleNamespace(name="logits", shape=["batch", TINY.num_classes])]
+
+        def run(self, names: list[str], given: dict[str, Any], *_: object) -> list[Any]:
+            return [np.full((len(given["image"]), TINY.num_classes), self._number, np.float32)]
+
+    def open_session(content: bytes, *_: object, **__: object) -> Session:
+        opened.append(onnx.load_model_from_string(bytes(content)))
+        return Session()
+
+    monkeypatch.setattr(ort, "open_session", open_session)
+    monkeypatch.setattr(ort, "import_onnxruntime", lambda device: SimpleNamespace())
+    monkeypatch.setattr(ort, "_GPU_WHOLE", network_bytes(TINY, 1, 64, 64))
+    with ort.OnnxRuntime(tiny_onnx, "cuda:0") as runtime:
+        sizes = [(1, 3, 64, 64), (1, 3, 96, 96), (2, 3, 64, 64), (1, 3, 32, 32)]
+        answers = [float(runtime.run(np.zeros(size, np.float32))["logits"][0, 0]) for size in sizes]
+    assert answers == [1, 2, 2, 1]
+    blocks = [
+        {
+            tensor.name: numpy_helper.to_array(tensor).tolist()
+            for tensor in own.graph.initializer
+            if "map_" in tensor.name
+        }
+        for own in opened
+    ]
+    assert ["If" in {node.op_type for node in own.graph.node} for own in opened] == [False, True]
+    assert blocks[1][BLOCK_NAME] == blocks[1][WHOLE_NAME] == [ort._GPU_BLOCK]
 
 
 def test_on_a_gpu_no_blocks_are_opened(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,8 +46,14 @@ class FakeSession:
 
     def get_provider_graph_assignment_info(self) -> list[Any]:
         return [
-            SimpleNamespace(ep_name=name, get_nodes=lambda kinds=kinds: [SimpleNamespace(op_type=k) for k in kinds])
-            for name, kinds in self._assigned.items()
+            SimpleNamespace(ep_name=name, get_nodes=lambda nodes=nodes: nodes)
+            for name, nodes in (
+                (
+                    name,
+                    [SimpleNamespace(op_type=kind, name=own) for kind, _, own in (one.partition(" ") for one in kinds)],
+                )
+                for name, kinds in self._assigned.items()
+            )
         ]
 
 
@@ -95,6 +102,26 @@ def test_a_computation_left_on_the_cpu_is_an_error(tiny_onnx: Path, monkeypatch:
     _pretend(monkeypatch, session)
     with pytest.raises(DeviceError, match="would run Erf, LayerNormalization on the CPU"):
         OnnxRuntime(tiny_onnx, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("node", "stray"),
+    [
+        ("Mul stage1_0.attn/node_blocks_3", False),
+        ("Where pixels/node_12", False),
+        ("MatMul pixels/node_40", True),
+        ("Mul stage1_0.attn/node_mul", True),
+        ("Mul a/pixels/node_1", True),
+    ],
+)
+def test_our_arithmetic_on_sizes_may_be_on_the_cpu_and_no_pixels(
+    node: str, *, stray: bool, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    _pretend(monkeypatch, FakeSession(providers, {"CUDAExecutionProvider": ["MatMul"], "CPUExecutionProvider": [node]}))
+    refused = pytest.raises(DeviceError, match="on the CPU; use device cpu") if stray else nullcontext()
+    with refused:
+        OnnxRuntime(tiny_onnx, "cuda").close()
 
 
 def test_a_name_that_is_no_utf8(tiny_onnx: Path, tmp_path: Path) -> None:
