@@ -20,6 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,7 @@ def noise(*shape: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(shape).integers(0, 256, shape, np.uint8))
 
 
+@pytest.mark.slow
 def test_many_at_once_get_their_own_answers(service: Service, predictor: Predictor) -> None:
     bodies = [path.read_bytes() for path in sorted(IMAGES.glob("*.[jp][pn]g"))]
     bodies += [encoded(noise(*shape)) for shape in ((1, 1, 3), (48, 64, 3), (31, 200, 3), (333, 222, 3), (5, 700, 3))]
@@ -151,6 +153,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_odd_pictures_are_answered(service: Service, predictor: Predictor, name: str) -> None:
     assert service.classify(ODD[name]) == (200, predictor.classify(ODD[name]))
@@ -177,6 +180,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_bad_pictures_are_refused_in_a_line(service: Service, predictor: Predictor, name: str) -> None:
     body, fact = BAD[name]
@@ -187,12 +191,14 @@ def test_bad_pictures_are_refused_in_a_line(service: Service, predictor: Predict
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_too_many_bytes_are_refused(service: Service) -> None:
     status, answer = service.classify(bytes((16 << 20) + 1))
     assert status == 413
     assert "16,777,216" in answer["detail"]
 
 
+@pytest.mark.slow
 def test_a_slow_client_holds_up_nobody(service: Service, predictor: Predictor) -> None:
     body = ODD["rgba"]
     head = f"POST /classify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -204,11 +210,11 @@ def test_a_slow_client_holds_up_nobody(service: Service, predictor: Predictor) -
     assert json.loads(answer.split(b"\r\n\r\n")[1]) == predictor.classify(body)
 
 
-def test_the_event_loop_is_free_while_the_network_runs(monkeypatch: pytest.MonkeyPatch, predictor: Predictor) -> None:
+def test_the_event_loop_is_free_while_the_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = threading.Event()
 
     class Busy:
-        info = predictor.info
+        info = SimpleNamespace(model="busy", precision="fp32", num_classes=1, weights=SimpleNamespace(sha256=None))
 
         def classify(self, content: bytearray) -> list[bytearray]:
             assert asked.wait(10)
@@ -234,18 +240,21 @@ def test_faults_of_the_process_are_not_the_clients() -> None:
     assert json.loads(answer.body) == {"detail": "memory is short"}
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_away_is_no_error(service: Service) -> None:
     with socket.create_connection(("127.0.0.1", service.port), _TIMEOUT) as gone:
         gone.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
     assert service.ask("GET", "/health")[0] == 200  # what it logged is read when it has ended
 
 
+@pytest.mark.slow
 def test_its_health_is_what_the_record_says(service: Service, predictor: Predictor) -> None:
     info = predictor.info
     expected = {"model": info.model, "precision": "fp32", "classes": 7, "weights": info.weights.sha256}
     assert service.ask("GET", "/health") == (200, expected)
 
 
+@pytest.mark.slow
 def test_without_a_good_file_it_does_not_start(tmp_path: Path) -> None:
     env = os.environ | {"ARTIFACT": str(tmp_path / "none.onnx")}
     argv = [sys.executable, "-m", "uvicorn", "examples.service:app", "--port", "0"]
