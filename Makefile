@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all faults soak oldest pythons lint bench bench-full figures clean
+.PHONY: demo test test-all others faults soak oldest pythons lint bench bench-full figures clean
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,10 @@ test: $(VENV)/.made
 # Both lanes.
 test-all: $(VENV)/.made
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# What tests of the programs of docs/other-languages.md take beside Python; without it they skip.
+others:
+	bash .ci/others $(VENV)-others
 
 # Plants faults in a copy, one at a time; each must be found by its test of the first lane (tests/planted_faults.py has the list).
 faults: $(VENV)/.made

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,7 +28,7 @@ from rest_deploy.pipeline.vector import make_test_vector
 from rest_deploy.predictor import Predictor
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.transform import transform
-from rest_deploy.specs import ImageSize, Output, Precision, Preprocessing, TensorSpec
+from rest_deploy.specs import ImageSize, InputKind, Output, Precision, Preprocessing, TensorSpec
 from tests.conftest import IMAGES, ROOT, TINY, slow
 
 PROGRAMS = ROOT / "examples" / "other_languages"
@@ -54,6 +55,19 @@ CASES: dict[str, dict[str, Any]] = {
 #: With the slow ones marked: in the first lane one of each way to the input, and one that is not FP32.
 CASES_HERE = ("native", "crop", "int8", *slow(case for case in CASES if case not in ("native", "crop", "int8")))
 
+#: Of the programs that take float32 alone.
+CASES_ELSEWHERE = [case for case in CASES if case != "fp16"]
+#: Name of a case -> what is exported to take pictures.
+TAKING_PICTURES: dict[str, dict[str, Any]] = {
+    "pixels, crop": {"preprocessing": Preprocessing("crop", SMALL)},
+    "pixels, grey": {"model": replace(TINY, in_channels=1), "preprocessing": Preprocessing("warp", SMALL, **GREY)},
+    "pixels, native": {"preprocessing": Preprocessing("native", None)},
+}
+#: What `make others` puts here, for the programs in other languages than Python.
+OTHERS = ROOT / ".venv-others"
+#: Of the largest logit: how far another version of ONNX Runtime may be off. The same one agrees to the last bit.
+_OTHER_VERSION = 1e-5
+
 
 @pytest.fixture(scope="module")
 def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
@@ -62,7 +76,9 @@ def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def get(case: str) -> Path:
         if case not in made:
-            request = {"model": TINY, "labels": "none", **CASES[case]}
+            request = {"model": TINY, "labels": "none", **(CASES | TAKING_PICTURES)[case]}
+            if case in TAKING_PICTURES:  # their way to the input is proved elsewhere
+                request |= {"input": InputKind.PIXELS, "verify": False}
             if request.get("precision", Precision.FP32) is not Precision.FP32:
                 request["options"] = {**request.get("options", {}), "compare_speed": False}
             made[case] = run_export(ExportRequest(output=folder / f"{case}.onnx", **request)).path
@@ -186,8 +202,9 @@ def _off(vector: dict[str, Any], values: NDArray[np.float32]) -> float:
 # -- Python
 
 
-def test_the_python_program_needs_nothing_of_ours() -> None:
-    tree = ast.parse((PROGRAMS / "classify.py").read_text())
+@pytest.mark.parametrize("name", ["classify.py", "pixels.py"])
+def test_the_python_program_needs_nothing_of_ours(name: str) -> None:
+    tree = ast.parse((PROGRAMS / name).read_text())
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert names - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "PIL"}
@@ -317,7 +334,7 @@ def test_javascript_makes_the_input(tmp_path: Path, rng: np.random.Generator) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if case != "fp16"])
+@pytest.mark.parametrize("case", CASES_ELSEWHERE)
 def test_the_node_program_agrees_with_the_predictor(
     file_of: Callable[[str], Path], tmp_path: Path, pictures: list[Path], case: str
 ) -> None:
@@ -341,12 +358,142 @@ def test_the_node_program_finds_faults(file_of: Callable[[str], Path], tmp_path:
     assert "float16" in done.stderr
 
 
+# -- C++
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES_ELSEWHERE)
+def test_the_cpp_program_agrees_with_the_predictor(
+    file_of: Callable[[str], Path], compiled: Callable[[str], Path], pictures: list[Path], case: str
+) -> None:
+    program = compiled("classify")
+    given = [path for path in pictures if path.name not in ("16bit.png", "turned.png") and case != "two channels"]
+    done = _run([program, file_of(case), *given])
+    assert done.returncode == 0, done.stderr
+    _same_answers(file_of(case), given, done.stdout)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A C++ program by its name, with ONNX Runtime as Python has it: of that comes no header, but the library."""
+    folder, made = tmp_path_factory.mktemp("compiled"), {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            made[name] = _compiled(name, folder)
+        return made[name]
+
+    return get
+
+
+def _compiled(name: str, folder: Path) -> Path:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is not installed")
+    library = next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"), None)
+    if library is None:
+        pytest.skip("the package of ONNX Runtime has no library for Linux in it")
+    for link in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        if not (folder / link).exists():
+            (folder / link).symlink_to(library)
+    places = [base / "usr" / "include" for base in (OTHERS, Path("/"))]
+    headers = [f"-isystem{place / part}" for place in places for part in ("onnxruntime", "stb")]
+    headers += [f"-isystem{OTHERS / 'usr' / 'include'}"]
+    source, program = PROGRAMS / f"{name}.cpp", folder / name
+    if _run([compiler, "-std=c++17", "-M", "-MF", os.devnull, *headers, source]).returncode:
+        pytest.skip("headers of ONNX Runtime, stb_image and nlohmann/json are not installed; make others brings them")
+    linked = [f"-L{folder}", "-lonnxruntime", f"-Wl,-rpath,{folder}", "-o", program]
+    done = _run([compiler, "-std=c++17", "-O2", *headers, source, *linked])
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+# -- files that take pictures
+
+
+@pytest.mark.parametrize("case", TAKING_PICTURES)
+def test_python_gives_the_predictors_logits(file_of: Callable[[str], Path], pictures: list[Path], case: str) -> None:
+    given = _plain(pictures)
+    done = _run([sys.executable, PROGRAMS / "pixels.py", file_of(case), *given])
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(_printed(done.stdout, given), _wanted(file_of(case), given))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TAKING_PICTURES)
+def test_node_gives_the_predictors_logits(
+    file_of: Callable[[str], Path], tmp_path: Path, pictures: list[Path], case: str
+) -> None:
+    given = _plain(pictures)
+    program = _node_program(tmp_path, "pixels.mjs")
+    done = _run(["node", program, file_of(case), *given])
+    assert done.returncode == 0, done.stderr
+    found, wanted = _printed(done.stdout, given), _wanted(file_of(case), given)
+    package = json.loads((program.parent / "node_modules" / "onnxruntime-node" / "package.json").read_text())
+    same = package["version"] == onnxruntime.__version__
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=0 if same else _OTHER_VERSION * np.abs(wanted).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TAKING_PICTURES)
+def test_cpp_gives_the_predictors_logits(
+    file_of: Callable[[str], Path], compiled: Callable[[str], Path], pictures: list[Path], case: str
+) -> None:
+    given = [path for path in _plain(pictures) if path.name != "turned.png"]
+    done = _run([compiled("pixels"), file_of(case), *given])
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(_printed(done.stdout, given), _wanted(file_of(case), given))
+
+
+@pytest.mark.slow
+def test_cpp_says_what_is_wrong(
+    file_of: Callable[[str], Path], compiled: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    for argv in ([tmp_path / "none.onnx"], [file_of("pixels, crop"), tmp_path / "text.png"], []):
+        done = _run([compiled("pixels"), *argv])
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_programs_that_resize_refuse_files_that_do(file_of: Callable[[str], Path]) -> None:
+    done = _run([sys.executable, PROGRAMS / "classify.py", file_of("pixels, crop"), IMAGES / "chelsea.png"])
+    assert done.returncode == 1
+    assert done.stderr == "the file takes uint8 pictures and makes the input itself: pixels.py is for it\n"
+
+
+@pytest.mark.slow
+def test_node_refuses_files_that_resize(file_of: Callable[[str], Path], tmp_path: Path) -> None:
+    done = _run(["node", _node_program(tmp_path), file_of("pixels, crop")])
+    assert done.returncode == 1
+    assert "pixels.mjs is for it" in done.stderr
+
+
+def _plain(pictures: list[Path]) -> list[Path]:
+    """Those whose pixels all decoders agree on; JPEG is not among them."""
+    return [path for path in pictures if path.name not in ("rgba.png", "16bit.png")]
+
+
+def _printed(text: str, pictures: list[Path]) -> NDArray[np.float32]:
+    """Logits that a program printed, by picture; nine digits tell float32 exactly."""
+    lines = [line.split(": ") for line in text.splitlines()]
+    assert [path for path, _ in lines] == [str(path) for path in pictures]
+    return np.array([values.split() for _, values in lines]).astype(np.float32)
+
+
+def _wanted(file: Path, pictures: list[Path]) -> NDArray[np.float32]:
+    """Logits of the predictor."""
+    with Predictor(file) as predictor:
+        return np.concatenate([predictor.logits(predictor.preprocess(path)) for path in pictures])
+
+
 # -- the page
 
 
 def test_the_page_links_to_what_is_there() -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)", PAGE.read_text())
-    assert {f"../examples/other_languages/{path.name}" for path in PROGRAMS.glob("[cC]lassify.*")} <= set(links)
+    programs = [path.name for pattern in ("[cC]lassify.*", "pixels.*") for path in PROGRAMS.glob(pattern)]
+    assert {f"../examples/other_languages/{name}" for name in programs} <= set(links)
     assert all((PAGE.parent / link).exists() for link in links)
 
 
@@ -440,16 +587,16 @@ def _javascript(folder: Path, name: str, script: str, cases: list[Any], sources:
     return (folder / "out.bin").read_bytes()
 
 
-def _node_program(folder: Path) -> Path:
-    """classify.mjs beside the packages that it needs, which nobody installs here."""
+def _node_program(folder: Path, name: str = "classify.mjs") -> Path:
+    """A program beside the packages that it needs, which only `make others` installs here."""
     _node()
     places = [Path(place) for place in os.environ.get("NODE_PATH", "").split(os.pathsep) if place]
-    for place in (*places, ROOT / "node_modules"):
+    for place in (*places, ROOT / "node_modules", OTHERS / "node_modules"):
         if (place / "onnxruntime-node").is_dir() and (place / "sharp").is_dir():
             break
     else:
-        pytest.skip("onnxruntime-node and sharp are in no folder of NODE_PATH")
+        pytest.skip("onnxruntime-node and sharp are in no folder of NODE_PATH; make others brings them")
     (folder / "node_modules").symlink_to(place)
-    for name in ("classify.mjs", "preprocess.mjs"):
-        shutil.copy(PROGRAMS / name, folder)
-    return folder / "classify.mjs"
+    for file in (name, "preprocess.mjs"):
+        shutil.copy(PROGRAMS / file, folder)
+    return folder / name

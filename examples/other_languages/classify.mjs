@@ -84,6 +84,7 @@ function scoresOf(logits, activation) {
 
 const [file, ...pictures] = process.argv.slice(2);
 const record = recordOf(readFileSync(file));
+if (record.input.dtype === "uint8") throw new Error("the file takes pictures and makes the input itself: pixels.mjs is for it");
 if (record.input.dtype !== "float32") throw new Error(`an input of ${record.input.dtype}: export without --half-io`);
 const session = await InferenceSession.create(file);
 await check(session, record);
