@@ -92,6 +92,7 @@ figures: $(VENV)/.made
 	$(BIN)/python -m benchmarks.noise
 	$(BIN)/python -m benchmarks.export_time
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.pictures
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.engine_build

@@ -283,8 +283,10 @@ class ArtifactInfo:
         """What goes in, in words."""
         if self.input_kind is InputKind.FLOAT:
             return f"{self.channels} channels"
-        resized = self.input_kind is InputKind.UINT8 and self.image_size is not None
-        return f"uint8 pictures in RGB{', resized' if resized else ''}"
+        if self.resizes:
+            as_pillow = "every level is Pillow's" if self.engine is None else "levels are at most one from Pillow's"
+            return f"uint8 pictures in RGB, resized in the file; {as_pillow}"
+        return f"uint8 pictures in RGB{', resized before' if self.image_size is not None else ''}"
 
     @property
     def channels(self) -> int:

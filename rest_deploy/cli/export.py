@@ -38,7 +38,7 @@ from rest_deploy.machine import describe_cpu
 from rest_deploy.models.family import titles
 from rest_deploy.pipeline import ExportRequest, ExportResult, Job, Prepared, prepare, run_exports
 from rest_deploy.pipeline.request import config_classes
-from rest_deploy.specs import Precision, Taps
+from rest_deploy.specs import InputKind, Precision, Taps
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,13 +183,13 @@ def _plans_of(prepared: Prepared) -> list[dict[str, str]]:
 
 def _plan(prepared: Prepared, job: Job) -> dict[str, str]:
     request = prepared.request
-    info = prepared.info.taking(request.input)
+    info, pictures = prepared.info.taking(request.input), request.input is not InputKind.FLOAT
     rows: dict[str, object] = {
         "model": info.model,
         "weights": info.weights,
         "format": f"{job.format}, {request.precision.value}, opset {request.onnx_config.opset}",
         "output": job.output,
-        "input": f"{info.takes}, any batch, height and width from 1 up",
+        "input": "" if pictures else f"{info.channels} channels, any batch, height and width from 1 up",
         **record_rows(info),
         "assumed": assumed(info),
         "outputs": outputs(info) if info.taps != Taps() else "",

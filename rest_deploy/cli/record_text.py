@@ -12,7 +12,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.artifact.precision import PrecisionRecord, speed_text
 from rest_deploy.cli.terminal import clean
-from rest_deploy.specs import LOGITS, FeatureNorm, Int8Target
+from rest_deploy.specs import LOGITS, FeatureNorm, InputKind, Int8Target
 
 
 def figures(verification: Mapping[str, Any]) -> str:
@@ -37,6 +37,7 @@ def record_rows(info: ArtifactInfo) -> dict[str, str]:
     """How pictures become inputs and logits scores, and what was done with the weights."""
     steps = info.preprocessing
     rows = {
+        "takes": info.takes if info.input_kind is not InputKind.FLOAT else "",
         "images": str(steps) if steps is not None else "none: the caller makes the input",
         "activation": info.activation.value if info.num_classes else "",
         "notes": "; ".join(info.weights.notes),
