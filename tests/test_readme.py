@@ -73,7 +73,7 @@ def test_what_is_not_printed_is_found() -> None:
     assert _missing("b\na\n", "a\nb\n") == ["a"]
 
 
-@pytest.mark.parametrize(("page", "count", "python"), [("README.md", 2, _DIGITS), ("docs/tour.md", 14, _ALL)])
+@pytest.mark.parametrize(("page", "count", "python"), [("README.md", 2, _DIGITS), ("docs/tour.md", 16, _ALL)])
 def test_the_pages_run_as_written(  # noqa: PLR0917
     page: str, count: int, python: list[str], clone: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
