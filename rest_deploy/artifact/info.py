@@ -210,7 +210,7 @@ class ArtifactInfo:
     def __post_init__(self) -> None:
         hold(self)
         self._check_input()
-        ranks = [(output, 2 if output.stride is None else 4) for output in self.outputs]
+        ranks: list[tuple[TensorSpec, int]] = [(own, 2 if own.stride is None else 4) for own in self.outputs]
         if self.input_kind is InputKind.FLOAT:
             ranks.insert(0, (self.input, 4))
         for spec, rank in ranks:
@@ -253,7 +253,9 @@ class ArtifactInfo:
         if "uint8" in {own.dtype for own in self.outputs} or (self.input.dtype == "uint8") != pixels:
             raise ArtifactError(f"tensors of uint8, and an input of {self.input_kind.value}; needed: uint8 of pictures")
         if pixels and (self.input != pixel_input() or takes is None or not takes.takes_pictures):
-            raise ArtifactError(f"input {self.input} of {self.input_kind.value}; needed: {pixel_input()}, and a transform")
+            raise ArtifactError(
+                f"input {self.input} of {self.input_kind.value}; needed: {pixel_input()}, and a transform"
+            )
 
     def check_tensors(self, inputs: _Shapes, outputs: _Shapes, path: Path) -> None:
         """Refuse a graph whose inputs and outputs are not those of the record.

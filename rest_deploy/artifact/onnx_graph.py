@@ -339,7 +339,8 @@ def _branch(content: bytes, start: int, stop: int) -> tuple[int, int] | None:
     """
     for tag, _, first, last in _fields(content, start, stop):
         if tag == _ATTRIBUTE_FIELD and _text(content, first, last, 1) == b"else_branch":
-            return next((one, two) for number, _, one, two in _fields(content, first, last) if number == 6 << 3 | 2)
+            found = next((one, two) for number, _, one, two in _fields(content, first, last) if number == 6 << 3 | 2)
+            return found if _text(content, *found, 2) == _WHOLE_BRANCH else None
     return None
 
 
@@ -384,6 +385,8 @@ def _head(number: int, size: int) -> bytes:
 
 _INITIALIZER = 5 << 3 | 2
 _NODE_FIELD, _OUTPUT_FIELD, _SHAPE_FIELD, _ATTRIBUTE_FIELD = (number << 3 | 2 for number in (1, 12, 13, 5))
+#: Name of the graph that computes a map as it was traced (``export/blockwise.py``).
+_WHOLE_BRANCH = b"whole"
 #: ``data_location = EXTERNAL`` of a tensor.
 _EXTERNALLY = bytes([14 << 3, 1])
 
@@ -411,7 +414,7 @@ def refuse_hostile(content: bytes, model: Mapping[str, Any], operators: Set[str]
     graph = _Reader(content).message(begin, end, _GRAPH)
     _refuse_graph(graph, operators | _OPERATORS, {"": 0.0})
     _refuse_division(content, graph, set())
-    _refuse_ranges(content, graph)
+    _refuse_ranges(content, graph, set(), set())
 
 
 def _refuse_graph(graph: Mapping[str, Any], operators: Set[str], around: Mapping[str, float]) -> float:
@@ -510,16 +513,23 @@ def _refuse_division(content: bytes, graph: Mapping[str, Any], around: Set[str])
             raise Refused("a division by values that may be zero")
 
 
-def _refuse_ranges(content: bytes, graph: Mapping[str, Any]) -> None:
+def _refuse_ranges(content: bytes, graph: Mapping[str, Any], small_around: Set[str], sizes_around: Set[str]) -> None:
     """Refuse a Range of more numbers than a side of an image or a small constant has: by others a file asks for memory
     without end.
+
+    Args:
+        content: The file.
+        graph: A graph of it.
+        small_around, sizes_around: Small constants of the graphs around it, and what is at most as much as one or a side.
     """
     small = {
         _name(one)
         for one in graph.get("initializer", [])
-        if one.get("data_type") == _WHOLE and (number := _one_number(content, one)) is not None and 0 <= number <= _MOST_RANGE
-    }
-    sizes = set(small)
+        if one.get("data_type") == _WHOLE
+        and (number := _one_number(content, one)) is not None
+        and 0 <= number <= _MOST_RANGE
+    } | small_around
+    sizes = small | sizes_around
     for node in graph.get("node", []):
         operator, taken, given = node.get("op_type", ""), node.get("input", []), node.get("output", [])
         if operator == "Shape" or (operator == "Squeeze" and taken[0] in sizes):
@@ -529,16 +539,8 @@ def _refuse_ranges(content: bytes, graph: Mapping[str, Any]) -> None:
         elif operator == "Range" and not (len(taken) == 3 and small.issuperset(taken[::2]) and taken[1] in sizes):
             raise Refused("a Range of more than a size")
         for attribute in node.get("attribute", ()):
-            if any(inner.get("op_type") == "Range" for inner in _nodes_of(attribute.get("g", {}))):
-                raise Refused("a Range in a branch")
-
-
-def _nodes_of(graph: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The nodes of a graph and of those in it."""
-    for node in graph.get("node", []):
-        yield node
-        for attribute in node.get("attribute", ()):
-            yield from _nodes_of(attribute.get("g", {}))
+            if "g" in attribute:
+                _refuse_ranges(content, attribute["g"], small, sizes)
 
 
 def _one_number(content: bytes, tensor: Mapping[str, Any]) -> int | None:

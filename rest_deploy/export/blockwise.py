@@ -41,6 +41,7 @@ _SIZES = {
 }
 _GELU, _RANK = ("Erf", "Gelu"), 4
 _IN_BLOCKS, _WHOLE = "then_branch", "else_branch"
+_TRACED = "whole"  # name of the graph in the latter
 _Way: TypeAlias = "Callable[[onnx.NodeProto], onnx.NodeProto | None]"
 
 
@@ -97,10 +98,10 @@ def whole(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     values = list(graph.value_info)
     for node in graph.node:
-        if node.op_type != "If":
+        branch = next((attribute.g for attribute in node.attribute if attribute.name == _WHOLE), None)
+        if branch is None or branch.name != _TRACED:
             nodes.append(node)
             continue
-        branch = next(attribute.g for attribute in node.attribute if attribute.name == _WHOLE)
         names = {branch.output[0].name: node.output[0]}
         nodes += [_renamed(inner, names, inner.name) for inner in branch.node]
         values += branch.value_info
@@ -347,7 +348,7 @@ class _Ways:
         names = {output: f"{output}/whole"}
         nodes = [_renamed(node, names, node.name) for node in self._own.nodes]
         values = [self._values[name] for node in self._own.nodes for name in node.output if name in self._declared]
-        return helper.make_graph(nodes, "whole", [], [self._typed(output, names[output])], value_info=values)
+        return helper.make_graph(nodes, _TRACED, [], [self._typed(output, names[output])], value_info=values)
 
     def _in_blocks(self, sizes: _Sizes) -> onnx.GraphProto:
         own, (output,) = self._own, self._own.end.output

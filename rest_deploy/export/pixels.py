@@ -1,10 +1,13 @@
-"""From pictures to the network's input, in the graph itself: the resize of Pillow to the last bit, the cut, the scaling.
+"""From pictures to the network's input, in the graph itself: Pillow's resize to the last bit, the cut, the scaling.
 
-Pillow resizes 8-bit pictures by two products with weights of 22 bits behind the point, first along rows, and rounds to
-whole levels after each (src/libImaging/Resample.c, ``ImagingResampleHorizontal_8bpc``). Here the weights are computed
-from the size of the picture when the graph runs, in float64 and in Pillow's order, and rounded as Pillow does. Each is
-split into two float32 numbers of 15 and of 7 bits: a level is a whole number up to 255, so that every product, and
-every sum of them in whatever order, is exact in float32.
+Pillow resizes 8-bit pictures by two products with weights of 22 bits behind the point, first along rows, of tall
+pictures first along columns, and rounds to whole levels after each (src/libImaging/Resample.c,
+``ImagingResampleHorizontal_8bpc``). Here the weights are computed from the size of the picture when the graph runs, in
+float64 and in Pillow's order, and rounded as Pillow does. Each is split into two float32 numbers of 15 and of 7 bits: a
+level is a whole number up to 255, so that every product, and every sum of them in whatever order, is exact in float32.
+
+What is tall has changed in Pillow 13.0 (python-pillow/Pillow, pull requests 9524 and 9549), and shows in the levels: a
+graph does as the Pillow of its export does.
 
 A weight is zero outside of a few pixels around its place. A product with all pixels of a row would cost 10 times
 Pillow's time for 12 megapixels; so places go in groups, and each group has the pixels that it needs gathered.
@@ -38,8 +41,10 @@ _GREY, _HALF = (19595.0, 38470.0, 7471.0), 32768.0
 #: Places of a row that are computed together.
 _GROUP = 16
 #: Heights and widths of pictures that the way is checked with, and the largest share of levels that may be one off.
-_CHECKED = ((1, 1), (2, 3), (37, 48), (97, 131), (480, 641), (31, 1013), (1080, 1920), (1, 700))
+_CHECKED = ((1, 1), (2, 3), (37, 48), (97, 131), (480, 641), (31, 1013), (900, 250), (1500, 97), (1080, 1920), (1, 700))
 _MOST_APART = 0.01
+#: Whether what is tall depends on what a picture is resized to, as from Pillow 13.0 on.
+_BY_RESULT = int(PIL.__version__.partition(".")[0]) >= 13
 #: Before the names of nodes and values.
 PREFIX = "pixels"
 
@@ -83,12 +88,14 @@ def as_graph(steps: Preprocessing, kind: InputKind, *, exact: bool = True) -> on
     shape = ("batch", len(steps.mean), "height", "width")
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("image", "same")]
     nothing = helper.make_graph([helper.make_node("Identity", ["image"], ["same"])], PREFIX, ends[:1], ends[1:])
-    return with_pixels(helper.make_model(nothing, opset_imports=[helper.make_opsetid("", DEFAULT_OPSET)]), steps, kind, exact=exact)
+    return with_pixels(
+        helper.make_model(nothing, opset_imports=[helper.make_opsetid("", DEFAULT_OPSET)]), steps, kind, exact=exact
+    )
 
 
 @dataclass(frozen=True)
 class Levels:
-    """How far levels of resized pictures are from Pillow's: the largest distance, and the share that is apart at all."""
+    """How far levels of resized pictures are from Pillow's: the largest distance, and the share that is apart."""
 
     most: int
     share: float
@@ -96,7 +103,9 @@ class Levels:
     def __str__(self) -> str:
         if not self.most:
             return "resized pictures are Pillow's to the last bit"
-        return f"{self.share:.2%} of the levels of resized pictures are apart from Pillow's, by {self.most} of 255 at most"
+        return (
+            f"{self.share:.2%} of the levels of resized pictures are apart from Pillow's, by {self.most} of 255 at most"
+        )
 
 
 def check_levels(steps: Preprocessing, kind: InputKind, *, exact: bool = True) -> Levels:
@@ -116,8 +125,10 @@ def check_levels(steps: Preprocessing, kind: InputKind, *, exact: bool = True) -
         most, apart, count = max(most, int(levels.max())), apart + int((levels > 0).sum()), count + levels.size
     found = Levels(most, apart / count)
     if found.most > (0 if exact else 1) or found.share > _MOST_APART:
-        raise ExportError(f"the graph resizes pictures otherwise than Pillow {PIL.__version__}: {found}; "
-                          "export with --input float, and report this")
+        raise ExportError(
+            f"the graph resizes pictures otherwise than Pillow {PIL.__version__}: {found}; "
+            "export with --input float, and report this"
+        )
     return found
 
 
@@ -126,6 +137,7 @@ class _Graph:
     """Nodes and weights as they are written: a method a node, which gives the name of its output."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
+    _count: int = 0
     _weights: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
 
     def __getattr__(self, operator: str) -> Callable[..., str]:
@@ -133,10 +145,20 @@ class _Graph:
 
     def node(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """Add a node; the name of its output."""
-        number = len(self.nodes)
+        number = self._count = self._count + 1
         output = output or f"{PREFIX}/{operator.lower()}_{number}"
         self.nodes.append(helper.make_node(operator, inputs, [output], f"{PREFIX}/node_{number}", **attributes))
         return output
+
+    def either(self, condition: str, *ways: Callable[[], str]) -> str:
+        """Add an ``If``: the value of the first way where a condition holds, of the second where it does not."""
+        outer, branches = self.nodes, dict[str, onnx.GraphProto]()
+        for name, way in zip(("then_branch", "else_branch"), ways, strict=True):
+            self.nodes = []
+            output = helper.make_tensor_value_info(way(), TensorProto.FLOAT, None)
+            branches[name] = helper.make_graph(self.nodes, name, [], [output])
+        self.nodes = outer
+        return self.node("If", condition, **branches)
 
     def halves(self, value: str, axis: int) -> tuple[str, str]:
         """Add a Split into two."""
@@ -148,7 +170,9 @@ class _Graph:
     def weight(self, values: Any, dtype: Any = np.int64) -> str:
         """The name of a constant; equal ones are one."""
         array = np.asarray(values, dtype)
-        return self._weights.setdefault((array.dtype.str, array.shape, array.tobytes()), f"{PREFIX}/{len(self._weights)}")
+        return self._weights.setdefault(
+            (array.dtype.str, array.shape, array.tobytes()), f"{PREFIX}/{len(self._weights)}"
+        )
 
     def weights(self) -> list[onnx.TensorProto]:
         """All constants."""
@@ -182,31 +206,69 @@ def check_exact(steps: Preprocessing, kind: InputKind) -> None:
     """
     if kind is InputKind.PIXELS and steps.size is not None and steps.interpolation is Interpolation.NEAREST:
         raise ConfigError(
-            "interpolation nearest needs float64 inside of the file, which TensorRT does not have; give --input uint8 and "
-            "resize before, or another --interpolation"
+            "interpolation nearest needs float64 inside of the file, which TensorRT does not have; give --input uint8 "
+            "and resize before, or another --interpolation"
         )
 
 
 def _resized(graph: _Graph, pictures: str, steps: Preprocessing, size: ImageSize, exact: bool) -> str:
     """uint8 (B, H, W, 3) -> whole levels, float32 (B, 3, height, width)."""
     high, wide = (graph.Shape(pictures, start=axis, end=axis + 1) for axis in (1, 2))
-    down, across = _axes(graph, high, wide, steps, size, exact)
+    down, across = _axes(graph, high, wide, steps, size, exact=exact)
     if steps.interpolation is Interpolation.NEAREST:
         rows = graph.Gather(pictures, across.nearest(), axis=2)
         return _as_they_are(graph, graph.Gather(rows, down.nearest(), axis=1))
-    columns = graph.Transpose(graph.Reshape(pictures, graph.weight([0, 0, -1])), perm=[0, 2, 1])
-    columns = graph.Reshape(columns, graph.Concat(graph.weight([0]), wide, graph.weight([-1]), axis=0))  # (B, W, 3 H)
-    weights, places = across.weights(steps.interpolation, _GROUP if exact else size.width)
-    groups = graph.Gather(columns, places, axis=1) if places else graph.Unsqueeze(columns, graph.weight([1]))
-    products = graph.MatMul(weights, graph.Cast(groups, to=TensorProto.FLOAT))  # (B, groups, 2 places of one, 3 H)
-    rows = _levels(graph, products, 2)
-    whole = graph.Reshape(rows, graph.Concat(graph.weight([0, -1, 3]), high, axis=0))
-    if places and size.width % _GROUP:
-        whole = graph.Slice(whole, graph.weight([0]), graph.weight([size.width]), graph.weight([1]))
-    weights, _ = down.weights(steps.interpolation, size.height)
+    passes = (
+        functools.partial(_passes, graph, pictures, steps.interpolation, down, across, rows_first=True),
+        functools.partial(_passes, graph, pictures, steps.interpolation, down, across, rows_first=False),
+    )
+    tall = _is_tall(graph, down, across)
+    return graph.either(tall, *passes) if exact else graph.Where(tall, *(way() for way in passes))
+
+
+def _is_tall(graph: _Graph, down: _Axis, across: _Axis) -> str:
+    """Whether Pillow goes along columns first: where height shrinks by more than twice as many pixels as width; up to
+    Pillow 12.3 where it shrinks, and is over a hundred times the width.
+    """
+    less, others = (graph.Sub(own.picture, own.sides()) for own in (down, across))
+    more = graph.Sub(less, graph.Mul(others, graph.weight([2])))
+    if not _BY_RESULT:
+        more = graph.Sub(down.picture, graph.Mul(across.picture, graph.weight([100])))
+    return graph.Greater(graph.Min(less, more), graph.weight([0]))
+
+
+def _passes(
+    graph: _Graph, pictures: str, interpolation: Interpolation, down: _Axis, across: _Axis, *, rows_first: bool
+) -> str:
+    """uint8 (B, H, W, 3) -> whole levels, float32 (B, 3, height, width), by products along one axis, then the other.
+
+    Args:
+        graph: That the nodes are added to.
+        pictures: The value that goes in.
+        interpolation: The filter.
+        down, across: The sides.
+        rows_first: Whether height shrinks first, for tall pictures.
+    """
+    first, second = (down, across) if rows_first else (across, down)
+    lines = graph.Reshape(pictures, graph.weight([0, 0, -1]))  # (B, H, W 3)
+    if not rows_first:
+        lines = graph.Transpose(lines, perm=[0, 2, 1])
+        lines = graph.Reshape(lines, graph.Concat(graph.weight([0]), across.picture, graph.weight([-1]), axis=0))
+    weights, places = first.weights(interpolation, _GROUP if first.scale else first.length)
+    groups = graph.Gather(lines, places, axis=1) if places else graph.Unsqueeze(lines, graph.weight([1]))
+    products = graph.MatMul(weights, graph.Cast(groups, to=TensorProto.FLOAT))  # (B, groups, 2 places of one, the rest)
+    levels = _levels(graph, products, 2)
+    other = (second.picture, graph.weight([PIXEL_CHANNELS]))
+    shape = graph.Concat(graph.weight([0, -1]), *(other if rows_first else other[::-1]), axis=0)
+    levels = graph.Reshape(levels, shape)
+    if places and first.length % _GROUP:
+        levels = graph.Slice(levels, graph.weight([0]), graph.weight([first.length]), graph.weight([1]))
+    if rows_first:
+        levels = graph.Transpose(levels, perm=[0, 1, 3, 2])
+    weights, _ = second.weights(interpolation, second.length)  # now (B, one side, 3, pixels of the other)
     weights = graph.Transpose(graph.Squeeze(weights, graph.weight([0])), perm=[1, 0])
-    levels = _levels(graph, graph.MatMul(whole, weights), 3)  # (B, width, 3, height)
-    return graph.Transpose(levels, perm=[0, 2, 3, 1])
+    levels = _levels(graph, graph.MatMul(levels, weights), 3)
+    return graph.Transpose(levels, perm=[0, 2, 1, 3] if rows_first else [0, 2, 3, 1])
 
 
 def _levels(graph: _Graph, products: str, axis: int) -> str:
@@ -232,6 +294,7 @@ class _Axis:
         length: Pixels of the result.
         most: Pixels that ``full`` is at most where all of the side is resized.
         first, origin, scale: float64 (1,); empty where weights are computed in float32.
+        long: Whether only a box of the picture is resized, bool (1,); empty where all of it is.
     """
 
     graph: _Graph
@@ -243,6 +306,12 @@ class _Axis:
     first: str = ""
     origin: str = ""
     scale: str = ""
+    long: str = ""
+
+    def sides(self) -> str:
+        """Pixels that Pillow is asked for, int64 (1,): of the whole side, or of the box of a long picture."""
+        graph = self.graph
+        return graph.Where(self.long, graph.weight([self.length]), self.full) if self.long else self.full
 
     def nearest(self) -> str:
         """The pixel of the picture under the centre of each of the result, int64 (length,).
@@ -271,23 +340,28 @@ class _Axis:
 
         Args:
             interpolation: The filter.
-            group: Pixels of the result that are computed together.
+            group: Pixels of the result that are computed together, where there are so many.
 
         Returns:
             float32 (groups, 2 group, pixels), the larger parts first; and int64 (groups, pixels), empty where it is one
             group of all.
         """
-        graph, places = self.graph, np.arange(-(-self.length // group) * group).reshape(-1, group, 1)
+        graph, group = self.graph, min(group, self.length)
+        places = np.arange(-(-self.length // group) * group).reshape(-1, group, 1)
         support, function = _FILTERS[interpolation]
         if not self.scale:
             every = graph.Range(graph.weight(0), graph.Squeeze(self.picture), graph.weight(1))
             step = graph.Max(self.picture, self.full)
             ahead = graph.Add(graph.Mul(every, graph.weight([2])), graph.weight([1]))
             apart = graph.Sub(graph.Mul(ahead, self.full), graph.Mul(self._odd(places), self.picture))
-            apart, step = (graph.Cast(value, to=TensorProto.FLOAT) for value in (apart, graph.Mul(step, graph.weight([2]))))
+            apart, step = (
+                graph.Cast(value, to=TensorProto.FLOAT) for value in (apart, graph.Mul(step, graph.weight([2])))
+            )
             return self._in_parts(function(_Real(graph, np.float32), graph.Div(apart, step))), ""
         real = _Real(graph, np.float64)
-        centre = graph.Add(graph.Mul(graph.Add(graph.Add(real(places), self.first), real([0.5])), self.scale), self.origin)
+        centre = graph.Add(
+            graph.Mul(graph.Add(graph.Add(real(places), self.first), real([0.5])), self.scale), self.origin
+        )
         step = graph.Max(self.scale, real([1.0]))
         reach = graph.Mul(step, real([support]))
         pixels, which = graph.Range(graph.weight(0), graph.Squeeze(self.picture), graph.weight(1)), ""
@@ -308,7 +382,8 @@ class _Axis:
         graph = self.graph
         real = _Real(graph, np.float64 if self.scale else np.float32)
         total = graph.ReduceSum(weights, graph.weight([-1]), keepdims=1)
-        whole = graph.Round(graph.Mul(graph.Mul(weights, graph.Reciprocal(total)), real([2.0**_BITS])))
+        whole = graph.Mul(graph.Mul(weights, graph.Reciprocal(total)), real([2.0**_BITS]))
+        whole = graph.Floor(graph.Add(whole, real([0.5])))  # halves go up, which only those of pixels inside can be
         upper = graph.Round(graph.Mul(whole, real([2.0 ** (_UPPER_BITS - _BITS)])))
         upper = graph.Mul(upper, real([2.0**-_UPPER_BITS]))
         lower = graph.Sub(graph.Mul(whole, real([2.0**-_BITS])), upper)
@@ -328,7 +403,7 @@ class _Real:
 
 
 def _axes(
-    graph: _Graph, high: str, wide: str, steps: Preprocessing, size: ImageSize, exact: bool
+    graph: _Graph, high: str, wide: str, steps: Preprocessing, size: ImageSize, *, exact: bool
 ) -> tuple[_Axis, _Axis]:
     """Height and width, as :func:`~rest_deploy.preprocess.transform.resized` resizes and cuts them."""
     if steps.resize is Resize.WARP:
@@ -343,12 +418,11 @@ def _axes(
         for picture, length in ((high, size.height), (wide, size.width)):
             full = graph.Div(graph.Mul(picture, short), least)
             axes.append(_Axis(graph, picture, full, _centred(graph, full, length), length, LONG * side))
+        most = graph.weight([LONG * side])
+        long = graph.Greater(graph.Max(*(own.full for own in axes)), most)
+        axes = [replace(own, long=long) for own in axes]
     if exact:
-        long = ""
-        if steps.resize is Resize.CROP:
-            most = graph.weight([LONG * side])
-            long = graph.Greater(graph.Max(*(own.full for own in axes)), most)
-        axes = [_placed(own, long) for own in axes]
+        axes = [_placed(own) for own in axes]
     return axes[0], axes[1]
 
 
@@ -360,14 +434,9 @@ def _centred(graph: _Graph, full: str, length: int) -> str:
     return graph.Div(graph.Add(off, odd), two)
 
 
-def _placed(axis: _Axis, long: str) -> _Axis:
-    """An axis with its places in float64, where a picture is long in those of the box that Pillow is given then.
-
-    Args:
-        axis: It.
-        long: Whether the picture is, bool (1,); empty where all of it is resized, whatever its shape.
-    """
-    graph = axis.graph
+def _placed(axis: _Axis) -> _Axis:
+    """An axis with its places in float64, where a picture is long in those of the box that Pillow is given then."""
+    graph, long = axis.graph, axis.long
     real = _Real(graph, np.float64)
     picture, full, first = (graph.Cast(value, to=TensorProto.DOUBLE) for value in (axis.picture, axis.full, axis.cut))
     scale = graph.Div(picture, full)

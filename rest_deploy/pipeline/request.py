@@ -86,8 +86,8 @@ class ExportRequest:
     precision: Precision = Precision.FP32
     input: InputKind = option(
         InputKind.FLOAT,
-        "what the file takes: float, resized and normalised (default); uint8, resized pictures; pixels, pictures of any "
-        "size, resized in the file as Pillow does",
+        "what the file takes: float, resized and normalised (default); uint8, resized pictures; pixels, pictures of "
+        "any size, resized in the file as Pillow does",
         arguments={"choices": [kind.value for kind in InputKind]},
     )
     labels: str | Path | Sequence[str] | None = option(
@@ -146,7 +146,9 @@ class ExportRequest:
         self._set("recipe", self.precision_config.recipe(self.precision, self._targets))
         self.precision_config.check(self.recipe, self.verify)
         if self.precision_config.half_io and self.input is not InputKind.FLOAT:
-            raise ConfigError(f"--half-io is of float inputs, and the file would take {self.input.value}; leave one out")
+            raise ConfigError(
+                f"--half-io is of float inputs, and the file would take {self.input.value}; leave one out"
+            )
         for name in self.formats:
             for package, extra in get_format(name).packages.items():
                 if importlib.util.find_spec(package) is None:

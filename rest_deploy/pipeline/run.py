@@ -218,7 +218,7 @@ def _make(prepared: Prepared, job: Job, source: ExportResult, fp32: ExportResult
 
 
 def _taking_pictures(prepared: Prepared, job: Job, network: ExportResult, folder: Path) -> ExportResult:
-    """Proved ONNX file -> the same behind what makes its input from pictures, where that was asked for, still to be proved.
+    """Proved ONNX file -> the same behind what makes its input from pictures, where asked for, still to be proved.
 
     Raises:
         ExportError: That makes other inputs than Pillow does.
@@ -298,9 +298,7 @@ def _reference(
         cases = cases_within(trial.profiles, cases)
     padded = bool(model.taps.stages)
     pictures = pictures_of(info) if info is not None else None
-    return Reference(
-        exact, baseline, channels=model.config.in_channels, cases=cases, padded=padded, pictures=pictures
-    )
+    return Reference(exact, baseline, channels=model.config.in_channels, cases=cases, padded=padded, pictures=pictures)
 
 
 def _compare(artifact: Path, reference: Reference, device: str | None = None) -> Comparison:

@@ -41,12 +41,16 @@ def call_bytes(info: ArtifactInfo, count: int, height: int, width: int, format: 
     pixels = _PIXEL_BYTES * count * height * width if info.input_kind is not InputKind.FLOAT else 0
     size = info.network_sizes(count, height, width)
     maps = sum(math.prod(own.sizes(*size)) for own in info.outputs if own.stride is not None)
-    return pixels + _FLOAT * maps + network_bytes(
-        config_of(info),
-        *size,
-        precision=info.precision,
-        format=format or RUNTIMES[info.format].memory,
-        block=info.map_block,
+    return (
+        pixels
+        + _FLOAT * maps
+        + network_bytes(
+            config_of(info),
+            *size,
+            precision=info.precision,
+            format=format or RUNTIMES[info.format].memory,
+            block=info.map_block,
+        )
     )
 
 
