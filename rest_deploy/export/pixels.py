@@ -382,6 +382,7 @@ class _Axis:
         graph = self.graph
         real = _Real(graph, np.float64 if self.scale else np.float32)
         total = graph.ReduceSum(weights, graph.weight([-1]), keepdims=1)
+        total = graph.Max(total, real([_LEAST_SUM]))  # that of places beyond the result may be 0
         whole = graph.Mul(graph.Mul(weights, graph.Reciprocal(total)), real([2.0**_BITS]))
         whole = graph.Floor(graph.Add(whole, real([0.5])))  # halves go up, which only those of pixels inside can be
         upper = graph.Round(graph.Mul(whole, real([2.0 ** (_UPPER_BITS - _BITS)])))
@@ -480,6 +481,8 @@ def _lanczos(real: _Real, x: str) -> str:
 
 
 _NO_ANGLE = 1e-12
+#: Below the sum of the weights of any place in a picture, some 0.5 and more.
+_LEAST_SUM = 2.0**-10
 #: Filter -> pixels that it reaches at scale 1, and its function (``BICUBIC`` and others in Resample.c).
 _FILTERS: dict[Interpolation, tuple[float, Callable[[_Real, str], str]]] = {
     Interpolation.BILINEAR: (1.0, _triangle),
