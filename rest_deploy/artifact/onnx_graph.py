@@ -557,7 +557,7 @@ def _made(node: Mapping[str, Any], named: Mapping[str, Any], taken: Sequence[flo
         made = known.largest[names[1]]
     elif operator in _WIDENING and not math.isinf(made):
         made = math.prod(taken)
-        if made > max(_FEW, *taken):  # two vectors of a few bytes make a matrix of terabytes
+        if made > max([_FEW, *taken]):  # two vectors of a few bytes make a matrix of terabytes
             raise Refused(f"{shown(operator)} of constants alone")
     return made
 
