@@ -1,16 +1,18 @@
 """Time of a resize in the graph against Pillow's: python -m benchmarks.pictures
 
-Pictures of noise, which compress nothing, from uint8 on the host to the network's input, by the authors' transform at 224
-pixels: Pillow and NumPy as ``Predictor`` uses them, and the graph alone in ONNX Runtime on the CPU. In turns, each
-called once untimed before.
+Pictures of noise, from uint8 on the host to the network's input, by the authors' transform at 224 pixels: Pillow and
+NumPy as ``Predictor`` uses them, and the graph alone in ONNX Runtime on the CPU. In turns, each called once untimed
+before.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.environment import environment
@@ -54,7 +56,7 @@ def main() -> None:
     raise SystemExit(0 if held else 1)
 
 
-def _graph(steps: Preprocessing, threads: int):  # noqa: ANN202  (a function of NumPy arrays)
+def _graph(steps: Preprocessing, threads: int) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     import onnxruntime  # after rest_deploy, which turns its telemetry off
 
     options = onnxruntime.SessionOptions()

@@ -156,8 +156,8 @@ class Predictor:
 
         Args:
             batch: float32 of shape (B, channels, H, W), any height and width from 1 up, of an engine within its
-                profiles; of a file whose ``info.input_kind`` is not float uint8 of shape (B, H, W, 3) in RGB. An engine also takes arrays that lie on its GPU (``__dlpack__`` or
-                ``__cuda_array_interface__``), without a copy.
+                profiles; of a file whose ``info.input_kind`` is not float uint8 of shape (B, H, W, 3) in RGB. An engine
+                also takes arrays that lie on its GPU (``__dlpack__`` or ``__cuda_array_interface__``), without a copy.
 
         Returns:
             A new float32 array of shape (B, classes); for an array on a GPU one on that GPU. An image with a value that
@@ -299,8 +299,8 @@ class Predictor:
             image: As :meth:`classify` takes it, no folder.
 
         Returns:
-            float32 of shape (1, channels, H, W); of a file whose ``info.input_kind`` is not float uint8 of shape (1, H, W,
-            3), resized unless the file does that itself.
+            float32 of shape (1, channels, H, W); of a file whose ``info.input_kind`` is not float uint8 of shape (1, H,
+            W, 3), resized unless the file does that itself.
 
         Raises:
             ImageError: It cannot be read, or would make a larger input than ``max_pixels``.
@@ -372,15 +372,15 @@ class Predictor:
 
     def _check_input(self, count: int, height: int, width: int, name: str, refusal: type[RestDeployError]) -> None:
         """Refuse an input that is over the limit, or would take more memory than there is."""
-        _, *seen = self.info.network_sizes(count, height, width)
-        if self._max_pixels is not None and (most := self._over(*seen, self._max_pixels)):
+        _, high, wide = self.info.network_sizes(count, height, width)
+        if self._max_pixels is not None and (most := self._over(high, wide, self._max_pixels)):
             shape = f"{height}x{width}" if count == 1 else f"{count}x{height}x{width}"
             raise refusal(f"{name}: an input of {shape} is {most}; scale it down first, or give a larger max_pixels")
         usual = self.info.image_size
         check_call(self._runtime.call_bytes, (count, height, width), name, refusal, usual=usual)
 
     def _over(self, height: int, width: int, most: int) -> str:
-        """By what an input is over the limit; empty where it is not."""
+        """By what an input of the network is over the limit; empty where it is not."""
         if height * width > most:
             return f"{height * width:,} pixels, over max_pixels {most:,}"
         side = math.isqrt(most)

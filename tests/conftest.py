@@ -20,7 +20,7 @@ from rest_deploy.benchmarking import conditions
 from rest_deploy.cli import terminal
 from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.models.restv2_family import ResTv2Config
-from rest_deploy.specs import Preprocessing, Resize
+from rest_deploy.specs import ImageSize, InputKind, Preprocessing, Resize
 
 if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet
@@ -184,6 +184,26 @@ def tiny_v2_onnx(tiny_v2_checkpoint: Path) -> Path:
     from rest_deploy.pipeline import ExportRequest, run_export
 
     return run_export(ExportRequest(None, tiny_v2_checkpoint.with_suffix(".onnx"), checkpoint=tiny_v2_checkpoint)).path
+
+
+@pytest.fixture(scope="session")
+def tiny_by_input(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> dict[str, Path]:
+    """What a file takes -> the tiny model's ONNX file that crops pictures to 48x33 (height x width), not verified."""
+    from rest_deploy.pipeline import ExportRequest, run_export
+
+    folder, steps = tmp_path_factory.mktemp("tiny_by_input"), Preprocessing(size=ImageSize(48, 33), crop_ratio=0.9)
+    made = {}
+    for kind in InputKind:
+        request = ExportRequest(
+            None,
+            folder / f"{kind.value}.onnx",
+            checkpoint=tiny_checkpoint,
+            preprocessing=steps,
+            input=kind,
+            verify=False,
+        )
+        made[kind.value] = run_export(request).path
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -210,7 +210,7 @@ class ArtifactInfo:
     def __post_init__(self) -> None:
         hold(self)
         self._check_input()
-        ranks = [(output, 2 if output.stride is None else 4) for output in self.outputs]
+        ranks: list[tuple[TensorSpec, int]] = [(own, 2 if own.stride is None else 4) for own in self.outputs]
         if self.input_kind is InputKind.FLOAT:
             ranks.insert(0, (self.input, 4))
         for spec, rank in ranks:

@@ -15,7 +15,7 @@ Names and numbers of fields are those of onnx/onnx.proto (github.com/onnx/onnx).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
@@ -43,6 +43,7 @@ _LIMITS = {
     "dilations": (1, 64),
     "group": (1, 1 << 20),
     "blocksize": (1, 1024),
+    "num_outputs": (1, 16),
 }
 #: Operators whose output may be larger than all of their inputs together.
 _WIDENING = frozenset(
@@ -56,6 +57,10 @@ _MOST_DIMS = 8
 BLOCK_SIZES = ("map_block", "map_whole")
 #: Numbers of a Range that no image sets a bound to: pixels of a side that a picture is resized to.
 _MOST_RANGE = 1 << 20
+#: Numbers that all nodes together may make of constants alone, for each byte of a file: weights that it unpacks.
+_MADE = 4
+#: Operators whose inputs after the first are axes, sizes or places of axes. A runtime compares each with each.
+_OF_AXES = frozenset("CumSum ReduceMean ReduceSum Reshape Slice Split Squeeze Unsqueeze".split())  # noqa: SIM905
 #: Operators that hold graphs -> the names of these.
 _HOLDERS = {"If": {"then_branch", "else_branch"}, "Scan": {"body"}}
 #: TensorProto.DataType -> bytes of a value: FLOAT, UINT8, INT8, INT32, INT64, FLOAT16, DOUBLE.
@@ -437,79 +442,155 @@ def refuse_hostile(content: bytes, model: Mapping[str, Any], operators: Set[str]
         raise Refused("no graph")
     begin, end = model["graph"]
     graph = _Reader(content).message(begin, end, _GRAPH)
-    _refuse_graph(graph, operators | _OPERATORS, {"": 0.0})
+    _Examiner(content, operators | _OPERATORS).graph(graph, _Known({"": 0.0}, {}, {}))
     _refuse_division(content, graph, set())
-    _refuse_ranges(content, graph, set(), set())
 
 
-def _refuse_graph(graph: Mapping[str, Any], operators: Set[str], around: Mapping[str, float]) -> float:
-    """What is wrong with a graph, and with those in it.
+class _Known(NamedTuple):
+    """What is known of the values of a graph, and of those around it, by their names.
 
     Args:
-        graph: It.
-        operators: That it may have.
-        around: Values of the graphs around it -> how many numbers one has at most; infinite where an image tells.
-
-    Returns:
-        How many numbers one of its outputs has at most.
+        numbers: How many numbers one has at most; infinite where an image tells.
+        sizes: The constants that are one small whole number.
+        largest: Of what is a size the largest that it may be; infinite for a side of an image.
     """
-    weights, inputs = graph.get("initializer", []), graph.get("input", [])
-    for tensor in weights:
-        _refuse_tensor(tensor)
-    own = {_name(one): math.inf for one in inputs}
-    own |= {_name(one): float(math.prod(one.get("dims", []))) for one in weights}
-    if len(own) != len(inputs) + len(weights) or not own.keys().isdisjoint(around):
-        raise Refused("two values of one name")
-    known = {**around, **own}
-    for node in graph.get("node", []):  # ONNX has them in the order of their computation
-        taken, given = node.get("input", []), node.get("output", [])
-        if not known.keys() >= set(taken):
-            raise Refused("a node whose input nothing before it makes")
-        numbers = _refuse_node(node, operators, known)
-        if not known.keys().isdisjoint(given) or len(set(given)) != len(given):
+
+    numbers: Mapping[str, float]
+    sizes: Mapping[str, int]
+    largest: Mapping[str, float]
+
+
+class _Examiner:
+    """Refuses a graph, and those in it, that hold what no file of ours has, or that ask for memory without end.
+
+    Args:
+        content: The file.
+        operators: That it may have.
+    """
+
+    def __init__(self, content: bytes, operators: Set[str]) -> None:
+        self._content, self._operators = content, operators
+        self._left = float(_MADE * len(content))
+        self._images = frozenset[str]()
+
+    def graph(self, graph: Mapping[str, Any], around: _Known) -> float:
+        """How many numbers one of the outputs of a graph has at most.
+
+        Args:
+            graph: It.
+            around: Values of the graphs around it.
+        """
+        weights, inputs = graph.get("initializer", []), graph.get("input", [])
+        for tensor in weights:
+            _refuse_tensor(tensor)
+        own = {_name(one): math.inf for one in inputs}
+        own |= {_name(one): float(math.prod(one.get("dims", []))) for one in weights}
+        if len(own) != len(inputs) + len(weights) or not own.keys().isdisjoint(around.numbers):
             raise Refused("two values of one name")
-        known |= dict.fromkeys(given, numbers)
-    outputs = [_name(one) for one in graph.get("output", [])]
-    if not known.keys() >= set(outputs):
-        raise Refused("an output that nothing makes")
-    return max((known[name] for name in outputs), default=0.0)
+        if len(around.numbers) == 1:  # of the outermost
+            self._images = frozenset(_name(one) for one in inputs if _of_any_size(one))
+        small = {_name(one): size for one in weights if (size := self._size(one)) is not None}
+        known, sizes, largest = {**around.numbers, **own}, {**around.sizes, **small}, {**around.largest, **small}
+        for node in graph.get("node", []):  # ONNX has them in the order of their computation
+            taken, given = node.get("input", []), node.get("output", [])
+            if not known.keys() >= set(taken):
+                raise Refused("a node whose input nothing before it makes")
+            numbers = self._node(node, _Known(known, sizes, largest))
+            if not math.isinf(numbers):
+                self._left -= numbers
+                if self._left < 0:
+                    raise Refused(f"{shown(node.get('op_type', ''))} of constants alone that make more than the file")
+            if not known.keys().isdisjoint(given) or len(set(given)) != len(given):
+                raise Refused("two values of one name")
+            known |= dict.fromkeys(given, numbers)
+            if (most := self._largest(node, largest)) is not None:
+                largest |= dict.fromkeys(given, most)
+        outputs = [_name(one) for one in graph.get("output", [])]
+        if not known.keys() >= set(outputs):
+            raise Refused("an output that nothing makes")
+        return max((known[name] for name in outputs), default=0.0)
+
+    def _size(self, tensor: Mapping[str, Any]) -> int | None:
+        """The size that a constant is; None where it is none, or one beyond all bounds."""
+        number = _one_number(self._content, tensor) if tensor.get("data_type") == _WHOLE else None
+        return number if number is not None and 0 <= number <= _MOST_RANGE else None
+
+    def _largest(self, node: Mapping[str, Any], largest: Mapping[str, float]) -> float | None:
+        """The largest size that a node gives; None where that is not known."""
+        operator, taken = node.get("op_type", ""), node.get("input", [])
+        if operator == "Shape" and self._images.issuperset(taken[:1]):
+            return math.inf
+        if operator not in ("Min", "Squeeze"):
+            return None
+        return min(
+            (largest[name] for name in taken[: None if operator == "Min" else 1] if name in largest), default=None
+        )
+
+    def _node(self, node: Mapping[str, Any], known: _Known) -> float:
+        """How many numbers a node makes at most."""
+        operator, attributes = node.get("op_type", ""), node.get("attribute", ())
+        if operator not in self._operators:
+            raise Refused(f"the operator {shown(operator)}")
+        if node.get("domain", "") not in _DOMAINS:
+            raise Refused("operators of another domain")
+        named = {_refuse_attribute(attribute): attribute for attribute in attributes}
+        if len(named) != len(attributes):
+            raise Refused(f"an attribute of {operator} twice")
+        held = {name for name, attribute in named.items() if "g" in attribute}
+        if held != _HOLDERS.get(operator, set()):
+            raise Refused(_NESTED)
+        taken = [known.numbers[name] for name in node.get("input", []) if name]
+        if operator in _OF_AXES and max(taken[1:], default=0) > _MOST_DIMS:
+            raise Refused(f"{shown(operator)} by more than {_MOST_DIMS} axes")
+        if operator == "Cast" and named.get("to", {}).get("i") not in _ITEM_BYTES:
+            raise Refused("a Cast to another type than tensors have")
+        if held:
+            return self._inner(operator, [named[name]["g"] for name in held], sum(taken), known)
+        return _made(node, named, taken, known)
+
+    def _inner(self, operator: str, graphs: Iterable[Mapping[str, Any]], taken: float, known: _Known) -> float:
+        """How many numbers a node with graphs in it makes at most."""
+        if operator == "Scan" and not math.isinf(taken):
+            raise Refused("Scan of constants alone")
+        made = max(self.graph(one, known) for one in graphs)
+        return math.inf if operator == "Scan" else made
 
 
-def _refuse_node(node: Mapping[str, Any], operators: Set[str], known: Mapping[str, float]) -> float:
-    """What is wrong with a node; how many numbers it makes at most, as in :func:`_refuse_graph`."""
-    operator, attributes = node.get("op_type", ""), node.get("attribute", ())
-    if operator not in operators:
-        raise Refused(f"the operator {shown(operator)}")
-    if node.get("domain", "") not in _DOMAINS:
-        raise Refused("operators of another domain")
-    named = {_refuse_attribute(attribute): attribute for attribute in attributes}
-    if len(named) != len(attributes):
-        raise Refused(f"an attribute of {operator} twice")
-    taken = [known[name] for name in node.get("input", []) if name]
-    held = {name for name, attribute in named.items() if "g" in attribute}
-    if held != _HOLDERS.get(operator, set()):
-        raise Refused(_NESTED)
+def _made(node: Mapping[str, Any], named: Mapping[str, Any], taken: Sequence[float], known: _Known) -> float:
+    """How many numbers a node without graphs in it makes at most.
+
+    Args:
+        node: It.
+        named: Its attributes.
+        taken: How many numbers its inputs have at most.
+        known: Of values before it.
+    """
+    operator, names = node.get("op_type", ""), node.get("input", [])
+    made = sum(taken)
     if operator == "Shape":  # of a shape the shape is constant
         start, end = (
             int(named.get(name, {}).get("i", default)) for name, default in (("start", 0), ("end", _MOST_DIMS))
         )
-        return float(end - start if 0 <= start <= end <= _MOST_DIMS else _MOST_DIMS)
-    if operator == "Constant":
-        return float(max((_numbers(attribute) for attribute in named.values()), default=0))
-    if operator == "If":
-        return max(_refuse_graph(named[name]["g"], operators, known) for name in held)
-    if operator == "Scan":
-        if not math.isinf(sum(taken)):
-            raise Refused("Scan of constants alone")
-        _refuse_graph(named["body"]["g"], operators, known)
-        return math.inf
-    if operator in _WIDENING and not math.isinf(sum(taken)):
-        if math.prod(taken) > max(_FEW, *taken):  # two vectors of a few bytes make a matrix of terabytes
+        made = float(end - start if 0 <= start <= end <= _MOST_DIMS else _MOST_DIMS)
+    elif operator == "Constant":
+        made = float(max((_numbers(attribute) for attribute in named.values()), default=0))
+    elif operator == "Range":
+        if len(names) != 3 or names[0] not in known.sizes or names[1] not in known.largest:
+            raise Refused("a Range of more than a size")
+        if known.sizes.get(names[2], 0) < 1:
+            raise Refused("a Range whose steps may be none")
+        made = known.largest[names[1]]
+    elif operator in _WIDENING and not math.isinf(made):
+        made = math.prod(taken)
+        if made > max([_FEW, *taken]):  # two vectors of a few bytes make a matrix of terabytes
             raise Refused(f"{shown(operator)} of constants alone")
-        return math.prod(taken)
-    if operator == "Range":  # of so many numbers as a side of an image has pixels, as is seen to elsewhere
-        return math.inf
-    return sum(taken)
+    return made
+
+
+def _of_any_size(image: Mapping[str, Any]) -> bool:
+    """Whether the sides of an input are told by an image, or small."""
+    dims = image.get("type", {}).get("tensor_type", {}).get("shape", {}).get("dim", [])
+    return all(isinstance(dim.get("size", ""), str) or dim["size"] <= _MOST_RANGE for dim in dims)
 
 
 def _refuse_division(content: bytes, graph: Mapping[str, Any], around: Set[str]) -> None:
@@ -530,42 +611,14 @@ def _refuse_division(content: bytes, graph: Mapping[str, Any], around: Set[str])
                 attribute.keys() & {"f", "floats"} or _divides(content, attribute.get("t"))
             ):
                 divisors.update(node.get("output", []))
-        if operator == "Cast" and any(own.get("i") in _FLOATS for own in node.get("attribute", ())):
+        if operator == "Cast" and any(
+            own.get("name") == "to" and own.get("i") in _FLOATS for own in node.get("attribute", ())
+        ):
             divisors.update(node.get("output", []))
         if operator in _FLOATING or (operator == "Max" and not divisors.isdisjoint(taken)):  # at least what may divide
             divisors.update(node.get("output", []))
         elif operator == "Div" and not divisors.issuperset(taken[1:]):
             raise Refused("a division by values that may be zero")
-
-
-def _refuse_ranges(content: bytes, graph: Mapping[str, Any], small_around: Set[str], sizes_around: Set[str]) -> None:
-    """Refuse a Range of more numbers than a side of an image or a small constant has: by others a file asks for memory
-    without end.
-
-    Args:
-        content: The file.
-        graph: A graph of it.
-        small_around, sizes_around: Small constants of the graphs around it, and what is at most as much as one or a side.
-    """
-    small = {
-        _name(one)
-        for one in graph.get("initializer", [])
-        if one.get("data_type") == _WHOLE
-        and (number := _one_number(content, one)) is not None
-        and 0 <= number <= _MOST_RANGE
-    } | small_around
-    sizes = small | sizes_around
-    for node in graph.get("node", []):
-        operator, taken, given = node.get("op_type", ""), node.get("input", []), node.get("output", [])
-        if operator == "Shape" or (operator == "Squeeze" and taken[0] in sizes):
-            sizes.update(given)
-        elif operator == "Min" and not sizes.isdisjoint(taken):
-            sizes.update(given)
-        elif operator == "Range" and not (len(taken) == 3 and small.issuperset(taken[::2]) and taken[1] in sizes):
-            raise Refused("a Range of more than a size")
-        for attribute in node.get("attribute", ()):
-            if "g" in attribute:
-                _refuse_ranges(content, attribute["g"], small, sizes)
 
 
 def _one_number(content: bytes, tensor: Mapping[str, Any]) -> int | None:

@@ -41,8 +41,8 @@ class CpuSession:
         except Exception as exc:  # ONNX Runtime's errors share no public base class
             raise ExportError(f"ONNX Runtime does not load it: {one_line(exc)}") from exc
 
-    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """All outputs by name for a float32 (B, channels, H, W) batch.
+    def run(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """All outputs by name for a batch of the graph's own dtype and shape, such as float32 (B, channels, H, W).
 
         Raises:
             ExportError: ONNX Runtime fails on it.

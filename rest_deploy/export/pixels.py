@@ -1,10 +1,13 @@
 """From pictures to the network's input, in the graph itself: Pillow's resize to the last bit, the cut, the scaling.
 
-Pillow resizes 8-bit pictures by two products with weights of 22 bits behind the point, first along rows, of tall pictures
-first along columns, and rounds to whole levels after each (src/libImaging/Resample.c, ``ImagingResampleHorizontal_8bpc``). Here the weights are computed
-from the size of the picture when the graph runs, in float64 and in Pillow's order, and rounded as Pillow does. Each is
-split into two float32 numbers of 15 and of 7 bits: a level is a whole number up to 255, so that every product, and
-every sum of them in whatever order, is exact in float32.
+Pillow resizes 8-bit pictures by two products with weights of 22 bits behind the point, first along rows, of tall
+pictures first along columns, and rounds to whole levels after each (src/libImaging/Resample.c,
+``ImagingResampleHorizontal_8bpc``). Here the weights are computed from the size of the picture when the graph runs, in
+float64 and in Pillow's order, and rounded as Pillow does. Each is split into two float32 numbers of 15 and of 7 bits: a
+level is a whole number up to 255, so that every product, and every sum of them in whatever order, is exact in float32.
+
+What is tall has changed in Pillow 13.0 (python-pillow/Pillow, pull requests 9524 and 9549), and shows in the levels: a
+graph does as the Pillow of its export does.
 
 A weight is zero outside of a few pixels around its place. A product with all pixels of a row would cost 10 times
 Pillow's time for 12 megapixels; so places go in groups, and each group has the pixels that it needs gathered.
@@ -35,13 +38,13 @@ from rest_deploy.specs import DEFAULT_OPSET, ImageSize, InputKind, Interpolation
 _BITS, _UPPER_BITS = 22, 15
 #: Weights of red, green and blue in grey, of 65536, and what is added to round (rgb2l of Pillow's Convert.c).
 _GREY, _HALF = (19595.0, 38470.0, 7471.0), 32768.0
-#: Whether Pillow goes along columns first where pictures are tall, as it does from version 13 on.
-_COLUMNS_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 #: Places of a row that are computed together.
 _GROUP = 16
 #: Heights and widths of pictures that the way is checked with, and the largest share of levels that may be one off.
 _CHECKED = ((1, 1), (2, 3), (37, 48), (97, 131), (480, 641), (31, 1013), (900, 250), (1500, 97), (1080, 1920), (1, 700))
 _MOST_APART = 0.01
+#: Whether what is tall depends on what a picture is resized to, as from Pillow 13.0 on.
+_BY_RESULT = int(PIL.__version__.partition(".")[0]) >= 13
 #: Before the names of nodes and values.
 PREFIX = "pixels"
 
@@ -212,14 +215,12 @@ def check_exact(steps: Preprocessing, kind: InputKind) -> None:
 def _resized(graph: _Graph, pictures: str, steps: Preprocessing, size: ImageSize, exact: bool) -> str:
     """uint8 (B, H, W, 3) -> whole levels, float32 (B, 3, height, width)."""
     high, wide = (graph.Shape(pictures, start=axis, end=axis + 1) for axis in (1, 2))
-    down, across = _axes(graph, high, wide, steps, size, exact)
+    down, across = _axes(graph, high, wide, steps, size, exact=exact)
     if steps.interpolation is Interpolation.NEAREST:
         rows = graph.Gather(pictures, across.nearest(), axis=2)
         return _as_they_are(graph, graph.Gather(rows, down.nearest(), axis=1))
     if not exact:  # TensorRT does nothing else with uint8
         pictures = graph.Cast(pictures, to=TensorProto.FLOAT)
-    if not _COLUMNS_FIRST:
-        return _passes(graph, pictures, steps.interpolation, down, across, rows_first=False)
     passes = (
         functools.partial(_passes, graph, pictures, steps.interpolation, down, across, rows_first=True),
         functools.partial(_passes, graph, pictures, steps.interpolation, down, across, rows_first=False),
@@ -229,15 +230,20 @@ def _resized(graph: _Graph, pictures: str, steps: Preprocessing, size: ImageSize
 
 
 def _is_tall(graph: _Graph, down: _Axis, across: _Axis) -> str:
-    """Whether Pillow goes along columns first: where height shrinks by more than twice as many pixels as width."""
+    """Whether Pillow goes along columns first: where height shrinks by more than twice as many pixels as width; up to
+    Pillow 12.3 where it shrinks, and is over a hundred times the width.
+    """
     less, others = (graph.Sub(own.picture, own.sides()) for own in (down, across))
-    return graph.Greater(less, graph.Max(graph.Mul(others, graph.weight([2])), graph.weight([0])))
+    more = graph.Sub(less, graph.Mul(others, graph.weight([2])))
+    if not _BY_RESULT:
+        more = graph.Sub(down.picture, graph.Mul(across.picture, graph.weight([100])))
+    return graph.Greater(graph.Min(less, more), graph.weight([0]))
 
 
 def _passes(
     graph: _Graph, pictures: str, interpolation: Interpolation, down: _Axis, across: _Axis, *, rows_first: bool
 ) -> str:
-    """(B, H, W, 3) -> whole levels, float32 (B, 3, height, width), by products along one axis, then the other.
+    """uint8 (B, H, W, 3) -> whole levels, float32 (B, 3, height, width), by products along one axis, then the other.
 
     Args:
         graph: That the nodes are added to.
@@ -253,9 +259,7 @@ def _passes(
         lines = graph.Reshape(lines, graph.Concat(graph.weight([0]), across.picture, graph.weight([-1]), axis=0))
     weights, places = first.weights(interpolation, _GROUP if first.scale else first.length)
     groups = graph.Gather(lines, places, axis=1) if places else graph.Unsqueeze(lines, graph.weight([1]))
-    if first.scale:
-        groups = graph.Cast(groups, to=TensorProto.FLOAT)
-    products = graph.MatMul(weights, groups)  # (B, groups, 2 places of one, the rest)
+    products = graph.MatMul(weights, graph.Cast(groups, to=TensorProto.FLOAT))  # (B, groups, 2 places of one, the rest)
     levels = _levels(graph, products, 2)
     other = (second.picture, graph.weight([PIXEL_CHANNELS]))
     shape = graph.Concat(graph.weight([0, -1]), *(other if rows_first else other[::-1]), axis=0)
@@ -339,13 +343,14 @@ class _Axis:
 
         Args:
             interpolation: The filter.
-            group: Pixels of the result that are computed together.
+            group: Pixels of the result that are computed together, where there are so many.
 
         Returns:
             float32 (groups, 2 group, pixels), the larger parts first; and int64 (groups, pixels), empty where it is one
             group of all.
         """
-        graph, places = self.graph, np.arange(-(-self.length // group) * group).reshape(-1, group, 1)
+        graph, group = self.graph, min(group, self.length)
+        places = np.arange(-(-self.length // group) * group).reshape(-1, group, 1)
         support, function = _FILTERS[interpolation]
         if not self.scale:
             every = graph.Range(graph.weight(0), graph.Squeeze(self.picture), graph.weight(1))
@@ -380,7 +385,9 @@ class _Axis:
         graph = self.graph
         real = _Real(graph, np.float64 if self.scale else np.float32)
         total = graph.ReduceSum(weights, graph.weight([-1]), keepdims=1)
-        whole = graph.Round(graph.Mul(graph.Mul(weights, graph.Reciprocal(total)), real([2.0**_BITS])))
+        total = graph.Max(total, real([_LEAST_SUM]))  # that of places beyond the result may be 0
+        whole = graph.Mul(graph.Mul(weights, graph.Reciprocal(total)), real([2.0**_BITS]))
+        whole = graph.Floor(graph.Add(whole, real([0.5])))  # halves go up, which only those of pixels inside can be
         upper = graph.Round(graph.Mul(whole, real([2.0 ** (_UPPER_BITS - _BITS)])))
         upper = graph.Mul(upper, real([2.0**-_UPPER_BITS]))
         lower = graph.Sub(graph.Mul(whole, real([2.0**-_BITS])), upper)
@@ -400,7 +407,7 @@ class _Real:
 
 
 def _axes(
-    graph: _Graph, high: str, wide: str, steps: Preprocessing, size: ImageSize, exact: bool
+    graph: _Graph, high: str, wide: str, steps: Preprocessing, size: ImageSize, *, exact: bool
 ) -> tuple[_Axis, _Axis]:
     """Height and width, as :func:`~rest_deploy.preprocess.transform.resized` resizes and cuts them."""
     if steps.resize is Resize.WARP:
@@ -477,6 +484,8 @@ def _lanczos(real: _Real, x: str) -> str:
 
 
 _NO_ANGLE = 1e-12
+#: Below the sum of the weights of any place in a picture, some 0.5 and more.
+_LEAST_SUM = 2.0**-10
 #: Filter -> pixels that it reaches at scale 1, and its function (``BICUBIC`` and others in Resample.c).
 _FILTERS: dict[Interpolation, tuple[float, Callable[[_Real, str], str]]] = {
     Interpolation.BILINEAR: (1.0, _triangle),

@@ -86,8 +86,8 @@ class ExportRequest:
     precision: Precision = Precision.FP32
     input: InputKind = option(
         InputKind.FLOAT,
-        "what the file takes: float, resized and normalised (default); uint8, resized pictures; pixels, pictures of any "
-        "size, resized in the file as Pillow does",
+        "what the file takes: float, resized and normalised (default); uint8, resized pictures; pixels, pictures of "
+        "any size, resized in the file as Pillow does",
         arguments={"choices": [kind.value for kind in InputKind]},
     )
     labels: str | Path | Sequence[str] | None = option(

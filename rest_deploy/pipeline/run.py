@@ -218,7 +218,7 @@ def _make(prepared: Prepared, job: Job, source: ExportResult, fp32: ExportResult
 
 
 def _taking_pictures(prepared: Prepared, job: Job, network: ExportResult, folder: Path) -> ExportResult:
-    """Proved ONNX file -> the same behind what makes its input from pictures, where that was asked for, still to be proved.
+    """Proved ONNX file -> the same behind what makes its input from pictures, where asked for, still to be proved.
 
     Raises:
         ExportError: That makes other inputs than Pillow does.

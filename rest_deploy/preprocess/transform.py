@@ -48,7 +48,7 @@ def transform(image: Image.Image, preprocessing: Preprocessing | None) -> NDArra
 
 
 def input_of(image: Image.Image, preprocessing: Preprocessing, kind: InputKind) -> NDArray[Any]:
-    """What a file that takes a kind of input is given of one image, without the batch: (H, W, 3), or as :func:`transform`.
+    """What a file of a kind of input is given of one image, without the batch: (H, W, 3), or as :func:`transform`.
 
     Raises:
         InputError: The network takes no pictures.

@@ -105,7 +105,7 @@ class Runtime(ABC):
     def run(self, batch: Any) -> Any:
         """The outputs for a batch.
 
-        A file that takes pictures (``info.input_kind``) is given uint8 of shape (B, height, width, 3) in place of float32.
+        A file that takes pictures (``info.input_kind``) is given uint8 of shape (B, height, width, 3) instead.
 
         An image with a value that is not finite, or beyond ``largest_input``, has no answer: integers would make finite
         values of it, and take the scale of its neighbours from it. Its row of each output is NaN, and the others are

@@ -106,8 +106,8 @@ Transform = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 def pictures_of(info: ArtifactInfo) -> Transform | None:
     """What an artifact does with pictures, by Pillow; None where it takes the network's input.
 
-    An engine computes the resize in float32, and a level in a thousand may be one off (``export/pixels.py``): its network
-    is judged by what the same graph gives in ONNX Runtime.
+    An engine computes the resize in float32, and a level in a thousand may be one off (``export/pixels.py``): its
+    network is judged by what the same graph gives in ONNX Runtime.
     """
     steps, kind = info.preprocessing, info.input_kind
     if kind is InputKind.FLOAT or steps is None:
@@ -264,7 +264,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Known:
-    """A case, its images as the artifact and as the network takes them, their exact outputs, and the baseline's errors."""
+    """A case, its images as the artifact and as the network take them, their exact outputs, the baseline's errors."""
 
     case: Case
     images: NDArray[Any]

@@ -7,7 +7,17 @@ import pytest
 from rest_deploy.artifact.info import SCHEMA, ArtifactInfo, Weights
 from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.errors import ArtifactError, ConfigError
-from rest_deploy.specs import Activation, ImageSize, Int8Target, Output, Precision, Preprocessing, Resize, TensorSpec
+from rest_deploy.specs import (
+    Activation,
+    ImageSize,
+    InputKind,
+    Int8Target,
+    Output,
+    Precision,
+    Preprocessing,
+    Resize,
+    TensorSpec,
+)
 from rest_deploy.values import plain
 from tests.artifact.test_engine import FIGURES, PLAN, make_record
 
@@ -125,7 +135,7 @@ def test_a_missing_schema_is_refused():
         ArtifactInfo.from_dict({})
 
 
-@pytest.mark.parametrize("field", sorted(set(make_info().to_dict()) - {"schema", "extra", "task"}))
+@pytest.mark.parametrize("field", sorted(set(make_info().to_dict()) - {"schema", "extra", "task", "input_kind"}))
 def test_a_missing_field_is_named(field):
     values = make_info().to_dict()
     del values[field]
@@ -210,8 +220,80 @@ def test_only_what_may_be_assumed_is(assumed):
 
 
 def test_preprocessing_is_of_the_inputs_channels():
-    with pytest.raises(ArtifactError, match="preprocessing for 1 channels, and an input of 3"):
+    with pytest.raises(ArtifactError, match="preprocessing for 1 channels, and 3"):
         make_info(preprocessing=Preprocessing(Resize.NATIVE, None, mean=(0.5,), std=(0.5,)))
+
+
+GREY = Preprocessing(size=ImageSize(32, 48), mean=(0.5,), std=(0.5,))
+PIXELS = TensorSpec("pixels", "uint8", ("batch", "height", "width", 3))
+
+
+@pytest.mark.parametrize("kind", [InputKind.UINT8, InputKind.PIXELS])
+@pytest.mark.parametrize(
+    "steps", [Preprocessing(), GREY, Preprocessing(Resize.NATIVE, None)], ids=["RGB", "grey", "native"]
+)
+def test_a_file_that_takes_pictures(kind, steps):
+    """Sizes are those of the pictures, and of the network where they are resized in it."""
+    channels = len(steps.mean)
+    plain = make_info(preprocessing=steps, input=TensorSpec("image", "float32", ("batch", channels, "height", "width")))
+    info = plain.taking(kind)
+    assert ArtifactInfo.from_json(info.to_json(), "a.onnx") == info
+    assert json.loads(info.to_json())["input_kind"] == kind.value
+    assert (info.input, info.channels, info.verification) == (PIXELS, channels, None)
+    assert info.input_shape(2, 5, 7) == (2, 5, 7, 3)
+    assert info.input_sizes((2, 5, 7, 3)) == (2, 5, 7)
+    resized = kind is InputKind.PIXELS and steps.size is not None
+    assert info.network_sizes(2, 5, 7) == ((2, steps.size.height, steps.size.width) if resized else (2, 5, 7))
+    assert info.takes == "uint8 pictures in RGB" + (", resized" if steps.size and kind is InputKind.UINT8 else "")
+
+
+def test_a_file_that_takes_floats():
+    info = make_info()
+    assert info.taking(InputKind.FLOAT) is info
+    assert (info.input_shape(2, 5, 7), info.input_sizes((2, 3, 5, 7))) == ((2, 3, 5, 7), (2, 5, 7))
+    assert (info.network_sizes(2, 5, 7), info.takes, info.channels) == ((2, 5, 7), "3 channels", 3)
+
+
+def test_a_record_from_before_takes_floats():
+    values = make_info().to_dict()
+    assert values.pop("input_kind", "float") == "float"
+    assert ArtifactInfo.from_dict(values).input_kind is InputKind.FLOAT
+
+
+PICTURES = {"input": plain(PIXELS), "input_kind": "pixels"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fact"),
+    [
+        (PICTURES | {"outputs": [{"name": "logits", "dtype": "uint8", "shape": ["batch", 3]}]}, "uint8"),
+        ({"outputs": [{"name": "logits", "dtype": "uint8", "shape": ["batch", 3]}]}, "uint8"),
+        ({"input_kind": "pixels"}, "an input of pixels; needed: uint8"),
+        ({"input_kind": "uint8"}, "an input of uint8; needed: uint8"),
+        ({"input": plain(PIXELS)}, "an input of float; needed: uint8 of pictures"),
+        ({"input": {"name": "image", "dtype": "uint8", "shape": ["batch", 3, "height", "width"]}}, "of float"),
+        (PICTURES | {"preprocessing": None}, "and a transform"),
+        (
+            PICTURES | {"preprocessing": plain(Preprocessing(Resize.NATIVE, None, mean=(0.0,) * 4, std=(1.0,) * 4))},
+            "and a transform",
+        ),
+        (PICTURES | {"input": plain(PIXELS) | {"name": "image"}}, "needed: .*pixels"),
+        (PICTURES | {"input": plain(PIXELS) | {"shape": ["batch", "height", "width", 4]}}, "needed: .*pixels"),
+        (PICTURES | {"input": plain(PIXELS) | {"shape": ["batch", 3, "height", "width"]}}, "needed: .*pixels"),
+        (PICTURES | {"input": plain(PIXELS) | {"shape": ["batch", 1 << 40, "width", 3]}}, "shape|needed: .*pixels"),
+        (PICTURES | {"input": plain(PIXELS) | {"shape": ["batch", "height", 3]}}, "needed: .*pixels"),
+        (PICTURES | {"input_kind": "picture"}, "input_kind"),
+        (PICTURES | {"input_kind": None}, "input_kind"),
+        (PICTURES | {"input_kind": ["pixels"]}, "input_kind"),
+        (
+            PICTURES | {"outputs": [{"name": "pixels", "dtype": "float32", "shape": ["batch", 3]}]},
+            "a name of its own|outputs",
+        ),
+    ],
+)
+def test_what_takes_pictures_in_part_is_refused(changes, fact):
+    with pytest.raises(ArtifactError, match=fact):
+        ArtifactInfo.from_dict({**make_info().to_dict(), **changes})
 
 
 @pytest.mark.parametrize("shape", [[], ["batch"], ["batch", "classes"], ["batch", None], ["batch", float("inf")]])

@@ -21,6 +21,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import sealed, write_record
 from rest_deploy.errors import RestDeployError
 from rest_deploy.runtimes.registry import read_info
+from rest_deploy.specs import InputKind
 
 Change = Callable[[onnx.ModelProto], None]
 _MEMORY = 4 << 30  # of address space
@@ -62,7 +63,8 @@ def main(source: Path, folder: Path, count: int) -> None:
         path = with_graph(source, folder / "forged.onnx", bytes(damaged))
         try:
             with Predictor(path, threads=1) as predictor:
-                predictor.logits(np.zeros((1, 3, 20, 20), np.float32))
+                floats = predictor.info.input_kind is InputKind.FLOAT
+                predictor.logits(np.zeros(*(((1, 3, 20, 20), np.float32) if floats else ((1, 90, 20, 3), np.uint8))))
             found["opened"] += 1
         except RestDeployError:
             found["refused"] += 1

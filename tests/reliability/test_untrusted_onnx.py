@@ -335,6 +335,261 @@ def test_what_no_file_of_ours_has_is_refused(name: str, tiny_onnx: Path, tmp_pat
     record.count("hostile ONNX graphs", "refused before a runtime sees them", name)
 
 
+# What makes the input from pictures.
+
+
+def _weight(model: onnx.ModelProto, name: str, values: Any, dtype: Any = np.int64) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+    return name
+
+
+def _first(model: onnx.ModelProto, *nodes: onnx.NodeProto) -> None:
+    """Nodes before all others, in their order."""
+    for number, node in enumerate(nodes):
+        model.graph.node.insert(number, node)
+
+
+def _node(operator: str, *inputs: str, output: str = "out", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(operator, inputs, [output], **attributes)
+
+
+def _range(start: int, limit: int, step: int) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        names = [_weight(model, f"evil {name}", number) for name, number in
+                 (("start", start), ("limit", limit), ("step", step))]  # fmt: skip
+        _first(model, _node("Range", *names))
+
+    return change
+
+
+def _range_of_a_shape(model: onnx.ModelProto) -> None:
+    """A shape that is a constant, whatever the picture is: the runtime computes it as the file is opened."""
+    _first(
+        model,
+        _node("Reshape", "pixels", _weight(model, "many", [1 << 40, -1]), output="flat"),
+        _node("Shape", "flat", output="sides", start=0, end=1),
+        _node("Squeeze", "sides", output="side"),
+        _node("Range", _weight(model, "no", 0), "side", _weight(model, "one", 1)),
+    )
+
+
+def _range_from_below(model: onnx.ModelProto) -> None:
+    """Its start is at most 1, and far below it."""
+    _first(
+        model,
+        _node("Min", _weight(model, "one", 1), _weight(model, "low", -(1 << 50)), output="start"),
+        _node("Range", "start", "one", "one"),
+    )
+
+
+def _range_of_what_is_computed(model: onnx.ModelProto) -> None:
+    _first(
+        model,
+        _node("Shape", "pixels", output="side", start=1, end=2),
+        _node("Mul", "side", _weight(model, "many", [1 << 40]), output="limit"),
+        _node("Range", _weight(model, "no", 0), "limit", _weight(model, "one", 1)),
+    )
+
+
+def _range_of_another_branch(model: onnx.ModelProto) -> None:
+    """What is small in one branch is not in the other, by the same name."""
+    made = helper.make_tensor_value_info("made", TensorProto.INT64, None)
+    ways = []
+    for number in (1, 1 << 50):
+        limit = numpy_helper.from_array(np.array(number), "own limit")
+        ranged = _node("Range", _weight(model, f"no {number}", 0), "own limit", f"one {number}", output="made")
+        _weight(model, f"one {number}", 1)
+        ways.append(helper.make_graph([ranged], "way", [], [made], [limit]))
+    model.graph.node.append(_node("If", "pixels", then_branch=ways[0], else_branch=ways[1]))
+
+
+def _product_of_ranges(model: onnx.ModelProto) -> None:
+    """Three numbers make 65,536, and these four billion."""
+    _first(
+        model,
+        _node(
+            "Range", _weight(model, "no", 0), _weight(model, "many", 1 << 16), _weight(model, "one", 1), output="row"
+        ),
+        _node("Unsqueeze", "row", _weight(model, "axis", [1]), output="column"),
+        _node("Mul", "row", "column"),
+    )
+
+
+def _least_of_ranges(model: onnx.ModelProto) -> None:
+    _first(
+        model,
+        _node("Min", _weight(model, "many", 1 << 16), _weight(model, "more", 1 << 40), output="limit"),
+        _node("Range", _weight(model, "no", 0), "limit", _weight(model, "one", 1), output="row"),
+        _node("Unsqueeze", "row", _weight(model, "axis", [1]), output="column"),
+        _node("Less", "row", "column"),
+    )
+
+
+def _doubled(operator: str, times: int, given: list[int]) -> Change:
+    """A constant beside itself, that beside itself, and so on."""
+
+    def change(model: onnx.ModelProto) -> None:
+        name = _weight(model, "seed", given)
+        for number in reversed(range(times)):
+            model.graph.node.insert(
+                0, _node(operator, f"twice {number}", f"twice {number}", axis=0, output=f"twice {number + 1}")
+            )
+        model.graph.node[0].input[:] = [name, name]
+
+    return change
+
+
+def _doubled_size(model: onnx.ModelProto) -> None:
+    """The same of a side of the picture, which a runtime does not compute before there is one."""
+    _doubled("Concat", 40, [1])(model)
+    model.graph.node[0].input[:] = ["side", "side"]
+    _first(model, _node("Shape", "pixels", output="side", start=1, end=2))
+
+
+def _copies(model: onnx.ModelProto) -> None:
+    """Each no larger than the constant, and a thousand of them."""
+    _weight(model, "large", np.ones(1 << 16), np.float32)
+    _first(model, *(_node("Abs", "large", output=f"copy {number}") for number in range(1000)))
+
+
+def _gathered(model: onnx.ModelProto) -> None:
+    table, places = (
+        _weight(model, "table", np.ones((1, 1 << 14)), np.float32),
+        _weight(model, "places", np.zeros(1 << 14)),
+    )
+    _first(model, _node("Gather", table, places, axis=0))
+
+
+def _chosen(model: onnx.ModelProto) -> None:
+    zeros = [_weight(model, f"zeros {axis}", np.zeros(shape), np.float32) for axis, shape in
+             (("down", (1 << 14, 1)), ("across", (1, 1 << 14)))]  # fmt: skip
+    few = _weight(model, "few", [0.0], np.float32)
+    _first(model, _node("Less", few, few, output="which"), _node("Where", "which", *zeros))
+
+
+def _divided_behind(*nodes: onnx.NodeProto) -> Change:
+    """A side of the picture, divided by what nodes make of it, ``zero``."""
+
+    def change(model: onnx.ModelProto) -> None:
+        _first(model, _node("Shape", "pixels", output="side", start=1, end=2), *nodes, _node("Div", "side", "zero"))
+
+    return change
+
+
+def _cast(type_: int, **more: int) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        _first(model, _node("Cast", "pixels", to=type_, **more))
+
+    return change
+
+
+def _axes_of(operator: str) -> Change:
+    """A list of axes that a runtime compares each with each."""
+
+    def change(model: onnx.ModelProto) -> None:
+        _first(model, _node(operator, "pixels", _weight(model, "axes", np.arange(1 << 20))))
+
+    return change
+
+
+def _parts(number: int) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        _first(model, _node("Split", "pixels", axis=1, num_outputs=number))
+
+    return change
+
+
+def _no_input(operator: str) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        _first(model, _node(operator))
+
+    return change
+
+
+_RANGE = "a Range of more than a size"
+_ALONE = "of constants alone"
+HOSTILE_PIXELS: dict[str, tuple[Change, str]] = {
+    "a range of terabytes": (_range(0, 1 << 50, 1), _RANGE),
+    "a range of a size and one": (_range(0, (1 << 20) + 1, 1), _RANGE),
+    "a range from far below": (_range(-(1 << 50), 1, 1), _RANGE),
+    "a range of no steps": (_range(0, 5, 0), "a Range whose steps may be none"),
+    "a range of steps back": (_range(0, 5, -1), "a Range whose steps may be none"),
+    "a range to a number below none": (_range(0, -1, 1), _RANGE),
+    "a range of a constant shape": (_range_of_a_shape, _RANGE),
+    "a range from the least of two": (_range_from_below, _RANGE),
+    "a range of a product": (_range_of_what_is_computed, _RANGE),
+    "a range of another branch's": (_range_of_another_branch, _RANGE),
+    "a range of nothing": (_no_input("Range"), _RANGE),
+    "a product of two ranges": (_product_of_ranges, f"'Mul' {_ALONE}"),
+    "a comparison of two ranges": (_least_of_ranges, f"'Less' {_ALONE}"),
+    "a constant beside itself, 40 times": (_doubled("Concat", 40, [1, 2, 3, 4]), f"'Concat' {_ALONE} that make more"),
+    "a size beside itself, 40 times": (_doubled_size, f"'Concat' {_ALONE} that make more"),
+    "a thousand copies": (_copies, f"'Abs' {_ALONE} that make more"),
+    "a row a million times": (_gathered, f"'Gather' {_ALONE}"),
+    "a choice of a column and a row": (_chosen, f"'Where' {_ALONE}"),
+    "a cast to whole numbers, saturated": (
+        _divided_behind(
+            _node("Sub", "side", "side", output="none"),
+            _node("Cast", "none", to=TensorProto.INT64, saturate=1, output="zero"),
+        ),
+        _DIVISION,
+    ),
+    **{
+        f"a division behind {operator}": (
+            _divided_behind(_node("Sub", "side", "side", output="none"), _node(operator, "none", *more, output="zero")),
+            _DIVISION,
+        )
+        for operator, more in (("Abs", ()), ("Min", ("side",)), ("ReduceSum", ()), ("Squeeze", ()), ("Max", ()))
+    },
+    "a cast to text": (_cast(TensorProto.STRING), "a Cast to another type"),
+    "a cast to complex numbers": (_cast(TensorProto.COMPLEX128), "a Cast to another type"),
+    "a cast to nothing": (_cast(0), "a Cast to another type"),
+    "a cast to type 1000": (_cast(1000), "a Cast to another type"),
+    **{
+        f"{operator} by a million axes": (_axes_of(operator), f"'{operator}' by more than 8 axes")
+        for operator in ("Unsqueeze", "Squeeze", "Reshape", "ReduceSum", "Split")
+    },
+    "a split into 2^40": (_parts(1 << 40), "num_outputs of 1.1e"),
+    "a split into -1": (_parts(-1), "num_outputs of -1"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_PIXELS)
+def test_what_no_file_that_takes_pictures_has_is_refused(
+    name: str, tiny_by_input: dict[str, Path], tmp_path: Path, record: Record
+) -> None:
+    change, why = HOSTILE_PIXELS[name]
+    path = forged(tiny_by_input["pixels"], tmp_path / "evil.onnx", change)
+    with pytest.raises(ArtifactError, match=rf"evil\.onnx: refused: it has ({why}).*again$"):
+        Predictor(path)
+    record.count("hostile ONNX graphs", "refused before a runtime sees them", name)
+
+
+@pytest.mark.parametrize("operator", ["Squeeze", "Shape", "Min", "Gather", "Where", "CumSum", "Split", "Cast", "Sin"])
+def test_a_node_without_inputs_does_no_harm(operator: str, tiny_by_input: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError):
+        Predictor(forged(tiny_by_input["pixels"], tmp_path / "evil.onnx", _no_input(operator)))
+
+
+def test_a_side_that_the_file_fixes_is_none_of_a_picture(tiny_by_input: dict[str, Path], tmp_path: Path) -> None:
+    """Its shape would be a constant, and a Range of it be computed as the file is opened."""
+
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1 << 50
+
+    with pytest.raises(ArtifactError, match=_RANGE):
+        Predictor(forged(tiny_by_input["pixels"], tmp_path / "evil.onnx", change))
+
+
+@pytest.mark.parametrize("kind", ["uint8", "pixels"])
+def test_random_changes_of_a_graph_that_takes_pictures_do_no_harm(
+    kind: str, tiny_by_input: dict[str, Path], tmp_path: Path, worker: Worker, amount: Amount
+) -> None:
+    found = worker("forged_graphs", tiny_by_input[kind], tmp_path, amount(60, 1000, 20))
+    assert found["opened"] > 0
+    assert found["refused"] > 0
+
+
 def _shuffle(ratio: int) -> Change:
     def change(model: onnx.ModelProto) -> None:
         node = next(node for node in model.graph.node if node.op_type == "DepthToSpace")

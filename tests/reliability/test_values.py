@@ -25,7 +25,7 @@ from rest_deploy.cli.terminal import clean
 from rest_deploy.errors import ArtifactError, ConfigError, RestDeployError
 from rest_deploy.pipeline import ExportRequest
 from rest_deploy.runtimes.registry import read_info
-from rest_deploy.specs import ImageSize, Int8Target, Precision, Preprocessing
+from rest_deploy.specs import ImageSize, InputKind, Int8Target, Precision, Preprocessing
 from tests.artifact.test_engine import FIGURES, MAP_CASE
 from tests.artifact.test_precision import RECORD
 from tests.cli.test_commands import Outcome
@@ -48,6 +48,8 @@ def _record(tiny_onnx: Path, kind: str) -> str:
         plan: PrecisionRecord = replace(RECORD, int8_target=Int8Target.TRT, reduced_range=False)
         steps = Preprocessing(size=ImageSize(24, 24))
         plain = replace(plain, precision=Precision.INT8, precision_plan=plan, preprocessing=steps)
+    if kind == "pictures":
+        plain = replace(plain, preprocessing=Preprocessing(size=ImageSize(24, 24))).taking(InputKind.PIXELS)
     if kind == "maps":
         plain = replace(plain, outputs=INFO.outputs, verification={**FIGURES, "cases": [*FIGURES["cases"], MAP_CASE]})
     return plain.to_json()
@@ -74,7 +76,7 @@ def _one_line(command: Any, argv: Sequence[object], capsys: pytest.CaptureFixtur
     return int(told.code)
 
 
-@pytest.mark.parametrize("kind", ["narrowed", "maps", pytest.param("fp32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["narrowed", "maps", "pictures", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_every_leaf_of_a_record_is_read_or_refused(tiny_onnx: Path, kind: str, amount: Amount, record: Record) -> None:
     text, accepted = _record(tiny_onnx, kind), 0
     cases = _cases(text)
