@@ -85,7 +85,8 @@ class Contender:
         features: What it gives, where that is not the logits alone.
         block: As a record's ``map_block``.
         input_kind: What its file takes.
-        steps: Of a run on pictures, from a picture to the input, as a record has it; None where the input is given.
+        steps: From a picture to the network's input, as a record has it; None where the caller makes that.
+        pictures: Whether the run is on pictures.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Contender:
     block: int | None = None
     input_kind: str = InputKind.FLOAT.value
     steps: Mapping[str, Any] | None = None
+    pictures: bool = False
 
     @property
     def kind(self) -> str:
@@ -121,19 +123,24 @@ class Contender:
             RestDeployError: It cannot be opened.
         """
         session = self._opened()
-        if self.steps is not None and self.input_kind != InputKind.PIXELS.value:
-            session.run = partial(_run_on_pictures, session.run, Preprocessing.from_dict(self.steps), self.input_kind)
+        if self.pictures and self.input_kind != InputKind.PIXELS.value:
+            session.run = partial(_run_on_pictures, session.run, self._transform, self.input_kind)
         return session
+
+    @property
+    def _transform(self) -> Preprocessing:
+        assert self.steps is not None  # on_pictures has looked
+        return Preprocessing.from_dict(self.steps)
 
     def batch(self, case: InputSize, rng: np.random.Generator) -> NDArray[Any]:
         """Random images of a case: float32 (B, channels, H, W), or pictures, uint8 (B, H, W, 3)."""
-        if self.steps is None:
+        if not self.pictures:
             return rng.standard_normal(case.shape(self.channels)).astype(np.float32)
         return rng.integers(0, 256, (*case.sizes, PIXEL_CHANNELS), np.uint8)
 
     def seen(self, case: InputSize) -> InputSize:
         """The batch and size that go into the network itself."""
-        size = Preprocessing.from_dict(self.steps).size if self.steps is not None else None
+        size = self._transform.size if self.pictures else None
         return InputSize(case.batch, size or case.size)
 
     def _opened(self) -> Session:
@@ -214,13 +221,13 @@ def on_pictures(contenders: Sequence[Contender]) -> list[Contender]:
         ConfigError: One takes none.
     """
     if all(own.input_kind == InputKind.FLOAT.value for own in contenders):
-        return [replace(own, steps=None) for own in contenders]
+        return list(contenders)
     for own in contenders:
         if own.steps is None or not Preprocessing.from_dict(own.steps).takes_pictures:
             raise ConfigError(
                 f"{own.name} does not say how pictures become its input, and others take pictures; leave it out"
             )
-    return list(contenders)
+    return [replace(own, pictures=True) for own in contenders]
 
 
 def check_baselines(names: Sequence[str]) -> tuple[str, ...]:

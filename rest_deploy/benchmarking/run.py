@@ -338,7 +338,7 @@ def _images(made: BenchmarkReport, case: InputSize, names: Sequence[str]) -> dic
     """Contender -> its batch; contenders with the same number of channels share it, and all share pictures."""
     rng, batches, found = np.random.default_rng(made.settings["seed"]), dict[int, NDArray[Any]](), {}
     for own in made.contenders:
-        channels = own.channels if own.steps is None else PIXEL_CHANNELS
+        channels = PIXEL_CHANNELS if own.pictures else own.channels
         if own.name in names:
             if channels not in batches:
                 batches[channels] = own.batch(case, rng)

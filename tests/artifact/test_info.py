@@ -244,7 +244,11 @@ def test_a_file_that_takes_pictures(kind, steps):
     assert info.input_sizes((2, 5, 7, 3)) == (2, 5, 7)
     resized = kind is InputKind.PIXELS and steps.size is not None
     assert info.network_sizes(2, 5, 7) == ((2, steps.size.height, steps.size.width) if resized else (2, 5, 7))
-    assert info.takes == "uint8 pictures in RGB" + (", resized" if steps.size and kind is InputKind.UINT8 else "")
+    assert info.takes.startswith("uint8 pictures in RGB")
+    assert info.takes.endswith(", resized before") == (steps.size is not None and kind is InputKind.UINT8)
+    assert (
+        ("resized in the file" in info.takes) == info.resizes == (steps.size is not None and kind is InputKind.PIXELS)
+    )
 
 
 def test_a_file_that_takes_floats():
