@@ -77,6 +77,28 @@ FAULTS = (
         "tests/export/test_assemble.py::test_each_piece_has_its_own_weights_and_names",
     ),
     Fault(
+        "levels that are not rounded between both passes",
+        "export/pixels.py",
+        "level = graph.Add(whole, graph.Floor(left))",
+        "level = graph.Add(whole, left)",
+        "tests/export/test_pixels.py::test_every_bit_is_pillow_s[bilinear-crop]",
+    ),
+    Fault(
+        "a picture that is resized rows first, however tall",
+        "export/pixels.py",
+        "graph.Greater(graph.Min(less, more), graph.weight([0]))",
+        "graph.Greater(graph.Min(less, more), graph.weight([1 << 40]))",
+        "tests/export/test_pixels.py::test_large_pictures[shape1]",
+    ),
+    Fault(
+        "a Range of constants that counts as a picture's",
+        "artifact/onnx_graph.py",
+        "made = known.largest[names[1]]",
+        "made = math.inf",
+        "tests/reliability/test_untrusted_onnx.py::test_what_no_file_that_takes_pictures_has_is_refused"
+        "[a product of two ranges]",
+    ),
+    Fault(
         "a half softmax",
         "models/deploy.py",
         "(nn.LayerNorm, Centre, Pool, CentredSoftmax, Softmax)",

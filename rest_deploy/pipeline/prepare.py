@@ -156,6 +156,8 @@ def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
             "what is assumed"
         )
     packages = ("rest_deploy", *get_format(SOURCE).packages)
+    if request.input is InputKind.PIXELS:  # whose resize is in the graph
+        packages = (*packages, "PIL")
     brought_by = importlib.metadata.packages_distributions()  # reads every package's files, a fifth of a small export
     half_io, target = request.precision_config.half_io, request.recipe.target
     dtype = "float16" if half_io else "float32"

@@ -25,9 +25,9 @@ CallBytes = Callable[[int, int, int], int]
 
 _FLOAT = 4  # bytes
 #: Bytes that a pixel of a picture takes at most in a file that takes pictures (``export/pixels.py``). Of one that is
-#: resized: its levels, these by columns, by groups of columns that share up to four in ten, those as float32, and
-#: sums of them; at 12 megapixels 34 bytes were measured (224x224 to 1024x1024, Lanczos, warp), and 20 where most is cut
-#: off. Of another: its levels, these by channels, and those as float32.
+#: resized: its levels, these by columns, by groups of columns that share up to four in ten, those as float32, and sums.
+#: At 12 megapixels 34 bytes were measured (224x224 to 1024x1024, Lanczos, warp), and 20 where most is cut off. Of
+#: another: its levels, these by channels, and those as float32.
 _RESIZED_BYTES, _TAKEN_BYTES = 36, 3 * (1 + 1 + 4)
 
 
