@@ -18,18 +18,18 @@ from benchmarks.precision import write_pictures
 from examples.digits.data import load_split
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import Profile
-from rest_deploy.errors import ExportError
+from rest_deploy.errors import ConfigError, ExportError
 from rest_deploy.export.engine import builder
 from rest_deploy.export.engine.builder import build
 from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.engine.layers import histogram, prove
 from rest_deploy.export.formats import FormatRequest, get_format
-from rest_deploy.models.family import FAMILIES, get_config
+from rest_deploy.models.family import FAMILIES, engine_bytes, get_config
 from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.registry import read_info
-from rest_deploy.specs import ImageSize, Precision
+from rest_deploy.specs import ImageSize, InputKind, Interpolation, Precision, PreprocessingChange, Resize
 from tests.conftest import DIGITS
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
@@ -218,3 +218,39 @@ def test_a_restv2_in_every_precision(precision: Precision, tmp_path: Path) -> No
         assert all(set(counts) == {"fp32"} for counts in record.layers.values())
         estimate = FAMILIES["restv2"].engine_bytes(get_config("restv2_tiny"), ONE[0].max, precision)
         assert record.activation_bytes == pytest.approx(estimate, rel=0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", list(Precision))
+def test_an_engine_that_takes_pictures(precision: Precision, tmp_path: Path) -> None:
+    """Of up to four in 4K; what resizes them stays in FP32, and their activations are within the estimate."""
+    profiles = (Profile.parse("1x1x1:1x480x640:4x2160x3840"),)
+    options: dict[str, Any] = {"targets": ("sm89",), "profiles": profiles}
+    if precision is not Precision.FP32:
+        options["compare_speed"] = False
+    if precision is Precision.INT8:
+        options["calibration"] = tmp_path / "images"
+        write_pictures(load_split()[0][:24], options["calibration"])
+    steps = PreprocessingChange(Resize.CROP, ImageSize(48, 48))
+    request = ExportRequest(
+        None, tmp_path / "x.engine", checkpoint=DIGITS, format="trt-rtx", precision=precision, input=InputKind.PIXELS,
+        preprocessing=steps, options=options,
+    )  # fmt: skip
+    info = run_export(request).info
+    assert info.engine is not None
+    assert info.engine.source_verification is not None
+    assert (info.input.dtype, info.resizes) == ("uint8", True)
+    assert set(info.engine.layers["pixels"]) == {"fp32"}
+    told, estimate = info.engine.activation_bytes, engine_bytes(info, profiles[0].max)
+    assert told is not None
+    assert 0.3 * estimate < told <= estimate
+
+
+def test_what_an_engine_cannot_resize_is_refused(tmp_path: Path) -> None:
+    asked = {"checkpoint": DIGITS, "format": "trt-rtx", "input": "pixels", "output": tmp_path / "x.engine"}
+    crop = PreprocessingChange(Resize.CROP, ImageSize(48, 48))
+    with pytest.raises(ConfigError, match="nearest needs float64"):
+        run_export(ExportRequest(None, preprocessing=replace(crop, interpolation=Interpolation.NEAREST), **asked))
+    with pytest.raises(ConfigError, match="--tf32 rounds products to 10 bits"):
+        run_export(ExportRequest(None, preprocessing=crop, options={"tf32": True}, **asked))
+    assert list(tmp_path.iterdir()) == []
