@@ -77,8 +77,8 @@ def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def get(case: str) -> Path:
         if case not in made:
             request = {"model": TINY, "labels": "none", **(CASES | TAKING_PICTURES)[case]}
-            if case in TAKING_PICTURES:  # their way to the input is proved elsewhere
-                request |= {"input": InputKind.PIXELS, "verify": False}
+            if case in TAKING_PICTURES:
+                request |= {"input": InputKind.PIXELS}
             if request.get("precision", Precision.FP32) is not Precision.FP32:
                 request["options"] = {**request.get("options", {}), "compare_speed": False}
             made[case] = run_export(ExportRequest(output=folder / f"{case}.onnx", **request)).path
@@ -109,7 +109,7 @@ def test_the_vector_is_what_the_predictor_gives(file_of: Callable[[str], Path], 
     largest = max(map(abs, vector["logits"]["values"]))
     if precision is Precision.FP32:
         assert off < 1e-5 * largest
-    assert vector["logits"]["tolerance"] < 0.2 * largest  # a network that answers nothing would be found
+    assert vector["logits"]["tolerance"] < 0.5 * largest  # a network that answers nothing would be found
 
 
 def test_there_is_no_vector_of_what_was_not_verified(tmp_path: Path) -> None:

@@ -69,9 +69,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file that resizes pictures itself; its verification is of other tests."""
     path = tmp_path_factory.mktemp("service") / "tiny.onnx"
     steps = Preprocessing("crop", ImageSize(48, 64))
-    return run_export(
-        ExportRequest(TINY, path, input=InputKind.PIXELS, labels="none", preprocessing=steps, verify=False)
-    ).path
+    return run_export(ExportRequest(TINY, path, input=InputKind.PIXELS, labels="none", preprocessing=steps)).path
 
 
 @pytest.fixture(scope="module")

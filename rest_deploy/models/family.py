@@ -349,7 +349,7 @@ def network_bytes(
     return family_of(config).call_bytes(config, batch, height, width, precision=precision, format=format, block=block)
 
 
-#: Bytes that a pixel of a picture takes in an engine that resizes it, as TensorRT-RTX 1.7 tells: three copies as float32.
+#: Bytes that a pixel of a picture takes in an engine that resizes it, as TensorRT-RTX tells: three copies in float32.
 _ENGINE_PIXEL_BYTES = 3 * 3 * 4
 
 
