@@ -45,6 +45,8 @@ _CHECKED = ((1, 1), (2, 3), (37, 48), (97, 131), (480, 641), (31, 1013), (900, 2
 _MOST_APART = 0.01
 #: Whether what is tall depends on what a picture is resized to, as from Pillow 13.0 on.
 _BY_RESULT = int(PIL.__version__.partition(".")[0]) >= 13
+#: Parts of a pixel that the ends of a box are told in where there is no float64: finer than float32 at the least ends.
+_FINE = 1 << 22
 #: Before the names of nodes and values.
 PREFIX = "pixels"
 
@@ -353,13 +355,7 @@ class _Axis:
         places = np.arange(-(-self.length // group) * group).reshape(-1, group, 1)
         support, function = _FILTERS[interpolation]
         if not self.scale:
-            every = graph.Range(graph.weight(0), graph.Squeeze(self.picture), graph.weight(1))
-            step = graph.Max(self.picture, self.full)
-            ahead = graph.Add(graph.Mul(every, graph.weight([2])), graph.weight([1]))
-            apart = graph.Sub(graph.Mul(ahead, self.full), graph.Mul(self._odd(places), self.picture))
-            apart, step = (
-                graph.Cast(value, to=TensorProto.FLOAT) for value in (apart, graph.Mul(step, graph.weight([2])))
-            )
+            apart, step = (graph.Cast(value, to=TensorProto.FLOAT) for value in self._in_whole_numbers(places))
             return self._in_parts(function(_Real(graph, np.float32), graph.Div(apart, step))), ""
         real = _Real(graph, np.float64)
         centre = graph.Add(
@@ -379,6 +375,38 @@ class _Axis:
             which = graph.Squeeze(pixels, graph.weight([1]))
         apart = graph.Add(graph.Sub(graph.Cast(pixels, to=TensorProto.DOUBLE), centre), real([0.5]))
         return self._in_parts(function(real, graph.Mul(apart, graph.Div(real([1]), step)))), which
+
+    def _in_whole_numbers(self, places: NDArray[np.int64]) -> tuple[str, str]:
+        """How far centres of pixels are from those of places, (group, pixels), and what is 1 of a filter then, (1,):
+        int64, as a quotient of both loses nothing in float32.
+        """
+        graph = self.graph
+        every = graph.Range(graph.weight(0), graph.Squeeze(self.picture), graph.weight(1))
+        ahead = graph.Add(graph.Mul(every, graph.weight([2])), graph.weight([1]))
+        apart = graph.Sub(graph.Mul(ahead, self.full), graph.Mul(self._odd(places), self.picture))
+        step = graph.Max(self.picture, self.full)
+        if self.long:
+            start = self._end(self.cut)
+            reach = graph.Sub(self._end(graph.Add(self.cut, graph.weight([self.length]))), start)
+            one = graph.weight([self.length * _FINE])
+            before = graph.Add(
+                graph.Mul(start, graph.weight([2 * self.length])), graph.Mul(graph.weight(2 * places + 1), reach)
+            )
+            apart = graph.Where(self.long, graph.Sub(graph.Mul(ahead, one), before), apart)
+            step = graph.Where(self.long, graph.Max(one, reach), step)
+        return apart, graph.Mul(step, graph.weight([2]))
+
+    def _end(self, place: str) -> str:
+        """Where a place of the whole side begins on a long picture, rounded to float32, in which Pillow holds ends of a
+        box; int64 (1,), in parts of a pixel.
+        """
+        graph = self.graph
+        fine = graph.weight([_FINE])
+        full, ahead = graph.Max(self.full, graph.weight([1])), graph.Mul(place, self.picture)
+        pixels = graph.Div(ahead, full)  # apart from the rest, as all parts at once could be over 2**63
+        rest = graph.Div(graph.Mul(graph.Sub(ahead, graph.Mul(pixels, full)), fine), full)
+        parts = graph.Add(graph.Mul(pixels, fine), rest)
+        return graph.Cast(graph.Cast(parts, to=TensorProto.FLOAT), to=TensorProto.INT64)
 
     def _in_parts(self, weights: str) -> str:
         """Not yet of sum 1, (groups, group, pixels) -> as Pillow rounds them, in two parts."""
