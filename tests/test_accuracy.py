@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.precision import write_pictures
+from examples.digits.data import load_split
+from rest_deploy import Predictor
 from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
 from rest_deploy.models.reference import reference_runs
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.registry import open_runtime
+from rest_deploy.specs import ImageSize, InputKind, PreprocessingChange, Resize
+from tests.conftest import DIGITS
 from tests.golden import golden_model
 
 # Two float32 computations of one function lose about as much; where PyTorch is exact by luck, 5e-5 is near enough.
@@ -77,3 +82,24 @@ def test_default_init_is_five_times_as_exact_as_pytorch(
             np.abs(runtime.run(batch)["logits"] - reference).max()
             <= 0.2 * np.abs(plain(batch)["logits"] - reference).max()
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [24, 32, 48, 72, 100])
+def test_pictures_are_answered_as_their_inputs_are(side: int, tmp_path: Path) -> None:
+    """All 360 digits that were held out, at five sizes: the same logits to the last bit, so that no class changes."""
+    steps = PreprocessingChange(Resize.CROP, ImageSize(side, side))
+    paths = [
+        run_export(ExportRequest(None, tmp_path / f"{kind.value}.onnx", DIGITS, preprocessing=steps, input=kind)).path
+        for kind in (InputKind.FLOAT, InputKind.PIXELS)
+    ]
+    _, _, digits, labels = load_split()
+    write_pictures(digits, tmp_path / "images")
+    images = sorted((tmp_path / "images").glob("*.png"))
+    assert len(images) == len(labels) == 360
+    found = []
+    for path in paths:
+        with Predictor(path) as predictor:
+            found.append(np.concatenate([predictor.logits(predictor.preprocess(image)) for image in images]))
+    assert np.array_equal(*found)
+    assert (found[0].argmax(axis=1) == labels).mean() > 0.2  # no guesses, though the cut takes some of each digit
