@@ -116,7 +116,7 @@ class Predictor:
             asked. None takes the CPU, for an engine the first GPU.
         threads: CPU threads for one call; None takes one for each core that this process may use.
         allow_spinning: Whether ONNX Runtime's threads go on turning for a while after a call, so that the next one
-            starts sooner; False where calls are rare.
+            starts sooner; False where calls are rare, or cores busy: many images are decoded beside the network.
         max_pixels: Most pixels (height times width) of the network's input, and most work: no shape may take over four
             times the operations of a square of as many, which grow with the square of the pixels. None for as many as
             memory allows. What a call would take is compared with the free memory in either case, before a picture is

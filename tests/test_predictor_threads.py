@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import shutil
@@ -71,7 +72,8 @@ def test_answers_and_their_order_are_those_without_threads(
     with Image.open(lazy) as opened:
         sources: list[Callable[[bytes], Any]] = [
             bytes, io.BytesIO, lambda data: Image.open(io.BytesIO(data)), lambda _: lazy, lambda _: opened,
-            lambda data: np.asarray(Image.open(io.BytesIO(data))), lambda data: data[: len(data) // 2], lambda _: "no.png",
+            lambda data: np.asarray(Image.open(io.BytesIO(data))), lambda data: data[: len(data) // 2],
+            lambda _: "none.png",
         ]  # fmt: skip
 
         def answers(threads: int) -> list[tuple[int, Any]]:
@@ -155,10 +157,8 @@ def test_no_thread_is_left_behind(own: Predictor, rng: np.random.Generator, monk
         stream = own.stream(pictures)
         next(stream)
         assert _threads()
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             end(stream)
-        except KeyboardInterrupt:
-            pass
         assert not _threads()
     with pytest.raises(ImageError, match="image"):
         own.classify([*pictures[:6], b"no picture", *pictures])
