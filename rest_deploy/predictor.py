@@ -365,8 +365,9 @@ class Predictor:
     ) -> Generator[tuple[int, list[Prediction] | ImageError], None, None]:
         """Classify many images, a bad one being no end of the others.
 
-        Where pictures are brought to one size, threads decode and resize those that come next while the network runs:
-        one thread for each core, fewer where memory is short. They end with the generator: close it to leave early.
+        Where pictures are brought to one size, threads decode and resize the next ones while the network runs: one for
+        each core, fewer where memory is short. At most 16 are ready beside those that the threads are at. The threads
+        end with the generator: close it to leave early.
 
         Args:
             images: As :meth:`classify` takes them, no folders.
