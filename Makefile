@@ -98,6 +98,7 @@ figures: $(VENV)/.made
 	$(BIN)/python -m benchmarks.engine_build
 	$(BIN)/python -m benchmarks.engine_sizes
 	$(BIN)/python -m benchmarks.int8_latency
+	$(BIN)/python -m benchmarks.folder
 	$(BIN)/python -m benchmarks.precision
 
 clean:

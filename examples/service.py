@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from PIL import Image
 from starlette.requests import ClientDisconnect
@@ -44,7 +43,7 @@ async def classify(request: Request) -> list[dict[str, Any]]:
         content += part
         if len(content) > MAX_BYTES:
             raise HTTPException(413, f"the body has over {MAX_BYTES:,} bytes; scale the picture down first")
-    return await run_in_threadpool(app.state.predictor.classify, content)
+    return await app.state.predictor.classify_async(content)
 
 
 @app.get("/health")

@@ -138,6 +138,16 @@ def fits(needed: int, free: int | None) -> bool:
     return needed <= USUAL or free is None or needed <= SHARE * free
 
 
+def threads_for_images() -> int:
+    """Threads that may turn usual images into inputs while something else runs: one for each usable core.
+
+    Fewer where memory is short, down to 0: together they fit into what :data:`SHARE` leaves of it, so that a task that
+    was found to fit still does.
+    """
+    cores, free = usable_cores(), available_bytes()
+    return cores if free is None else min(cores, int((1 - SHARE) * free) // USUAL)
+
+
 def check_memory(
     needed: int, what: str, refusal: type[RestDeployError], advice: str | Callable[[], str], *, usual: int = USUAL
 ) -> None:

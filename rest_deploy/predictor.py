@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import operator
 import os
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
@@ -18,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import (
     ArtifactError,
     ConfigError,
@@ -26,7 +30,7 @@ from rest_deploy.errors import (
     PredictorError,
     RestDeployError,
 )
-from rest_deploy.machine import USUAL
+from rest_deploy.machine import USUAL, threads_for_images
 from rest_deploy.models.family import config_of, family_named
 from rest_deploy.runtimes.memory import check_call, most_pixels
 from rest_deploy.runtimes.registry import open_runtime
@@ -42,9 +46,11 @@ from rest_deploy.specs import (
     ImageSize,
     InputKind,
 )
-from rest_deploy.values import check
+from rest_deploy.values import check, shown
 
 if TYPE_CHECKING:  # Pillow is imported with the first image: a service that feeds batches starts without it
+    from concurrent.futures import ThreadPoolExecutor
+
     from PIL import Image
 
     from rest_deploy.preprocess.images import ImageSource
@@ -61,6 +67,10 @@ _PIXELS_A_CALL = 16 * 224 * 224
 #: keys are not reduced across it.
 _SHAPES = 4
 _SIZES_KNOWN = 64
+#: Images that are made ready during a call at most, beside one that each thread is at.
+_IMAGES_AHEAD = 16
+#: Sources that reading leaves as they are. A file object has a position, and Pillow decodes an image where it lies.
+_READ_ANYWHERE = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray)
 
 
 class Prediction(dict[str, Any]):
@@ -106,7 +116,7 @@ class Predictor:
             asked. None takes the CPU, for an engine the first GPU.
         threads: CPU threads for one call; None takes one for each core that this process may use.
         allow_spinning: Whether ONNX Runtime's threads go on turning for a while after a call, so that the next one
-            starts sooner; False where calls are rare.
+            starts sooner; False where calls are rare, or cores busy: many images are decoded beside the network.
         max_pixels: Most pixels (height times width) of the network's input, and most work: no shape may take over four
             times the operations of a square of as many, which grow with the square of the pixels. None for as many as
             memory allows. What a call would take is compared with the free memory in either case, before a picture is
@@ -269,6 +279,48 @@ class Predictor:
         """
         return self._answer_all(image, lambda images: self.stream(images, top_k), progress)
 
+    async def classify_async(self, image: Any, top_k: int | None = None, *, progress: Progress | None = None) -> Any:
+        """As :meth:`classify`, in a thread of the predictor's own, so that an event loop goes on meanwhile.
+
+        As many calls run at a time as there are usable cores, fewer where memory is short; the others wait. With
+        ``threads=1`` calls that run at a time share the cores best. A cancelled call that waits does not start; the
+        answer of one that runs is dropped.
+
+        Args:
+            image, top_k: As of :meth:`classify`.
+            progress: Is called in that thread.
+
+        Raises:
+            RestDeployError: As of :meth:`classify`.
+        """
+        import asyncio
+
+        self._runtime.check_usable()  # a forked child would wait for threads that it does not have
+        call = functools.partial(self.classify, image, top_k, progress=progress)
+        return await asyncio.get_running_loop().run_in_executor(self._callers, call)
+
+    @functools.cached_property
+    def _callers(self) -> ThreadPoolExecutor:
+        """Threads of :meth:`classify_async`, each started when it is first needed."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        return ThreadPoolExecutor(max(1, threads_for_images()), "rest_deploy-async")
+
+    def warm_up(self, sizes: Iterable[InputSize | ImageSize | tuple[int, ...]]) -> None:
+        """Run the network once at each size, so that the first request of it takes no longer than later ones.
+
+        Args:
+            sizes: Of what :meth:`logits` takes: (batch, height, width), or (height, width) for a batch of one.
+
+        Raises:
+            ConfigError: A size is none; nothing was run.
+            InputError: A size is outside of an engine's profiles, or over what ``max_pixels`` or memory allow.
+            PredictorError: It is closed, was forked, or memory is short.
+        """
+        for count, height, width in [_sizes(size) for size in sizes]:
+            self._check_input(count, height, width, "warm-up", InputError)
+            self._outputs(np.zeros(self.info.input_shape(count, height, width), self.info.input.dtype))
+
     def embed(self, image: Any, *, progress: Progress | None = None) -> Any:
         """Embeddings of an image, a list of images, or the images of a folder: what a classifier's head would take.
 
@@ -310,8 +362,12 @@ class Predictor:
 
     def stream(
         self, images: Sequence[ImageSource], top_k: int | None = None
-    ) -> Iterator[tuple[int, list[Prediction] | ImageError]]:
+    ) -> Generator[tuple[int, list[Prediction] | ImageError], None, None]:
         """Classify many images, a bad one being no end of the others.
+
+        Where pictures are brought to one size, threads decode and resize the next ones while the network runs: one for
+        each core, fewer where memory is short. At most 16 are ready beside those that the threads are at. The threads
+        end with the generator: close it to leave early.
 
         Args:
             images: As :meth:`classify` takes them, no folders.
@@ -330,27 +386,68 @@ class Predictor:
 
     def _stream(
         self, images: Sequence[ImageSource], output: str, answer: Callable[[NDArray[np.float32]], Any]
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Generator[tuple[int, Any], None, None]:
         """What is answered by an image's row of an output, or what was wrong with the image, as they are done."""
         waiting: dict[tuple[int, ...], list[tuple[int, NDArray[Any]]]] = defaultdict(list)
-        for index, source in enumerate(images):
-            try:
-                pixels = self._input(source)
-            except ImageError as exc:
-                yield index, exc
-                continue
-            group = waiting[pixels.shape]
-            group.append((index, pixels))
-            if len(group) == self._images_a_call(*self.info.input_sizes((1, *pixels.shape))[1:]):
-                yield from self._run_group(waiting.pop(pixels.shape), output, answer)
-            elif (
-                sum(p.size for g in waiting.values() for _, p in g) > 4 * 3 * _PIXELS_A_CALL
-            ):  # many sizes: bound memory
-                yield from self._run_group(
-                    waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))), output, answer
-                )
+        with closing(self._inputs(images)) as inputs:
+            for index, pixels in enumerate(inputs):
+                if isinstance(pixels, ImageError):
+                    yield index, pixels
+                    continue
+                group = waiting[pixels.shape]
+                group.append((index, pixels))
+                if len(group) == self._images_a_call(*self.info.input_sizes((1, *pixels.shape))[1:]):
+                    yield from self._run_group(waiting.pop(pixels.shape), output, answer)
+                elif (
+                    sum(p.size for g in waiting.values() for _, p in g) > 4 * 3 * _PIXELS_A_CALL
+                ):  # many sizes: bound memory
+                    yield from self._run_group(
+                        waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))), output, answer
+                    )
         for group in waiting.values():
             yield from self._run_group(group, output, answer)
+
+    def _inputs(self, images: Sequence[ImageSource]) -> Generator[NDArray[Any] | ImageError, None, None]:
+        """What the file takes of each image, or what is wrong with the image, in order.
+
+        Made ahead by threads, if there are several images and all inputs are of one size: enough that the threads have
+        work during a call. Where pictures come at their own size, a call may take most of the memory, of which what is
+        free is asked before the next picture is decoded.
+        """
+        size = self.info.image_size if self.info.input_kind is not InputKind.PIXELS else None
+        several = operator.length_hint(images, 2) > 1
+        threads = threads_for_images() if several and size is not None else 0
+        if size is None or not threads:
+            yield from map(self._input_or_error, images)
+            return
+        from concurrent.futures import ThreadPoolExecutor  # 7 ms, which one image need not wait for
+
+        ahead = threads + min(_IMAGES_AHEAD, self._images_a_call(size.height, size.width))
+        sources, made = iter(images), deque[Callable[[], NDArray[Any] | ImageError]]()
+        pool = ThreadPoolExecutor(threads, "rest_deploy-images")
+        try:
+            while True:
+                for source in islice(sources, ahead - len(made)):
+                    made.append(functools.partial(self._input_or_error, source))
+                    if isinstance(source, _READ_ANYWHERE):
+                        with suppress(RuntimeError):  # no thread is to be had: it is made at its turn
+                            made[-1] = pool.submit(made[-1]).result
+                if not made:
+                    return
+                self._runtime.check_usable()  # a forked child would wait for threads that it does not have
+                yield made.popleft()()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _input_or_error(self, source: ImageSource) -> NDArray[Any] | ImageError:
+        try:
+            return self._input(source)
+        except ImageError as exc:
+            error: BaseException | None = exc
+            while error is not None:  # the frames hold the picture and its file: 40 MB, and answers are kept
+                error.__traceback__ = None
+                error = error.__cause__ or error.__context__
+            return exc
 
     def _input(self, source: ImageSource) -> NDArray[Any]:
         """What the file takes of an image, without the batch."""
@@ -443,7 +540,10 @@ class Predictor:
         return ImageError(f"{computed}: the network overflows in {self.info.precision.value}; rest-verify tells where")
 
     def _answer_all(
-        self, image: Any, stream: Callable[[Sequence[Any]], Iterator[tuple[int, Any]]], progress: Progress | None
+        self,
+        image: Any,
+        stream: Callable[[Sequence[Any]], Generator[tuple[int, Any], None, None]],
+        progress: Progress | None,
     ) -> Any:
         """One answer, a list of them, or of a folder a dict."""
         if isinstance(image, (list, tuple)):
@@ -469,6 +569,7 @@ class Predictor:
     def close(self) -> None:
         """Let go of the network; may be called again without harm."""
         self._runtime.close()
+        vars(self).pop("_callers", None)  # whose threads end once calls that still wait were refused
 
     def __repr__(self) -> str:
         info, runtime = self.info, self._runtime
@@ -498,20 +599,32 @@ def assumed_of(path: str | Path, info: ArtifactInfo) -> str:
     return f"assumed of {path}: {', '.join(info.assumed)}; rest-info lists them"
 
 
-def _collected(answers: Iterator[tuple[int, Any]], count: int, progress: Progress | None) -> list[Any]:
+def _collected(answers: Generator[tuple[int, Any], None, None], count: int, progress: Progress | None) -> list[Any]:
     """Answers in the order of their images.
 
     Raises:
         ImageError: The first that is none.
     """
     found: list[Any] = [None] * count
-    for done, (index, answer) in enumerate(answers, 1):
-        if isinstance(answer, ImageError):
-            raise answer
-        found[index] = answer
-        if progress is not None:
-            progress(done, count)
+    with closing(answers):  # else threads would wait as long as somebody keeps the error
+        for done, (index, answer) in enumerate(answers, 1):
+            if isinstance(answer, ImageError):
+                raise answer
+            found[index] = answer
+            if progress is not None:
+                progress(done, count)
     return found
+
+
+def _sizes(size: InputSize | ImageSize | tuple[int, ...]) -> tuple[int, int, int]:
+    """(batch, height, width) of the size of an input, or of an image for a batch of one."""
+    try:
+        found = check(InputSize | ImageSize, size, "size")
+    except ConfigError as exc:
+        accepted = "(height, width) or (batch, height, width), each at least 1"
+        raise ConfigError(f"size {shown(size)} of a warm-up; accepted: {accepted}") from exc
+    sizes: tuple[int, int, int] = found.sizes if isinstance(found, InputSize) else (1, *found.to_plain())
+    return sizes
 
 
 def _scores(logits: NDArray[np.float64], activation: Activation) -> NDArray[np.float64]:

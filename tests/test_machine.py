@@ -218,5 +218,16 @@ def test_what_fits() -> None:
 
 
 @LINUX
+@pytest.mark.parametrize(
+    ("free", "threads"),
+    [(None, 6), (0, 0), (5 << 28, 0), ((5 << 28) + 64, 1), (9 << 28, 1), (11 << 28, 2), (1 << 40, 6)],
+)
+def test_threads_for_images_leave_the_share_of_a_task(monkeypatch: MonkeyPatch, free: int | None, threads: int) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: 6)
+    monkeypatch.setattr(machine, "available_bytes", lambda: free)
+    assert machine.threads_for_images() == threads
+    assert free is None or threads * machine.USUAL + machine.SHARE * free <= free
+
+
 def test_this_process_may_take_some() -> None:
     assert 0 < (machine.available_bytes() or 0) < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

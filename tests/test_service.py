@@ -20,7 +20,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,6 @@ from tests.conftest import IMAGES, ROOT, TINY
 pytest.importorskip("fastapi", reason="fastapi is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
-from fastapi import Request
 
 from examples import service as example
 
@@ -206,30 +204,6 @@ def test_a_slow_client_holds_up_nobody(service: Service, predictor: Predictor) -
         slow.sendall(body[100:])
         answer = b"".join(iter(lambda: slow.recv(1 << 16), b""))
     assert json.loads(answer.split(b"\r\n\r\n")[1]) == predictor.classify(body)
-
-
-def test_the_event_loop_is_free_while_the_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = threading.Event()
-
-    class Busy:
-        info = SimpleNamespace(model="busy", precision="fp32", num_classes=1, weights=SimpleNamespace(sha256=None))
-
-        def classify(self, content: bytearray) -> list[bytearray]:
-            assert asked.wait(10)
-            return [content]
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"x"}
-
-    async def both() -> Any:
-        answer = asyncio.create_task(example.classify(Request({"type": "http"}, receive)))  # type: ignore[arg-type]
-        await asyncio.sleep(0)  # it runs as far as it can
-        await example.health()
-        asked.set()
-        return await answer
-
-    monkeypatch.setattr(example.app.state, "predictor", Busy(), raising=False)
-    assert asyncio.run(both()) == [b"x"]
 
 
 def test_faults_of_the_process_are_not_the_clients() -> None:

@@ -13,7 +13,7 @@ from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_display
 from rest_deploy.errors import ImageError
 from rest_deploy.predictor import Prediction, Predictor, assumed_of
-from rest_deploy.runtimes.registry import device_help
+from rest_deploy.runtimes.registry import can_sleep, device_help
 from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, USUAL_MAX_PIXELS, Activation
 
 
@@ -46,6 +46,8 @@ def _main(arguments: argparse.Namespace) -> int:
     paths = [path for image in arguments.images for path in _expand(Path(image))]
     answers: dict[int, list[Prediction] | ImageError] = {}
     options = {"threads": arguments.threads, "max_pixels": arguments.max_pixels}
+    if len(paths) > 1 and can_sleep(arguments.artifact):  # threads that spin take cores from those that decode
+        options["allow_spinning"] = False
     opened = Predictor(arguments.artifact, arguments.device, **options)
     with opened as predictor, progress_display("predicting") as report:
         info = predictor.info

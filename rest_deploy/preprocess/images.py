@@ -317,7 +317,7 @@ def _decoded(image: Image.Image, name: str, alpha: Alpha, fits: Fits | None, see
         layer = image.convert("RGBA")
         backdrop = Image.new("RGBA", layer.size, (*_WHITE, 255))
         return Image.alpha_composite(backdrop, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would be one copy more
 
 
 def _from_sixteen_bit(image: Image.Image, name: str) -> Image.Image:

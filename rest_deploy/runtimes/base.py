@@ -125,7 +125,7 @@ class Runtime(ABC):
             PredictorError: The runtime is closed, or failed.
         """
         if not isinstance(batch, np.ndarray):
-            self._check_usable()
+            self.check_usable()
             return self._run_foreign(batch)
         self.check(batch)
         batch = np.asarray(batch)  # a masked array hides values that the network would see
@@ -175,7 +175,7 @@ class Runtime(ABC):
             InputError: Wrong dtype, rank or size.
             PredictorError: The runtime is closed.
         """
-        self._check_usable()
+        self.check_usable()
         self._check(batch.dtype, batch.shape, *self._besides)
 
     def call_bytes(self, count: int, height: int, width: int) -> int:
@@ -208,7 +208,7 @@ class Runtime(ABC):
             f"{self.path}: the blocks of such a file cannot be looked into; give the .onnx file it is made from"
         )
 
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
         """Refuse a call after a fork, or after another thread closed it; runtimes ask again once it is their turn."""
         if self._forked:
             raise PredictorError(

@@ -135,7 +135,7 @@ class OnnxRuntime(Runtime):
         try:
             session = self._session_for(self.info.network_sizes(*self.info.input_sizes(batch.shape)))
             if session is None:  # closed by another thread, after run() looked
-                self._check_usable()
+                self.check_usable()
             more = (_giving_back(),) if self.call_bytes(*self.info.input_sizes(batch.shape)) > USUAL else ()
             return dict(zip(self._names, session.run(self._names, {self._input: batch}, *more), strict=True))
         except RestDeployError:

@@ -90,13 +90,13 @@ class PyTorchRuntime(Runtime):
         try:
             waiting = self._thread.submit(self._run_here, batch)
         except RuntimeError as exc:  # closed by another thread, after run() looked, or no thread can be had
-            self._check_usable()
+            self.check_usable()
             raise PredictorError(f"{self.path}: no thread to run it on: {exc}") from exc
         return waiting.result()
 
     def _run_here(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with self._lock, self._threads, torch.inference_mode():
-            self._check_usable()
+            self.check_usable()
             try:
                 outputs = self._model.outputs(torch.tensor(batch).to(self._device))
             except RuntimeError as exc:

@@ -126,6 +126,16 @@ def is_checkpoint(path: str | Path) -> bool:
     return _row(path) is RUNTIMES["pytorch"]
 
 
+def can_sleep(path: str | Path) -> bool:
+    """Whether a file is one whose runtime takes ``allow_spinning=False``.
+
+    Raises:
+        MissingPackageError: The runtime's package is not installed.
+    """
+    row = _row(path)
+    return row is not None and row.load(_purpose(path)).spinning_advice is None
+
+
 def device_help() -> str:
     """What ``--device`` takes."""
     defaults = {suffix[1:]: next(iter(row.devices)) for row in RUNTIMES.values() for suffix in row.suffixes}

@@ -79,19 +79,19 @@ class TensorRTRuntime(Runtime):
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of so many calls goes."""
         checked = self._checked(batch)
-        self._check_usable()  # before the lock, which nobody lets go of in a forked process
+        self.check_usable()  # before the lock, which nobody lets go of in a forked process
         with self._lock:
-            self._check_usable()
+            self.check_usable()
             return [self._session.gpu_call(checked) for _ in range(count)]
 
     def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with self._lock:
-            self._check_usable()
+            self.check_usable()
             return self._session.run_host(batch)
 
     def _run_foreign(self, batch: Any) -> Any:
         with self._lock:
-            self._check_usable()
+            self.check_usable()
             given = self._session.device_input(batch)
             if given is None:
                 return super()._run_foreign(batch)

@@ -77,6 +77,24 @@ def test_json(tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: py
     assert json.loads(Outcome(info, [tiny_onnx, "--json"], capsys).out)["labels"] == list("abcdefg")
 
 
+def test_threads_sleep_between_calls_where_several_images_are_decoded(
+    tiny_onnx: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's cannot be told to, and one image is answered sooner by threads that spin."""
+    spinning: list[bool] = []
+
+    class Noting(predict.Predictor):
+        def __init__(self, path: str, device: Any, *, allow_spinning: bool = True, **options: Any) -> None:
+            spinning.append(allow_spinning)
+            super().__init__(path, device, allow_spinning=allow_spinning, **options)
+
+    monkeypatch.setattr(predict, "Predictor", Noting)
+    image = IMAGES / "rocket.jpg"
+    for arguments in ([tiny_onnx, image, image], [tiny_onnx, image], [tiny_checkpoint, image, image]):
+        assert Outcome(predict, arguments, capsys).code == 0
+    assert spinning == [False, True, True]
+
+
 def _predicted(text: str) -> list[list[str]]:
     """The rows of the table of memory, in columns."""
     lines = text[text.index("memory of a call") :].splitlines()

@@ -860,7 +860,7 @@ def test_an_image_that_asks_for_more_than_its_pixels_need_is_a_bad_image(monkeyp
 
     monkeypatch.setattr(Image.Image, "convert", greedy)
     with pytest.raises(ImageError, match="memory than 24x20 pixels: damaged"):
-        load_image(SAMPLES["png"])
+        load_image(SAMPLES["palette"])
 
 
 def test_free_memory_is_not_promised_twice_to_large_images(monkeypatch):

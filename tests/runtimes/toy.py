@@ -57,7 +57,7 @@ class ToyRuntime(Runtime):
 
     def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with self._lock:
-            self._check_usable()
+            self.check_usable()
             names = [output.name for output in self.info.outputs]
             with np.errstate(over="ignore", invalid="ignore"):  # its Sigmoid tries both of two formulas
                 return dict(zip(names, self._evaluator.run(names, {self.info.input.name: batch}), strict=True))
