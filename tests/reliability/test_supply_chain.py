@@ -80,8 +80,6 @@ def test_no_module_reaches_for_the_network_or_runs_text_as_code(path: Path) -> N
         elif isinstance(node, ast.ImportFrom):
             names = [node.module or ""]
         asks = "asyncio" if path.name == "predictor.py" else "urllib.parse"  # for its caller's event loop; for paths
-            "asyncio" if path.name == "predictor.py" else "urllib.parse"
-        )  # for the event loop of its caller; for paths
         assert not {name.split(".")[0] for name in names if name != asks} & NETWORK
     for call in _calls(path):
         if isinstance(call.func, ast.Name):
