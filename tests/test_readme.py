@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 _COMMAND = re.compile(r"<!-- tour -->\n```console\n\$ (.+?)\n```\n(?:```text\n(.+?)```)?", re.DOTALL)
 _PYTHON = re.compile(r"```python\n(.+?)```", re.DOTALL)
 #: What differs between machines and versions: figures, and where the largest is. Classes and shapes of arrays stay.
-_FIGURE = re.compile(r"\d+(\.\d+)+(e[-+]\d+)?|(?<= at )\d+x\d+x\d+")
+_FIGURE = re.compile(r"\d+(\.\d+)*e[-+]\d+|\d+(\.\d+)+|(?<= at )\d+x\d+x\d+")
 #: What the Python of the pages prints.
 _DIGITS = ["7 0.947", "(2, 10)"]
 _MAPS = ["stage1 (2, 16, 15, 23)", "stage2 (2, 32, 8, 12)", "stage3 (2, 64, 4, 6)", "stage4 (2, 128, 2, 3)"]
