@@ -25,8 +25,8 @@ MAX_BYTES = 16 << 20
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """One predictor for all requests. The first call is slow, so it is made here."""
-    with Predictor(os.environ["ARTIFACT"]) as predictor:
+    """One predictor for all requests, whose calls share the cores. The first call is slow, so it is made here."""
+    with Predictor(os.environ["ARTIFACT"], threads=1) as predictor:
         predictor.classify(Image.new("RGB", (224, 224)))
         app.state.predictor = predictor
         yield

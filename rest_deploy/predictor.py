@@ -282,7 +282,8 @@ class Predictor:
     async def classify_async(self, image: Any, top_k: int | None = None, *, progress: Progress | None = None) -> Any:
         """As :meth:`classify`, in a thread of the predictor's own, so that an event loop goes on meanwhile.
 
-        As many calls run at a time as there are usable cores, fewer where memory is short; the others wait. With
+        As many calls run at a time as there are usable cores, fewer where memory was short at the first; the others
+        wait. Each call of several images has threads of its own that decode. With
         ``threads=1`` calls that run at a time share the cores best. A cancelled call that waits does not start; the
         answer of one that runs is dropped.
 
@@ -493,6 +494,8 @@ class Predictor:
         None where neither is known, as on a GPU. A line of pixels takes more memory than a square, and may be refused.
         """
         fitting = self._fitting()
+        if self.info.resizes:  # the network's input has one size
+            return fitting
         return min((n for n in (self._max_pixels, fitting) if n is not None), default=None)
 
     def _fitting(self) -> int | None:

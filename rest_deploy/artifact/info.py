@@ -15,6 +15,7 @@ from rest_deploy.errors import ArtifactError, ConfigError, one_line
 from rest_deploy.recipes import Recipe, recipe_of, recipes
 from rest_deploy.specs import (
     EMBEDDING,
+    FRACTION,
     LOGITS,
     MAP_NUMBERS,
     SEED,
@@ -144,6 +145,24 @@ class Weights:
         return f"{where}{key}SHA-256 {str(self.sha256)[:16]}..."
 
 
+@dataclass(frozen=True)
+class Levels:
+    """How far levels of pictures that a file resizes were from Pillow's when it was made: the largest distance, of 255,
+    and the share that is apart at all.
+    """
+
+    most: Annotated[int, Whole(0, 255)]
+    share: Annotated[float, FRACTION]
+
+    def __post_init__(self) -> None:
+        hold(self)
+
+    def __str__(self) -> str:
+        if not self.most:
+            return "every level is Pillow's"
+        return f"{self.share:.2g} of all levels differ from Pillow's, by at most {self.most} of 255"
+
+
 #: Of pictures: red, green, blue.
 PIXEL_CHANNELS = 3
 
@@ -168,6 +187,7 @@ class ArtifactInfo:
         preprocessing: From a picture to the input; None where the caller makes the input.
         input: (batch, channels, height, width) float32, or float16; or pictures, :func:`pixel_input`.
         input_kind: What of the preprocessing is left to the caller.
+        levels: Of a file that takes pictures: how far what it makes of them was from Pillow's.
         outputs: What it gives, of the same: ``logits``, (batch, classes), ``embedding``, (batch, channels), and maps.
         feature_norm: Of the maps and of the chain of stages; None of a classifier.
         activation: How logits become scores; ``none`` where there are no logits.
@@ -197,6 +217,7 @@ class ArtifactInfo:
     assumed: Mapping[str, str] = field(default_factory=dict)
     input: TensorSpec
     input_kind: Annotated[InputKind, ABSENT] = InputKind.FLOAT
+    levels: Annotated[Levels | None, ABSENT] = None
     outputs: Annotated[tuple[Output, ...], Many(1, 16)]
     feature_norm: Annotated[FeatureNorm | None, ABSENT] = None
     task: str = field(init=False, repr=False, compare=False)  #: ``"classification"`` or ``"features"``
@@ -284,8 +305,7 @@ class ArtifactInfo:
         if self.input_kind is InputKind.FLOAT:
             return f"{self.channels} channels"
         if self.resizes:
-            as_pillow = "every level is Pillow's" if self.engine is None else "levels are at most one from Pillow's"
-            return f"uint8 pictures in RGB, resized in the file; {as_pillow}"
+            return f"uint8 pictures in RGB, resized in the file{f'; {self.levels}' if self.levels is not None else ''}"
         return f"uint8 pictures in RGB{', resized before' if self.image_size is not None else ''}"
 
     @property

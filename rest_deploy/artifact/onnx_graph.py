@@ -658,6 +658,8 @@ def _refuse_attribute(attribute: Mapping[str, Any]) -> str:
 
 
 def _refuse_tensor(tensor: Mapping[str, Any]) -> None:
+    if _name(tensor) in BLOCK_SIZES and (tensor.get("data_type"), tensor.get("dims")) != (_WHOLE, [1]):
+        raise Refused(f"a size of blocks, {_name(tensor)}, that is not one whole number")
     dims, item = tensor.get("dims", []), _ITEM_BYTES.get(tensor.get("data_type", 0))
     if item is None:
         raise Refused(f"a tensor of data type {tensor.get('data_type', 0)}")

@@ -23,15 +23,16 @@ from rest_deploy.benchmarking.sessions import (
     CompiledSession,
     EagerSession,
     OpenVinoSession,
+    PicturesSession,
     PlainOnnxSession,
     Session,
 )
 from rest_deploy.errors import ConfigError, InputError, MissingPackageError
 from rest_deploy.models.family import config_of, family_of, get_config, network_bytes
 from rest_deploy.preprocess.transform import input_of
-from rest_deploy.runtimes.memory import check_call
+from rest_deploy.runtimes.memory import check_call, picture_bytes
 from rest_deploy.runtimes.registry import RUNTIMES, read_info
-from rest_deploy.specs import Device, InputKind, Precision, Preprocessing, Taps
+from rest_deploy.specs import Device, ImageSize, InputKind, Precision, Preprocessing, Taps
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,9 @@ class Contender:
             RestDeployError: It cannot be opened.
         """
         session = self._opened()
-        if self.pictures and self.input_kind != InputKind.PIXELS.value:
-            session.run = partial(_run_on_pictures, session.run, self._transform, self.input_kind)
-        return session
+        if not self.pictures or self.input_kind == InputKind.PIXELS.value:
+            return session
+        return PicturesSession(session, partial(_inputs_of, self._transform, self.input_kind))
 
     @property
     def _transform(self) -> Preprocessing:
@@ -166,15 +167,17 @@ class Contender:
             PredictorError: Too little is free for any image.
         """
         if self.where == "cpu":
-            check_call(self._call_bytes, self.seen(case).sizes, "", InputError, step="give smaller sizes")
+            check_call(self._call_bytes, case.sizes, "", InputError, step="give smaller sizes")
 
     def _call_bytes(self, batch: int, height: int, width: int) -> int:
+        case, kind = InputSize(batch, ImageSize(height, width)), InputKind(self.input_kind)
+        pictures = 0
+        if self.pictures and kind is not InputKind.FLOAT:
+            pictures = picture_bytes(*case.sizes, resized=kind is InputKind.PIXELS and self._transform.size is not None)
         as_onnx = self.baseline not in (None, "torch")
-        return network_bytes(
+        return pictures + network_bytes(
             config_of(self),
-            batch,
-            height,
-            width,
+            *self.seen(case).sizes,
             precision=Precision(self.precision),
             format="onnx" if as_onnx else RUNTIMES[self.format].memory,
             block=self.block,
@@ -207,11 +210,9 @@ class Contender:
         }
 
 
-def _run_on_pictures(
-    run: Callable[[NDArray[Any]], Any], steps: Preprocessing, kind: str, pictures: NDArray[np.uint8]
-) -> Any:
-    """Call a network with what its file takes of each picture."""
-    return run(np.stack([input_of(Image.fromarray(own), steps, InputKind(kind)) for own in pictures]))
+def _inputs_of(steps: Preprocessing, kind: str, pictures: NDArray[np.uint8]) -> NDArray[Any]:
+    """What a file takes of each picture."""
+    return np.stack([input_of(Image.fromarray(own), steps, InputKind(kind)) for own in pictures])
 
 
 def on_pictures(contenders: Sequence[Contender]) -> list[Contender]:

@@ -54,6 +54,27 @@ class Session(ABC):
         self.close()
 
 
+class PicturesSession(Session):
+    """A session of a file that takes no pictures, or resized ones, in a run on pictures: it gets what is made of them.
+
+    Args:
+        of: The session.
+        inputs_of: uint8 (B, height, width, 3) -> what it takes.
+    """
+
+    def __init__(self, of: Session, inputs_of: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+        self._of, self._inputs_of, self.description = of, inputs_of, of.description
+        self.run = lambda pictures: of.run(inputs_of(pictures))
+
+    def gpu_calls(self, batch: NDArray[Any], count: int) -> list[GpuCall]:
+        """Parts of the time of calls on a GPU, without what is done with the pictures before."""
+        return self._of.gpu_calls(self._inputs_of(batch), count)
+
+    def close(self) -> None:
+        """Let go of the network."""
+        self._of.close()
+
+
 class ArtifactSession(Session):
     """An artifact in its runtime, with the checks of every ``Predictor`` call.
 

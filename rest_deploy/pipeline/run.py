@@ -238,11 +238,10 @@ def _taking_pictures(prepared: Prepared, job: Job, network: ExportResult, folder
         path = _new(place) / prepared.file
         with replacing(path) as target:
             onnx.save(with_pixels(onnx.load(str(network.path)), steps, kind, exact=exact), str(target))
-            info = network.info.taking(kind)
+            info = replace(network.info.taking(kind), levels=levels)
             if not exact:  # not run itself
                 info = replace(info, verification=network.info.verification)
             write_record(target, info)
-    _log.info("%s", levels)
     return replace(network, path=path, info=info, comparison=None, seconds=seconds)
 
 

@@ -140,6 +140,14 @@ def _crop(image: Image.Image, size: ImageSize, ratio: float, resample: Image.Res
     return image.resize((width, height), resample).crop(box)
 
 
+def orders_by_result(version: str) -> bool:
+    """Whether a version of Pillow goes along columns first where height shrinks by more than twice as many pixels as
+    width, as from 13.0 on; before, where it is over a hundred times the width.
+    """
+    major = version.partition(".")[0]
+    return not major.isdecimal() or int(major) >= 13
+
+
 def short_side(size: ImageSize, ratio: float) -> int:
     """Pixels that the short side of an image is resized to, before ``size`` is cut out."""
     return int(max(size.height, size.width) / ratio)

@@ -40,10 +40,8 @@ def call_bytes(info: ArtifactInfo, count: int, height: int, width: int, format: 
         height, width: Of the images as they go into the file, in pixels.
         format: As of :func:`~rest_deploy.models.family.network_bytes`; empty for that of the runtime.
     """
-    size, pixels = info.network_sizes(count, height, width), 0
-    if info.input_kind is not InputKind.FLOAT:
-        resized = info.input_kind is InputKind.PIXELS and info.image_size is not None
-        pixels = (_RESIZED_BYTES if resized else _TAKEN_BYTES) * count * height * width
+    size = info.network_sizes(count, height, width)
+    pixels = 0 if info.input_kind is InputKind.FLOAT else picture_bytes(count, height, width, resized=info.resizes)
     maps = sum(math.prod(own.sizes(*size)) for own in info.outputs if own.stride is not None)
     return (
         pixels
@@ -56,6 +54,17 @@ def call_bytes(info: ArtifactInfo, count: int, height: int, width: int, format: 
             block=info.map_block,
         )
     )
+
+
+def picture_bytes(count: int, height: int, width: int, *, resized: bool) -> int:
+    """Bytes that pictures take in a call of a file that takes them, beside the network.
+
+    Args:
+        count: Pictures of the call.
+        height, width: Of each.
+        resized: Whether the file resizes them.
+    """
+    return (_RESIZED_BYTES if resized else _TAKEN_BYTES) * count * height * width
 
 
 def most_pixels(needed: CallBytes, count: int = 1) -> int | None:

@@ -21,6 +21,7 @@ from rest_deploy.artifact.onnx_file import OnnxFile
 from rest_deploy.errors import (
     ArtifactError,
     DeviceError,
+    InputError,
     MissingPackageError,
     PredictorError,
     RestDeployError,
@@ -36,16 +37,18 @@ _log = logging.getLogger(__name__)
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
-#: On a GPU maps are computed whole up to so many bytes, and larger ones in blocks of half as many. Two ways to choose
-#: from cost 8% at 224 pixels there, and blocks of 2 million numbers 98% at 1024. From 2**31 numbers of a map on
-#: ONNX Runtime 1.31 gives wrong ones (docs/benchmarks.md).
+#: On a GPU maps are computed whole in calls that would take up to so many bytes on the CPU, and in blocks of so many
+#: numbers, half a GiB, in larger ones. Two ways to choose from cost 8% at 224 pixels there, and blocks of 2 million
+#: numbers 98% at 1024. Of maps of 2**31 numbers and more ONNX Runtime 1.31 computes wrong ones (docs/benchmarks.md): a
+#: call of that size takes over 8 GiB in FP32.
 _GPU_WHOLE = 4 << 30
+_GPU_WRONG = 8 << 30
 _GPU_BLOCK = 1 << 27
 
-#: In the names of our own arithmetic on sizes (``export/blockwise.py``, ``export/pixels.py``), which may be on the CPU
-#: too; and what has pixels in it there, which may not.
+#: In the names of our own arithmetic on sizes, and on weights of a resize (``export/blockwise.py``,
+#: ``export/pixels.py``), which may be on the CPU too; and the products of a resize, which may not.
 _SIZES_NAMED = re.compile(r"/node_blocks_|^pixels/")
-_WITH_PIXELS = frozenset({"Gather", "MatMul", "Split", "Transpose"})
+_WITH_PIXELS = frozenset({"MatMul", "Split", "Transpose"})
 #: Arithmetic on sizes, which ONNX Runtime keeps on the CPU by design: a few integers, no image data.
 _SHAPE_OPERATORS = frozenset({"Shape", "Gather", "Concat", "Cast", "Reciprocal", "Squeeze", "Unsqueeze"})
 
@@ -79,7 +82,8 @@ class OnnxRuntime(Runtime):
         self._allow_spinning = allow_spinning
         self._large: Any = None
         self._opening = threading.Lock()
-        self._session: Any = self._opened()
+        self._session: Any
+        self._session, self.info = self._opened()
         inputs = {value.name: value.shape for value in self._session.get_inputs()}
         outputs = {value.name: value.shape for value in self._session.get_outputs()}
         self.info.check_tensors(inputs, outputs, self.path)
@@ -87,29 +91,30 @@ class OnnxRuntime(Runtime):
         self._names = [output.name for output in self.info.outputs]
         self._input = self.info.input.name
 
-    def _opened(self, *, large: bool = False) -> Any:
-        """A session; on a GPU with large maps whole, or in blocks."""
+    def _opened(self, *, large: bool = False) -> tuple[Any, ArtifactInfo]:
+        """A session and the record of its file; on a GPU with large maps whole, or in blocks."""
         with _loading_beside(self.path):  # while the file is read
             file = OnnxFile(self.path)
-        self.info = file.info
+        info = file.info
         with file.checking_seal():
             file.check_graph(operators_of)
             import_onnxruntime(self.target)
-            if self.info.recipe.integers:
-                _check_integers(self.info, self.target, self.path)
+            if info.recipe.integers:
+                _check_integers(info, self.target, self.path)
             content: bytes = file.content
             without_weights: Callable[[str], bytes] = file.without_weights
-            if self.target.kind == "cuda" and self.info.map_block:
+            if self.target.kind == "cuda" and info.map_block:
                 content, without_weights = file.with_blocks_of(_GPU_BLOCK) if large else file.without_blocks()
-            return open_session(
+            session = open_session(
                 content,
                 self.path,
                 self.target,
                 self.threads,
                 without_weights=without_weights,
-                fuse_qdq=not self.info.recipe.qdq,
+                fuse_qdq=not info.recipe.qdq,
                 allow_spinning=self._allow_spinning,
             )
+        return session, info
 
     @classmethod
     def read_info(cls, path: Path) -> ArtifactInfo:
@@ -147,30 +152,38 @@ class OnnxRuntime(Runtime):
 
     def _session_for(self, size: tuple[int, int, int]) -> Any:
         """The session; on a GPU for large maps another, which is opened with the first of them."""
-        if self.target.kind != "cuda" or not self.info.map_block or self._session is None:
+        if self.target.kind != "cuda" or self._session is None:
             return self._session
-        if network_bytes(config_of(self.info), *size, precision=self.info.precision) <= _GPU_WHOLE:
+        taken = network_bytes(config_of(self.info), *size)
+        if taken > _GPU_WRONG and not self.info.map_block:
+            raise InputError(
+                f"{self.path}: on {self.device} ONNX Runtime would compute maps of an input of "
+                f"{'x'.join(map(str, size))} wrongly, as they have 2**31 numbers or more; run fewer at a time, scale "
+                "it down first, or export it again in fp32, without --no-blockwise"
+            )
+        if taken <= _GPU_WHOLE or not self.info.map_block:
             return self._session
         with self._opening:
             if self._large is None:
                 self._large = self._reopened()
-        return self._large
+            return self._large
 
     def _reopened(self) -> Any:
         """A session of the same file, with blocks.
 
         Raises:
             ArtifactError: It is another file now.
+            PredictorError: The runtime was closed meanwhile.
         """
-        before = self.info
-        session = self._opened(large=True)
-        if self.info.to_json() != before.to_json():
-            self.info = before
+        session, info = self._opened(large=True)
+        if info.to_json() != self.info.to_json():
             raise ArtifactError(f"{self.path}: it is another file than the one that was opened; open it again")
+        self.check_usable()
         return session
 
     def _close(self) -> None:
-        self._session = self._large = None
+        with self._opening:  # what another thread opens is let go of too
+            self._session = self._large = None
 
 
 @contextmanager

@@ -327,7 +327,7 @@ class _Going:
 
 
 def _outputs(network: Subject, group: Sequence[_Image]) -> Outputs:
-    """What a network gives for images, those that it resizes itself one at a time, as each may have another size."""
+    """What a network gives for images; for pictures one at a time, as each may have another size."""
     kind = network.info.input_kind
     if kind is InputKind.FLOAT:
         return network.run(np.stack([image.values for image in group]))

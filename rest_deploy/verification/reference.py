@@ -9,14 +9,15 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
 from rest_deploy.artifact.engine import LogitsCase
 from rest_deploy.artifact.info import PIXEL_CHANNELS, ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, Profile, narrowest
-from rest_deploy.errors import VerificationError
-from rest_deploy.preprocess.transform import transform
+from rest_deploy.errors import ConfigError, VerificationError
+from rest_deploy.preprocess.transform import orders_by_result, transform
 from rest_deploy.recipes import Limits
 from rest_deploy.specs import LOGITS, STAGE_STRIDES, ImageSize, InputKind, Preprocessing, Resize
 from rest_deploy.verification.figures import (
@@ -106,12 +107,21 @@ Transform = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 def pictures_of(info: ArtifactInfo) -> Transform | None:
     """What an artifact does with pictures, by Pillow; None where it takes the network's input.
 
-    An engine computes the resize in float32, and a level in a thousand may be one off (``export/pixels.py``): its
-    network is judged by what the same graph gives in ONNX Runtime.
+    An engine computes the resize in float32, and a level in a thousand may be off (``export/pixels.py``): its network
+    is judged by what the same graph gives in ONNX Runtime. How far that is from Pillow, its record says (``levels``).
+
+    Raises:
+        ConfigError: It was made with a Pillow that goes through tall pictures in another order than the one here.
     """
     steps, kind = info.preprocessing, info.input_kind
     if kind is InputKind.FLOAT or steps is None:
         return None
+    made = info.versions.get("PIL", PIL.__version__)
+    if info.resizes and orders_by_result(made) != orders_by_result(PIL.__version__):
+        raise ConfigError(
+            f"it resizes pictures as Pillow {made} does, and {PIL.__version__} here goes through tall ones in another "
+            f"order; install pillow=={made}, or export it again with this one"
+        )
     if info.engine is None:
         return lambda pictures: np.stack([_transformed(Image.fromarray(own), steps, kind) for own in pictures])
     from rest_deploy.export.cpu_session import CpuSession

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +23,9 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
 from rest_deploy import Predictor, export, verify
-from rest_deploy.artifact.onnx_file import read_checked
+from rest_deploy.artifact.onnx_file import read_checked, write_record
 from rest_deploy.artifact.onnx_graph import read_model, refuse_hostile
-from rest_deploy.errors import ConfigError, ExportError
+from rest_deploy.errors import ArtifactError, ConfigError, ExportError, InputError, PredictorError
 from rest_deploy.export import blockwise as blocks
 from rest_deploy.export import checks
 from rest_deploy.export.blockwise import BLOCK_NAME, WHOLE_NAME, blockwise, whole, with_block
@@ -269,44 +272,100 @@ def test_a_file_with_other_blocks(tiny_onnx: Path) -> None:
     assert found.graph == wanted.graph
 
 
+class _Sessions:
+    """A stand-in for ONNX Runtime on a GPU: sessions that answer with their number, from 1 on.
+
+    Args:
+        meanwhile: Called as one after the first is opened.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.opened: list[onnx.ModelProto] = []
+        self._meanwhile = meanwhile
+        monkeypatch.setattr(ort, "open_session", self._open)
+        monkeypatch.setattr(ort, "import_onnxruntime", lambda device: SimpleNamespace())
+        for limit in ("_GPU_WHOLE", "_GPU_WRONG"):
+            monkeypatch.setattr(ort, limit, network_bytes(TINY, 1, 64, 64))
+
+    def _open(self, content: bytes, *_: object, **__: object) -> Any:
+        if self.opened:
+            self._meanwhile()
+        self.opened.append(onnx.load_model_from_string(bytes(content)))
+        number = len(self.opened)
+
+        def run(names: list[str], given: dict[str, Any], *_: object) -> list[Any]:
+            return [np.full((len(given["image"]), TINY.num_classes), number, np.float32)]
+
+        return SimpleNamespace(
+            get_inputs=lambda: [SimpleNamespace(name="image", shape=["batch", 3, "height", "width"])],
+            get_outputs=lambda: [SimpleNamespace(name="logits", shape=["batch", TINY.num_classes])],
+            run=run,
+        )
+
+
+def _answer(runtime: ort.OnnxRuntime, *shape: int) -> float:
+    return float(runtime.run(np.zeros(shape, np.float32))["logits"][0, 0])
+
+
 def test_on_a_gpu_a_second_session_takes_large_maps(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-ins for both sessions, which tell by which of them they were run; the second is opened once."""
-    opened: list[onnx.ModelProto] = []
-
-    class Session:
-        def __init__(self) -> None:
-            self._number = len(opened)
-
-        def get_inputs(self) -> list[Any]:
-            return [SimpleNamespace(name="image", shape=["batch", 3, "height", "width"])]
-
-        def get_outputs(self) -> list[Any]:
-            return [SimpleNamespace(name="logits", shape=["batch", TINY.num_classes])]
-
-        def run(self, names: list[str], given: dict[str, Any], *_: object) -> list[Any]:
-            return [np.full((len(given["image"]), TINY.num_classes), self._number, np.float32)]
-
-    def open_session(content: bytes, *_: object, **__: object) -> Session:
-        opened.append(onnx.load_model_from_string(bytes(content)))
-        return Session()
-
-    monkeypatch.setattr(ort, "open_session", open_session)
-    monkeypatch.setattr(ort, "import_onnxruntime", lambda device: SimpleNamespace())
-    monkeypatch.setattr(ort, "_GPU_WHOLE", network_bytes(TINY, 1, 64, 64))
+    """It is opened once."""
+    sessions = _Sessions(monkeypatch)
     with ort.OnnxRuntime(tiny_onnx, "cuda:0") as runtime:
         sizes = [(1, 3, 64, 64), (1, 3, 96, 96), (2, 3, 64, 64), (1, 3, 32, 32)]
-        answers = [float(runtime.run(np.zeros(size, np.float32))["logits"][0, 0]) for size in sizes]
-    assert answers == [1, 2, 2, 1]
-    blocks = [
-        {
-            tensor.name: numpy_helper.to_array(tensor).tolist()
-            for tensor in own.graph.initializer
-            if "map_" in tensor.name
-        }
-        for own in opened
-    ]
-    assert ["If" in {node.op_type for node in own.graph.node} for own in opened] == [False, True]
-    assert blocks[1][BLOCK_NAME] == blocks[1][WHOLE_NAME] == [ort._GPU_BLOCK]
+        assert [_answer(runtime, *size) for size in sizes] == [1, 2, 2, 1]
+    assert ["If" in {node.op_type for node in own.graph.node} for own in sessions.opened] == [False, True]
+    weights = {tensor.name: tensor for tensor in sessions.opened[1].graph.initializer}
+    assert all(numpy_helper.to_array(weights[name]).tolist() == [ort._GPU_BLOCK] for name in (BLOCK_NAME, WHOLE_NAME))
+
+
+def test_on_a_gpu_maps_that_would_be_wrong_are_refused(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file without blocks."""
+    made = export(None, tmp_path / "whole.onnx", checkpoint=tiny_checkpoint, verify=False, blockwise=False)
+    _Sessions(monkeypatch)
+    with ort.OnnxRuntime(made, "cuda:0") as runtime:
+        assert _answer(runtime, 1, 3, 64, 64) == 1
+        with pytest.raises(InputError, match=r"1x96x96 wrongly, as they have 2.*without --no-blockwise"):
+            _answer(runtime, 1, 3, 96, 96)
+
+
+def test_a_file_that_changes_before_its_second_session(
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record stays that of the first session."""
+    path = tmp_path / "x.onnx"
+    shutil.copy(tiny_onnx, path)
+    _Sessions(monkeypatch)
+    with ort.OnnxRuntime(path, "cuda:0") as runtime:
+        before = runtime.info
+        write_record(path, replace(before, model="another"))
+        with pytest.raises(ArtifactError, match="another file than the one that was opened"):
+            _answer(runtime, 1, 3, 96, 96)
+        path.write_bytes(b"no file of ours")
+        with pytest.raises(ArtifactError):
+            _answer(runtime, 1, 3, 96, 96)
+        assert runtime.info is before
+        assert _answer(runtime, 1, 3, 64, 64) == 1
+
+
+def test_a_second_session_of_a_runtime_that_was_closed_meanwhile(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing: list[threading.Thread] = []
+
+    def close() -> None:
+        closing.append(threading.Thread(target=runtime.close))
+        closing[0].start()
+        while not runtime.closed:
+            pass
+
+    _Sessions(monkeypatch, close)
+    runtime = ort.OnnxRuntime(tiny_onnx, "cuda:0")
+    with pytest.raises(PredictorError, match="this predictor is closed"):
+        _answer(runtime, 1, 3, 96, 96)
+    closing[0].join()
+    assert (runtime._session, runtime._large) == (None, None)
 
 
 def test_on_a_gpu_no_blocks_are_opened(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:

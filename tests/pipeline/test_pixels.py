@@ -13,7 +13,8 @@ import PIL
 import pytest
 from PIL import Image
 
-from rest_deploy import Predictor, export
+from rest_deploy import Predictor, export, verify
+from rest_deploy.artifact.info import Levels
 from rest_deploy.cli import export as export_command
 from rest_deploy.cli import info as info_command
 from rest_deploy.errors import ConfigError, ExportError
@@ -22,6 +23,7 @@ from rest_deploy.models.card import Card
 from rest_deploy.models.checkpoint import save_checkpoint
 from rest_deploy.models.factory import create_model
 from rest_deploy.pipeline import ExportRequest, run_export, run_exports
+from rest_deploy.preprocess.transform import orders_by_result
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import ImageSize, InputKind, Preprocessing
 from rest_deploy.verification.reference import PICTURES
@@ -219,3 +221,21 @@ def test_maps_of_pictures(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with Predictor(made.path) as predictor:
         found = predictor.features(np.zeros((2, 90, 20, 3), np.uint8))
     assert {name: values.shape for name, values in found.items()} == {"stage2": (2, 16, 5, 7), "embedding": (2, 32)}
+
+
+def test_a_file_of_another_pillow_is_not_verified(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would seem wrong with tall pictures; what is not resized is the same with all."""
+    made = run_export(_asked(tiny_checkpoint, tmp_path / "x.onnx", input="pixels"))
+    same = run_export(_asked(tiny_checkpoint, tmp_path / "y.onnx", input="uint8"))
+    monkeypatch.setattr(PIL, "__version__", "12.3.0" if orders_by_result(PIL.__version__) else "13.0.0")
+    assert verify(same.path, tiny_checkpoint, cases=[PICTURES[1]]).passed
+    with pytest.raises(ConfigError, match=r"tall ones in another order; install pillow=="):
+        verify(made.path, tiny_checkpoint, cases=[PICTURES[1]])
+
+
+def test_the_record_says_how_far_levels_are_from_pillow_s(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    made = run_export(_asked(tiny_checkpoint, tmp_path / "x.onnx", input="pixels"))
+    assert read_info(made.path).levels == Levels(0, 0.0)
+    assert made.info.takes.endswith("resized in the file; every level is Pillow's")

@@ -261,8 +261,21 @@ def _unbounded_quotient(model: onnx.ModelProto) -> None:
                 return
 
 
+def _size_of_blocks(name: str, values: Any, dtype: Any) -> Change:
+    """On a GPU other numbers are written over it, in bytes that were checked before."""
+
+    def change(model: onnx.ModelProto) -> None:
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(values, dtype), name))
+
+    return change
+
+
 _DIVISION = "a division by values that may be zero"
 HOSTILE: dict[str, tuple[Change, str]] = {
+    "a size of blocks of two numbers": (_size_of_blocks("map_block", [1, 2], np.int64), "a size of blocks, map_block"),
+    "a size of blocks of none": (_size_of_blocks("map_whole", [], np.int64), "a size of blocks, map_whole"),
+    "a size of blocks in float64": (_size_of_blocks("map_block", [1], np.float64), "a size of blocks, map_block"),
     "a division by zero": (_divided_by(0), _DIVISION),
     "a division by -1": (_divided_by(-1), _DIVISION),
     "a division by the least number": (_divided_by(-(1 << 63)), _DIVISION),
