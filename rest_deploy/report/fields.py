@@ -223,6 +223,7 @@ _ARTIFACT: Mapping[str, Shape] = {
     "blocks": {**_named(_TEXT, "case", "first_over_limit"), "rows": Needed((_BLOCK,))},
     "failures": (_NAME,),
     "passed": _PASSED,
+    "takes": _TEXT,
     "assumed": Each(_TEXT),
 }
 _DATA: Mapping[str, Shape] = {

@@ -116,6 +116,7 @@ class Subject:
             "model": self.info.model,
             "device": self.device,
             "computed": self.computed,
+            "takes": self.info.takes,
             "assumed": dict(self.info.assumed),
         }
 
