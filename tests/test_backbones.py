@@ -34,8 +34,9 @@ from tests.conftest import IMAGES, TINY, TINY_V2, slow
 from tests.models.test_taps import norms_of
 
 PREFIX = "backbone.bottom_up."
-#: Allowed of an answer in float32: the error is some 1e-6 of the largest value.
-CLOSE = 2e-5
+#: Allowed of an answer in float32: the error is some 1e-6 of the largest value, with a chain of norms over maps of one
+#: or two values up to 2.4e-5 on a processor with AVX-512.
+CLOSE = 5e-5
 
 
 def save_detector(path: Path, model: ResT) -> Path:

@@ -111,7 +111,7 @@ class FakeOnnxRuntime:
             disable_fallback=lambda: None,
         )  # fmt: skip
         if self.tells:
-            nodes = [SimpleNamespace(op_type=name) for name in self.stray]
+            nodes = [SimpleNamespace(op_type=name, name="") for name in self.stray]
             session.get_provider_graph_assignment_info = lambda: [
                 SimpleNamespace(ep_name=CPU_EP, get_nodes=lambda: nodes)
             ]

@@ -90,7 +90,7 @@ def _checkpoint(folder: Path, version: int) -> None:
     save_checkpoint(folder / "a.safetensors", _tiny(version).state_dict(), Card("tiny"))
 
 
-def _onnx(folder: Path, version: int, precision: str = "fp32") -> None:
+def _onnx(folder: Path, version: int, precision: str = "fp32", takes: str = "float") -> None:
     from rest_deploy.pipeline import ExportRequest, run_export
 
     beside = folder.parent / f"checkpoint{version}"
@@ -103,6 +103,7 @@ def _onnx(folder: Path, version: int, precision: str = "fp32") -> None:
         folder / "a.onnx",
         checkpoint=beside / "a.safetensors",
         precision=precision,
+        input=takes,
         verify=False,
         options=untimed,
     )
@@ -132,6 +133,7 @@ WRITERS: dict[str, Write] = {
     "an ONNX file": _onnx,
     "an ONNX file in FP16": functools.partial(_onnx, precision="fp16"),
     "an ONNX file in INT8": functools.partial(_onnx, precision="int8"),
+    "an ONNX file that takes pictures": functools.partial(_onnx, takes="pixels"),
 }
 
 

@@ -101,6 +101,7 @@ WRITING = {
     "export/onnx_exporter": "an ONNX file",
     "models/checkpoint": "a checkpoint",
     "pipeline/reduce_precision": "an ONNX file in INT8",
+    "pipeline/run": "an ONNX file that takes pictures",
     "pipeline/sensitivities": "tables of sensitivity and their plots",
     "report/__init__": "a report",
     "runtimes/tensorrt_open": "caches of TensorRT",

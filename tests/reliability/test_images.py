@@ -164,7 +164,7 @@ def test_memory_that_runs_out_is_said_as_such(tmp_path: Path, monkeypatch: pytes
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    picture().save(tmp_path / "large.png")
+    picture().convert("L").save(tmp_path / "large.png")
     monkeypatch.setattr(Image.Image, "convert", fail)
     with pytest.raises(ImageError, match=r"large\.png: .* memory"):
         load_image(tmp_path / "large.png")
