@@ -54,6 +54,11 @@ def slow(cases: Iterable[object]) -> list[ParameterSet]:
     return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
+def further(cases: Iterable[object]) -> list[ParameterSet]:
+    """Cases of ``make soak`` alone: a minute each, and of a kind of which the second lane has another."""
+    return [pytest.param(case, marks=(pytest.mark.slow, pytest.mark.soak)) for case in cases]
+
+
 def in_first_lane(config: pytest.Config) -> bool:
     """Whether ``make test`` runs: of what is tried at random a part is tried, all of it in the second lane."""
     return bool(config.getoption("markexpr") == "not slow")
@@ -62,6 +67,14 @@ def in_first_lane(config: pytest.Config) -> bool:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--soak``: what tests/reliability tries is tried in full, for twenty minutes."""
     parser.addoption("--soak", action="store_true", help="try all that make soak promises, not a part of it")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without ``--soak`` its cases are left out."""
+    if not config.getoption("--soak"):
+        left = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 def pytest_configure(config: pytest.Config) -> None:
