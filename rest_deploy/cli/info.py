@@ -107,10 +107,10 @@ def _free(own: Prediction) -> list[str]:
     if own.free is None:
         return []
     unasked = f", and of up to {USUAL / _MIB:.0f} MiB always" if SHARE * own.free < USUAL else ""
-    return [
-        f"  {own.free / _MIB:,.0f} MiB are free here; Predictor takes calls of up to {SHARE:.0%} of that{unasked}",
-        f"  and, where max_pixels does not say more, inputs of up to {USUAL_MAX_PIXELS:,} pixels",
-    ]
+    told = [f"  {own.free / _MIB:,.0f} MiB are free here; Predictor takes calls of up to {SHARE:.0%} of that{unasked}"]
+    if not own.resized:  # else the network's input has one size
+        told.append(f"  and, where max_pixels does not say more, inputs of up to {USUAL_MAX_PIXELS:,} pixels")
+    return told
 
 
 def _text(path: Path, info: ArtifactInfo) -> str:

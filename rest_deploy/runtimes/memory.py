@@ -131,6 +131,7 @@ class Prediction:
         fits: Whether memory allows a ``Predictor`` the call at this moment; None where that is known only when it runs.
         most: Pixels of each image of the largest squares that fit in such a batch; None where that is not known.
         profile: Of an engine, that holds the size.
+        resized: Whether the file resizes pictures itself.
     """
 
     size: InputSize
@@ -141,6 +142,7 @@ class Prediction:
     fits: bool | None = None
     most: int | None = None
     profile: Profile | None = None
+    resized: bool = False
 
 
 def predict(info: ArtifactInfo, size: InputSize, name: str) -> Prediction:
@@ -161,7 +163,7 @@ def predict(info: ArtifactInfo, size: InputSize, name: str) -> Prediction:
     what = f"a call in {RUNTIMES[info.format].title} on the CPU"
     if info.recipe.emulator:
         what += ", though the file is made for GPUs"
-    return Prediction(size, needed, what, True, free, fits(needed, free), most)
+    return Prediction(size, needed, what, True, free, fits(needed, free), most, resized=info.resizes)
 
 
 def _of_engine(info: ArtifactInfo, engine: EngineRecord, size: InputSize, profile: Profile) -> Prediction:

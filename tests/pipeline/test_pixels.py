@@ -239,3 +239,14 @@ def test_the_record_says_how_far_levels_are_from_pillow_s(tiny_checkpoint: Path,
     made = run_export(_asked(tiny_checkpoint, tmp_path / "x.onnx", input="pixels"))
     assert read_info(made.path).levels == Levels(0, 0.0)
     assert made.info.takes.endswith("resized in the file; every level is Pillow's")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_memory_of_pictures_is_told(
+    kind: str, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bound of the network's input says nothing of pictures that a file brings to one size itself."""
+    made = run_export(_asked(tiny_checkpoint, tmp_path / "x.onnx", input=kind))
+    told = Outcome(info_command, [made.path, "--memory", "3000x4000"], capsys)
+    assert "1x3000x4000" in told.out
+    assert ("max_pixels" in told.out) == (kind == "uint8")
