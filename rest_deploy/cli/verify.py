@@ -234,7 +234,7 @@ def _about(artifact: ArtifactResult) -> str:
         f"{about['name']}: {about['model']}, {about['format']} {about['precision']} on {about['device']}, "
         f"{about['computed']}"
     ]
-    if about["takes"].startswith("uint8"):
+    if about["takes"]:
         lines.append(f"takes {about['takes']}")
     if about["assumed"]:
         unsaid = "; ".join(f"{what} {value}" for what, value in about["assumed"].items())

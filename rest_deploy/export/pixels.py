@@ -249,7 +249,8 @@ def _passes(
         lines = graph.Reshape(lines, graph.Concat(graph.weight([0]), across.picture, graph.weight([-1]), axis=0))
     weights, places = first.weights(interpolation, _GROUP if first.scale else first.length)
     groups = graph.Gather(lines, places, axis=1) if places else graph.Unsqueeze(lines, graph.weight([1]))
-    products = graph.MatMul(weights, graph.Cast(groups, to=TensorProto.FLOAT))  # (B, groups, 2 places of one, the rest)
+    groups = graph.Cast(groups, to=TensorProto.FLOAT)  # of uint8; only what is gathered becomes four times as large
+    products = graph.MatMul(weights, groups)  # (B, groups, 2 places of one, the rest)
     levels = _levels(graph, products, 2)
     other = (second.picture, graph.weight([PIXEL_CHANNELS]))
     shape = graph.Concat(graph.weight([0, -1]), *(other if rows_first else other[::-1]), axis=0)

@@ -116,7 +116,7 @@ class Subject:
             "model": self.info.model,
             "device": self.device,
             "computed": self.computed,
-            "takes": self.info.takes,
+            "takes": self.info.takes if self.way else "",
             "assumed": dict(self.info.assumed),
         }
 
