@@ -219,7 +219,7 @@ def on_pictures(contenders: Sequence[Contender]) -> list[Contender]:
     """The same contenders, where one of them takes pictures in a run on pictures.
 
     Raises:
-        ConfigError: One takes none.
+        ConfigError: One takes none, or two of one network make different inputs of them.
     """
     if all(own.input_kind == InputKind.FLOAT.value for own in contenders):
         return list(contenders)
@@ -227,6 +227,15 @@ def on_pictures(contenders: Sequence[Contender]) -> list[Contender]:
         if own.steps is None or not Preprocessing.from_dict(own.steps).takes_pictures:
             raise ConfigError(
                 f"{own.name} does not say how pictures become its input, and others take pictures; leave it out"
+            )
+    first: dict[str, Contender] = {}
+    for own in contenders:
+        known = first.setdefault(own.network, own)
+        if own.steps != known.steps:
+            told = (f"{one.name}: {Preprocessing.from_dict(one.steps or {})}" for one in (known, own))
+            raise ConfigError(
+                f"pictures become the input in different ways ({'; '.join(told)}), so that times say nothing of each "
+                "other; export both with one transform, or leave one out"
             )
     return [replace(own, pictures=True) for own in contenders]
 

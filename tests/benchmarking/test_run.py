@@ -20,7 +20,7 @@ from rest_deploy import benchmark, create_model, save_checkpoint
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.benchmarking import BenchmarkReport, Effort
 from rest_deploy.benchmarking.cold import Cold
-from rest_deploy.benchmarking.contenders import Contender, artifact_contenders, baseline_contender
+from rest_deploy.benchmarking.contenders import Contender, artifact_contenders, baseline_contender, on_pictures
 from rest_deploy.benchmarking.sessions import Session
 from rest_deploy.errors import ArtifactError, CheckpointError, ConfigError, RestDeployError
 from rest_deploy.export import as_written
@@ -496,3 +496,25 @@ def test_two_files_of_one_name(tiny_export: Any, tiny_checkpoint: Path, tmp_path
     other = run_export(ExportRequest(None, tmp_path / "tiny.onnx", checkpoint=tiny_checkpoint, verify=False)).path
     names = [contender.name for contender in artifact_contenders([tiny_export.path, other], None, 1)]
     assert names == [str(tiny_export.path), str(other)]
+
+
+def test_all_contenders_get_the_same_pictures(tiny_by_input: dict[str, Path]) -> None:
+    """What a file leaves to its caller is part of a call, so that answers are equal; the work is the network's own."""
+    contenders = on_pictures(artifact_contenders(list(tiny_by_input.values()), None, 1))
+    case = InputSize(2, ImageSize(70, 90))
+    batches = [own.batch(case, np.random.default_rng(0)) for own in contenders]
+    answers = []
+    for own, batch in zip(contenders, batches, strict=True):
+        assert (batch.dtype, batch.shape) == (np.uint8, (2, 70, 90, 3))
+        with own.open() as session:
+            answers.append(session.run(batch)["logits"])
+    assert all(np.array_equal(answers[0], other) for other in answers[1:])
+    found = benchmark(list(tiny_by_input.values()), sizes=[(70, 90)], effort=QUICK, cold=False)
+    assert found.failures == []
+    flops = {result.flop for result in found.cases[0].results}
+    assert flops == {count_flops(TINY, 1, ImageSize(48, 33))}
+
+
+def test_pictures_in_different_ways_are_not_compared(tiny_by_input: dict[str, Path], tiny_onnx: Path) -> None:
+    with pytest.raises(ConfigError, match=r"in different ways \(pixels\.onnx: crop 48x33 .*; tiny\.onnx: "):
+        benchmark([tiny_by_input["pixels"], tiny_onnx], effort=QUICK, cold=False)
