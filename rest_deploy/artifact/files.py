@@ -26,13 +26,24 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return distinct
 
 
-def check_target(path: str | Path) -> Path:
-    """Refuse a path at which no file can be written: a folder, or one in a folder that is missing.
+def bytes_of(path: Path) -> int:
+    """Size of a file, or of all files of a folder."""
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else (path,)) if file.is_file())
+
+
+def check_target(path: str | Path, *, folder: bool = False) -> Path:
+    """Refuse a path at which nothing can be written: that of a folder, or in a folder that is missing.
+
+    Args:
+        path: Where.
+        folder: Whether a folder is to be written; then anything at the path is refused.
 
     Raises:
-        ExportError: The folder is missing, or the path is a folder.
+        ExportError: The folder is missing, or the path is taken.
     """
     path = Path(path)
+    if folder and (path.exists() or path.is_symlink()):
+        raise ExportError(f"{path}: exists, and a folder is never written over; remove it, or name another")
     if path.is_dir():
         raise ExportError(f"{path}: is a folder; name a file to write")
     if not path.parent.is_dir():
@@ -40,13 +51,13 @@ def check_target(path: str | Path) -> Path:
     return path
 
 
-def check_writable(path: str | Path) -> Path:
-    """Make sure, before any work, that a file can be made at a path.
+def check_writable(path: str | Path, *, folder: bool = False) -> Path:
+    """Make sure, before any work, that a file, or a folder, can be made at a path.
 
     Raises:
-        ExportError: The folder is missing or not writable, or the path is a folder.
+        ExportError: The folder is missing or not writable, or the path is taken.
     """
-    path = check_target(path)
+    path = check_target(path, folder=folder)
     try:
         with workspace(path.parent, path.name):
             pass
@@ -72,21 +83,39 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def workspace_of(path: str | Path) -> Iterator[tuple[Path, Path]]:
+def making_folder(path: str | Path) -> Iterator[Path]:
+    """Give an empty folder beside ``path``; move it there when the block ends well, remove it when it does not.
+
+    Raises:
+        ExportError: It cannot be written or moved, or ``path`` exists.
+    """
+    with workspace_of(path, folder=True) as (target, folder):
+        made = folder / target.name
+        made.mkdir()
+        yield made
+        for file in made.rglob("*"):
+            if file.is_file():
+                flush(file)
+        check_target(target, folder=True)
+        move(made, target)
+
+
+@contextmanager
+def workspace_of(path: str | Path, *, folder: bool = False) -> Iterator[tuple[Path, Path]]:
     """Give a target and a folder beside it to make it in, removed at the end.
 
     Raises:
         ExportError: The target cannot be written, or an OSError ended the block.
     """
-    target = check_target(path)
-    folder: Path | None = None
+    target = check_target(path, folder=folder)
+    place: Path | None = None
     try:
-        with workspace(target.parent, target.name) as folder:
-            yield target, folder
+        with workspace(target.parent, target.name) as place:
+            yield target, place
     except OSError as exc:
-        if folder is None:
+        if place is None:
             raise ExportError(_NOT_WRITABLE.format(target, exc.strerror)) from exc
-        other = exc.filename is not None and Path(os.fsdecode(exc.filename)).parent not in (folder, target.parent)
+        other = exc.filename is not None and Path(os.fsdecode(exc.filename)).parent not in (place, target.parent)
         where = f" ({exc.filename})" if other else ""
         raise ExportError(f"{target}: cannot be written: {exc.strerror or exc}{where}") from exc
 

@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
+from rest_deploy.artifact.files import bytes_of
 from rest_deploy.artifact.info import ASSUMABLE
 from rest_deploy.cli.preprocessing_flags import (
     add_preprocessing_flags,
@@ -68,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "-o",
         "--output",
-        metavar="FILE",
-        help="file to write (default: the model's name, in this folder); without suffix for several formats",
+        metavar="PATH",
+        help="file or folder to write (default: the model's name, in this folder); without suffix for several formats",
     )
     add_preprocessing_flags(made)
     add("--json", action="store_true", help="print what was made as JSON")
@@ -183,7 +184,7 @@ def _plans_of(prepared: Prepared) -> list[dict[str, str]]:
 
 def _plan(prepared: Prepared, job: Job) -> dict[str, str]:
     request = prepared.request
-    info, pictures = prepared.info.taking(request.input), request.input is not InputKind.FLOAT
+    info, pictures = prepared.info.taking(job.input), job.input is not InputKind.FLOAT
     rows: dict[str, object] = {
         "model": info.model,
         "weights": info.weights,
@@ -249,7 +250,7 @@ def _result_text(result: ExportResult) -> str:
         lines += [f"  {what:<14} {clean(value)}  ({ASSUMABLE[what]})" for what, value in result.info.assumed.items()]
     lines.append("")
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())
-    mib = result.path.stat().st_size / _MIB
+    mib = bytes_of(result.path) / _MIB
     lines.append(f"{clean(str(result.path))}: {result.info.model}, {mib:.1f} MiB, {_proof(result)} ({steps})")
     return "\n".join(lines)
 
@@ -267,7 +268,7 @@ def _as_json(result: ExportResult) -> dict[str, object]:
     """What was made, as plain values."""
     return {
         "path": str(Path(result.path).resolve()),
-        "bytes": result.path.stat().st_size,
+        "bytes": bytes_of(result.path),
         "seconds": result.seconds,
         "notes": list(result.notes),
         "info": result.info.to_dict(),

@@ -19,7 +19,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, Profile
 from rest_deploy.errors import ConfigError
 from rest_deploy.recipes import recipes
-from rest_deploy.specs import ImageSize, Int8Target, Precision, StepProgress
+from rest_deploy.specs import ImageSize, InputKind, Int8Target, Precision, StepProgress
 
 
 @dataclass(frozen=True)
@@ -121,14 +121,18 @@ class Exporter(ABC):
         """Where the file can be run here, to verify and to time it."""
         return Trial(None, f"nothing here runs files of format {self.request.format}")
 
-    def place(self, made: Made, output: Path) -> None:
+    def place(self, made: Made, output: Path) -> tuple[str, ...]:
         """Put a made file in place, whole or not at all, with its final record.
+
+        Returns:
+            What the user should know of it.
 
         Raises:
             ExportError: It cannot be written.
         """
         with replacing(output) as target:
             shutil.copyfile(made.path, target)
+        return ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,9 @@ class Format:
         precisions: What it can be made in; None for all that there are recipes for.
         int8_targets: What its INT8 can be made for, the first unless another is asked for; None for all.
         engine: Whether TensorRT builds it, which has a type for some precisions alone.
+        folder: Whether it is a folder, which may have any name and is never written over.
+        input: What it takes unless that is asked for.
+        blockwise: Whether what runs it computes maps of large images in blocks.
     """
 
     title: str
@@ -154,6 +161,9 @@ class Format:
     precisions: tuple[Precision, ...] | None = None
     int8_targets: tuple[Int8Target, ...] | None = None
     engine: bool = False
+    folder: bool = False
+    input: InputKind = InputKind.FLOAT
+    blockwise: bool = False
 
     @property
     def config_class(self) -> Any:
@@ -217,6 +227,7 @@ _ROWS = {
         exporter="rest_deploy.export.onnx_format",
         config=("rest_deploy.export.onnx_format", "OnnxConfig"),
         packages=_EXPORT,
+        blockwise=True,
     ),
     "trt": _engine("TensorRT engine"),
     "trt-rtx": _engine("TensorRT-RTX engine"),

@@ -60,9 +60,10 @@ class OnnxExporter(Exporter):
         device = "cpu" if info.recipe.integers or not _runs_on_gpu() else "cuda"
         return Trial(device, size=InputSize(1, info.image_size) if info.image_size is not None else Trial.size)
 
-    def place(self, made: Made, output: Path) -> None:
+    def place(self, made: Made, output: Path) -> tuple[str, ...]:
         with replacing(output) as target:
             write_record(target, made.info, graph=made.path)
+        return ()
 
 
 def _runs_on_gpu() -> bool:

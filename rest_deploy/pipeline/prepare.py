@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,11 +41,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A file to be made: its format, what makes it, and where it goes; None where it is only made from."""
+    """A file to be made: its format, what makes it, where it goes (None where it is only made from), what it takes."""
 
     format: str
     exporter: Exporter
     output: Path | None
+    input: InputKind = InputKind.FLOAT
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,18 @@ def prepare(request: ExportRequest, report: StepProgress | None = None) -> Prepa
     )
     info = _describe(request, loaded)
     _check_limits(request, info)
-    _check_pictures(request, info, exporters)
-    jobs = tuple(Job(name, exporters[name], request.output_of(name, _file_name(loaded))) for name in request.formats)
+    name = _file_name(loaded)
+    jobs = tuple(
+        Job(own, exporters[own], request.output_of(own, name), request.input_of(own)) for own in request.formats
+    )
     for job in jobs:
         assert job.output is not None  # it was asked for
         for file in job.exporter.files(job.output):
             if request.checkpoint is not None and file.resolve() == Path(request.checkpoint).resolve():
                 raise ConfigError(f"output {file}: it is the checkpoint; name another file, -o FILE")
-            check_writable(file)
-        job.exporter.check(info.taking(request.input))
+            check_writable(file, folder=get_format(job.format).folder)
+        _check_pictures(job, info)
+        job.exporter.check(info.taking(job.input))
     if sample is not None:  # what is no input of the network is told before the work
         sizes = config.calibration_sizes if sample.calibration else ()
         sources = (*sample.calibration, *sample.judged)
@@ -156,7 +160,7 @@ def _describe(request: ExportRequest, loaded: LoadedModel) -> ArtifactInfo:
             "what is assumed"
         )
     packages = ("rest_deploy", *get_format(SOURCE).packages)
-    if request.input is InputKind.PIXELS:  # whose resize is in the graph
+    if InputKind.PIXELS in map(request.input_of, request.formats):  # whose resize is in the graph
         packages = (*packages, "PIL")
     brought_by = importlib.metadata.packages_distributions()  # reads every package's files, a fifth of a small export
     half_io, target = request.precision_config.half_io, request.recipe.target
@@ -191,22 +195,23 @@ def _check_limits(request: ExportRequest, info: ArtifactInfo) -> None:
         )
 
 
-def _check_pictures(request: ExportRequest, info: ArtifactInfo, exporters: Mapping[str, Exporter]) -> None:
+def _check_pictures(job: Job, info: ArtifactInfo) -> None:
     """Refuse a file that takes pictures where the network takes none, or what runs it cannot resize as Pillow does.
 
     Raises:
         ConfigError: It would be one.
     """
     steps = info.preprocessing
-    if request.input is InputKind.FLOAT:
+    if job.input is InputKind.FLOAT:
         return
     if steps is None or not steps.takes_pictures:
         why = "its caller makes the input" if steps is None else f"it takes {info.channels} channels"
-        raise ConfigError(f"--input {request.input.value}: the network takes no pictures, as {why}; leave --input out")
+        instead = "leave --input out" if get_format(job.format).input is InputKind.FLOAT else "give another --format"
+        raise ConfigError(f"--input {job.input.value}: the network takes no pictures, as {why}; {instead}")
     from rest_deploy.export.pixels import check_exact
 
-    if not all(exporters[name].float64 for name in request.formats):
-        check_exact(steps, request.input)
+    if not job.exporter.float64:
+        check_exact(steps, job.input)
 
 
 def _labels(request: ExportRequest, num_classes: int) -> tuple[str, ...] | None:

@@ -53,8 +53,8 @@ class ExportRequest:
     Args:
         model: Also a config, None to read the architecture off the checkpoint, or in place of a checkpoint a
             ``torch.nn.Module`` with the authors' parameter names.
-        output: File to write, or for several formats its name without a suffix; None names it after the model, or where
-            that is not a published one after the checkpoint, in the current folder.
+        output: File or folder to write, or for several formats its name without a suffix; None names it after the
+            model, or where that is not a published one after the checkpoint, in the current folder.
         format: A row of ``export/formats.py``, or several as ``"onnx,trt"``.
         labels: Also the names themselves.
         preprocessing: From an image to the input, or changes of the checkpoint's own; None takes its own, or assumes
@@ -84,8 +84,8 @@ class ExportRequest:
     )
     format: str = SOURCE
     precision: Precision = Precision.FP32
-    input: InputKind = option(
-        InputKind.FLOAT,
+    input: InputKind | None = option(
+        None,
         "what the file takes: float, resized and normalised (default); uint8, resized pictures; pixels, pictures of "
         "any size, resized in the file as Pillow does",
         arguments={"choices": [kind.value for kind in InputKind]},
@@ -125,7 +125,8 @@ class ExportRequest:
     def __post_init__(self) -> None:
         self._set("formats", parse_formats(self.format))
         self._set("precision", Precision.parse(self.precision))
-        self._set("input", InputKind.parse(self.input))
+        if self.input is not None:
+            self._set("input", InputKind.parse(self.input))
         if self.activation is not None:
             self._set("activation", Activation.parse(self.activation))
         for name in ("strict", "verify"):
@@ -145,11 +146,9 @@ class ExportRequest:
         self._set("configs", MappingProxyType(_make_configs(self.formats, self.options)))
         self._set("recipe", self.precision_config.recipe(self.precision, self._targets))
         self.precision_config.check(self.recipe, self.verify)
-        if self.precision_config.half_io and self.input is not InputKind.FLOAT:
-            raise ConfigError(
-                f"--half-io is of float inputs, and the file would take {self.input.value}; leave one out"
-            )
         for name in self.formats:
+            if self.precision_config.half_io and (taken := self.input_of(name)) is not InputKind.FLOAT:
+                raise ConfigError(f"--half-io is of float inputs, and the file would take {taken.value}; leave one out")
             for package, extra in get_format(name).packages.items():
                 if importlib.util.find_spec(package) is None:
                     raise MissingPackageError(package, f"export to {name}", extra)
@@ -161,7 +160,10 @@ class ExportRequest:
     def onnx_config(self) -> OnnxConfig:
         """How the ONNX file is written that all is made from: in blocks where it is kept and its precision has them."""
         config: OnnxConfig = self.configs[SOURCE]
-        return replace(config, blockwise=config.blockwise and self.recipe.blockwise and SOURCE in self.formats)
+        blockwise = (
+            config.blockwise and self.recipe.blockwise and any(get_format(name).blockwise for name in self.formats)
+        )
+        return replace(config, blockwise=blockwise)
 
     @property
     def precision_config(self) -> PrecisionConfig:
@@ -215,10 +217,18 @@ class ExportRequest:
         if len(self.formats) == 1 and suffix != get_format(self.formats[0]).suffix:
             others = [name for name, row in FORMATS.items() if row.suffix == suffix]
             instead = f", or ask for --format {others[0]}" if others else ""
-            needed = get_format(self.formats[0]).suffix
-            raise ConfigError(
-                f"output {self.output}: files of format {self.format} end in {needed}; name a file that does{instead}"
-            )
+            row = get_format(self.formats[0])
+            if row.folder and others:
+                raise ConfigError(f"output {self.output}: format {self.format} is a folder; name one{instead}")
+            if not row.folder:
+                raise ConfigError(
+                    f"output {self.output}: files of format {self.format} end in {row.suffix}; name a file that does"
+                    f"{instead}"
+                )
+
+    def input_of(self, format: str) -> InputKind:
+        """What the file in one of the formats takes."""
+        return self.input or get_format(format).input
 
     def output_of(self, format: str, name: str) -> Path:
         """The file to write in one of the formats; where none was asked for, by a name without a suffix."""

@@ -75,7 +75,7 @@ def export(
         output: File to write; None names it after the model, or where that is not a published one after
             the checkpoint, in the current folder.
         checkpoint: ``.pth``, ``.pt`` or ``.safetensors``; without one the weights are random, and the artifact says so.
-        format: ``"onnx"``, ``"trt"`` or ``"trt-rtx"``.
+        format: A row of ``export/formats.py``, such as ``"onnx"`` or ``"trt"``.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         **options: The other fields of :class:`ExportRequest`, and those of the configs: ``opset`` and ``simplify``
             of ``OnnxConfig``; ``max_size``, ``targets``, ... of ``EngineConfig``; ``calibration``, ``half_io``, ... of
@@ -132,7 +132,7 @@ def run_exports(request: ExportRequest, report: StepProgress | None = None) -> t
         made = _make(prepared, prepared.source, proved, fp32, folder)
         asked = any(job is prepared.source for job in prepared.jobs)  # then its result tells what its steps took
         source = replace(proved, seconds={} if asked else proved.seconds)
-        if request.input is InputKind.FLOAT:
+        if prepared.source.input is InputKind.FLOAT:
             source = replace(source, path=made.path, info=made.info)
         return tuple(
             made if job is prepared.source else _make(prepared, job, source, fp32, folder) for job in prepared.jobs
@@ -213,8 +213,8 @@ def _make(prepared: Prepared, job: Job, source: ExportResult, fp32: ExportResult
     if made.info.precision_plan is not None:
         made = _measure(prepared, job, made, fp32, folder)
     output = job.output if job.output is not None else _new(folder / "source") / prepared.file
-    job.exporter.place(Made(made.path, made.info), output)
-    return replace(made, path=output, notes=tuple(dict.fromkeys(made.notes)))
+    notes = job.exporter.place(Made(made.path, made.info), output)
+    return replace(made, path=output, notes=tuple(dict.fromkeys((*made.notes, *notes))))
 
 
 def _taking_pictures(prepared: Prepared, job: Job, network: ExportResult, folder: Path) -> ExportResult:
@@ -223,7 +223,7 @@ def _taking_pictures(prepared: Prepared, job: Job, network: ExportResult, folder
     Raises:
         ExportError: That makes other inputs than Pillow does.
     """
-    kind, steps = prepared.request.input, network.info.preprocessing
+    kind, steps = job.input, network.info.preprocessing
     if kind is InputKind.FLOAT or job.output is None:  # a file that others are made from alone
         return network
     import onnx

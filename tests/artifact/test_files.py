@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from rest_deploy.artifact.files import check_writable, replacing
+from rest_deploy.artifact.files import bytes_of, check_writable, making_folder, replacing
 from rest_deploy.errors import ExportError
 
 #: A folder that even root cannot make files in.
@@ -122,3 +122,57 @@ def test_a_read_only_folder_is_refused(tmp_path):
     folder.mkdir(mode=0o500)
     with pytest.raises(ExportError, match="the folder cannot be written to: Permission denied"):
         check_writable(folder / "model.onnx")
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "repository"
+
+    def fail():
+        with making_folder(path) as folder:
+            (folder / "1").mkdir()
+            (folder / "1" / "model.onnx").write_bytes(b"half")
+            raise ValueError("in the middle")
+
+    with pytest.raises(ValueError, match="in the middle"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    with making_folder(path) as folder:
+        (folder / "1").mkdir()
+        (folder / "1" / "model.onnx").write_bytes(b"whole")
+        assert not path.exists()
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == [
+        *("repository", "repository/1", "repository/1/model.onnx")
+    ]
+    assert (bytes_of(path), bytes_of(path / "1" / "model.onnx")) == (5, 5)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o777 & ~_umask()
+
+
+@pytest.mark.parametrize(
+    "function", [lambda path: check_writable(path, folder=True), lambda p: making_folder(p).__enter__()]
+)
+@pytest.mark.parametrize("taken", ["folder", "file", "link"])
+def test_a_folder_is_never_written_over(tmp_path, function, taken):
+    path = tmp_path / "repository"
+    {"folder": path.mkdir, "file": path.touch, "link": lambda: path.symlink_to("nowhere")}[taken]()
+    with pytest.raises(ExportError, match=r"repository: exists, and a folder is never written over; remove it"):
+        function(path)
+
+
+def test_a_folder_that_somebody_else_made_meanwhile_stays(tmp_path):
+    path = tmp_path / "repository"
+
+    def make():
+        with making_folder(path) as folder:
+            (folder / "ours").touch()
+            path.mkdir()
+            (path / "theirs").touch()
+
+    with pytest.raises(ExportError, match="exists"):
+        make()
+    assert [file.name for file in path.iterdir()] == ["theirs"]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -12,17 +12,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import onnx
 import pytest
 
 from rest_deploy import Predictor, export
+from rest_deploy.artifact.files import making_folder
+from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.cli import export as cli
 from rest_deploy.doctor.artifacts import artifact_keys
 from rest_deploy.errors import ConfigError, MissingPackageError
 from rest_deploy.export import formats
-from rest_deploy.export.formats import FORMATS, FormatRequest
+from rest_deploy.export.formats import FORMATS, FormatRequest, Made
+from rest_deploy.export.onnx_format import OnnxConfig, OnnxExporter
 from rest_deploy.pipeline import ExportRequest, run_exports
 from rest_deploy.pipeline.request import as_arguments
-from rest_deploy.specs import Int8Target, Precision
+from rest_deploy.specs import InputKind, Int8Target, Precision
 from tests.cli.test_commands import Outcome
 from tests.conftest import ROOT
 
@@ -150,6 +154,60 @@ def test_nothing_is_left_where_making_fails(
     with pytest.raises(KeyboardInterrupt):
         export(None, tmp_path / "x.toy", checkpoint=tiny_checkpoint, format="toy", verify=False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of a format that is a folder and takes pictures unless something else is asked for."""
+
+    class FolderExporter(OnnxExporter):
+        def place(self, made: Made, output: Path) -> tuple[str, ...]:
+            with making_folder(output) as folder:
+                write_record(folder / "model.onnx", made.info, graph=made.path)
+            return (f"{output.name} is a toy",)
+
+    module = ModuleType("tests.folder_format")
+    vars(module).update(check=FolderExporter, FolderConfig=OnnxConfig)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    formats._ROWS["folder"] = replace(
+        FORMATS["onnx"],
+        suffix=".folder",
+        exporter=module.__name__,
+        config=(module.__name__, "FolderConfig"),
+        folder=True,
+        input=InputKind.PIXELS,
+    )
+
+
+@pytest.mark.usefixtures("folders")
+def test_a_format_that_is_a_folder(tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--checkpoint", tiny_checkpoint, "--format", "folder", "-o", tmp_path / "any.name"]
+    made = Outcome(cli, argv, capsys)
+    assert (made.code, made.err) == (0, "warning: any.name is a toy\n")
+    with Predictor(tmp_path / "any.name" / "model.onnx") as predictor:
+        assert predictor.info.input_kind is InputKind.PIXELS
+        assert predictor.info.verification is not None
+    operators = {node.op_type for node in onnx.load(str(tmp_path / "any.name" / "model.onnx")).graph.node}
+    assert "If" in operators  # maps of large images in blocks
+    size = (tmp_path / "any.name" / "model.onnx").stat().st_size
+    assert f"any.name: tiny, {size / 2**20:.1f} MiB, verified" in made.out
+    again = Outcome(cli, argv, capsys)
+    assert (again.code, again.err.count("\n")) == (1, 1)
+    assert "any.name: exists" in again.err
+
+
+@pytest.mark.usefixtures("folders")
+def test_a_folder_beside_a_file_takes_what_it_takes(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    request = ExportRequest(None, tmp_path / "x", tiny_checkpoint, "onnx,folder", verify=False)
+    assert [made.info.input_kind for made in run_exports(request)] == [InputKind.FLOAT, InputKind.PIXELS]
+    asked = replace(request, output=tmp_path / "y", input=InputKind.UINT8)
+    assert [made.info.input_kind for made in run_exports(asked)] == [InputKind.UINT8] * 2
+
+
+@pytest.mark.usefixtures("folders")
+def test_a_folder_with_the_name_of_a_file_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"x\.onnx: format folder is a folder; name one, or ask for --format onnx$"):
+        ExportRequest("rest_lite", "x.onnx", format="folder")
 
 
 def test_every_exporter_takes_the_same(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_half_inputs_are_refused(kind: str, tiny_checkpoint: Path, tmp_path: Pat
         _asked(tiny_checkpoint, tmp_path / "x.onnx", input=kind, precision="fp16", half_io=True)
 
 
-@pytest.mark.parametrize("kind", ["picture", "", "Pixels ", None, 3, True])
+@pytest.mark.parametrize("kind", ["picture", "", "Pixels ", 3, True])
 def test_another_kind_is_refused(kind: Any, tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="input"):
         _asked(tiny_checkpoint, tmp_path / "x.onnx", input=kind)

@@ -153,10 +153,11 @@ class EngineExporter(Exporter):
         profiles, why = info.engine.profiles, _why_not_run(info.engine.targets, self._gpu)
         return Trial(None if why else f"cuda:{self._gpu}", why, profiles, profiles[0].opt)
 
-    def place(self, made: Made, output: Path) -> None:
+    def place(self, made: Made, output: Path) -> tuple[str, ...]:
         with replacing_engine(output) as (plan, manifest):
             shutil.copyfile(made.path, plan)
             write_manifest(manifest, made.info)
+        return ()
 
 
 def _why_not_run(targets: tuple[str, ...], number: int) -> str:
