@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,cpu,trt-rtx,bench,report,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,cpu,trt-rtx,openvino,webgpu,bench,report,dev]"
 	touch $@
 
 demo: $(VENV)/.made

@@ -22,7 +22,7 @@ from rest_deploy.runtimes.registry import RUNTIMES
 
 #: Distributions whose version affects measurements, beside those that the runtimes name.
 _PACKAGES = (
-    *("rest-deploy", "numpy", "pillow", "onnx", "onnxsim", "onnxscript", "openvino", "tensorrt-rtx-cu13-libs"),
+    *("rest-deploy", "numpy", "pillow", "onnx", "onnxsim", "onnxscript", "tensorrt-rtx-cu13-libs"),
     *("cuda-bindings", "safetensors"),
 )
 #: Environment variables that affect speed.

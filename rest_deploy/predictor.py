@@ -112,8 +112,9 @@ class Predictor:
 
     Args:
         path: The artifact.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, a ``torch.device`` or the number of a GPU; never another than
-            asked. None takes the CPU, for an engine the first GPU.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"openvino"``, ``"openvino:NAME"``, ``"webgpu"``,
+            ``"webgpu:software"``, a ``torch.device`` or the number of a GPU; never another than asked. None takes the
+            CPU, for an engine the first GPU.
         threads: CPU threads for one call; None takes one for each core that this process may use.
         allow_spinning: Whether ONNX Runtime's threads go on turning for a while after a call, so that the next one
             starts sooner; False where calls are rare, or cores busy: many images are decoded beside the network.
@@ -148,13 +149,19 @@ class Predictor:
         family, config = family_named(self.info.family), config_of(self.info)
         self._operations = functools.lru_cache(_SIZES_KNOWN)(lambda size: family.flops(config, 1, size))
         self._gives = {output.name for output in self.info.outputs}
-        if told := assumed_of(path, self.info):
-            _log.warning("%s", told)
+        for told in (assumed_of(path, self.info), self.note):
+            if told:
+                _log.warning("%s", told)
 
     @property
     def info(self) -> ArtifactInfo:
         """What the artifact says of itself."""
         return self._runtime.info
+
+    @property
+    def note(self) -> str:
+        """What to know of where it runs, such as that it computes in software; empty where there is nothing."""
+        return self._runtime.note
 
     @overload
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]: ...
@@ -500,7 +507,7 @@ class Predictor:
 
     def _fitting(self) -> int | None:
         """Pixels of the largest square that memory allows at this moment; None where that cannot be told."""
-        return most_pixels(self._runtime.call_bytes) if self._runtime.device == "cpu" else None
+        return most_pixels(self._runtime.call_bytes) if self._runtime.target.in_memory else None
 
     def _images_a_call(self, height: int, width: int) -> int:
         """How many images of a size run together: as many as memory and the artifact allow."""

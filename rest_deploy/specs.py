@@ -403,25 +403,40 @@ class PreprocessingChange:
 
 @dataclass(frozen=True)
 class Device:
-    """``cpu``, or ``cuda`` with the number of a GPU."""
+    """Where a network runs.
+
+    Args:
+        kind: ``"cpu"``, ``"cuda"``, or a kind that a runtime of its own has.
+        index: Number of a GPU of CUDA.
+        name: Of a device of another kind, as its runtime calls it; empty for the one that it takes.
+    """
 
     kind: str
     index: int = 0
+    name: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Device:
-        """Read ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        """Read ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"openvino"`` or ``"openvino:GPU.1"``.
 
         Raises:
-            DeviceError: Anything else.
+            DeviceError: Anything that is not of this form; which kinds there are, the registry of runtimes knows.
         """
-        match = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", text)
+        match = re.fullmatch(r"(cpu)|(cuda)(?::(\d{1,3}))?|((?!cpu|cuda)[a-z]+)(?::(\w[\w.]{0,39}))?", text, re.ASCII)
         if not match:
-            raise DeviceError(f"device {text!r}; accepted: cpu, cuda, cuda:0, cuda:1, ...")
-        return cls("cuda" if text.startswith("cuda") else "cpu", int(match[1] or 0))
+            raise DeviceError(f"device {text!r}; accepted: cpu, cuda, cuda:0, cuda:1, ..., or KIND:NAME")
+        cpu, cuda, index, other, name = match.groups()
+        return cls(cpu or cuda or other, int(index or 0), name or "")
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it computes on this machine's CPU, in its memory."""
+        return self.kind == "cpu" or self.name == "CPU"
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+        if self.kind == "cuda":
+            return f"{self.kind}:{self.index}"
+        return f"{self.kind}:{self.name}" if self.name else self.kind
 
 
 @dataclass(frozen=True)

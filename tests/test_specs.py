@@ -230,6 +230,9 @@ def test_preprocessing_refuses_a_field_of_the_wrong_kind(field, value):
         ("cuda:0", Device("cuda", 0), "cuda:0"),
         ("cuda:1", Device("cuda", 1), "cuda:1"),
         ("cuda:15", Device("cuda", 15), "cuda:15"),
+        ("openvino", Device("openvino"), "openvino"),
+        ("openvino:GPU.1", Device("openvino", name="GPU.1"), "openvino:GPU.1"),
+        ("webgpu:software", Device("webgpu", name="software"), "webgpu:software"),
     ],
 )
 def test_devices_are_read_and_written(text, device, full):
@@ -238,9 +241,31 @@ def test_devices_are_read_and_written(text, device, full):
     assert Device.parse(full) == device
 
 
+def test_what_computes_in_memory():
+    names = ("cpu", "openvino:CPU", "cuda", "openvino:GPU", "webgpu:software")
+    assert [Device.parse(name).in_memory for name in names] == [True, True, False, False, False]
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "gpu", "CPU", "Cuda", " cpu", "cpu\n", "cpu:0", "cuda:", "cuda:-1", "cuda:a", "cuda:0,1", "cuda:1111"],
+    [
+        "",
+        "CPU",
+        "Cuda",
+        " cpu",
+        "cpu\n",
+        "cpu:0",
+        "cuda:",
+        "cuda:-1",
+        "cuda:a",
+        "cuda:0,1",
+        "cuda:1111",
+        "gpu:",
+        "gpu:a b",
+        "gpu:.",
+        "cpux",
+        "1",
+    ],
 )
 def test_other_names_of_devices_are_refused(text):
     with pytest.raises(DeviceError, match=r"device .*; accepted: cpu, cuda, cuda:0, cuda:1, \.\.\."):

@@ -31,7 +31,7 @@ from rest_deploy.errors import ConfigError, InputError, MissingPackageError
 from rest_deploy.models.family import config_of, family_of, get_config, network_bytes
 from rest_deploy.preprocess.transform import input_of
 from rest_deploy.runtimes.memory import check_call, picture_bytes
-from rest_deploy.runtimes.registry import RUNTIMES, read_info
+from rest_deploy.runtimes.registry import RUNTIMES, read_info, row_for
 from rest_deploy.specs import Device, ImageSize, InputKind, Precision, Preprocessing, Taps
 
 
@@ -115,7 +115,9 @@ class Contender:
     @property
     def where(self) -> str:
         """The device it runs on: ``"cpu"``, ``"cuda:0"``, ..."""
-        return str(Device.parse(self.device)) if self.device is not None else RUNTIMES[self.format].default_device
+        if self.device is None:
+            return RUNTIMES[self.format].default_device
+        return str(Device.parse(row_for(self.file, self.device).named(self.device)))
 
     def open(self) -> Session:
         """Open it; in a run on pictures it takes those, and what its file does not do with them is part of a call.
@@ -166,7 +168,7 @@ class Contender:
             InputError: It would take more than is free.
             PredictorError: Too little is free for any image.
         """
-        if self.where == "cpu":
+        if Device.parse(self.where).in_memory:
             check_call(self._call_bytes, case.sizes, "", InputError, step="give smaller sizes")
 
     def _call_bytes(self, batch: int, height: int, width: int) -> int:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from rest_deploy.environment import installed_version
 from rest_deploy.errors import DeviceError, RestDeployError, one_line
 from rest_deploy.runtimes.base import GpuCall
+from rest_deploy.runtimes.openvino import compile_network
 from rest_deploy.runtimes.ort import open_session
-from rest_deploy.runtimes.registry import RUNTIMES, open_runtime
+from rest_deploy.runtimes.registry import open_runtime, row_for
 from rest_deploy.specs import Device
 
 _RECOMPILATIONS = 256
@@ -87,7 +88,7 @@ class ArtifactSession(Session):
     def __init__(self, path: Path, device: str | None, threads: int | None) -> None:
         self._runtime = open_runtime(path, device, threads)
         self.run = self._runtime.run  # without a call in between, which would be timed too
-        row = RUNTIMES[self._runtime.info.format]
+        row = row_for(path, self._runtime.device)
         versions = (installed_version(name) for names in row.packages.values() for name in names)
         told = (row.title, next(filter(None, versions), None), f"on {self._runtime.device}")
         self.description = " ".join(filter(None, told))
@@ -125,21 +126,17 @@ class PlainOnnxSession(Session):
 
 
 class OpenVinoSession(Session):
-    """An ONNX file in OpenVINO on the CPU, in float32; OpenVINO's default is bfloat16 if the CPU has it."""
+    """Any ONNX file in OpenVINO on the CPU, as ``device="openvino"`` computes ours."""
 
     def __init__(self, file: Path, device: str | None, threads: int) -> None:
         import openvino
 
-        if Device.parse(device or "cpu").kind != "cpu":
+        if Device.parse(device or "cpu").kind not in ("cpu", "openvino"):
             raise DeviceError(f"device {device}: the baseline openvino runs only on the CPU; use device cpu")
-        settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-        }
         self.description = f"OpenVINO {openvino.__version__.partition('-')[0]} on cpu"
         try:
-            self._request: Any = openvino.Core().compile_model(file, "CPU", settings).create_infer_request()
+            compiled = compile_network(file, Device("openvino", name="CPU"), threads)
+            self._request: Any = compiled.create_infer_request()
         except RuntimeError as exc:
             raise RestDeployError(f"{self.description}: cannot load {file.name}: {one_line(exc)}") from exc
 

@@ -46,22 +46,14 @@ def _main(arguments: argparse.Namespace) -> int:
     paths = [path for image in arguments.images for path in _expand(Path(image))]
     answers: dict[int, list[Prediction] | ImageError] = {}
     options = {"threads": arguments.threads, "max_pixels": arguments.max_pixels}
-    if len(paths) > 1 and can_sleep(arguments.artifact):  # threads that spin take cores from those that decode
+    if len(paths) > 1 and can_sleep(
+        arguments.artifact, arguments.device
+    ):  # threads that spin take cores from those that decode
         options["allow_spinning"] = False
     opened = Predictor(arguments.artifact, arguments.device, **options)
     with opened as predictor, progress_display("predicting") as report:
         info = predictor.info
-        if info.weights.random:
-            print(f"warning: {arguments.artifact} holds random weights; its predictions mean nothing", file=sys.stderr)
-        if arguments.verbose:
-            from rest_deploy.cli.record_text import assumed, record_rows
-
-            for name, value in {**record_rows(info), "assumed": assumed(info) or "nothing"}.items():
-                print(f"{name}: {clean(value)}", file=sys.stderr)
-            if predictor.max_pixels is not None:
-                print(f"at most {predictor.max_pixels:,} pixels of input", file=sys.stderr)
-        elif told := assumed_of(arguments.artifact, info):
-            print(f"warning: {clean(told)}", file=sys.stderr)
+        _tell(predictor, arguments)
         start = time.monotonic()
         for index, answer in predictor.stream(paths, arguments.top_k):
             answers[index] = answer
@@ -80,6 +72,24 @@ def _main(arguments: argparse.Namespace) -> int:
             for prediction in answer:
                 print(f"  {_score(prediction.score, info.activation)}  {clean(prediction.label)} ({prediction.index})")
     return FAILED if failed else OK
+
+
+def _tell(predictor: Predictor, arguments: argparse.Namespace) -> None:
+    """What to know of an artifact before its answers."""
+    info, notes = predictor.info, [predictor.note]
+    if info.weights.random:
+        notes.append(f"{arguments.artifact} holds random weights; its predictions mean nothing")
+    if not arguments.verbose:
+        notes.append(assumed_of(arguments.artifact, info))
+    for note in filter(None, notes):
+        print(f"warning: {clean(note)}", file=sys.stderr)
+    if arguments.verbose:
+        from rest_deploy.cli.record_text import assumed, record_rows
+
+        for name, value in {**record_rows(info), "assumed": assumed(info) or "nothing"}.items():
+            print(f"{name}: {clean(value)}", file=sys.stderr)
+        if predictor.max_pixels is not None:
+            print(f"at most {predictor.max_pixels:,} pixels of input", file=sys.stderr)
 
 
 def _score(score: float, activation: Activation) -> str:

@@ -43,7 +43,7 @@ from rest_deploy.export.formats import FORMATS, SOURCE
 from rest_deploy.nvidia import Gpu, TensorRTLog, is_installed, load_library
 from rest_deploy.recipes import recipe_of
 from rest_deploy.runtimes.registry import RUNTIMES, RuntimeRow
-from rest_deploy.specs import Precision
+from rest_deploy.specs import Device, Precision
 
 _T = TypeVar("_T")
 #: The library that builds engines on machines without a GPU.
@@ -62,7 +62,8 @@ def examine(command: str | None = None, progress: Callable[[float, str], None] |
         progress: Called with the share that is done, 0 to 1, and what is looked at.
     """
     modules = modules_to_check(_registry_modules())
-    others = [(name, device) for name, row in RUNTIMES.items() if name not in _TOLD_BY_OTHERS for device in row.devices]
+    rows = {name: row for name, row in RUNTIMES.items() if name not in _TOLD_BY_OTHERS}
+    others = [(name, row.named(device)) for name, row in rows.items() for device in row.devices]
     total, done = len(modules) + len(others) + 5, 0
 
     def look(what: str, function: Callable[..., _T], *arguments: object) -> _T:
@@ -124,13 +125,15 @@ class Demand:
         artifact = next((artifact for artifact in report.artifacts if artifact.key == self.key), None)
         if artifact is None:
             return f"{self}: artifacts cannot be listed here: {report.artifacts_problem}"
+        never = {name for name, ability in artifact.abilities.items() if ability.possible is Possible.NEVER}
         name = self.ability or CPU
-        if self.ability is None and artifact.abilities[CPU].possible is Possible.NEVER:
-            name = CUDA if report.has_gpu else EXPORT
+        if self.ability is None and CPU in never:
+            name = CUDA if report.has_gpu or EXPORT in never else EXPORT
         ability = artifact.abilities[name]
         if ability.possible is Possible.YES:
             return ""
-        verb = {EXPORT: "made", CPU: "run on cpu", CUDA: "run on cuda"}[name]
+        own = self.key if self.key in RUNTIMES and RUNTIMES[self.key].opens else name
+        verb = "made" if name == EXPORT else f"run on {own}"
         return f"{self}: it cannot be {verb} here: {'; and '.join(ability.steps)}"
 
 
@@ -239,6 +242,8 @@ def _run(kind: Kind, device: str, findings: Findings) -> Ability:
     row = RUNTIMES.get(kind.name)
     if row is None:
         return Ability.never(f"rest_deploy has no runtime that opens files of format {kind.name}")
+    if row.opens:
+        return _run_on_its_own(row, kind.name, device, findings)
     if device not in row.devices or (device == CUDA and kind.for_cpus):
         return Ability.never(row.only if device not in row.devices else _FOR_CPUS)
     if device == CUDA and findings.no_gpu:
@@ -247,6 +252,14 @@ def _run(kind: Kind, device: str, findings: Findings) -> Ability:
         return _run_engine(kind.name, findings)
     problem = _package_problem(row, device, findings, findings.probes[kind.name, device])
     return Ability.unless(problem) if not kind.for_cpus else _run_integers(problem, findings)
+
+
+def _run_on_its_own(row: RuntimeRow, name: str, device: str, findings: Findings) -> Ability:
+    """On a device that no other runtime has, which is a CPU or a GPU."""
+    kind, own = next(iter(row.devices)), row.default_device
+    if (device == CPU) is not Device.parse(own).in_memory:
+        return Ability.never(f"{row.title} runs {row.suffixes[0]} files on {own}")
+    return Ability.unless(_package_problem(row, kind, findings, findings.probes[name, own]))
 
 
 def _run_integers(problem: str, findings: Findings) -> Ability:

@@ -116,7 +116,7 @@ ONNXRUNTIME, CUDA_PYTHON = "onnxruntime", "cuda.bindings.runtime"
 _MODULES = (
     *("numpy", "PIL", ONNXRUNTIME, CUDA_PYTHON),
     *(module for row in LIBRARIES.values() for module in row.modules),
-    *("openvino", "onnx", "onnxscript", "onnxsim", "safetensors", "psutil", "pynvml", "jinja2", "matplotlib", "rich"),
+    *("onnx", "onnxscript", "onnxsim", "safetensors", "psutil", "pynvml", "jinja2", "matplotlib", "rich"),
     "torch",  # last: it brings CUDA's libraries into the process, with which others load that would not without it
 )
 
@@ -220,9 +220,9 @@ _NOT_LOADED, _COLOUR = re.compile(r"with error: ([^\n]+)"), re.compile(r"\x1b\[[
 
 
 def probe(name: str, device: str) -> str:
-    """Why a runtime does not compute on ``"cpu"`` or ``"cuda"``; empty where it does."""
+    """Why a runtime does not compute on a device, such as ``"cpu"`` or ``"cuda"``; empty where it does."""
     with _stderr_held_back() as held:
-        problem = attempt(lambda: RUNTIMES[name].load("open such files").probe(Device(device))).problem
+        problem = attempt(lambda: RUNTIMES[name].load("open such files").probe(Device.parse(device))).problem
     reason = _NOT_LOADED.search(_COLOUR.sub("", "".join(held)))
     if problem and reason and reason[1] not in problem:
         problem = f"{problem} ({' '.join(reason[1].split())[:200]})"

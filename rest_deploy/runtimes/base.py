@@ -55,7 +55,7 @@ class Runtime(ABC):
 
     Args:
         path: The artifact.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``, of a kind that its row has.
+        device: Such as ``"cpu"`` or ``"cuda:1"``, of a kind that its row has.
         threads: CPU threads for one call; None takes one for each physical core that this process may use, at most its
             cgroup's quota.
         allow_spinning: Whether threads may wait for the next call by spinning.
@@ -65,6 +65,8 @@ class Runtime(ABC):
     """
 
     info: ArtifactInfo
+    #: Whether it computes maps of large images in the blocks of a file that has them.
+    blockwise: ClassVar[bool] = True
     #: What to do where ``allow_spinning=False`` cannot be had; None where it can.
     spinning_advice: ClassVar[str | None] = "leave allow_spinning out"
 
@@ -80,6 +82,8 @@ class Runtime(ABC):
             raise ConfigError(f"{path}: it cannot turn spinning off; {self.spinning_advice}, or use an .onnx file")
         self.device, self.target = device, Device.parse(device)
         self.threads = threads
+        #: What its user should know of where it runs; empty where that is what was meant.
+        self.note = ""
         self._closed = self._forked = False
         self._call_bytes: dict[tuple[int, int, int], int] = {}  # asked for at every call
         self._closing = threading.Lock()
@@ -180,13 +184,13 @@ class Runtime(ABC):
 
     def call_bytes(self, count: int, height: int, width: int) -> int:
         """Bytes of memory that a call with an input of these sizes takes; 0 on a GPU, where that cannot be told."""
-        if self.device != "cpu":
+        if not self.target.in_memory:
             return 0
         known, size = self._call_bytes, (count, height, width)
         if size not in known:
             if len(known) == _SIZES_KNOWN:
                 known = self._call_bytes = {}
-            known[size] = call_bytes(self.info, *size)
+            known[size] = call_bytes(self.info, *size, blocks=self.blockwise)
         return known[size]
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:

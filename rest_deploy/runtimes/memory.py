@@ -31,7 +31,9 @@ _FLOAT = 4  # bytes
 _RESIZED_BYTES, _TAKEN_BYTES = 36, 3 * (1 + 1 + 4)
 
 
-def call_bytes(info: ArtifactInfo, count: int, height: int, width: int, format: str = "") -> int:
+def call_bytes(
+    info: ArtifactInfo, count: int, height: int, width: int, format: str = "", *, blocks: bool = True
+) -> int:
     """Bytes that a call takes on the CPU beside what the open network takes, its outputs included.
 
     Args:
@@ -39,6 +41,7 @@ def call_bytes(info: ArtifactInfo, count: int, height: int, width: int, format: 
         count: Images of the call.
         height, width: Of the images as they go into the file, in pixels.
         format: As of :func:`~rest_deploy.models.family.network_bytes`; empty for that of the runtime.
+        blocks: Whether maps are computed in the blocks of a file that has them.
     """
     size = info.network_sizes(count, height, width)
     pixels = 0 if info.input_kind is InputKind.FLOAT else picture_bytes(count, height, width, resized=info.resizes)
@@ -51,7 +54,7 @@ def call_bytes(info: ArtifactInfo, count: int, height: int, width: int, format: 
             *size,
             precision=info.precision,
             format=format or RUNTIMES[info.format].memory,
-            block=info.map_block,
+            block=info.map_block if blocks else None,
         )
     )
 

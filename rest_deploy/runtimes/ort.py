@@ -1,4 +1,7 @@
-"""ONNX files in ONNX Runtime, on the CPU or on an NVIDIA GPU, never silently on another device than asked."""
+"""ONNX files in ONNX Runtime, on the CPU or on an NVIDIA GPU, never silently on another device than asked.
+
+A provider that comes as a plugin is a subclass of :class:`OnnxRuntime` with a :class:`Plugin` (``runtimes/webgpu.py``).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,10 +74,31 @@ _IN_MEMORY = "rest_deploy-weights-in-memory"
 _SIDE = 64
 
 
+@dataclass(frozen=True)
+class Plugin:
+    """A provider that ONNX Runtime does not have itself.
+
+    Args:
+        provider: Its name.
+        add: Adds it to the options of a session, for a device; raises DeviceError where it cannot.
+        advice: What to check where it does not start.
+        on_cpu: What may be on the CPU, as it does not have it: operators on levels of pictures, loops around its own.
+    """
+
+    provider: str
+    add: Callable[[Any, Device], None]
+    advice: str
+    on_cpu: frozenset[str] = frozenset()
+
+
 class OnnxRuntime(Runtime):
     """An ONNX file of ours in ONNX Runtime."""
 
     spinning_advice = None
+    plugin: ClassVar[Plugin | None] = None
+    #: Of a GPU: bytes that a call takes on the CPU at most for its maps to be computed whole; numbers of a block else.
+    whole: ClassVar[int] = _GPU_WHOLE
+    block: ClassVar[int] = _GPU_BLOCK
 
     def __init__(
         self, path: str | Path, device: str = "cpu", threads: int | None = None, allow_spinning: bool = True
@@ -103,8 +128,8 @@ class OnnxRuntime(Runtime):
                 _check_integers(info, self.target, self.path)
             content: bytes = file.content
             without_weights: Callable[[str], bytes] = file.without_weights
-            if self.target.kind == "cuda" and info.map_block:
-                content, without_weights = file.with_blocks_of(_GPU_BLOCK) if large else file.without_blocks()
+            if self.target.kind != "cpu" and info.map_block:
+                content, without_weights = file.with_blocks_of(self.block) if large else file.without_blocks()
             session = open_session(
                 content,
                 self.path,
@@ -113,6 +138,7 @@ class OnnxRuntime(Runtime):
                 without_weights=without_weights,
                 fuse_qdq=not info.recipe.qdq,
                 allow_spinning=self._allow_spinning,
+                plugin=self.plugin,
             )
         return session, info
 
@@ -126,14 +152,14 @@ class OnnxRuntime(Runtime):
     @classmethod
     def probe(cls, device: Device) -> None:
         """Run a network of one operator."""
-        session = open_session(_CONVOLUTION, Path("one convolution"), device, 1)
-        wanted = _CUDA if device.kind == "cuda" else _CPU
-        if session.get_providers()[:1] != [wanted]:
-            raise DeviceError(f"ONNX Runtime did not start its {wanted}; it has {session.get_providers()}")
-        first, second = (np.full((1, 1, 1, 1), factor, np.float32) for factor in _FACTORS)
-        (product,) = session.run(None, {"x": first, "w": second})
-        if float(product.item()) != _FACTORS[0] * _FACTORS[1]:
-            raise DeviceError(f"ONNX Runtime multiplies wrongly on {device}: {_FACTORS} gave {product.item()}")
+        content, feeds, wanted = one_convolution()
+        session = open_session(content, Path("one convolution"), device, 1, plugin=cls.plugin)
+        provider = cls.plugin.provider if cls.plugin is not None else _CUDA if device.kind == "cuda" else _CPU
+        if session.get_providers()[:1] != [provider]:
+            raise DeviceError(f"ONNX Runtime did not start its {provider}; it has {session.get_providers()}")
+        (product,) = session.run(None, feeds)
+        if float(product.item()) != wanted:
+            raise DeviceError(f"ONNX Runtime multiplies wrongly on {device}: {wanted} came out as {product.item()}")
 
     def _run(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         self._turns.get()
@@ -152,7 +178,7 @@ class OnnxRuntime(Runtime):
 
     def _session_for(self, size: tuple[int, int, int]) -> Any:
         """The session; on a GPU for large maps another, which is opened with the first of them."""
-        if self.target.kind != "cuda" or self._session is None:
+        if self.target.kind == "cpu" or self._session is None:
             return self._session
         taken = network_bytes(config_of(self.info), *size)
         if taken > _GPU_WRONG and not self.info.map_block:
@@ -161,7 +187,7 @@ class OnnxRuntime(Runtime):
                 f"{'x'.join(map(str, size))} wrongly, as they have 2**31 numbers or more; run fewer at a time, scale "
                 "it down first, or export it again in fp32, without --no-blockwise"
             )
-        if taken <= _GPU_WHOLE or not self.info.map_block:
+        if taken <= self.whole or not self.info.map_block:
             return self._session
         with self._opening:
             if self._large is None:
@@ -184,6 +210,12 @@ class OnnxRuntime(Runtime):
     def _close(self) -> None:
         with self._opening:  # what another thread opens is let go of too
             self._session = self._large = None
+
+
+def one_convolution() -> tuple[bytes, dict[str, NDArray[np.float32]], float]:
+    """An ONNX file of one convolution, its inputs, and the one number that comes out."""
+    first, second = (np.full((1, 1, 1, 1), factor, np.float32) for factor in _FACTORS)
+    return _CONVOLUTION, {"x": first, "w": second}, _FACTORS[0] * _FACTORS[1]
 
 
 @contextmanager
@@ -283,6 +315,7 @@ def open_session(
     fuse_qdq: bool = True,
     strict: bool = True,
     allow_spinning: bool = True,
+    plugin: Plugin | None = None,
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` on the device that was asked for.
 
@@ -296,6 +329,7 @@ def open_session(
         fuse_qdq: Whether Q/DQ pairs may become integer operators.
         strict: Whether on a GPU all that computes must run there.
         allow_spinning: Whether its threads spin for some 50 ms after a call, to be quick at the next.
+        plugin: What computes there; None for what ONNX Runtime has itself.
 
     Raises:
         MissingPackageError: ONNX Runtime is not installed.
@@ -315,9 +349,13 @@ def open_session(
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not fuse_qdq:  # as TensorRT rounds them; fused into integer operators they may saturate, and are no faster
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    providers: list[Any] = [_CPU]
-    if device.kind == "cuda":
+    providers: list[Any] | None = [_CPU]
+    if plugin is not None:
+        providers = None
+        plugin.add(options, device)
+    elif device.kind == "cuda":
         providers = [(_CUDA, {"device_id": device.index, "use_tf32": 0})]  # TF32, its default, has 10 bits
+    if device.kind != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     given = model
     if without_weights is not None and hasattr(options, "add_external_initializers_from_files_in_memory"):  # from 1.24
@@ -327,13 +365,17 @@ def open_session(
         # enable_fallback=0: else a provider that fails is replaced in the constructor, with a line on stdout
         session = ort.InferenceSession(given, options, providers=providers, enable_fallback=0)
     except Exception as exc:  # ONNX Runtime's errors share no public base class
+        if plugin is not None and type(exc).__name__ == "EPFail":
+            raise DeviceError(f"device {device}: it could not be started; {plugin.advice} ({one_line(exc)})") from exc
+        if plugin is not None and "requires f16" in str(exc):
+            raise DeviceError(f"{path}: the adapter of {device} has no float16; export it in fp32") from exc
         raise ArtifactError(f"{path}: ONNX Runtime {ort.__version__} cannot load it: {one_line(exc)}") from exc
     session.disable_fallback()
     session._model_bytes = None  # which it keeps to begin anew on another provider: as much memory again as the file
-    if device.kind == "cuda":
-        _check_started(session, device)
+    if device.kind != "cpu":
+        _check_started(session, device, plugin.provider if plugin is not None else _CUDA)
         if strict:
-            _check_on_gpu(session, device, path)
+            _check_on_gpu(session, device, path, plugin.on_cpu if plugin is not None else frozenset())
     return session
 
 
@@ -367,17 +409,18 @@ def _check_provider(ort: Any, device: Device) -> None:
         )
 
 
-def _check_started(session: Any, device: Device) -> None:
+def _check_started(session: Any, device: Device, provider: str) -> None:
     """ONNX Runtime falls back to the CPU with no more than a log line; here that is an error."""
     active = session.get_providers()
-    if not active or active[0] != _CUDA:
+    if not active or active[0] != provider:
+        needs = "the NVIDIA driver, CUDA and cuDNN" if provider == _CUDA else "the driver"
         raise DeviceError(
-            f"device {device}: ONNX Runtime could not start its CUDA provider (it has {active}); "
-            "check the NVIDIA driver, CUDA and cuDNN that this version needs, or use device cpu"
+            f"device {device}: ONNX Runtime could not start its {provider.removesuffix('ExecutionProvider')} provider "
+            f"(it has {active}); check {needs} that this version needs, or use device cpu"
         )
 
 
-def _check_on_gpu(session: Any, device: Device, path: Path) -> None:
+def _check_on_gpu(session: Any, device: Device, path: Path, on_cpu: frozenset[str]) -> None:
     """Nodes that the provider does not know go to the CPU without a word; here that is an error."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise DeviceError(
@@ -390,8 +433,8 @@ def _check_on_gpu(session: Any, device: Device, path: Path) -> None:
             for subgraph in session.get_provider_graph_assignment_info()
             if subgraph.ep_name == _CPU
             for node in subgraph.get_nodes()
-            if node.op_type not in _SHAPE_OPERATORS
-            and (node.op_type in _WITH_PIXELS or not _SIZES_NAMED.search(node.name))
+            if node.op_type not in _SHAPE_OPERATORS | (on_cpu - _WITH_PIXELS)
+            and (node.op_type in _WITH_PIXELS - on_cpu or not _SIZES_NAMED.search(node.name))
         }
     )
     if stray:

@@ -37,6 +37,9 @@ class RuntimeRow:
         devices: Kinds of devices that it runs on, the default first -> the extra that installs what it needs there.
         memory: Whose measured use of memory on the CPU is its own too (``models/family.py``): ``"onnx"`` for ONNX
             Runtime's, ``"pytorch"`` for PyTorch's.
+        opens: Format of the records of its files; empty for its own name in :data:`RUNTIMES`.
+        device_names: What may follow its kind of device and a colon, in words.
+        default_name: What follows where nothing is given.
         content: How files begin that are known by it whatever their suffix is; None for none.
         more_suffixes: Of files that are mostly known by their content.
     """
@@ -47,13 +50,20 @@ class RuntimeRow:
     packages: Mapping[str, tuple[str, ...]]
     devices: Mapping[str, str]
     memory: str = "onnx"
+    opens: str = ""
+    device_names: str = ""
+    default_name: str = ""
     content: re.Pattern[bytes] | None = None
     more_suffixes: tuple[str, ...] = ()
 
     @property
     def default_device(self) -> str:
-        """``"cpu"`` or ``"cuda:0"``: where it runs unless another device is asked for."""
-        return str(Device(next(iter(self.devices))))
+        """Such as ``"cpu"`` or ``"cuda:0"``: where it runs unless another device is asked for."""
+        return str(Device(next(iter(self.devices)), name=self.default_name))
+
+    def named(self, device: str | None) -> str:
+        """The device that is meant by a name of its kind alone, or by none."""
+        return self.default_device if device is None or (self.default_name and device in self.devices) else device
 
     @property
     def only(self) -> str:
@@ -103,6 +113,25 @@ _ROWS = {
         },
         devices={"cpu": "cpu", "cuda": "gpu"},
     ),
+    "openvino": RuntimeRow(
+        title="OpenVINO",
+        suffixes=(".onnx",),
+        runtime=("rest_deploy.runtimes.openvino", "OpenVinoRuntime"),
+        packages={"openvino": ("openvino",)},
+        devices={"openvino": "openvino"},
+        opens="onnx",
+        device_names="NAME",
+        default_name="CPU",
+    ),
+    "webgpu": RuntimeRow(
+        title="ONNX Runtime WebGPU",
+        suffixes=(".onnx",),
+        runtime=("rest_deploy.runtimes.webgpu", "WebGpuRuntime"),
+        packages={"onnxruntime_ep_webgpu": ("onnxruntime-ep-webgpu",)},
+        devices={"webgpu": "webgpu"},
+        opens="onnx",
+        device_names="software",
+    ),
     **{name: _tensorrt(library) for name, library in LIBRARIES.items()},
     "pytorch": RuntimeRow(
         title="PyTorch",
@@ -117,31 +146,38 @@ _ROWS = {
         more_suffixes=(".ckpt", ".tar", ".pkl"),  # checkpoints have any, as checkpoint.pth.tar
     ),
 }
-#: By the format that the records of its files have.
+#: The first of those that open a file is the one that does unless a device of another is asked for.
 RUNTIMES: Mapping[str, RuntimeRow] = MappingProxyType(_ROWS)
 
 
 def is_checkpoint(path: str | Path) -> bool:
     """Whether a file is one that PyTorch opens."""
-    return _row(path) is RUNTIMES["pytorch"]
+    return _rows(path)[:1] == (RUNTIMES["pytorch"],)
 
 
-def can_sleep(path: str | Path) -> bool:
+def can_sleep(path: str | Path, device: str | None = None) -> bool:
     """Whether a file is one whose runtime takes ``allow_spinning=False``.
 
     Raises:
+        ArtifactError: Unknown suffix.
+        DeviceError: The runtime does not run on the device.
         MissingPackageError: The runtime's package is not installed.
     """
-    row = _row(path)
-    return row is not None and row.load(_purpose(path)).spinning_advice is None
+    return row_for(path, device).load(_purpose(path)).spinning_advice is None
 
 
 def device_help() -> str:
     """What ``--device`` takes."""
-    defaults = {suffix[1:]: next(iter(row.devices)) for row in RUNTIMES.values() for suffix in row.suffixes}
+    defaults = {suffix[1:]: next(iter(row.devices)) for row in _firsts() for suffix in row.suffixes}
     articles = {kind: "an" if kind[0] in "aeiou" else "a" for kind in defaults}
     others = "".join(f", of {articles[kind]} {kind} {device}" for kind, device in defaults.items() if device != "cpu")
-    return f"cpu, cuda or cuda:N, never another than asked (default cpu{others})"
+    kinds = {kind: f"{kind}[:{row.device_names}]" for row in RUNTIMES.values() if row.opens for kind in row.devices}
+    return f"{', '.join(['cpu', 'cuda[:N]', *kinds.values()])}; never another than asked (default cpu{others})"
+
+
+def _firsts() -> list[RuntimeRow]:
+    """Rows that open files unless a device of another is asked for."""
+    return [row for row in RUNTIMES.values() if not row.opens]
 
 
 def open_runtime(
@@ -162,11 +198,8 @@ def open_runtime(
         MissingPackageError: The runtime's package is not installed.
         DeviceError: The device is not there, or the runtime does not run on it.
     """
-    row = _row_for(path)
-    device = device if device is not None else row.default_device
-    if Device.parse(device).kind not in row.devices:
-        raise DeviceError(f"{path}: device {device}: {row.only}")
-    runtime = row.load(_purpose(path))(path, device, threads, allow_spinning)
+    row = row_for(path, device)
+    runtime = row.load(_purpose(path))(path, row.named(device), threads, allow_spinning)
     try:
         _check_record(runtime.info, path)
     except ArtifactError:
@@ -182,7 +215,7 @@ def read_info(path: str | Path) -> ArtifactInfo:
         ArtifactError: Unknown suffix, or the file is missing, damaged or not ours.
         MissingPackageError: The package that reads it is not installed.
     """
-    info = _row_for(path).load(_purpose(path)).read_info(Path(path))
+    info = row_for(path).load(_purpose(path)).read_info(Path(path))
     _check_record(info, path)
     return info
 
@@ -193,7 +226,7 @@ def _purpose(path: str | Path) -> str:
 
 def _check_record(info: ArtifactInfo, path: str | Path) -> None:
     """What a record says by itself may be well, and not fit the file or any network."""
-    own = _row_for(path)
+    own = row_for(path)
     formats = [name for name, row in RUNTIMES.items() if row.runtime == own.runtime]
     if info.format not in formats:
         raise ArtifactError(f"{path}: its record says format {info.format}; accepted: {', '.join(formats)}")
@@ -203,28 +236,47 @@ def _check_record(info: ArtifactInfo, path: str | Path) -> None:
         raise ArtifactError(f"{path}: metadata cannot be read: config: {exc}; export it again") from exc
 
 
-def _row_for(path: str | Path) -> RuntimeRow:
-    row = _row(path)
-    if row is None:
+def row_for(path: str | Path, device: str | None = None) -> RuntimeRow:
+    """Row of the runtime that opens a file, on a device if one is given.
+
+    Raises:
+        ArtifactError: Unknown suffix.
+        DeviceError: Nothing runs such a file on that device.
+    """
+    rows = _rows(path)
+    if not rows:
         suffixes = dict.fromkeys(suffix for row in RUNTIMES.values() for suffix in row.suffixes)
         raise ArtifactError(
             f"{path}: unknown kind of artifact; accepted: {', '.join(suffixes)}, and PyTorch checkpoints of any name"
         )
-    return row
+    if device is None:
+        return rows[0]
+    target = Device.parse(device)
+    if all(target.kind not in row.devices for row in RUNTIMES.values()):
+        raise DeviceError(f"device {device!r}; accepted: {', '.join(accepted_devices())}")
+    found = next((row for row in rows if target.kind in row.devices), None)
+    if found is None:
+        raise DeviceError(f"{path}: device {device}: {rows[0].only}")
+    return found
 
 
-def _row(path: str | Path) -> RuntimeRow | None:
-    """The first row of a file's suffix, else of its content."""
+def accepted_devices() -> tuple[str, ...]:
+    """Names of devices, in words."""
+    kinds = {kind: row.device_names for row in RUNTIMES.values() if row.opens for kind in row.devices}
+    own = [word for kind, names in kinds.items() for word in (kind, f"{kind}:{names}")]
+    return ("cpu", "cuda", "cuda:0", "cuda:1", "...", *own)
+
+
+def _rows(path: str | Path) -> tuple[RuntimeRow, ...]:
+    """The rows of a file's suffix, else that of its content."""
     path = Path(path)
     suffix = path.suffix.lower()
-    for row in RUNTIMES.values():
-        if suffix in row.suffixes or suffix in row.more_suffixes:
-            return row
-    if not path.is_file():
-        return None
+    rows = tuple(row for row in RUNTIMES.values() if suffix in row.suffixes or suffix in row.more_suffixes)
+    if rows or not path.is_file():
+        return rows
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}") from exc
-    return next((row for row in RUNTIMES.values() if row.content is not None and row.content.match(head)), None)
+    return tuple(row for row in RUNTIMES.values() if row.content is not None and row.content.match(head))

@@ -17,7 +17,7 @@ from rest_deploy.models.family import config_of, operators_of
 from rest_deploy.recipes import Recipe
 from rest_deploy.runtimes.memory import call_bytes, check_call
 from rest_deploy.runtimes.registry import is_checkpoint, open_runtime, read_info
-from rest_deploy.specs import NUM_HEADS, InputKind, Precision
+from rest_deploy.specs import NUM_HEADS, Device, InputKind, Precision
 from rest_deploy.values import hold
 from rest_deploy.verification.blocks import onnx_blocks
 from rest_deploy.verification.reference import Case, Run, cases_of
@@ -58,7 +58,8 @@ def candidate_of(model: onnx.ModelProto, recipe: Recipe, threads: int | None = N
 class Subject:
     """An artifact that is open. ``name`` is its own among those that are measured, ``computed`` what runs it, in words;
     ``blocks`` gives its blocks, or raises ConfigError where they cannot be seen; ``threads`` are those of a call, None
-    for each core that may be used; ``memory`` is the format by which that is predicted, where not its own.
+    for each core that may be used; ``memory`` is the format by which that is predicted, where not its own;
+    ``blockwise`` says whether maps of large images are computed in the blocks of its file.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Subject:
     blocks: Callable[[], BlockRun]
     threads: int | None = None
     memory: str = ""
+    blockwise: bool = True
 
     @property
     def own_cases(self) -> tuple[Case, ...]:
@@ -97,12 +99,12 @@ class Subject:
             PredictorError: Too little is free for any image.
             RestDeployError: ``refusal``: it would take more than is free; the message names the network.
         """
-        if self.device == "cpu":
+        if Device.parse(self.device).in_memory:
             computed = f" ({self.computed})" if self.memory else ""
             check_call(self._call_bytes, size.sizes, f"{images}, for {self.name}{computed}", refusal, step=step)
 
     def _call_bytes(self, count: int, height: int, width: int) -> int:
-        return call_bytes(self.info, count, height, width, self.memory)
+        return call_bytes(self.info, count, height, width, self.memory, blocks=self.blockwise)
 
     def to_dict(self) -> dict[str, Any]:
         """What a record says of it."""
@@ -138,7 +140,8 @@ def open_subject(name: str, path: Path, device: str | None, threads: int | None)
         return
     with open_runtime(path, device, threads) as runtime:
         blocks = in_graph if info.format == "onnx" else runtime.blocks
-        yield Subject(name, path, runtime.info, runtime.run, runtime.device, "as it runs", blocks, threads)
+        own = runtime.info, runtime.run, runtime.device
+        yield Subject(name, path, *own, "as it runs", blocks, threads, blockwise=runtime.blockwise)
 
 
 def _no_blocks(path: Path) -> BlockRun:

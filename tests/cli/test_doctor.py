@@ -38,8 +38,12 @@ TABLE = """\
   onnx-int8  .onnx in int8 for CPUs            yes     yes         -
   trt        .engine by TensorRT               no      -           no          1
   trt-rtx    .engine by TensorRT-RTX           yes     -           no          1
+  openvino   .onnx by OpenVINO                 -       no          -           2
+  webgpu     .onnx by ONNX Runtime WebGPU      -       -           no          3
   pytorch    .pth .pt .safetensors by PyTorch  -       yes         no          1
    1 there is no NVIDIA driver here; install one, or use device cpu with an .onnx file
+   2 openvino is not installed; pip install "rest-deploy[openvino]"
+   3 onnxruntime-ep-webgpu is not installed; pip install "rest-deploy[webgpu]"
 """
 
 

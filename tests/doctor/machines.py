@@ -181,7 +181,12 @@ class Machine:
         self, monkeypatch: pytest.MonkeyPatch, *files: str, cuda: FakeCuda | None = None,
         onnxruntime: FakeOnnxRuntime | None = None, **others: str | None,
     ) -> None:  # fmt: skip
-        hide(monkeypatch, "openvino", *(module for row in LIBRARIES.values() for module in row.modules))
+        hide(
+            monkeypatch,
+            "openvino",
+            "onnxruntime_ep_webgpu",
+            *(module for row in LIBRARIES.values() for module in row.modules),
+        )
         versions = EXPORTING | {"cuda-bindings": "13.5.0"} | {n.replace("_", "-"): v for n, v in others.items()}
         self.versions = install(monkeypatch, **{name: v for name, v in versions.items() if v is not None})
         self.environment = dict(ENVIRONMENT)

@@ -57,11 +57,17 @@ def test_everything_is_there(monkeypatch: MonkeyPatch) -> None:
     report = Machine(monkeypatch, TRT, RTX, onnxruntime=with_gpu()).look()
     assert table(report) == {
         "onnx": "yes yes yes", "onnx-fp16": "yes yes yes", "onnx-int8": "yes yes never", "trt": "yes never yes",
-        "trt-rtx": "yes never yes", "pytorch": "never yes yes",
+        "trt-rtx": "yes never yes", "openvino": "never no never", "webgpu": "never never no",
+        "pytorch": "never yes yes",
     }  # fmt: skip
-    assert not any(
-        ability.steps for a in report.artifacts for ability in a.abilities.values() if ability.possible.value != "never"
+    missing = (
+        'openvino is not installed; pip install "rest-deploy[openvino]"',
+        ('onnxruntime-ep-webgpu is not installed; pip install "rest-deploy[webgpu]"'),
     )
+    others = [
+        ability for a in report.artifacts for ability in a.abilities.values() if ability.possible.value != "never"
+    ]
+    assert [step for ability in others for step in ability.steps] == list(missing)
 
 
 def test_a_machine_for_the_cpu(monkeypatch: MonkeyPatch) -> None:
@@ -69,7 +75,7 @@ def test_a_machine_for_the_cpu(monkeypatch: MonkeyPatch) -> None:
     report = Machine(monkeypatch, cuda=FakeCuda.no_driver(), onnxruntime=cpu_only()).look()
     assert table(report) == {
         "onnx": "yes yes no", "onnx-fp16": "yes yes no", "onnx-int8": "yes yes never", "trt": "no never no",
-        "trt-rtx": "no never no", "pytorch": "never yes no",
+        "trt-rtx": "no never no", "openvino": "never no never", "webgpu": "never never no", "pytorch": "never yes no",
     }  # fmt: skip
     assert steps(report, "onnx", CUDA) == steps(report, "onnx-fp16", CUDA) == (NO_DRIVER,)
     assert steps(report, "trt", EXPORT) == (NO_DRIVER,)
@@ -84,7 +90,9 @@ def test_nothing_is_there(monkeypatch: MonkeyPatch) -> None:
     machine = Machine(monkeypatch, **gone)
     hide(monkeypatch, "torch", "onnx", "onnxscript", "onnxsim", "safetensors", "cuda.bindings.runtime")
     report = machine.look()
-    assert set(table(report).values()) == {"no no no", "no no never", "no never no", "never no no"}
+    assert set(table(report).values()) == {
+        *("no no no", "no no never", "no never no", "never no never", "never never no", "never no no")
+    }
     for key in ONNX:
         assert steps(report, key, EXPORT) == (
             "torch and safetensors and onnx and onnxscript and onnxsim and onnxruntime are not installed; "
@@ -175,7 +183,7 @@ def test_an_onnxruntime_that_loads_and_does_not_compute(monkeypatch: MonkeyPatch
     """What is exported is verified there."""
     report = Machine(monkeypatch, onnxruntime=FakeOnnxRuntime(factor=2)).look()
     assert table(report)["onnx"] == "no no no"
-    step = "ONNX Runtime multiplies wrongly on cpu: (3.0, 5.0) gave 30.0"
+    step = "ONNX Runtime multiplies wrongly on cpu: 15.0 came out as 30.0"
     assert steps(report, "onnx", EXPORT) == steps(report, "onnx", CPU) == (step,)
 
 
@@ -222,7 +230,7 @@ def test_a_checkpoint_reader_that_is_missing(monkeypatch: MonkeyPatch) -> None:
 
 
 def test_the_keys_are_those_of_the_registries() -> None:
-    assert artifact_keys() == (*ONNX, "trt", "trt-rtx", "pytorch")
+    assert artifact_keys() == (*ONNX, "trt", "trt-rtx", "openvino", "webgpu", "pytorch")
 
 
 def test_a_new_row_shows_up_by_itself(monkeypatch: MonkeyPatch) -> None:

@@ -337,7 +337,7 @@ def test_a_gpu_that_runs_it(monkeypatch: MonkeyPatch) -> None:
         (FakeOnnxRuntime(BOTH, stray=("Conv",)), "one convolution: on cuda:0 ONNX Runtime would run Conv on the CPU"),
         (FakeOnnxRuntime(BOTH, raises=RuntimeError("CUDA failure 999:\n unknown error")),
          "one convolution: ONNX Runtime 1.32.0 cannot load it: CUDA failure 999: unknown error"),
-        (FakeOnnxRuntime(BOTH, factor=0.5), "ONNX Runtime multiplies wrongly on cuda:0: (3.0, 5.0) gave 7.5"),
+        (FakeOnnxRuntime(BOTH, factor=0.5), "ONNX Runtime multiplies wrongly on cuda:0: 15.0 came out as 7.5"),
     ],
 )  # fmt: skip
 def test_a_gpu_that_does_not(monkeypatch: MonkeyPatch, fake: FakeOnnxRuntime, words: str) -> None:

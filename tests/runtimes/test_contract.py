@@ -17,28 +17,49 @@ from rest_deploy.runtimes.registry import open_runtime, read_info
 from tests.conftest import TINY
 from tests.engines import Machine
 from tests.runtimes.toy import add_toy, make_toy
+from tests.runtimes.vulkan import needs_software_vulkan
 from tests.standins.tensorrt import API_CASES
 
+WEBGPU = pytest.param("webgpu:software", marks=pytest.mark.slow)
 
-@pytest.fixture(params=["onnx", "pytorch", "toy", *API_CASES])
-def artifact(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An artifact of each kind; engines are built and run by the stand-in of each version of TensorRT."""
-    if request.param == "pytorch":
-        return Path(request.getfixturevalue("tiny_checkpoint"))
-    onnx = Path(request.getfixturevalue("tiny_onnx"))
-    if request.param == "onnx":
-        return onnx
-    folder = tmp_path / "built"
-    folder.mkdir()
-    if request.param == "toy":
-        add_toy(monkeypatch)
-        return make_toy(onnx, folder)
-    return Machine.make(monkeypatch, request.param).build(onnx, folder)
+
+@pytest.fixture(params=["onnx", "openvino", WEBGPU, "pytorch", "toy", *API_CASES])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of artifact, or the device of an ONNX file."""
+    if request.param == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO, an extra of its own, is not installed")
+    if request.param == "webgpu:software":
+        needs_software_vulkan()
+    return str(request.param)
 
 
 @pytest.fixture
-def runtime(artifact: Path) -> Iterator[Runtime]:
-    with open_runtime(artifact) as opened:
+def device(kind: str) -> str | None:
+    """What is asked for; None for the runtime's default."""
+    return kind if kind in ("openvino", "webgpu:software") else None
+
+
+@pytest.fixture
+def artifact(
+    kind: str, device: str | None, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """An artifact of each kind; engines are built and run by the stand-in of each version of TensorRT."""
+    if kind == "pytorch":
+        return Path(request.getfixturevalue("tiny_checkpoint"))
+    onnx = Path(request.getfixturevalue("tiny_onnx"))
+    if kind == "onnx" or device is not None:
+        return onnx
+    folder = tmp_path / "built"
+    folder.mkdir()
+    if kind == "toy":
+        add_toy(monkeypatch)
+        return make_toy(onnx, folder)
+    return Machine.make(monkeypatch, kind).build(onnx, folder)
+
+
+@pytest.fixture
+def runtime(artifact: Path, device: str | None) -> Iterator[Runtime]:
+    with open_runtime(artifact, device) as opened:
         yield opened
 
 
@@ -98,8 +119,8 @@ def test_wrong_input(runtime: Runtime, batch: object) -> None:
         runtime.run(batch)  # type: ignore[arg-type]
 
 
-def test_closing_twice(artifact: Path) -> None:
-    runtime = open_runtime(artifact)
+def test_closing_twice(artifact: Path, device: str | None) -> None:
+    runtime = open_runtime(artifact, device)
     runtime.close()
     runtime.close()
     with pytest.raises(RestDeployError, match="is closed"):
@@ -121,10 +142,10 @@ def test_a_forked_child_is_refused(runtime: Runtime) -> None:
     assert np.isfinite(runtime.run(batch)["logits"]).all()
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "CPU", "", "cuda:-1"])
-def test_unknown_device(artifact: Path, device: str) -> None:
+@pytest.mark.parametrize("unknown", ["gpu", "cuda:x", "CPU", "", "cuda:-1", "gpu:0", "cpu:1", "cuda:1000"])
+def test_unknown_device(artifact: Path, unknown: str) -> None:
     with pytest.raises(DeviceError, match="accepted: cpu, cuda, cuda:0"):
-        open_runtime(artifact, device)
+        open_runtime(artifact, unknown)
 
 
 def test_no_fallback_from_a_gpu_that_is_not_there(artifact: Path) -> None:
@@ -132,22 +153,22 @@ def test_no_fallback_from_a_gpu_that_is_not_there(artifact: Path) -> None:
         open_runtime(artifact, "cuda:63")
 
 
-def test_threads(artifact: Path, rng: np.random.Generator) -> None:
-    with open_runtime(artifact, threads=1) as one:
+def test_threads(artifact: Path, device: str | None, rng: np.random.Generator) -> None:
+    with open_runtime(artifact, device, threads=1) as one:
         assert one.run(_batch(rng, 1, 3, 9, 9))["logits"].shape == (1, TINY.num_classes)
 
 
-def test_missing_empty_and_damaged_files(artifact: Path, tmp_path: Path) -> None:
+def test_missing_empty_and_damaged_files(artifact: Path, device: str | None, tmp_path: Path) -> None:
     path = tmp_path / artifact.name
     with pytest.raises((ArtifactError, CheckpointError), match="no such"):
-        open_runtime(path)
+        open_runtime(path, device)
     if manifest_path(artifact).exists():
         shutil.copy(manifest_path(artifact), manifest_path(path))
     path.write_bytes(b"")
     with pytest.raises((ArtifactError, CheckpointError), match=r"empty|damaged"):
-        open_runtime(path)
+        open_runtime(path, device)
     whole = artifact.read_bytes()
     for cut in (7, len(whole) // 3, len(whole) - 1):
         path.write_bytes(whole[:cut])
         with pytest.raises((ArtifactError, CheckpointError), match=r"damaged|cannot|rest-export did not make"):
-            open_runtime(path)
+            open_runtime(path, device)

@@ -206,6 +206,7 @@ def test_no_place_is_left_out() -> None:
         "export/onnx_exporter.py",  # translates what trace.py ran
         "export/trace.py",
         "models/reference.py",  # its blocks are run by verification/opened.py
+        "runtimes/openvino.py",
         "runtimes/ort.py",
         "runtimes/pytorch.py",
     }

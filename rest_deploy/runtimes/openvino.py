@@ -1,0 +1,155 @@
+"""ONNX files in OpenVINO, on Intel's CPUs, GPUs and NPUs, in float32 or not at all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.onnx_file import OnnxFile, read_checked
+from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, PredictorError, one_line
+from rest_deploy.machine import usable_cores
+from rest_deploy.models.family import operators_of
+from rest_deploy.runtimes.base import Runtime
+from rest_deploy.specs import Device, Precision, TensorSpec
+
+_PRECISION = "INFERENCE_PRECISION_HINT"
+#: float32: the default is bfloat16 on CPUs that have it, and float16 on GPUs. SNIPPETS_MODE fuses attention on CPUs,
+#: which OpenVINO 2026.4.1 computes wrongly from some size on: logits of rest_lite were off by 1.4 at 2x224x224.
+_SETTINGS = MappingProxyType({_PRECISION: "f32", "PERFORMANCE_HINT": "LATENCY"})
+_ON_CPU = MappingProxyType({"SNIPPETS_MODE": "DISABLE"})
+#: What OpenVINO calls narrower floats.
+_LOWER = frozenset({"f16", "bf16", "f8e4m3", "f8e5m2"})
+
+
+def compile_network(content: bytes | Path, device: Device, threads: int | None) -> Any:
+    """An ``openvino.CompiledModel`` that computes in float32.
+
+    Args:
+        content: An ONNX file, or its bytes.
+        device: Its name is OpenVINO's.
+        threads: CPU threads of a call; None takes one for each usable core.
+
+    Raises:
+        MissingPackageError: OpenVINO is not installed.
+        DeviceError: It has no such device, or the device does not compute in float32.
+        RuntimeError: It does not load the network.
+    """
+    core = _core()
+    there = core.available_devices
+    if all(device.name not in (own, own.partition(".")[0]) for own in there):
+        raise DeviceError(f"device {device}: OpenVINO has no such device here; accepted: {', '.join(there)}")
+    settings: dict[str, Any] = dict(_SETTINGS)
+    if device.in_memory:
+        settings |= {**_ON_CPU, "INFERENCE_NUM_THREADS": threads or usable_cores()}
+    if _PRECISION not in core.get_property(device.name, "SUPPORTED_PROPERTIES"):
+        raise DeviceError(f"device {device}: it cannot be asked for float32; use another, or device cpu")
+    model = core.read_model(model=content) if isinstance(content, bytes) else core.read_model(content)
+    compiled = core.compile_model(model, device.name, settings)
+    found = {compiled.get_property(_PRECISION).to_string()}
+    found |= {
+        str(node.get_rt_info()["runtimePrecision"].astype(str)) for node in compiled.get_runtime_model().get_ops()
+    }
+    if lower := found & _LOWER:
+        raise DeviceError(
+            f"device {device}: OpenVINO would compute in {', '.join(sorted(lower))} where f32 was asked for; use "
+            "another device, or device cpu"
+        )
+    return compiled
+
+
+def _core() -> Any:
+    try:
+        import openvino
+    except ModuleNotFoundError as exc:
+        raise MissingPackageError("openvino", "run .onnx files in OpenVINO", "openvino") from exc
+    except ImportError as exc:
+        raise DeviceError(f"openvino is installed but does not load: {one_line(exc)}") from exc
+    return openvino.Core()
+
+
+class OpenVinoRuntime(Runtime):
+    """An ONNX file of ours in OpenVINO; calls of several threads take turns."""
+
+    blockwise = False
+    spinning_advice = "OpenVINO's threads sleep between calls; leave allow_spinning out"
+
+    def __init__(
+        self, path: str | Path, device: str = "openvino:CPU", threads: int | None = None, allow_spinning: bool = True
+    ) -> None:
+        super().__init__(path, device, threads, allow_spinning)
+        file = read_checked(self.path, operators_of)
+        self.info = file.info
+        self._refuse_other_numbers()
+        content = file.without_blocks()[0] if self.info.map_block else bytes(file.content)
+        try:
+            compiled = compile_network(content, self.target, threads)
+            self._request: Any = compiled.create_infer_request()
+        except RuntimeError as exc:
+            raise ArtifactError(f"{path}: OpenVINO cannot load it: {one_line(exc)}") from exc
+        specs = {spec.name: spec for spec in (self.info.input, *self.info.outputs)}
+        inputs, outputs = (
+            {own.any_name: _shape(own, specs) for own in ports} for ports in (compiled.inputs, compiled.outputs)
+        )
+        self.info.check_tensors(inputs, outputs, self.path)
+        self._turn = threading.Lock()
+
+    @classmethod
+    def read_info(cls, path: Path) -> ArtifactInfo:
+        """The record inside an ONNX file, without OpenVINO, once the file has been found to be as it was made."""
+        file = OnnxFile(path)
+        file.check_seal()
+        return file.info
+
+    @classmethod
+    def probe(cls, device: Device) -> None:
+        """Compile and run one operator."""
+        from rest_deploy.runtimes.ort import one_convolution
+
+        content, feeds, wanted = one_convolution()
+        compiled = compile_network(content, replace(device, name=device.name or "CPU"), 1)
+        product = float(compiled.create_infer_request().infer(feeds)[0].item())
+        if product != wanted:
+            raise DeviceError(f"OpenVINO multiplies wrongly on {device}: {wanted} came out as {product}")
+
+    def _refuse_other_numbers(self) -> None:
+        """Refuse what OpenVINO would compute in other numbers than it was made for."""
+        if self.info.precision is Precision.INT8:
+            raise DeviceError(
+                f"{self.path}: an INT8 file is made for ONNX Runtime on the CPU, or for TensorRT, and OpenVINO would "
+                "compute it otherwise; use device cpu, or export it in fp32"
+            )
+        if self.info.resizes:
+            raise DeviceError(
+                f"{self.path}: it resizes pictures by weights in float64, which OpenVINO computes in float32: levels "
+                "would differ from Pillow's; use device cpu, or export it with --input uint8"
+            )
+
+    def _run(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        with self._turn:
+            self.check_usable()  # another thread may have closed it
+            try:
+                found = self._request.infer({self.info.input.name: batch}, share_inputs=True, share_outputs=False)
+            except RuntimeError as exc:
+                raise PredictorError(f"{self.path}: OpenVINO failed on input {batch.shape}: {one_line(exc)}") from exc
+            return {own.name: np.array(found[own.name]) for own in self.info.outputs}
+
+    def _close(self) -> None:
+        with self._turn:
+            self._request = None
+
+
+def _shape(port: Any, specs: Mapping[str, TensorSpec]) -> list[int | str | None]:
+    """Sizes of an input or output; free ones, which have no names in OpenVINO, have those of the record."""
+    spec = specs.get(port.any_name)
+    names = [size if isinstance(size, str) else None for size in spec.shape] if spec is not None else []
+    sizes = [size.get_length() if size.is_static else None for size in port.partial_shape]
+    return [name if size is None else size for size, name in zip_longest(sizes, names)]

@@ -1,0 +1,132 @@
+"""ONNX files in OpenVINO: as exact as in ONNX Runtime, in float32 or not at all."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+from rest_deploy import Predictor, benchmark, verify
+from rest_deploy.artifact.profile import InputSize
+from rest_deploy.benchmarking.run import Effort
+from rest_deploy.errors import ConfigError, DeviceError, MissingPackageError
+from rest_deploy.models.card import Card
+from rest_deploy.models.checkpoint import save_checkpoint
+from rest_deploy.pipeline import ExportRequest, run_export
+from rest_deploy.runtimes import openvino as module
+from rest_deploy.runtimes import ort
+from rest_deploy.runtimes.registry import open_runtime
+from rest_deploy.specs import Device, ImageSize, InputKind, PreprocessingChange
+from tests.conftest import DIGITS, IMAGES, further
+from tests.golden import golden_model
+
+openvino = pytest.importorskip("openvino", reason="OpenVINO, an extra of its own, is not installed")
+
+#: Batch, height and width: from 96x96 on its fused attention is wrong.
+CASES = [
+    InputSize(count, ImageSize(*size))
+    for count, size in [(1, (1, 1)), (2, (33, 300)), (1, (57, 91)), (2, (96, 96)), (2, (224, 224)), (1, (225, 193))]
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rest_lite", "restv2_tiny", *further(["rest_small", "rest_base", "rest_large"])])
+def test_published_networks_are_as_exact_as_in_onnxruntime(name: str, tmp_path: Path) -> None:
+    """Within the limit of ONNX Runtime."""
+    save_checkpoint(tmp_path / "x.safetensors", golden_model(name).float().state_dict(), Card())
+    path = run_export(ExportRequest(None, tmp_path / "x.onnx", tmp_path / "x.safetensors", verify=False)).path
+    assert verify(path, reference=tmp_path / "x.safetensors", cases=CASES, device="openvino").passed
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("openvino") / "digits.onnx"
+    return run_export(ExportRequest(None, output, DIGITS, verify=False)).path
+
+
+def test_digits_at_any_size(digits: Path) -> None:
+    assert verify(digits, reference=DIGITS, cases=CASES, device="openvino").passed
+
+
+def test_fused_attention_is_found_to_be_wrong(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once this fails, OpenVINO has been mended, and may fuse again."""
+    monkeypatch.setattr(module, "_ON_CPU", MappingProxyType({}))
+    assert not verify(digits, reference=DIGITS, cases=CASES, device="openvino").passed
+
+
+@pytest.mark.parametrize("hint", ["bf16", "f16"])
+def test_a_planted_hint_is_noticed_by_the_verification(
+    hint: str, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, where OpenVINO says so, and else by its figures; on a CPU that has such floats."""
+    asked = {"INFERENCE_PRECISION_HINT": hint}
+    convolution = openvino.Core().read_model(ort.one_convolution()[0])
+    if openvino.Core().compile_model(convolution, "CPU", asked).get_property(*asked).to_string() != hint:
+        pytest.skip(f"OpenVINO has no {hint} on this CPU")
+    settings = MappingProxyType({**module._SETTINGS, "INFERENCE_PRECISION_HINT": hint})
+    monkeypatch.setattr(module, "_SETTINGS", settings)
+    with pytest.raises(
+        DeviceError, match=rf"device openvino:CPU: OpenVINO would compute in {hint} where f32 was asked"
+    ):
+        open_runtime(digits, "openvino")
+    monkeypatch.setattr(module, "_LOWER", frozenset())
+    assert not verify(digits, reference=DIGITS, cases=CASES[2:3], device="openvino").passed
+
+
+@pytest.mark.parametrize("name", ["GPU", "NPU", "GPU.7", "TPU", "cpu"])
+def test_a_device_that_is_not_there(name: str, tiny_onnx: Path) -> None:
+    if name in openvino.Core().available_devices:
+        pytest.skip(f"this machine has an {name} for OpenVINO")
+    with pytest.raises(DeviceError, match=rf"device openvino:{name}: OpenVINO has no such device here; accepted: CPU"):
+        open_runtime(tiny_onnx, f"openvino:{name}")
+
+
+def test_what_it_would_compute_in_other_numbers(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    steps, made = PreprocessingChange(size=(32, 32)), {}
+    for kind in (InputKind.UINT8, InputKind.PIXELS):
+        request = ExportRequest(
+            None, tmp_path / f"{kind.value}.onnx", tiny_checkpoint, verify=False, input=kind, preprocessing=steps
+        )
+        made[kind] = run_export(request).path
+    with pytest.raises(DeviceError, match=r"pixels\.onnx: it resizes pictures by weights in float64"):
+        open_runtime(made[InputKind.PIXELS], "openvino")
+    with Predictor(made[InputKind.UINT8], "openvino") as ours, Predictor(made[InputKind.UINT8]) as theirs:
+        picture = theirs.preprocess(IMAGES / "chelsea.png")
+        np.testing.assert_allclose(ours.logits(picture), theirs.logits(picture), atol=5e-5)
+
+
+def test_it_is_timed_under_its_name(tiny_onnx: Path) -> None:
+    found = benchmark([tiny_onnx], sizes=[(16, 16)], effort=Effort(1, 0.0), cold=False, device="openvino")
+    assert found.errors == {}
+    assert [own.where for own in found.contenders] == ["openvino:CPU"]
+    assert found.descriptions[tiny_onnx.name].startswith("OpenVINO 20")
+
+
+def test_memory_is_predicted_without_blocks(tiny_onnx: Path) -> None:
+    with Predictor(tiny_onnx, "openvino") as ours, Predictor(tiny_onnx) as theirs:
+        assert ours._runtime.call_bytes(1, 4000, 4000) > 2 * theirs._runtime.call_bytes(1, 4000, 4000)
+        assert ours.max_pixels is not None
+
+
+def test_its_threads_sleep(tiny_onnx: Path) -> None:
+    with pytest.raises(ConfigError, match="OpenVINO's threads sleep between calls"):
+        Predictor(tiny_onnx, "openvino", allow_spinning=False)
+
+
+def test_probe_finds_a_cpu_that_multiplies_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device("openvino", name="CPU")
+    module.OpenVinoRuntime.probe(device)
+    content, feeds, _ = ort.one_convolution()
+    monkeypatch.setattr(ort, "one_convolution", lambda: (content, feeds, 16.0))
+    with pytest.raises(DeviceError, match=r"multiplies wrongly on openvino:CPU: 16\.0 came out as 15\.0"):
+        module.OpenVinoRuntime.probe(device)
+
+
+def test_without_its_package(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingPackageError) as caught:
+        open_runtime(tiny_onnx, "openvino")
+    assert (caught.value.package, caught.value.extra) == ("openvino", "openvino")

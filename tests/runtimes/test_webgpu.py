@@ -1,0 +1,233 @@
+"""ONNX files on WebGPU: on a driver that computes in software, and where there is none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from examples.digits.data import load_split, render
+from rest_deploy import Predictor, benchmark, export, verify
+from rest_deploy.benchmarking.run import Effort
+from rest_deploy.cli import predict as cli
+from rest_deploy.errors import DeviceError, MissingPackageError
+from rest_deploy.models.factory import load_model
+from rest_deploy.models.reference import reference_runs
+from rest_deploy.pipeline import ExportRequest, run_export
+from rest_deploy.runtimes import ort, webgpu
+from rest_deploy.runtimes.registry import open_runtime
+from rest_deploy.specs import Device, InputKind
+from tests.cli.test_commands import Outcome
+from tests.conftest import DIGITS, DIGITS_V2, IMAGES
+from tests.runtimes.vulkan import needs_software_vulkan
+
+SOFTWARE = "webgpu:software"
+#: Against float64, in ONNX Runtime's own error on the CPU: another order of sums, and functions of the driver's.
+TIMES, FLOOR = 4.0, 5e-6
+SIZES = [(1, 1), (16, 16), (33, 300), (57, 91), (96, 64), (224, 224)]
+
+
+@pytest.fixture(scope="module")
+def adapter() -> None:
+    needs_software_vulkan()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
+    """Checkpoints of digits and their ONNX files."""
+    folder = tmp_path_factory.mktemp("webgpu")
+    requests = {own: ExportRequest(None, folder / f"{own.stem}.onnx", own, verify=False) for own in (DIGITS, DIGITS_V2)}
+    return {own: run_export(request).path for own, request in requests.items()}
+
+
+BOTH = pytest.mark.parametrize("checkpoint", [DIGITS, DIGITS_V2], ids=lambda path: path.stem)
+
+
+@BOTH
+@pytest.mark.slow
+@pytest.mark.usefixtures("adapter")
+def test_digits_are_as_exact_as_on_the_cpu_at_any_size(
+    checkpoint: Path, made: dict[Path, Path], rng: np.random.Generator
+) -> None:
+    exact, _ = reference_runs(load_model(None, checkpoint).model)
+    with open_runtime(made[checkpoint], SOFTWARE) as runtime, open_runtime(made[checkpoint]) as on_cpu:
+        for count, size in enumerate(SIZES, 1):
+            batch = rng.standard_normal((1 + count % 2, 3, *size)).astype(np.float32)
+            reference = exact(batch)["logits"]
+            own, other = (np.abs(each.run(batch)["logits"] - reference).max() for each in (runtime, on_cpu))
+            assert own <= max(TIMES * other, FLOOR), size
+
+
+@BOTH
+@pytest.mark.slow
+@pytest.mark.usefixtures("adapter")
+def test_no_answer_to_360_digits_changes(checkpoint: Path, made: dict[Path, Path]) -> None:
+    _, _, images, _ = load_split()
+    with Predictor(made[checkpoint], SOFTWARE) as predictor, Predictor(made[checkpoint]) as on_cpu:
+        inputs = np.concatenate([on_cpu.preprocess(render(image, (16, 24))) for image in images])
+        answers, wanted = (each.logits(inputs).argmax(axis=1) for each in (predictor, on_cpu))
+    assert len(answers) == 360
+    assert (answers == wanted).all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("adapter")
+def test_maps_in_blocks(made: dict[Path, Path], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large images have them; here of so few numbers that these have several."""
+    monkeypatch.setattr(webgpu.WebGpuRuntime, "whole", 0)
+    monkeypatch.setattr(webgpu.WebGpuRuntime, "block", 4096)
+    batch = rng.standard_normal((2, 3, 57, 91)).astype(np.float32)
+    with open_runtime(made[DIGITS], SOFTWARE) as runtime, open_runtime(made[DIGITS]) as on_cpu:
+        np.testing.assert_allclose(runtime.run(batch)["logits"], on_cpu.run(batch)["logits"], atol=2e-5)
+        assert runtime._large is not None  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("adapter")
+def test_maps_of_a_backbone_and_pictures(
+    tmp_path: Path, tiny_checkpoint: Path, tiny_by_input: dict[InputKind, Path], rng: np.random.Generator
+) -> None:
+    backbone = run_export(
+        ExportRequest(None, tmp_path / "b.onnx", tiny_checkpoint, verify=False, features=("stage2", "embedding"))
+    ).path
+    batch = rng.standard_normal((1, 3, 70, 45)).astype(np.float32)
+    with Predictor(backbone, SOFTWARE) as predictor, Predictor(backbone) as on_cpu:
+        found, wanted = predictor.features(batch), on_cpu.features(batch)
+        assert list(found) == ["stage2", "embedding"]
+        for name, values in found.items():
+            np.testing.assert_allclose(values, wanted[name], atol=5e-5, err_msg=name)
+    for kind, path in tiny_by_input.items():
+        with Predictor(path, SOFTWARE) as predictor, Predictor(path) as on_cpu:
+            picture = on_cpu.preprocess(IMAGES / "chelsea.png")
+            np.testing.assert_allclose(predictor.logits(picture), on_cpu.logits(picture), atol=5e-5, err_msg=str(kind))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("adapter")
+def test_it_is_verified_timed_and_named_in_every_output(
+    made: dict[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = made[DIGITS]
+    found = verify(path, reference=DIGITS, sizes=[(33, 40)], device=SOFTWARE)
+    assert found.passed
+    assert [own["device"] for own in found.to_dict()["artifacts"]] == [SOFTWARE]
+    timed = benchmark([path], sizes=[(16, 16)], effort=Effort(1, 0.0), cold=False, device=SOFTWARE)
+    assert timed.errors == {}
+    assert [own.where for own in timed.contenders] == [SOFTWARE]
+    assert timed.descriptions[path.name].startswith("ONNX Runtime WebGPU 0.")
+    assert timed.descriptions[path.name].endswith(f" on {SOFTWARE}")
+    done = Outcome(cli, [path, IMAGES.parent / "digits" / "images", "--device", SOFTWARE, "--top-k", "1"], capsys)
+    assert done.code == 0
+    assert f"warning: {SOFTWARE} computes on the CPU, in software" in done.err
+    with Predictor(path, SOFTWARE) as predictor:
+        assert f"on {SOFTWARE}" in repr(predictor)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("adapter")
+def test_what_computes_on_the_cpu_is_an_error(made: dict[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "_SHAPE_OPERATORS", frozenset())  # of which it has some there
+    with pytest.raises(DeviceError, match=rf"on {SOFTWARE} ONNX Runtime would run Cast on the CPU; use device cpu"):
+        open_runtime(made[DIGITS], SOFTWARE)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("adapter")
+def test_halves_where_the_adapter_has_none(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    options = {"verify": False, "compare_speed": False}
+    path = export(None, tmp_path / "x.onnx", checkpoint=tiny_checkpoint, precision="fp16", **options)
+    with pytest.raises(DeviceError, match=rf"x\.onnx: the adapter of {SOFTWARE} has no float16; export it in fp32"):
+        open_runtime(path, SOFTWARE)
+
+
+@pytest.mark.usefixtures("adapter")
+def test_software_that_was_not_asked_for(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER", "1")  # whoever set it, by its name alone
+    with pytest.raises(DeviceError, match=r"device webgpu: no adapter was found; .*libvulkan.*webgpu:software$"):
+        open_runtime(tiny_onnx, "webgpu")
+    with pytest.raises(DeviceError, match=r"webgpu:1; accepted: webgpu, webgpu:software"):
+        open_runtime(tiny_onnx, "webgpu:1")
+
+
+def test_without_a_vulkan_loader(tiny_onnx: Path) -> None:
+    pytest.importorskip("onnxruntime_ep_webgpu", reason="the plugin, an extra of its own, is not installed")
+    code = f"from rest_deploy import Predictor; Predictor({str(tiny_onnx)!r}, {SOFTWARE!r})"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    if done.returncode == 0:
+        pytest.skip("this machine has a Vulkan driver that computes in software")
+    assert f"DeviceError: device {SOFTWARE}: it could not be started; check the driver" in done.stderr
+
+
+class FakeOptions:
+    """Options of a session, which keep what is added."""
+
+    def __init__(self) -> None:
+        self.added: list[Any] = []
+
+    def add_provider_for_devices(self, devices: list[Any], options: dict[str, str]) -> None:
+        self.added += devices
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "chosen"),
+    [
+        ("webgpu", ["GPU"], "GPU"),
+        ("webgpu", ["CPU", "GPU"], "GPU"),
+        ("webgpu", ["CPU"], None),
+        ("webgpu", [], None),
+        ("webgpu:software", ["CPU"], "CPU"),
+        ("webgpu:software", ["CPU", "GPU"], None),  # which the plugin would choose
+        ("webgpu:software", [], None),
+    ],
+)
+def test_which_adapter_is_taken(
+    device: str, there: list[str], chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in of the plugin: no GPU is here."""
+    found = [SimpleNamespace(device=SimpleNamespace(type=SimpleNamespace(name=kind))) for kind in there]
+    monkeypatch.setattr(webgpu, "_adapters", lambda _: found)
+    options, target = FakeOptions(), Device.parse(device)
+    if chosen is None:
+        with pytest.raises(DeviceError, match=rf"device {device}: "):
+            webgpu._add(options, target)
+        return
+    webgpu._add(options, target)
+    assert [own.device.type.name for own in options.added] == [chosen]
+
+
+def test_a_plugin_that_is_missing_or_of_another_onnxruntime(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(webgpu, "_registered", set())
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", None)
+    with pytest.raises(MissingPackageError) as caught:
+        open_runtime(tiny_onnx, "webgpu")
+    assert (caught.value.package, caught.value.extra) == ("onnxruntime_ep_webgpu", "webgpu")
+    monkeypatch.setitem(
+        sys.modules, "onnxruntime_ep_webgpu", SimpleNamespace(get_library_path=lambda: "/nowhere/libplugin.so")
+    )
+    with pytest.raises(DeviceError, match=r"does not take the plugin libplugin\.so: .*upgrade both: pip install"):
+        open_runtime(tiny_onnx, "webgpu")
+    monkeypatch.delattr(onnxruntime, "register_execution_provider_library")
+    with pytest.raises(DeviceError, match=r"takes no plugins; upgrade it: pip install"):
+        open_runtime(tiny_onnx, "webgpu")
+
+
+def test_integers_are_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    options = {"reduced_range": True, "compare_speed": False}
+    path = export(None, tmp_path / "x.onnx", checkpoint=tiny_checkpoint, precision="int8", verify=False, **options)
+    for device in (SOFTWARE, "openvino"):
+        with pytest.raises(DeviceError, match=r"x\.onnx: .*INT8 .*use device cpu"):
+            open_runtime(path, device)
+
+
+def test_a_device_that_nobody_has(tiny_onnx: Path) -> None:
+    with pytest.raises(
+        DeviceError, match=r"device 'vulkan'; accepted: cpu, cuda, .*openvino:NAME, webgpu, webgpu:soft"
+    ):
+        open_runtime(tiny_onnx, "vulkan")
