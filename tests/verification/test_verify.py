@@ -225,7 +225,7 @@ def test_a_size_that_the_reference_has_no_memory_for_is_refused_before_anything_
 def _memory(monkeypatch: pytest.MonkeyPatch, needed: Callable[[ArtifactInfo, int], int]) -> None:
     """A machine with 1 GiB free, and networks that need bytes by their record and the images of a call."""
     monkeypatch.setattr("rest_deploy.machine.available_bytes", lambda: 1 << 30)
-    monkeypatch.setattr("rest_deploy.verification.opened.call_bytes", lambda info, count, *_: needed(info, count))
+    monkeypatch.setattr("rest_deploy.verification.opened.call_bytes", lambda info, count, *_, **__: needed(info, count))
     monkeypatch.setattr("rest_deploy.runtimes.memory.most_pixels", lambda *_: 123)
 
 
