@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import socket
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from rest_deploy.archives.sources import Item
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.errors import (
     ArtifactError,
+    ConfigError,
     DeviceError,
     MissingPackageError,
     PredictorError,
@@ -29,7 +32,7 @@ from rest_deploy.specs import Device
 if TYPE_CHECKING:
     from rest_deploy.predictor import Predictor
 
-_LOOPBACK = "127.0.0.1"
+_PATIENCE = 10.0  # seconds for a cluster to answer
 
 
 def check_installed() -> None:
@@ -114,24 +117,47 @@ def _needs(request: ArchiveRequest) -> dict[str, int]:
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
-    """Ray, connected. What is started here cannot be reached from other machines, as Ray lets in whoever reaches it.
+    """Ray, connected; without an address it is started here, for this job alone and on the loopback interface alone.
+
+    One that runs here is joined by ``auto``. To look for it where no address is given, as Ray does, may take minutes:
+    of one that died the address is still there.
 
     Raises:
+        ConfigError: It is no address.
         PredictorError: It cannot be reached, or it fails.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it reports to its makers unless told not to
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own pool of actors makes it warn of itself
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # binds to loopback, on Linux too; read on import
     import ray.data
     import ray.exceptions
 
     level = logging.getLogger("rest_deploy").getEffectiveLevel()
-    logging.getLogger("ray.data").setLevel(level)
-    own = {} if address or "RAY_ADDRESS" in os.environ else {"_node_ip_address": _LOOPBACK, "include_dashboard": False}
+    own = {"include_dashboard": False} if address is None else {}
     try:
-        with ray.init(address, logging_level=level, log_to_driver=False, **own):
+        if address is not None:
+            _knock(address)
+        with ray.init(address or "local", logging_level=level, log_to_driver=False, **own):
+            logging.getLogger("ray.data").setLevel(level)
             yield ray
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as exc:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as exc:
         if isinstance(exc, RestDeployError):
             raise
         where = f"Ray at {address}" if address else "Ray"
         raise PredictorError(f"{where}: {one_line(exc)}; see `ray status`; what is done is kept for --resume") from exc
+
+
+def _knock(address: str) -> None:
+    """Refuse an address at which nobody is, for whom Ray would wait many minutes.
+
+    Raises:
+        ConfigError: It is no address.
+        OSError: Nobody answers.
+    """
+    if address.startswith("ray://"):
+        raise ConfigError(f"--ray {address}: Ray Data has no such clients; run it in the cluster, with --ray auto")
+    match = re.fullmatch(r"(.+):(\d{1,5})", address)
+    if match:
+        socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=_PATIENCE).close()
+    elif address != "auto":
+        raise ConfigError(f"--ray {address}: accepted: auto, HOST:PORT, or --ray alone, as the last word")

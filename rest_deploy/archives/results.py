@@ -29,7 +29,7 @@ from rest_deploy.values import load_json
 JSONL, PARQUET = ".jsonl", ".parquet"
 PART, TOLD = ".part", ".run.json"
 _GROUP = 16 << 20  # bytes of rows, as JSON, in a row group of Parquet
-_TOLD_OF_A_VALUE = 16  # characters in a message, as of a SHA-256
+_SHOWN = 16  # characters in a message, as of a SHA-256
 #: Of a row. In names and labels each quotation mark stands behind a backslash.
 _NO_ERROR = b'"error": null, '
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -114,7 +114,7 @@ class Output:
 
         with self._reached():
             system, path = pyarrow.fs.FileSystem.from_uri(self.target)
-            part = f"{path}{PART}"
+            part = f"{path}.rest-part"  # no name of ours, which may be there too
             try:
                 with system.open_output_stream(part) as file:
                     self._write(rows, file)
@@ -198,8 +198,10 @@ class Rows:
             raise ConfigError(f"{what}: {self._told}, which says what it is of: {one_line(exc)}; {anew}") from exc
         found = found if isinstance(found, dict) else {}
         for key in (key for key in record if found.get(key) != record[key]):
-            was, now = (str(of.get(key))[:_TOLD_OF_A_VALUE] for of in (found, record))
+            was, now = ("the default" if of.get(key) is None else str(of[key])[:_SHOWN] for of in (found, record))
             raise ConfigError(f"{what}: is of a run with {key} {was}, this one has {now}; give it as then, or {anew}")
+        if self.finished:
+            self._file.truncate(0)  # of a process that ended between the results and the removal of this file
 
     def kept(self, blocks: Iterable[Sequence[Item]]) -> int:
         """Blocks whose rows are there and whole. What follows them is cut off: a process was killed as it wrote it."""

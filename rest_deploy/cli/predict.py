@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="ADDRESS",
-        help="by Ray: of this machine, or of the cluster at auto, HOST:PORT or ray://HOST:PORT",
+        help="by Ray, on this machine; or in a cluster: auto for the one that it is in, or HOST:PORT",
     )
     made.add_argument(
         "--top-k",
