@@ -69,7 +69,7 @@ class Worker:
         if self._predictor is None:
             path = self._request.artifact
             if sha256_of(path) != self._digest:
-                raise ArtifactError(f"{path}: is another file on {os.uname().nodename}; have one on all machines")
+                raise ArtifactError(f"{path}: is another file on {socket.gethostname()}; have one on all machines")
             self._predictor = self._request.predictor()
         return self._predictor
 
@@ -78,12 +78,13 @@ def answers_on_ray(request: ArchiveRequest, digest: str, blocks: Iterator[list[I
     """Rows of blocks by a Ray cluster, in order.
 
     Raises:
-        DeviceError: The cluster has no room for one worker.
+        DeviceError: One GPU is asked for by its number, or the cluster has no room for a worker.
         PredictorError: The cluster cannot be reached, or it or a worker fails.
     """
     request = replace(request, artifact=os.path.abspath(request.artifact))
+    needs = _needs(request)
     with _cluster(request.ray or None) as ray:
-        needs, has = _needs(request), ray.cluster_resources()
+        has = ray.cluster_resources()
         workers = min(int(has.get(kind, 0) // number) for kind, number in needs.items())
         if not workers:
             asked, there = (", ".join(f"{of.get(kind, 0):g} {kind}" for kind in needs) for of in (needs, has))

@@ -28,7 +28,7 @@ from rest_deploy.values import load_json
 
 JSONL, PARQUET = ".jsonl", ".parquet"
 PART, TOLD = ".part", ".run.json"
-_GROUP = 16 << 20  # bytes of rows, as JSON, in a row group of Parquet
+_GROUP = 8 << 20  # bytes of rows, as JSON, in a row group of Parquet
 _SHOWN = 16  # characters in a message, as of a SHA-256
 #: Of a row. In names and labels each quotation mark stands behind a backslash.
 _NO_ERROR = b'"error": null, '

@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="ADDRESS",
-        help="by Ray, on this machine; or in a cluster: auto for the one that it is in, or HOST:PORT",
+        help="by Ray on this machine alone; auto: in the cluster that it is part of; or in that at HOST:PORT",
     )
     made.add_argument(
         "--top-k",

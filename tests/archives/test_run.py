@@ -8,14 +8,16 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from rest_deploy import Predictor
 from rest_deploy.archives import results
-from rest_deploy.archives.sources import BLOCK
+from rest_deploy.archives.sources import BLOCK, Item
 from rest_deploy.cli import predict
+from rest_deploy.errors import ImageError
 from tests.archives.conftest import Command, rows, save
 
 
@@ -52,6 +54,45 @@ def test_shards_in_turn_are_one_run(tiny_onnx: Path, folder: Path, tmp_path: Pat
     assert sorted(len(rows(part)) for part in parts) == [0, 300 - 2 * BLOCK, BLOCK, BLOCK]
 
 
+def test_members_of_a_tar_file_get_the_rows_of_files(
+    tiny_onnx: Path, folder: Path, tmp_path: Path, rest_predict: Command
+) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        tar.add(folder, "pictures", filter=lambda info: None if info.name.endswith("7.png") else info)
+    (tmp_path / "list.txt").write_text("\n".join(str(path) for path in sorted(folder.rglob("*[!7].png"))))
+    for source in ("t.tar", "list.txt"):
+        assert rest_predict(tiny_onnx, tmp_path / source, "--output", tmp_path / f"{source}.jsonl")[0] == 0
+    members, files = rows(tmp_path / "t.tar.jsonl"), rows(tmp_path / "list.txt.jsonl")
+    members.sort(key=lambda row: row["image"])  # a tar file has the order of the folder on the disk
+    assert [row.pop("image") for row in members] == [
+        f"{tmp_path}/t.tar/pictures/{Path(row.pop('image')).relative_to(folder)}" for row in files
+    ]
+    assert [row["error"] for row in members] == [row["error"] for row in files]
+    assert [[p["index"] for p in row["predictions"]] for row in members] == [
+        [p["index"] for p in row["predictions"]] for row in files
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("/a/b.png: no such image file", "no such image file"),
+        ("image: damaged: x: y", "damaged: x: y"),
+        ("image 7 of the list: no answer, as its input", "no answer, as its input"),
+        ("something else: here", "something else: here"),
+    ],
+)
+def test_an_error_does_not_say_which_image_as_its_row_does(error: str, told: str) -> None:
+    item = Item("b.png", "/a/b.png")
+    assert json.loads(results.row(item, ImageError(error))) == {"image": "b.png", "error": told, "predictions": []}
+
+
+def test_the_error_of_a_long_path_is_cut_where_the_path_ends() -> None:
+    path = "/" + "d" * 300 + "/b.png"
+    for error in (f"{path[:200]}: no such image file", f"{path}: no such image file"):
+        assert json.loads(results.row(Item(path, path), ImageError(error)))["error"] == "no such image file"
+
+
 def test_parquet_holds_the_same(
     tiny_onnx: Path, folder: Path, tmp_path: Path, rest_predict: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,10 +105,8 @@ def test_parquet_holds_the_same(
     assert file.num_row_groups > 3
     table = file.read()
     assert table.to_pylist() == rows(tmp_path / "r.jsonl")
-    assert (
-        str(table.schema.field("predictions").type)
-        == "list<element: struct<label: string, index: int64, score: double>>"
-    )
+    prediction = table.schema.field("predictions").type.value_type
+    assert str(prediction) == "struct<label: string, index: int64, score: double>"
     assert rest_predict(tiny_onnx, folder, "--output", f"file://{tmp_path}/u.parquet")[0] == 0
     assert (tmp_path / "u.parquet").read_bytes() == (tmp_path / "r.parquet").read_bytes()
 
@@ -107,6 +146,16 @@ def test_without_ray(
     code, _, err = rest_predict(tiny_onnx, folder, "--output", tmp_path / "r.jsonl", "--ray")
     assert (code, err) == (1, 'error: ray is needed to predict on Ray; install it: pip install "rest-deploy[ray]"\n')
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ray_chooses_the_gpu(
+    tiny_onnx: Path, folder: Path, tmp_path: Path, rest_predict: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That can be told without Ray. Of one that is installed nothing is looked at before."""
+    monkeypatch.setattr("rest_deploy.archives.on_ray.find_spec", lambda _: object())
+    words = (tiny_onnx, folder, "--output", tmp_path / "r.jsonl", "--device", "cuda:1", "--ray")
+    code, _, err = rest_predict(*words)
+    assert (code, err) == (1, "error: --device cuda:1 with --ray: Ray chooses the GPU; give --device cuda\n")
 
 
 @pytest.mark.parametrize(
