@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all others faults soak oldest pythons lint bench bench-full figures clean
+.PHONY: demo test test-all others faults soak oldest pythons ray lint bench bench-full figures clean
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,7 +41,7 @@ soak: $(VENV)/.made
 # onnxsim's that 0.7.0 did not make yet, and uncompressed YCbCr in TIFF, which Pillow 12.3.0 cannot read back.
 # "not (slow)" is not the first lane, whose way with the garbage collector the oldest Hypothesis takes for flaky tests.
 OLDEST := $(VENV)-oldest
-OLDEST_TESTS := tests/reliability/test_untrusted_onnx.py tests/reliability/test_untrusted_checkpoints.py tests/artifact tests/preprocess tests/models tests/runtimes/test_ort.py tests/test_predictor.py \
+OLDEST_TESTS := tests/reliability/test_untrusted_onnx.py tests/reliability/test_untrusted_checkpoints.py tests/artifact tests/preprocess tests/models tests/runtimes/test_ort.py tests/test_predictor.py tests/archives \
 	tests/export/test_onnx_exporter.py tests/export/test_checks.py tests/cli/test_commands.py
 oldest:
 	$(PYTHON) -m venv $(OLDEST)
@@ -70,6 +70,14 @@ pythons: $(VENV)/.made
 		$$env/bin/rest-predict $(VENV)/digits.onnx examples/digits/images | diff $(VENV)/digits.txt -; \
 		echo "Python $$version answers as $(VENV) does"; \
 	done
+
+# Archives by Ray, on a real cluster of this machine, in an environment of its own as Ray takes half a gigabyte.
+RAY := $(VENV)-ray
+ray: $(VENV)/.made
+	$(BIN)/rest-export --checkpoint examples/digits/rest_digits.safetensors --output $(VENV)/digits.onnx
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,ray]" "pytest>=8" "hypothesis>=6.100"
+	REST_DEPLOY_TEST_ARTIFACT=$(VENV)/digits.onnx $(RAY)/bin/python -m pytest -p no:cacheprovider -m ray tests/archives
 
 lint: $(VENV)/.made
 	$(BIN)/python -m ruff check .

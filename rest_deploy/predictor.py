@@ -369,7 +369,7 @@ class Predictor:
         return self._input(image)[None]
 
     def stream(
-        self, images: Sequence[ImageSource], top_k: int | None = None
+        self, images: Iterable[ImageSource], top_k: int | None = None
     ) -> Generator[tuple[int, list[Prediction] | ImageError], None, None]:
         """Classify many images, a bad one being no end of the others.
 
@@ -378,7 +378,7 @@ class Predictor:
         end with the generator: close it to leave early.
 
         Args:
-            images: As :meth:`classify` takes them, no folders.
+            images: As :meth:`classify` takes them, no folders; of an iterator no more are taken than are made ready.
             top_k: Predictions for each image, as of :meth:`classify`.
 
         Yields:
@@ -393,7 +393,7 @@ class Predictor:
         return self._stream(images, LOGITS, lambda row: self._top(row, top_k))
 
     def _stream(
-        self, images: Sequence[ImageSource], output: str, answer: Callable[[NDArray[np.float32]], Any]
+        self, images: Iterable[ImageSource], output: str, answer: Callable[[NDArray[np.float32]], Any]
     ) -> Generator[tuple[int, Any], None, None]:
         """What is answered by an image's row of an output, or what was wrong with the image, as they are done."""
         waiting: dict[tuple[int, ...], list[tuple[int, NDArray[Any]]]] = defaultdict(list)
@@ -415,7 +415,7 @@ class Predictor:
         for group in waiting.values():
             yield from self._run_group(group, output, answer)
 
-    def _inputs(self, images: Sequence[ImageSource]) -> Generator[NDArray[Any] | ImageError, None, None]:
+    def _inputs(self, images: Iterable[ImageSource]) -> Generator[NDArray[Any] | ImageError, None, None]:
         """What the file takes of each image, or what is wrong with the image, in order.
 
         Made ahead by threads, if there are several images and all inputs are of one size: enough that the threads have

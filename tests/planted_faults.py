@@ -315,6 +315,34 @@ FAULTS = (
         "1 - confidence",
         "tests/benchmarking/test_statistics.py::test_intervals_are_those_of_the_sign_test",
     ),
+    Fault(
+        "a torn block that is gone on with",
+        "archives/results.py",
+        "self._file.truncate(end)",
+        "pass",
+        "tests/archives/test_run.py::test_resume_goes_on_behind_the_last_whole_block",
+    ),
+    Fault(
+        "a damaged tar file taken for one that ends",
+        "archives/sources.py",
+        "        if damage:",
+        "        if False:",
+        "tests/archives/test_sources.py::test_a_damaged_tar_file_is_an_error_before_anything_is_done",
+    ),
+    Fault(
+        "the last block of a shard left to nobody",
+        "archives/sources.py",
+        "blocks * self.number // self.count",
+        "(blocks - 1) * self.number // self.count",
+        "tests/archives/test_run.py::test_shards_in_turn_are_one_run",
+    ),
+    Fault(
+        "rows in the order in which they were answered",
+        "archives/run.py",
+        "rows[index] = row(block[index], found)",
+        "rows[rows.index(b\"\")] = row(block[index], found)",
+        "tests/archives/test_run.py::test_a_row_for_each_image",
+    ),
 )
 
 

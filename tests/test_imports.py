@@ -19,7 +19,8 @@ PACKAGE = ROOT / "rest_deploy"
 LAYERS = (
     {"cli"},
     {"pipeline", "doctor", "report"},
-    {"verification", "benchmarking", "predictor"},
+    {"verification", "benchmarking", "archives"},
+    {"predictor"},
     {"environment"},
     {"export", "runtimes"},
     {"models"},
@@ -160,6 +161,11 @@ def test_predicting_loads_nothing_heavy(tiny_onnx: Path) -> None:
         "jinja2",
         "matplotlib",
         "rich",
+        "rest_deploy.archives",
+        "sqlite3",
+        "tarfile",
+        "pyarrow",
+        "ray",
     )
     code = "import sys; from rest_deploy.cli.predict import main; main(sys.argv[1:]); "
     code += f"print([m for m in {heavy} if m in sys.modules])"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 if sys.platform != "win32":
     import fcntl
@@ -99,6 +100,30 @@ def holding(folder: Path) -> Iterator[None]:
         yield
     finally:
         _close(handle)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to read and to append to, made where there is none, that one process has at a time.
+
+    Others are not kept out on file systems that have no locks.
+
+    Raises:
+        BlockingIOError: Another process has it.
+        OSError: It cannot be opened.
+    """
+    with open(path, "a+b") as file:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError as exc:
+                if exc.errno not in _NO_LOCKS:
+                    raise
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise BlockingIOError(errno.EWOULDBLOCK, "another process has just removed it", str(path))
+        yield file
 
 
 def _make(parent: Path, name: str) -> tuple[Path, int | None]:

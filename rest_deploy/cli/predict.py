@@ -6,12 +6,14 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
+from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.cli.preprocessing_flags import number_as
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_display
-from rest_deploy.errors import ImageError
+from rest_deploy.errors import ConfigError, ImageError, counted
 from rest_deploy.predictor import Prediction, Predictor, assumed_of
 from rest_deploy.runtimes.registry import can_sleep, device_help
 from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, USUAL_MAX_PIXELS, Activation
@@ -21,6 +23,27 @@ def _parser() -> argparse.ArgumentParser:
     made = parser("rest-predict", "Classify images with an exported network.")
     made.add_argument("artifact", help=".onnx or .engine file, or a PyTorch checkpoint")
     made.add_argument("images", nargs="+", help="image files, or folders of them, subfolders included")
+    archives = made.add_argument_group(
+        "archives", "Any number of images, a row for each, to a file that is whole or not there (docs/archives.md)."
+    )
+    archives.add_argument(
+        "--output",
+        metavar="FILE",
+        help=".jsonl or .parquet, or such a URI that pyarrow reaches; images may also be .txt lists and .tar files",
+    )
+    archives.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="do the I-th of N parts, counted from 1; 3/16 of r.parquet writes r-00003-of-00016.parquet",
+    )
+    archives.add_argument("--resume", action="store_true", help="go on with what was begun; leave what is done")
+    archives.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="by Ray on this machine alone; auto: in the cluster that it is part of; or in that at HOST:PORT",
+    )
     made.add_argument(
         "--top-k",
         type=number_as(TOP_K),
@@ -43,17 +66,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> int:
+    if arguments.output is not None:
+        return _write(arguments)
+    for flag in ("shard", "resume", "ray"):
+        if getattr(arguments, flag) not in (None, False):
+            raise ConfigError(f"--{flag} is of results in a file; give --output FILE too")
     paths = [path for image in arguments.images for path in _expand(Path(image))]
     answers: dict[int, list[Prediction] | ImageError] = {}
     options = {"threads": arguments.threads, "max_pixels": arguments.max_pixels}
-    if len(paths) > 1 and can_sleep(
-        arguments.artifact, arguments.device
-    ):  # threads that spin take cores from those that decode
+    # threads that spin take cores from those that decode
+    if len(paths) > 1 and can_sleep(arguments.artifact, arguments.device):
         options["allow_spinning"] = False
     opened = Predictor(arguments.artifact, arguments.device, **options)
     with opened as predictor, progress_display("predicting") as report:
         info = predictor.info
-        _tell(predictor, arguments)
+        _tell(arguments, info, predictor.note)
+        if arguments.verbose and predictor.max_pixels is not None:
+            print(f"at most {predictor.max_pixels:,} pixels of input", file=sys.stderr)
         start = time.monotonic()
         for index, answer in predictor.stream(paths, arguments.top_k):
             answers[index] = answer
@@ -74,22 +103,49 @@ def _main(arguments: argparse.Namespace) -> int:
     return FAILED if failed else OK
 
 
-def _tell(predictor: Predictor, arguments: argparse.Namespace) -> None:
-    """What to know of an artifact before its answers."""
-    info, notes = predictor.info, [predictor.note]
-    if info.weights.random:
-        notes.append(f"{arguments.artifact} holds random weights; its predictions mean nothing")
-    if not arguments.verbose:
-        notes.append(assumed_of(arguments.artifact, info))
-    for note in filter(None, notes):
+def _write(arguments: argparse.Namespace) -> int:
+    from rest_deploy.archives.results import Output
+    from rest_deploy.archives.run import ArchiveRequest, run
+    from rest_deploy.archives.sources import Shard
+
+    output = Output(arguments.output, Shard.parse(arguments.shard) if arguments.shard else None)
+    options = {name: getattr(arguments, name) for name in ("resume", "ray", "top_k", "device", "threads", "max_pixels")}
+    request = ArchiveRequest(arguments.artifact, arguments.images, output, **options)
+
+    def warn(text: str) -> None:
+        print(f"warning: {clean(text)}", file=sys.stderr)
+
+    with progress_display("predicting") as report:
+        done = run(
+            request,
+            lambda info: _tell(arguments, info),
+            warn,
+            lambda count, total, rate: report(count / total, f"{count:,} of {total:,} images, {rate:.3g} a second"),
+        )
+    if done.failed:
+        warn(f"{done.path}: {counted(done.failed, 'image')} could not be answered; the rows say why")
+    if arguments.json:
+        print(json.dumps(asdict(done), indent=2))
+    elif done.images is None:
+        print(f"{clean(done.path)}: was whole already, nothing was done")
+    else:
+        print(f"{clean(done.path)}: {counted(done.images, 'image')}")
+    return OK
+
+
+def _tell(arguments: argparse.Namespace, info: ArtifactInfo, note: str = "") -> None:
+    """Say on stderr what there is to know of the artifact before its answers are believed."""
+    if note:
         print(f"warning: {clean(note)}", file=sys.stderr)
+    if info.weights.random:
+        print(f"warning: {arguments.artifact} holds random weights; its predictions mean nothing", file=sys.stderr)
     if arguments.verbose:
         from rest_deploy.cli.record_text import assumed, record_rows
 
         for name, value in {**record_rows(info), "assumed": assumed(info) or "nothing"}.items():
             print(f"{name}: {clean(value)}", file=sys.stderr)
-        if predictor.max_pixels is not None:
-            print(f"at most {predictor.max_pixels:,} pixels of input", file=sys.stderr)
+    elif told := assumed_of(arguments.artifact, info):
+        print(f"warning: {clean(told)}", file=sys.stderr)
 
 
 def _score(score: float, activation: Activation) -> str:
@@ -113,7 +169,7 @@ def _as_json(path: Path, answer: list[Prediction] | ImageError) -> dict[str, obj
     return {"image": str(path), "predictions": answer}
 
 
-main = command(_main, _parser)
+main = command(_main, _parser, lambda arguments: arguments.output is None)
 
 if __name__ == "__main__":
     sys.exit(start("predict"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,8 +109,8 @@ def images_below(folder: str | Path, *, arrays: bool = False) -> Dataset:
     folder = Path(folder)
     if not os.path.isdir(folder):
         raise ImageError(f"{folder}: {no_folder(folder)}; give a folder with images")
-    files = _files_below(folder)
-    images = [path for path in files if _is_file(path) and is_image(path)]
+    files = list(files_below(folder))
+    images = [path for path in files if is_image_file(path)]
     found = [path for path in files if is_array(path) and _is_file(path)] if arrays else []
     if images and found:
         raise ImageError(
@@ -138,14 +138,28 @@ def name_below(folder: Path, path: Path) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """All files in order of name, without hidden ones."""
-    found = []
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files, those of a folder in order of name before those of its folders, without hidden ones.
+
+    Raises:
+        ImageError: A folder cannot be read.
+        PredictorError: No memory or no file handles are left.
+    """
     searched = {os.path.realpath(folder)}
     for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         folders[:] = _unsearched(place, folders, searched)
-        found += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
-    return found
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(place, name)
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether what is at a path is an image, as of a folder that is classified.
+
+    Raises:
+        ImageError, PredictorError: As of :func:`files_below`.
+    """
+    return _is_file(path) and is_image(path)
 
 
 def _unsearched(place: str, folders: Iterable[str], searched: set[str]) -> list[str]:

@@ -95,12 +95,16 @@ def load_image(source: ImageSource, alpha: Alpha = Alpha.WHITE, fits: Fits | Non
     return _decode(_content(path), str(path), alpha, fits)
 
 
-def is_image(path: Path) -> bool:
+def is_image(path: Path, opened: Callable[[], IO[bytes]] | None = None) -> bool:
     """Whether a file of a folder is an image: by its suffix if that is enough, else by its content.
 
     A picture suffix is enough, and so is a signature of at least four bytes, or another suffix with matching first
     bytes. So a damaged picture still counts as a picture. If only the first bytes match, Pillow must be able to read
     the header. No picture is decoded.
+
+    Args:
+        path: The file, or the name of one that lies elsewhere, as in an archive.
+        opened: Opens that one.
 
     Raises:
         PredictorError: No memory or no file handles are left.
@@ -113,7 +117,7 @@ def is_image(path: Path) -> bool:
     if suffix in _RAW or own in _NO_PICTURES:
         return False
     try:
-        with open(path, "rb") as file:
+        with opened() if opened is not None else open(path, "rb") as file:
             start = file.read(16)  # the length of Pillow's signatures
         formats = [name for name, accept in signatures.items() if accept(start)]
         if not _SIGNED.isdisjoint(formats) or own in formats:
@@ -121,10 +125,12 @@ def is_image(path: Path) -> bool:
         if own in IMAGE_FORMATS and own not in signatures:
             formats.append(own)
         if formats:
-            with open(path, "rb") as file:
+            with opened() if opened is not None else open(path, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(0)
                 if "ICO" in formats:  # Pillow decodes it on opening
                     check_icon(file, str(path))
-                Image.open(Metered(file, path.stat().st_size, str(path)), formats=formats)  # type: ignore[arg-type]
+                Image.open(Metered(file, size, str(path)), formats=formats)  # type: ignore[arg-type]
         return bool(formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True  # reading it gives an error with its name

@@ -1,0 +1,164 @@
+"""The same rows by Ray Data: blocks go to a pool of actors, one predictor each, and their rows come back in order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import socket
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from rest_deploy.archives.run import Answers, ArchiveRequest, answer
+from rest_deploy.archives.sources import Item
+from rest_deploy.artifact.identity import sha256_of
+from rest_deploy.errors import (
+    ArtifactError,
+    ConfigError,
+    DeviceError,
+    MissingPackageError,
+    PredictorError,
+    RestDeployError,
+    one_line,
+)
+from rest_deploy.runtimes.registry import RUNTIMES, read_info
+from rest_deploy.specs import Device
+
+if TYPE_CHECKING:
+    from rest_deploy.predictor import Predictor
+
+_PATIENCE = 10.0  # seconds for a cluster to answer
+
+
+def check_installed() -> None:
+    """Check, before any work, that Ray is there.
+
+    Raises:
+        MissingPackageError: It is not.
+    """
+    for package in ("ray", "pyarrow", "pandas"):  # ray[data]
+        if find_spec(package) is None:
+            raise MissingPackageError(package, "predict on Ray", "ray")
+
+
+class Worker:
+    """An actor: opens the artifact where it runs, and answers blocks.
+
+    Errors come back as text, as an exception of an actor is one of Ray's, of many lines.
+    """
+
+    def __init__(self, request: ArchiveRequest, digest: str) -> None:
+        self._request, self._digest = request, digest
+        self._predictor: Predictor | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Rows of a batch of one block."""
+        (block,) = batch["block"]
+        items = [Item(*item) for item in json.loads(zlib.decompress(block))]
+        try:
+            return {"rows": [answer(self._opened(), items, self._request.top_k)], "error": [""]}
+        except (RestDeployError, OSError, MemoryError) as exc:
+            return {"rows": [b""], "error": [one_line(exc)]}
+
+    def _opened(self) -> Predictor:
+        if self._predictor is None:
+            path = self._request.artifact
+            if sha256_of(path) != self._digest:
+                raise ArtifactError(f"{path}: is another file on {socket.gethostname()}; have one on all machines")
+            self._predictor = self._request.predictor()
+        return self._predictor
+
+
+def answers_on_ray(request: ArchiveRequest, digest: str, blocks: Iterator[list[Item]]) -> Answers:
+    """Rows of blocks by a Ray cluster, in order.
+
+    Raises:
+        DeviceError: One GPU is asked for by its number, or the cluster has no room for a worker.
+        PredictorError: The cluster cannot be reached, or it or a worker fails.
+    """
+    request = replace(request, artifact=os.path.abspath(request.artifact))
+    needs = _needs(request)
+    with _cluster(request.ray or None) as ray:
+        has = ray.cluster_resources()
+        workers = min(int(has.get(kind, 0) // number) for kind, number in needs.items())
+        if not workers:
+            asked, there = (", ".join(f"{of.get(kind, 0):g} {kind}" for kind in needs) for of in (needs, has))
+            raise DeviceError(f"a worker takes {asked}; Ray has {there}; give fewer --threads, or add machines")
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars, context.execution_options.preserve_order = False, True
+        # compressed, as names are alike: the list of 5 million images takes some 50 MB in all
+        packed = [{"block": zlib.compress(json.dumps(block).encode())} for block in blocks]
+        answered = ray.data.from_items(packed, override_num_blocks=len(packed)).map_batches(
+            Worker,
+            fn_constructor_args=(request, digest),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+            num_cpus=needs["CPU"],
+            num_gpus=needs.get("GPU"),
+        )
+        for row in answered.iter_rows():
+            if row["error"]:
+                raise PredictorError(f"{row['error']}; what is done is kept for --resume")
+            yield row["rows"]
+
+
+def _needs(request: ArchiveRequest) -> dict[str, int]:
+    """What a worker takes of a machine: a thread, and a GPU where the artifact runs on one."""
+    default = RUNTIMES[read_info(request.artifact).format].default_device
+    device = Device.parse(request.device or default)
+    if request.device and ":" in request.device:
+        raise DeviceError(f"--device {request.device} with --ray: Ray chooses the GPU; give --device {device.kind}")
+    return {"CPU": request.threads or 1} | ({"GPU": 1} if device.kind == "cuda" else {})
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """Ray, connected; without an address it is started here, for this job alone and on the loopback interface alone.
+
+    One that runs here is joined by ``auto``. To look for it where no address is given, as Ray does, may take minutes:
+    of one that died the address is still there.
+
+    Raises:
+        ConfigError: It is no address.
+        PredictorError: It cannot be reached, or it fails.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it reports to its makers unless told not to
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # binds to loopback, on Linux too; read on import
+    import ray.data
+    import ray.exceptions
+
+    level = logging.getLogger("rest_deploy").getEffectiveLevel()
+    own = {"include_dashboard": False} if address is None else {}
+    try:
+        if address is not None:
+            _knock(address)
+        with ray.init(address or "local", logging_level=level, log_to_driver=False, **own):
+            logging.getLogger("ray.data").setLevel(level)
+            yield ray
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as exc:
+        if isinstance(exc, RestDeployError):
+            raise
+        where = f"Ray at {address}" if address else "Ray"
+        raise PredictorError(f"{where}: {one_line(exc)}; see `ray status`; what is done is kept for --resume") from exc
+
+
+def _knock(address: str) -> None:
+    """Refuse an address at which nobody is, for whom Ray would wait many minutes.
+
+    Raises:
+        ConfigError: It is no address.
+        OSError: Nobody answers.
+    """
+    if address.startswith("ray://"):
+        raise ConfigError(f"--ray {address}: Ray Data has no such clients; run it in the cluster, with --ray auto")
+    match = re.fullmatch(r"(.+):(\d{1,5})", address)
+    if match:
+        socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=_PATIENCE).close()
+    elif address != "auto":
+        raise ConfigError(f"--ray {address}: accepted: auto, HOST:PORT, or --ray alone, as the last word")
