@@ -315,6 +315,20 @@ FAULTS = (
         "1 - confidence",
         "tests/benchmarking/test_statistics.py::test_intervals_are_those_of_the_sign_test",
     ),
+    Fault(
+        "labels that a browser reads as HTML",
+        "export/web/app.js",
+        "name.append(label);",
+        "name.innerHTML = label;",
+        "tests/export/test_web_format.py::test_texts_are_never_html",
+    ),
+    Fault(
+        "a page that may load from elsewhere",
+        "export/web/index.html",
+        "connect-src 'self'",
+        "connect-src *",
+        "tests/export/test_web_format.py::test_the_policy_lets_in_its_own_folder_alone",
+    ),
 )
 
 

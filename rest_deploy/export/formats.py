@@ -230,7 +230,7 @@ _ROWS = {
         blockwise=True,
     ),
     "web": Format(
-        title="web page",
+        title="web page by onnxruntime-web",
         suffix=".web",
         exporter="rest_deploy.export.web_format",
         config=("rest_deploy.export.web_format", "WebConfig"),

@@ -42,10 +42,13 @@ class Build:
         return self.module, self.loader, self.wasm
 
 
-#: Way of computing -> the smallest build that has it. That of WebGPU has WebAssembly too, in twice the bytes.
+#: Way of computing -> the smallest build that has it. That of WebGPU has WebAssembly too, in twice the bytes. Smaller
+#: ones, asyncify and jspi, have no float64, in which files compute how to resize: no session opens these.
 BUILDS = {
-    name: Build(f"dist/ort.{name}.min.mjs", f"dist/{loader}.mjs", f"dist/{loader}.wasm")
-    for name, loader in (("wasm", "ort-wasm-simd-threaded"), ("webgpu", "ort-wasm-simd-threaded.asyncify"))
+    "wasm": Build("dist/ort.wasm.min.mjs", "dist/ort-wasm-simd-threaded.mjs", "dist/ort-wasm-simd-threaded.wasm"),
+    "webgpu": Build(
+        "dist/ort.min.mjs", "dist/ort-wasm-simd-threaded.jsep.mjs", "dist/ort-wasm-simd-threaded.jsep.wasm"
+    ),
 }
 
 
@@ -69,8 +72,8 @@ class NpmPackage:
         if _numbers(self.version)[:2] == TESTED:
             return ""
         return (
-            f"{NAME} {self.version} was not tested, {TESTED[0]}.{TESTED[1]} was; the page compares its logits with those of "
-            "the export wherever it is opened"
+            f"{NAME} {self.version} was not tested, {TESTED[0]}.{TESTED[1]} was; the page compares its logits with those "
+            "of the export when it is opened"
         )
 
 
@@ -83,7 +86,9 @@ def find_package(path: str | Path | None) -> NpmPackage:
     place = Path(path) if path is not None else INSTALLED
     if not place.exists():
         if path is None:
-            raise ConfigError(f"a page needs the npm package {NAME}, and there is no {INSTALLED} here; {_GET}: {_FLAG} TGZ")
+            raise ConfigError(
+                f"a page needs the npm package {NAME}, and there is no {INSTALLED} here; {_GET}: {_FLAG} TGZ"
+            )
         raise ConfigError(f"{_FLAG} {path}: no such folder or .tgz; {_GET}")
     needed = [file for build in BUILDS.values() for file in build.files]
     files = _read(place, {_PACKAGE, *needed})
@@ -111,7 +116,9 @@ def _read(path: Path, names: Collection[str]) -> dict[str, bytes]:
                 if name in names and member.isfile() and (packed := archive.extractfile(member)) is not None:
                     found[name] = _content(packed, name)
     except (tarfile.TarError, zlib.error, EOFError, OSError) as exc:
-        raise ConfigError(f"{_FLAG} {path}: cannot be read as a folder or .tgz of npm: {one_line(exc)}; {_GET}") from exc
+        raise ConfigError(
+            f"{_FLAG} {path}: cannot be read as a folder or .tgz of npm: {one_line(exc)}; {_GET}"
+        ) from exc
     return found
 
 

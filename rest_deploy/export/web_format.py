@@ -75,12 +75,12 @@ class WebExporter(OnnxExporter):
         if not info.num_classes:
             names = ", ".join(own.name for own in info.outputs)
             raise ConfigError(
-                f"--format web: a page shows scores of classes, and the network gives {names} alone; export a classifier, "
-                f"with --features {LOGITS},... if maps are wanted too, or another format"
+                f"--format web: a page shows scores of classes, and the network gives {names} alone; export a "
+                f"classifier (with --features: {LOGITS} among them), or another format"
             )
         if info.input_kind is not InputKind.PIXELS:
             raise ConfigError(
-                f"--input {info.input_kind.value}: a page gives its network pictures; leave --input out for --format web"
+                f"--input {info.input_kind.value}: a page gives its network pictures; for --format web leave it out"
             )
         if not _most_pixels(info):
             raise ConfigError(
@@ -124,7 +124,7 @@ class WebExporter(OnnxExporter):
 
 
 def _ways(info: ArtifactInfo) -> tuple[str, ...]:
-    """What computes a network. WebGPU has half precision on some GPUs alone, and none has integers; neither was shown."""
+    """What may compute a network; WebGPU in lower precisions was not shown to be right."""
     return tuple(BUILDS) if info.precision is Precision.FP32 else ("wasm",)
 
 

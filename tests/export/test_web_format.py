@@ -53,7 +53,7 @@ def test_all_files_of_a_folder(page: ExportResult) -> None:
     assert {"index.html", "app.js", "worker.js", "pixels.js", "style.css", "README.txt"} <= own
     runtime = {
         "ort.wasm.min.js", "ort-wasm-simd-threaded.js", "ort-wasm-simd-threaded.wasm.gz",
-        "ort.webgpu.min.js", "ort-wasm-simd-threaded.asyncify.js", "ort-wasm-simd-threaded.asyncify.wasm.gz",
+        "ort.min.js", "ort-wasm-simd-threaded.jsep.js", "ort-wasm-simd-threaded.jsep.wasm.gz",
     }  # fmt: skip
     assert files == own | {"model.onnx", "page.json"} | {f"onnxruntime/{name}" for name in runtime}
     for build in BUILDS.values():
@@ -284,9 +284,12 @@ def test_a_file_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("asked", "fact"),
     [
-        ({"features": ("stage4",), "preprocessing": Preprocessing()}, "the network gives stage4 alone; export a classifier"),
+        (
+            {"features": ("stage4",), "preprocessing": Preprocessing()},
+            "the network gives stage4 alone; export a classifier",
+        ),
         ({"features": ("embedding",), "preprocessing": Preprocessing()}, "gives embedding alone"),
-        ({"input": "float"}, "--input float: a page gives its network pictures; leave --input out"),
+        ({"input": "float"}, "--input float: a page gives its network pictures; for --format web leave it out"),
         ({"input": "uint8"}, "--input uint8: a page gives its network pictures"),
         ({"preprocessing": Preprocessing("warp", (4096, 4096))}, "network at 4096x4096 takes more than the 3 GiB"),
         ({"model": TWO_CHANNELS}, "--format web: the network takes no pictures, .*; give another --format"),
