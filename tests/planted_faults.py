@@ -340,8 +340,22 @@ FAULTS = (
         "rows in the order in which they were answered",
         "archives/run.py",
         "rows[index] = row(block[index], found)",
-        "rows[rows.index(b\"\")] = row(block[index], found)",
+        'rows[rows.index(b"")] = row(block[index], found)',
         "tests/archives/test_run.py::test_a_row_for_each_image",
+    ),
+    Fault(
+        "labels that a browser reads as HTML",
+        "export/web/app.js",
+        "name.append(label);",
+        "name.innerHTML = label;",
+        "tests/export/test_web_format.py::test_texts_are_never_html",
+    ),
+    Fault(
+        "a page that may load from elsewhere",
+        "export/web/index.html",
+        "connect-src 'self'",
+        "connect-src *",
+        "tests/export/test_web_format.py::test_the_policy_lets_in_its_own_folder_alone",
     ),
 )
 

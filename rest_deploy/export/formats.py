@@ -229,6 +229,17 @@ _ROWS = {
         packages=_EXPORT,
         blockwise=True,
     ),
+    "web": Format(
+        title="web page by onnxruntime-web",
+        suffix=".web",
+        exporter="rest_deploy.export.web_format",
+        config=("rest_deploy.export.web_format", "WebConfig"),
+        packages=_EXPORT,
+        int8_targets=(Int8Target.CPU,),
+        folder=True,
+        input=InputKind.PIXELS,
+        blockwise=True,
+    ),
     "trt": _engine("TensorRT engine"),
     "trt-rtx": _engine("TensorRT-RTX engine"),
 }

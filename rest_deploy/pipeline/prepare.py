@@ -206,8 +206,10 @@ def _check_pictures(job: Job, info: ArtifactInfo) -> None:
         return
     if steps is None or not steps.takes_pictures:
         why = "its caller makes the input" if steps is None else f"it takes {info.channels} channels"
-        instead = "leave --input out" if get_format(job.format).input is InputKind.FLOAT else "give another --format"
-        raise ConfigError(f"--input {job.input.value}: the network takes no pictures, as {why}; {instead}")
+        asked, instead = f"--input {job.input.value}", "leave --input out"
+        if get_format(job.format).input is not InputKind.FLOAT:
+            asked, instead = f"--format {job.format}", "give another --format"
+        raise ConfigError(f"{asked}: the network takes no pictures, as {why}; {instead}")
     from rest_deploy.export.pixels import check_exact
 
     if not job.exporter.float64:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-_FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe", "about:blank")
+_FLAGS = ("--headless=new", "--no-sandbox", "--no-first-run", "--remote-debugging-pipe")
 _PATIENCE = 30  # seconds for one answer; past them the browser is ended and the test fails
 
 
@@ -31,16 +31,17 @@ class Browser:
     Args:
         path: Of its executable.
         folder: For its profile.
+        flags: Beside those that all have.
     """
 
-    def __init__(self, path: str, folder: Path) -> None:
+    def __init__(self, path: str, folder: Path, *flags: str) -> None:
         theirs_in, self._out = (_high(end) for end in os.pipe())
         self._in, theirs_out = (_high(end) for end in os.pipe())
         self._rest, self._calls, self.events = b"", 0, list[dict[str, Any]]()
         with (folder / "stderr.txt").open("w") as errors, open(os.devnull, "r+") as null:
             files = {0: null.fileno(), 1: null.fileno(), 2: errors.fileno(), 3: theirs_in, 4: theirs_out}
             moves = [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in files.items()]
-            argv = [path, *_FLAGS[:-1], f"--user-data-dir={folder}", _FLAGS[-1]]
+            argv = [path, *_FLAGS, *flags, f"--user-data-dir={folder}", "about:blank"]
             self._pid = os.posix_spawn(path, argv, os.environ, file_actions=moves)
         os.close(theirs_in)
         os.close(theirs_out)
@@ -78,16 +79,25 @@ class Browser:
             raise RuntimeError(f"{method}: {answer['error']}")
         return dict(answer["result"])
 
-    def open(self, page: Path) -> None:
-        """Load a page to its end."""
+    def open(self, page: Path | str) -> None:
+        """Load a page, a file or an address, to its end."""
         self.events.clear()
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive())
 
     def evaluate(self, expression: str) -> Any:
-        """Value of an expression on the page."""
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        """Value of an expression on the page, of a promise once it has come."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{expression[:200]}: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
+
+    def choose(self, selector: str, *files: Path) -> None:
+        """Give files to an input of the page, as its user does."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
 
     def look(self, *, width: int, height: int = 800, scheme: str = "light", media: str = "") -> None:
         """See pages as on a screen of a width, by day or night, or on paper."""
@@ -144,11 +154,14 @@ def _deadline(pid: int) -> Iterator[None]:
 
 
 @contextmanager
-def started() -> Iterator[Browser | None]:
-    """A browser; None where there is none."""
+def started(*flags: str) -> Iterator[Browser | None]:
+    """A browser; None where there is none. Without flags of its own it has no GPU, not even one in software."""
     path = executable()
     if path is None:
         yield None
         return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, Browser(path, Path(folder)) as browser:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        Browser(path, Path(folder), *(flags or ("--disable-gpu",))) as browser,
+    ):
         yield browser
