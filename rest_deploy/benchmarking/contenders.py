@@ -44,6 +44,7 @@ class BaselineRow:
         file: The file that it opens: the weights, or the plain export.
         title: A description.
         package, extra: The package that it needs, and the extra of rest-deploy that installs it.
+        devices: Kinds of devices that it runs on.
     """
 
     session: Callable[[Path, str | None, int], Session]
@@ -51,6 +52,7 @@ class BaselineRow:
     title: str
     package: str
     extra: str
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 WEIGHTS, PLAIN_ONNX = "weights.safetensors", "as_written.onnx"
@@ -63,7 +65,9 @@ BASELINES: Mapping[str, BaselineRow] = MappingProxyType(
         "as-written": BaselineRow(
             PlainOnnxSession, PLAIN_ONNX, "exported plainly, in ONNX Runtime", "onnxruntime", "cpu"
         ),
-        "openvino": BaselineRow(OpenVinoSession, PLAIN_ONNX, "exported plainly, in OpenVINO", "openvino", "openvino"),
+        "openvino": BaselineRow(
+            OpenVinoSession, PLAIN_ONNX, "exported plainly, in OpenVINO", "openvino", "openvino", ("cpu", "openvino")
+        ),
     }
 )
 
@@ -161,8 +165,8 @@ class Contender:
     def check_memory(self, case: InputSize) -> None:
         """Refuse a case for which too little memory is free on the CPU; what a GPU has is not known before.
 
-        The plain export, OpenVINO and torch.compile, which have no blocks, take more than what is predicted: the memory
-        of our own ONNX file without blocks.
+        The plain export and torch.compile, which have no blocks, take more than what is predicted: the memory of our
+        own ONNX file without blocks.
 
         Raises:
             InputError: It would take more than is free.
@@ -176,12 +180,15 @@ class Contender:
         pictures = 0
         if self.pictures and kind is not InputKind.FLOAT:
             pictures = picture_bytes(*case.sizes, resized=kind is InputKind.PIXELS and self._transform.size is not None)
-        as_onnx = self.baseline not in (None, "torch")
+        if self.baseline is None:
+            format = row_for(self.file, self.device).memory
+        else:
+            format = {"torch": "pytorch", "openvino": "openvino"}.get(self.baseline, "onnx")
         return pictures + network_bytes(
             config_of(self),
             *self.seen(case).sizes,
             precision=Precision(self.precision),
-            format="onnx" if as_onnx else RUNTIMES[self.format].memory,
+            format=format,
             block=self.block,
         )
 
@@ -319,7 +326,7 @@ def baseline_contender(name: str, of: Contender, folder: Path, *, alone: bool) -
         alone: Whether there is only one network, so that names do not include it.
 
     Raises:
-        ConfigError: It is a backbone.
+        ConfigError: It is a backbone, or the baseline does not run on its device.
     """
     if of.features:
         raise ConfigError(
@@ -327,6 +334,12 @@ def baseline_contender(name: str, of: Contender, folder: Path, *, alone: bool) -
             "--baseline out"
         )
     row = BASELINES[name]
+    target = Device.parse(of.device or "cpu")
+    if target.kind not in row.devices or target.name not in ("", "CPU"):
+        raise ConfigError(
+            f"baseline {name} runs on {' and '.join(row.devices)} only, and device {of.device} was asked for; leave "
+            "one of them out"
+        )
     format = "pytorch" if row.file == WEIGHTS else "onnx"
     own = name if alone else f"{of.network} {name}"
     file = str(folder / row.file)

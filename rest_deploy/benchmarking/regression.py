@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rest_deploy.errors import ConfigError
+from rest_deploy.specs import Device
 
 #: Runs on different days differ by more than contenders of one run; a smaller change does not count.
 LEAST_CHANGE = 0.05
@@ -100,7 +101,7 @@ def compare_runs(new: Mapping[str, Any], old: Mapping[str, Any], name: str, conf
     for key, result, case in _results(new):
         if key in before:
             then, then_case = before[key]
-            machine = _machine_ratio(case, then_case) if devices[key[0]] == "cpu" else 1.0
+            machine = _machine_ratio(case, then_case) if Device.parse(devices[key[0]]).in_memory else 1.0
             rows.append(_row(key, result, then, machine, confidence))
     if not rows:
         raise ConfigError(f"{name}: it shares no contender and size with this run; give a record with the same names")

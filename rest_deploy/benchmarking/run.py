@@ -42,7 +42,7 @@ from rest_deploy.errors import CheckpointError, ConfigError, MissingPackageError
 from rest_deploy.machine import usable_cores
 from rest_deploy.models.family import NetworkConfig, config_of, family_named, family_of
 from rest_deploy.runtimes.base import GpuCall
-from rest_deploy.specs import SEED, STAGE_MAPS, THREADS, ImageSize, StepProgress, Taps, input_size
+from rest_deploy.specs import SEED, STAGE_MAPS, THREADS, Device, ImageSize, StepProgress, Taps, input_size
 from rest_deploy.values import check
 
 DEFAULT_SIZE = (224, 224)
@@ -81,7 +81,8 @@ def benchmark(
         baselines: Of each network: ``"torch"``, ``"torch-compile"``, ``"as-written"``, ``"openvino"``; without files.
         models: Further networks by name, for baselines without an artifact.
         checkpoint: Weights of the baselines; None for random weights, which take the same time.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; None for the CPU, and for the first GPU with an engine.
+        device: As of ``Predictor``, and one that every baseline runs on; None for the CPU, and for the first GPU with
+            an engine.
         threads: CPU threads of a call; None for one per usable core.
         effort: How long; None for at least 15 rounds and 2.5 seconds of each contender.
         confidence: Of the intervals of the ratios, 0.5 to 1.
@@ -371,7 +372,7 @@ def _result(made: BenchmarkReport, contender: Contender, case: InputSize, times:
         else 0,
         ratio=_ratio(made, contender, times),
     )
-    if made.machine is None or result.gflops is None or contender.where != "cpu":
+    if made.machine is None or result.gflops is None or not Device.parse(contender.where).in_memory:
         return result
     return replace(result, share=result.gflops / made.machine.gflops)
 

@@ -135,7 +135,7 @@ def _write(arguments: argparse.Namespace) -> int:
 
 def _tell(arguments: argparse.Namespace, info: ArtifactInfo, note: str = "") -> None:
     """Say on stderr what there is to know of the artifact before its answers are believed."""
-    if note:
+    if note and not arguments.verbose:  # else it is in the log
         print(f"warning: {clean(note)}", file=sys.stderr)
     if info.weights.random:
         print(f"warning: {arguments.artifact} holds random weights; its predictions mean nothing", file=sys.stderr)

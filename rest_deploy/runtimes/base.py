@@ -65,8 +65,8 @@ class Runtime(ABC):
     """
 
     info: ArtifactInfo
-    #: Whether it computes maps of large images in the blocks of a file that has them.
-    blockwise: ClassVar[bool] = True
+    #: Format by which the memory of a call is predicted; empty for that of its record.
+    memory: ClassVar[str] = ""
     #: What to do where ``allow_spinning=False`` cannot be had; None where it can.
     spinning_advice: ClassVar[str | None] = "leave allow_spinning out"
 
@@ -190,7 +190,7 @@ class Runtime(ABC):
         if size not in known:
             if len(known) == _SIZES_KNOWN:
                 known = self._call_bytes = {}
-            known[size] = call_bytes(self.info, *size, blocks=self.blockwise)
+            known[size] = call_bytes(self.info, *size, self.memory)
         return known[size]
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:

@@ -31,9 +31,7 @@ _FLOAT = 4  # bytes
 _RESIZED_BYTES, _TAKEN_BYTES = 36, 3 * (1 + 1 + 4)
 
 
-def call_bytes(
-    info: ArtifactInfo, count: int, height: int, width: int, format: str = "", *, blocks: bool = True
-) -> int:
+def call_bytes(info: ArtifactInfo, count: int, height: int, width: int, format: str = "") -> int:
     """Bytes that a call takes on the CPU beside what the open network takes, its outputs included.
 
     Args:
@@ -41,7 +39,6 @@ def call_bytes(
         count: Images of the call.
         height, width: Of the images as they go into the file, in pixels.
         format: As of :func:`~rest_deploy.models.family.network_bytes`; empty for that of the runtime.
-        blocks: Whether maps are computed in the blocks of a file that has them.
     """
     size = info.network_sizes(count, height, width)
     pixels = 0 if info.input_kind is InputKind.FLOAT else picture_bytes(count, height, width, resized=info.resizes)
@@ -54,7 +51,7 @@ def call_bytes(
             *size,
             precision=info.precision,
             format=format or RUNTIMES[info.format].memory,
-            block=info.map_block if blocks else None,
+            block=info.map_block,
         )
     )
 

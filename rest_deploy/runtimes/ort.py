@@ -386,7 +386,7 @@ def import_onnxruntime(device: Device) -> Any:
         MissingPackageError: It is not installed; which extra brings it depends on the device.
         DeviceError: It is installed and does not load, or nothing is left of it.
     """
-    extra = "gpu" if device.kind == "cuda" else "cpu"
+    extra = {"cuda": "gpu", "webgpu": "webgpu"}.get(device.kind, "cpu")
     try:
         import onnxruntime
     except ModuleNotFoundError as exc:
@@ -423,9 +423,10 @@ def _check_started(session: Any, device: Device, provider: str) -> None:
 def _check_on_gpu(session: Any, device: Device, path: Path, on_cpu: frozenset[str]) -> None:
     """Nodes that the provider does not know go to the CPU without a word; here that is an error."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
+        package = "onnxruntime-gpu" if device.kind == "cuda" else "onnxruntime"
         raise DeviceError(
             f"device {device}: this ONNX Runtime does not tell which provider runs which node, so a fallback to the "
-            "CPU cannot be ruled out; upgrade it: pip install --upgrade onnxruntime-gpu, or use device cpu"
+            f"CPU cannot be ruled out; upgrade it: pip install --upgrade {package}, or use device cpu"
         )
     stray = sorted(
         {

@@ -36,7 +36,7 @@ class RuntimeRow:
             installs. The version of the first that is installed is told of in benchmarks.
         devices: Kinds of devices that it runs on, the default first -> the extra that installs what it needs there.
         memory: Whose measured use of memory on the CPU is its own too (``models/family.py``): ``"onnx"`` for ONNX
-            Runtime's, ``"pytorch"`` for PyTorch's.
+            Runtime's, ``"openvino"`` for OpenVINO's, ``"pytorch"`` for PyTorch's.
         opens: Format of the records of its files; empty for its own name in :data:`RUNTIMES`.
         device_names: What may follow its kind of device and a colon, in words.
         default_name: What follows where nothing is given.
@@ -119,6 +119,7 @@ _ROWS = {
         runtime=("rest_deploy.runtimes.openvino", "OpenVinoRuntime"),
         packages={"openvino": ("openvino",)},
         devices={"openvino": "openvino"},
+        memory="openvino",
         opens="onnx",
         device_names="NAME",
         default_name="CPU",

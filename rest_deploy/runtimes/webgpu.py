@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import DeviceError, MissingPackageError, install, one_line
 from rest_deploy.runtimes.ort import OnnxRuntime, Plugin, import_onnxruntime
 from rest_deploy.specs import Device
@@ -17,13 +23,15 @@ _NAME = "WebGpuExecutionProvider"
 #: Name of the device whose adapter computes on the CPU, and the variable by which the plugin lets it.
 SOFTWARE, _ALLOW = "software", "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER"
 _ADVICE = "check the driver and, on Linux, the Vulkan loader libvulkan.so.1"
-#: Names under which the plugin is registered in this process.
-_registered: set[str] = set()
-_registering = threading.Lock()
+#: Names under which the plugin is registered -> the process that did it.
+_registered: dict[str, int] = {}
+#: Sessions of the plugin share a context that is not theirs alone: two that open or run at a time crash the process
+#: (0.4.0, each of eight tries).
+_alone = threading.RLock()
 
 
 def _add(options: Any, device: Device) -> None:
-    """Let a session compute on the one adapter that the plugin chooses.
+    """Let a session compute on the one adapter that the plugin chooses, a GPU where there is one.
 
     Raises:
         DeviceError: There is none, or it is a software adapter that was not asked for, or a GPU where one was.
@@ -31,17 +39,56 @@ def _add(options: Any, device: Device) -> None:
     """
     if device.name not in ("", SOFTWARE):
         raise DeviceError(f"device {device}; accepted: webgpu, webgpu:{SOFTWARE}; the plugin chooses among GPUs itself")
-    found = {str(own.device.type.name): own for own in _adapters(device)}
-    in_software = found.pop("CPU", None)
-    if device.name == SOFTWARE and found:
-        raise DeviceError(f"device {device}: the plugin would choose the {next(iter(found))} that is here; use webgpu")
-    chosen = in_software if device.name == SOFTWARE else next(iter(found.values()), None)
-    if chosen is None:
+    found = _adapters(device)
+    in_software = _in_software(found)
+    if device.name == SOFTWARE and not all(in_software):
+        raise DeviceError(f"device {device}: the plugin would choose the GPU that is here; use webgpu")
+    if not found or (device.name != SOFTWARE and all(in_software)):
         raise DeviceError(
-            f"device {device}: no adapter was found; {_ADVICE}, or use device cpu, or to compute in software, slowly, "
+            f"device {device}: no GPU was found; {_ADVICE}, or use device cpu, or to compute in software, slowly, "
             f"webgpu:{SOFTWARE}"
         )
-    options.add_provider_for_devices([chosen], {})
+    options.add_provider_for_devices(found[:1], {})
+
+
+def _in_software(found: list[Any]) -> list[bool]:
+    """Of each adapter whether it computes in software.
+
+    ONNX Runtime tells of the graphics cards that a machine has. On Linux the adapters are those of Vulkan, which may
+    have no driver for the card, as on a server whose card is for its console: there Vulkan is asked.
+    """
+    if sys.platform == "linux":
+        return [kind == _VULKAN_CPU for kind in vulkan_kinds()]
+    return [own.device.type.name == "CPU" for own in found]
+
+
+_VULKAN_CPU = 4  # VK_PHYSICAL_DEVICE_TYPE_CPU
+_MOST = 64
+
+
+def vulkan_kinds() -> list[int]:
+    """``VkPhysicalDeviceType`` of each device that Vulkan has; empty without a loader or a driver."""
+    try:
+        vulkan = ctypes.CDLL("libvulkan.so.1")
+    except OSError:
+        return []
+    # VkInstanceCreateInfo: sType 1, and no extensions, layers or application
+    request = (ctypes.c_uint64 * 8)(1)
+    instance = ctypes.c_void_p()
+    if vulkan.vkCreateInstance(request, None, ctypes.byref(instance)):
+        return []
+    try:
+        count, devices = ctypes.c_uint32(_MOST), (ctypes.c_void_p * _MOST)()
+        if vulkan.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), devices) < 0:
+            return []
+        kinds = []
+        for handle in devices[: count.value]:
+            properties = (ctypes.c_uint32 * 1024)()  # VkPhysicalDeviceProperties: deviceType is the fifth number
+            vulkan.vkGetPhysicalDeviceProperties(ctypes.c_void_p(handle), properties)
+            kinds.append(int(properties[4]))
+        return kinds
+    finally:
+        vulkan.vkDestroyInstance(instance, None)
 
 
 def _adapters(device: Device) -> list[Any]:
@@ -50,17 +97,18 @@ def _adapters(device: Device) -> list[Any]:
     try:
         import onnxruntime_ep_webgpu as plugin
     except ModuleNotFoundError as exc:
+        if sys.version_info < (3, 11):
+            raise DeviceError(f"device {device}: its plugin needs Python 3.11 or later; use device cpu") from exc
         raise MissingPackageError("onnxruntime_ep_webgpu", "run .onnx files on webgpu", "webgpu") from exc
     if not hasattr(ort, "register_execution_provider_library"):
         raise DeviceError(
             f"device {device}: ONNX Runtime {ort.__version__} takes no plugins; upgrade it: {install('webgpu')}"
         )
     name = f"rest_deploy-{device}"
-    with _registering:
-        if name not in _registered:
-            with _allowing(device.name == SOFTWARE):
-                _register(ort, name, plugin.get_library_path(), device)
-            _registered.add(name)
+    if name not in _registered:
+        with _allowing(device.name == SOFTWARE):
+            _register(ort, name, plugin.get_library_path(), device)
+        _registered[name] = os.getpid()
     return [own for own in ort.get_ep_devices() if own.ep_name == _NAME]
 
 
@@ -79,7 +127,6 @@ def _allowing(software: bool) -> Iterator[None]:
 
 
 def _register(ort: Any, name: str, library: str, device: Device) -> None:
-    ort.set_default_logger_severity(4)  # it warns that software is allowed, which is said by the name of the device
     try:
         ort.register_execution_provider_library(name, library)
     except Exception as exc:  # ONNX Runtime's errors share no public base class
@@ -89,8 +136,17 @@ def _register(ort: Any, name: str, library: str, device: Device) -> None:
         ) from exc
 
 
+@contextmanager
+def _taking_turns(device: Device) -> Iterator[None]:
+    """Open a session while no other opens or runs; in a forked child it would wait for ever."""
+    if set(_registered.values()) - {os.getpid()}:
+        raise DeviceError(f"device {device}: this process was forked from one that uses it; start processes by spawn")
+    with _alone:
+        yield
+
+
 class WebGpuRuntime(OnnxRuntime):
-    """An ONNX file of ours on WebGPU, all that computes on its adapter."""
+    """An ONNX file of ours on WebGPU, all that computes on its adapter; calls of a process take turns."""
 
     plugin = Plugin(_NAME, _add, _ADVICE, frozenset({"Transpose", "Scan"}))  # it has no Transpose of uint8
     #: Every adapter binds buffers of 2**27 bytes (WebGPU, 3.6.2: maxStorageBufferBindingSize). A call that takes twice
@@ -103,3 +159,21 @@ class WebGpuRuntime(OnnxRuntime):
         super().__init__(path, device, threads, allow_spinning)
         if self.target.name == SOFTWARE:
             self.note = f"{device} computes on the CPU, in software, slower than device cpu"
+
+    @classmethod
+    def probe(cls, device: Device) -> None:
+        """Run a network of one operator."""
+        with _taking_turns(device):
+            super().probe(device)
+
+    def _opened(self, *, large: bool = False) -> tuple[Any, ArtifactInfo]:
+        with _taking_turns(self.target):
+            return super()._opened(large=large)
+
+    def _run(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        with _alone:
+            return super()._run(batch)
+
+    def _close(self) -> None:
+        with _alone:
+            super()._close()

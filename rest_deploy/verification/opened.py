@@ -58,8 +58,7 @@ def candidate_of(model: onnx.ModelProto, recipe: Recipe, threads: int | None = N
 class Subject:
     """An artifact that is open. ``name`` is its own among those that are measured, ``computed`` what runs it, in words;
     ``blocks`` gives its blocks, or raises ConfigError where they cannot be seen; ``threads`` are those of a call, None
-    for each core that may be used; ``memory`` is the format by which that is predicted, where not its own;
-    ``blockwise`` says whether maps of large images are computed in the blocks of its file.
+    for each core that may be used; ``memory`` is the format by which that is predicted, where not its own.
     """
 
     name: str
@@ -71,7 +70,6 @@ class Subject:
     blocks: Callable[[], BlockRun]
     threads: int | None = None
     memory: str = ""
-    blockwise: bool = True
 
     @property
     def own_cases(self) -> tuple[Case, ...]:
@@ -104,7 +102,7 @@ class Subject:
             check_call(self._call_bytes, size.sizes, f"{images}, for {self.name}{computed}", refusal, step=step)
 
     def _call_bytes(self, count: int, height: int, width: int) -> int:
-        return call_bytes(self.info, count, height, width, self.memory, blocks=self.blockwise)
+        return call_bytes(self.info, count, height, width, self.memory)
 
     def to_dict(self) -> dict[str, Any]:
         """What a record says of it."""
@@ -140,8 +138,10 @@ def open_subject(name: str, path: Path, device: str | None, threads: int | None)
         return
     with open_runtime(path, device, threads) as runtime:
         blocks = in_graph if info.format == "onnx" else runtime.blocks
+        if info.format == "onnx" and runtime.target.kind != "cpu":
+            blocks = partial(_no_blocks_there, path, runtime.device)
         own = runtime.info, runtime.run, runtime.device
-        yield Subject(name, path, *own, "as it runs", blocks, threads, blockwise=runtime.blockwise)
+        yield Subject(name, path, *own, "as it runs", blocks, threads, runtime.memory)
 
 
 def _no_blocks(path: Path) -> BlockRun:
@@ -149,6 +149,10 @@ def _no_blocks(path: Path) -> BlockRun:
         f"{path}: it takes pictures, and blocks are compared on the network's input; give the same file "
         "exported with --input float"
     )
+
+
+def _no_blocks_there(path: Path, device: str) -> BlockRun:
+    raise ConfigError(f"{path}: blocks are computed by ONNX Runtime on the CPU, not on {device}; leave --device out")
 
 
 def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, list[Any]]:

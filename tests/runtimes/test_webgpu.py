@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from rest_deploy.runtimes import ort, webgpu
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import Device, InputKind
 from tests.cli.test_commands import Outcome
-from tests.conftest import DIGITS, DIGITS_V2, IMAGES
+from tests.conftest import DIGITS, DIGITS_V2, IMAGES, ROOT
 from tests.runtimes.vulkan import needs_software_vulkan
 
 SOFTWARE = "webgpu:software"
@@ -148,7 +149,7 @@ def test_halves_where_the_adapter_has_none(tmp_path: Path, tiny_checkpoint: Path
 @pytest.mark.usefixtures("adapter")
 def test_software_that_was_not_asked_for(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER", "1")  # whoever set it, by its name alone
-    with pytest.raises(DeviceError, match=r"device webgpu: no adapter was found; .*libvulkan.*webgpu:software$"):
+    with pytest.raises(DeviceError, match=r"device webgpu: no GPU was found; .*libvulkan.*webgpu:software$"):
         open_runtime(tiny_onnx, "webgpu")
     with pytest.raises(DeviceError, match=r"webgpu:1; accepted: webgpu, webgpu:software"):
         open_runtime(tiny_onnx, "webgpu:1")
@@ -174,36 +175,104 @@ class FakeOptions:
 
 
 @pytest.mark.parametrize(
-    ("device", "there", "chosen"),
+    ("device", "cards", "drivers", "taken"),
     [
-        ("webgpu", ["GPU"], "GPU"),
-        ("webgpu", ["CPU", "GPU"], "GPU"),
-        ("webgpu", ["CPU"], None),
-        ("webgpu", [], None),
-        ("webgpu:software", ["CPU"], "CPU"),
-        ("webgpu:software", ["CPU", "GPU"], None),  # which the plugin would choose
-        ("webgpu:software", [], None),
+        ("webgpu", ["GPU"], [2], True),
+        ("webgpu", ["GPU"], [4, 1], True),
+        ("webgpu", ["GPU"], [4], False),  # a card that Vulkan has no driver for
+        ("webgpu", ["CPU"], [4], False),
+        ("webgpu", ["CPU"], [], False),
+        ("webgpu", [], [2], False),
+        ("webgpu:software", ["CPU"], [4], True),
+        ("webgpu:software", ["GPU"], [4], True),
+        ("webgpu:software", ["GPU"], [4, 2], False),  # which the plugin would choose
+        ("webgpu:software", [], [], False),
     ],
 )
 def test_which_adapter_is_taken(
-    device: str, there: list[str], chosen: str | None, monkeypatch: pytest.MonkeyPatch
+    device: str, cards: list[str], drivers: list[int], taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a stand-in of the plugin: no GPU is here."""
-    found = [SimpleNamespace(device=SimpleNamespace(type=SimpleNamespace(name=kind))) for kind in there]
+    """By stand-ins of what ONNX Runtime and Vulkan tell: no GPU is here."""
+    found = [SimpleNamespace(device=SimpleNamespace(type=SimpleNamespace(name=kind))) for kind in cards]
     monkeypatch.setattr(webgpu, "_adapters", lambda _: found)
+    monkeypatch.setattr(webgpu, "vulkan_kinds", lambda: drivers)
     options, target = FakeOptions(), Device.parse(device)
-    if chosen is None:
+    if not taken:
         with pytest.raises(DeviceError, match=rf"device {device}: "):
             webgpu._add(options, target)
-        return
-    webgpu._add(options, target)
-    assert [own.device.type.name for own in options.added] == [chosen]
+    else:
+        webgpu._add(options, target)
+    assert options.added == (found[:1] if taken else [])
+
+
+@pytest.mark.usefixtures("adapter")
+def test_vulkan_tells_what_its_devices_are() -> None:
+    assert webgpu.vulkan_kinds() == [4]
+
+
+#: Threads that open, run at two sizes of which one opens a second session, and close, all at once. It crashed.
+AT_ONCE = """
+import sys, threading
+import numpy as np
+from rest_deploy import Predictor
+from rest_deploy.runtimes import webgpu
+from tests.runtimes.vulkan import needs_software_vulkan
+
+needs_software_vulkan()
+webgpu.WebGpuRuntime.whole = 30_000  # between the two sizes
+path, found = sys.argv[1], []
+batches = [np.random.default_rng(0).standard_normal((1, 3, side, side)).astype(np.float32) for side in (16, 64)]
+with Predictor(path) as on_cpu:
+    wanted = [on_cpu.logits(batch) for batch in batches]
+
+def work(predictor):
+    for batch, logits in zip(batches * 2, wanted * 2):
+        found.append(float(np.abs(predictor.logits(batch) - logits).max()))
+
+def open_and_work():
+    with Predictor(path, "webgpu:software") as own:
+        work(own)
+
+with Predictor(path, "webgpu:software") as shared:
+    threads = [threading.Thread(target=work, args=(shared,)) for _ in range(2)]
+    threads += [threading.Thread(target=open_and_work) for _ in range(2)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    assert shared._runtime._large is not None
+assert len(found) == 16 and max(found) < 2e-5, found
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("adapter")
+def test_threads_at_once(made: dict[Path, Path]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE, made[DIGITS]], check=False, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("adapter")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from Python 3.12 on; the child ends at once
+def test_a_forked_child_cannot_open_it_anew(made: dict[Path, Path]) -> None:
+    """In which the plugin would wait for ever."""
+    with open_runtime(made[DIGITS], SOFTWARE):
+        child = os.fork()
+        if not child:
+            try:
+                open_runtime(made[DIGITS], SOFTWARE)
+            except DeviceError as exc:
+                os._exit(7 if "start processes by spawn" in str(exc) else 1)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_a_plugin_that_is_missing_or_of_another_onnxruntime(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    monkeypatch.setattr(webgpu, "_registered", set())
+    monkeypatch.setattr(webgpu, "_registered", {})
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", None)
     with pytest.raises(MissingPackageError) as caught:
         open_runtime(tiny_onnx, "webgpu")
