@@ -340,7 +340,7 @@ FAULTS = (
         "rows in the order in which they were answered",
         "archives/run.py",
         "rows[index] = row(block[index], found)",
-        "rows[rows.index(b\"\")] = row(block[index], found)",
+        'rows[rows.index(b"")] = row(block[index], found)',
         "tests/archives/test_run.py::test_a_row_for_each_image",
     ),
 )
