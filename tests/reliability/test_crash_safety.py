@@ -90,10 +90,12 @@ def test_death_inside_of_a_write_and_those_who_hold_the_old_file(
 
 #: Modules that write into files, and by which of ``half_written``'s writers that is tried.
 WRITING = {
+    "archives/results": "rows of archives: tests/archives/test_results.py dies at every line of them",
     "artifact/engine_files": "an engine and its manifest",
     "artifact/files": "all of them: it flushes what they wrote",
     "artifact/manifest": "an engine and its manifest",
     "artifact/onnx_file": "an ONNX file",
+    "artifact/workspace": "rows of archives: likewise",
     "cli/tables": "records as JSON, CSV and Markdown",
     "export/engine/exporter": "an engine and its manifest",
     "export/formats": "a file of a format without a record",
