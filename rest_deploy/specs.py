@@ -403,7 +403,7 @@ class PreprocessingChange:
 
 @dataclass(frozen=True)
 class Device:
-    """``cpu``, or ``cuda`` with the number of a GPU."""
+    """``cpu``, ``cuda`` with the number of a GPU, or ``server`` where a model runs wherever its server runs it."""
 
     kind: str
     index: int = 0
@@ -415,13 +415,13 @@ class Device:
         Raises:
             DeviceError: Anything else.
         """
-        match = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", text)
+        match = re.fullmatch(r"(cpu|server|cuda)(?:(?<=cuda):(\d{1,3}))?", text)
         if not match:
             raise DeviceError(f"device {text!r}; accepted: cpu, cuda, cuda:0, cuda:1, ...")
-        return cls("cuda" if text.startswith("cuda") else "cpu", int(match[1] or 0))
+        return cls(match[1], int(match[2] or 0))
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+        return f"{self.kind}:{self.index}" if self.kind == "cuda" else self.kind
 
 
 @dataclass(frozen=True)

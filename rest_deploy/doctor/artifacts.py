@@ -179,10 +179,13 @@ def _registry_modules() -> tuple[str, ...]:
 
 
 def _kinds() -> Iterator[Kind]:
-    """Formats, those that no TensorRT builds in each precision; then what is only run."""
+    """Formats, those of files that no TensorRT builds in each precision; then what is only run."""
     for name, row in FORMATS.items():
         if name in LIBRARIES:
             yield Kind(name, f"{row.suffix} by {LIBRARIES[name].title}", name)
+            continue
+        if row.folder:
+            yield Kind(name, row.title, name)
             continue
         for precision in row.made_in:
             key = name if precision is Precision.FP32 else f"{name}-{precision.value}"

@@ -38,6 +38,7 @@ TABLE = """\
   onnx-int8  .onnx in int8 for CPUs            yes     yes         -
   trt        .engine by TensorRT               no      -           no          1
   trt-rtx    .engine by TensorRT-RTX           yes     -           no          1
+  triton     Triton repository                 yes     -           -
   pytorch    .pth .pt .safetensors by PyTorch  -       yes         no          1
    1 there is no NVIDIA driver here; install one, or use device cpu with an .onnx file
 """

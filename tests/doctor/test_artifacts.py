@@ -57,7 +57,7 @@ def test_everything_is_there(monkeypatch: MonkeyPatch) -> None:
     report = Machine(monkeypatch, TRT, RTX, onnxruntime=with_gpu()).look()
     assert table(report) == {
         "onnx": "yes yes yes", "onnx-fp16": "yes yes yes", "onnx-int8": "yes yes never", "trt": "yes never yes",
-        "trt-rtx": "yes never yes", "pytorch": "never yes yes",
+        "trt-rtx": "yes never yes", "triton": "yes never never", "pytorch": "never yes yes",
     }  # fmt: skip
     assert not any(
         ability.steps for a in report.artifacts for ability in a.abilities.values() if ability.possible.value != "never"
@@ -69,7 +69,7 @@ def test_a_machine_for_the_cpu(monkeypatch: MonkeyPatch) -> None:
     report = Machine(monkeypatch, cuda=FakeCuda.no_driver(), onnxruntime=cpu_only()).look()
     assert table(report) == {
         "onnx": "yes yes no", "onnx-fp16": "yes yes no", "onnx-int8": "yes yes never", "trt": "no never no",
-        "trt-rtx": "no never no", "pytorch": "never yes no",
+        "trt-rtx": "no never no", "triton": "yes never never", "pytorch": "never yes no",
     }  # fmt: skip
     assert steps(report, "onnx", CUDA) == steps(report, "onnx-fp16", CUDA) == (NO_DRIVER,)
     assert steps(report, "trt", EXPORT) == (NO_DRIVER,)
@@ -84,7 +84,7 @@ def test_nothing_is_there(monkeypatch: MonkeyPatch) -> None:
     machine = Machine(monkeypatch, **gone)
     hide(monkeypatch, "torch", "onnx", "onnxscript", "onnxsim", "safetensors", "cuda.bindings.runtime")
     report = machine.look()
-    assert set(table(report).values()) == {"no no no", "no no never", "no never no", "never no no"}
+    assert set(table(report).values()) == {"no no no", "no no never", "no never no", "no never never", "never no no"}
     for key in ONNX:
         assert steps(report, key, EXPORT) == (
             "torch and safetensors and onnx and onnxscript and onnxsim and onnxruntime are not installed; "
@@ -222,7 +222,7 @@ def test_a_checkpoint_reader_that_is_missing(monkeypatch: MonkeyPatch) -> None:
 
 
 def test_the_keys_are_those_of_the_registries() -> None:
-    assert artifact_keys() == (*ONNX, "trt", "trt-rtx", "pytorch")
+    assert artifact_keys() == (*ONNX, "trt", "trt-rtx", "triton", "pytorch")
 
 
 def test_a_new_row_shows_up_by_itself(monkeypatch: MonkeyPatch) -> None:
