@@ -52,7 +52,7 @@ def _main(arguments: argparse.Namespace) -> int:
             for how, outputs in proof["largest_difference"].items()
         )
         print(
-            f"{name}: proved by {clean(proof['server'])} in {proof['requests']} requests: largest difference {largest}; "
+            f"{name}: proved by {clean(proof['server'])}: {proof['requests']} requests, largest difference {largest}; "
             f"{proof['executions']} executions of {proof['images']} images"
         )
     print(f"{clean(str(output))}: {bytes_of(output) / 2**20:.1f} MiB; its README.md says how to run it")

@@ -1,7 +1,7 @@
 """Repositories on a real Triton server: what is right is kept, and what is planted is found.
 
-The server is that of PyPI's nvidia-pytriton, with ONNX Runtime behind its Python backend (``backends/onnxruntime``):
-configuration, scheduler, batching, cache, warm-up, labels and both protocols are Triton's own, its C++ backends are not.
+The server is that of PyPI's nvidia-pytriton, with ONNX Runtime behind its Python backend (``backends/``):
+configuration, scheduler, batching, cache, warm-up, labels and protocols are Triton's own, its C++ backends are not.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _replaced(folder: Path, old: str, new: str) -> None:
         (_fewer_classes, r"logits FP32 \(-1, 6\)"),
         (_no_record, "has no record of rest_deploy"),
         (_damaged, "the server did not start: .*failed to load"),
-        (_syntax, "the server did not start: .*max_batch_sise"),
+        (_syntax, "the server did not start: .*failed to read text proto"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -232,9 +232,12 @@ def test_batches_larger_than_the_server_takes_are_asked_in_parts(
     tmp_path: Path, tritonserver: Path, tiny_onnx: Path
 ) -> None:
     batch = np.random.default_rng(9).standard_normal((7, 3, 20, 20)).astype(np.float32)
-    with serving(tritonserver, tmp_path, [tiny_onnx], max_batch_size=3) as served, Predictor(tiny_onnx) as local:
-        with Predictor(str(served.address("grpc", "tiny"))) as remote:
-            np.testing.assert_allclose(remote.logits(batch), local.logits(batch), rtol=0, atol=1e-5)
+    with Predictor(tiny_onnx) as local:
+        wanted = local.logits(batch)
+    with serving(tritonserver, tmp_path, [tiny_onnx], max_batch_size=3) as served:
+        remote = Predictor(str(served.address("grpc", "tiny")))
+        np.testing.assert_allclose(remote.logits(batch), wanted, rtol=0, atol=1e-5)
+        remote.close()
 
 
 def test_the_client_beside_it(tmp_path: Path, tritonserver: Path) -> None:
@@ -258,12 +261,13 @@ def test_memory_stays(
     settled, all_of_them = requests
     rng, held = np.random.default_rng(10), list[int]()
     with serving(tritonserver, tmp_path, [tiny_by_input["pixels"]]) as served:
-        with Predictor(str(served.address("http", "pixels"))) as remote:
-            for number in range(1, all_of_them + 1):
-                height, width = rng.integers(16, 400, 2)
-                remote.logits(rng.integers(0, 256, (1, height, width, 3), np.uint8))
-                if number in requests:
-                    held.append(_resident(served.server.process.pid))
+        remote = Predictor(str(served.address("http", "pixels")))
+        for number in range(1, all_of_them + 1):
+            height, width = rng.integers(16, 400, 2)
+            remote.logits(rng.integers(0, 256, (1, height, width, 3), np.uint8))
+            if number in requests:
+                held.append(_resident(served.server.process.pid))
+        remote.close()
     assert held[1] <= 1.05 * held[0], (
         f"{held[0] >> 20} MiB after {settled} requests, {held[1] >> 20} after {all_of_them}"
     )

@@ -46,9 +46,8 @@ def test_without_a_server_it_is_made_and_said(
     monkeypatch.setenv("PATH", str(tmp_path))
     done = Outcome(command, ["triton", tiny_onnx, "-o", tmp_path / "r"], capsys)
     assert done.code == 0
-    assert done.err == (
-        "warning: not served here: no tritonserver on PATH; --server FILE names one, and rest-verify asks one that runs\n"
-    )
+    assert done.err.startswith("warning: not served here: no tritonserver on PATH; --server FILE names one")
+    assert done.err.count("\n") == 1
     assert "tiny: not proved by a server (no tritonserver on PATH" in done.out
     told = Outcome(command, ["triton", tiny_onnx, "-o", tmp_path / "s", "--json"], capsys)
     assert json.loads(told.out)["models"]["tiny"]["server"] is None
