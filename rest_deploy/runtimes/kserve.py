@@ -12,7 +12,7 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import quote
 
@@ -54,6 +54,22 @@ class Served:
     outputs: Tensors
     max_batch: int
     parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of a model until now: requests that were answered, images and executions of the network without those that the
+    response cache answered, and its hits.
+    """
+
+    requests: int
+    images: int
+    executions: int
+    cache_hits: int
+
+    def since(self, before: Statistics) -> Statistics:
+        """What was counted after a moment."""
+        return Statistics(*(getattr(self, own.name) - getattr(before, own.name) for own in fields(Statistics)))
 
 
 class Client(ABC):
@@ -125,8 +141,8 @@ class Client(ABC):
         """Best classes of a batch of one by the server's own labels, each ``"VALUE:NUMBER:LABEL"``."""
 
     @abstractmethod
-    def statistics(self) -> tuple[int, int, int]:
-        """Images that were asked for, executions of the network, and hits of the response cache, until now."""
+    def statistics(self) -> Statistics:
+        """What the server counted; the last requests may be counted a moment after they were answered."""
 
     @abstractmethod
     def close(self) -> None:
@@ -296,12 +312,12 @@ class HttpClient(Client):
             end = int(told.get(length) or len(content))
         return self._read(status, content[:end]), content[end:]
 
-    def statistics(self) -> tuple[int, int, int]:
+    def statistics(self) -> Statistics:
         told = self._json("GET", f"{self._model}/stats")
         with self._reading():
             own = told["model_stats"][0]
-            hits = own["inference_stats"].get("cache_hit", {}).get("count", 0)
-            return int(own["inference_count"]), int(own["execution_count"]), int(hits)
+            answered, hits = (own["inference_stats"].get(key, {}).get("count", 0) for key in ("success", "cache_hit"))
+            return Statistics(int(answered), int(own["inference_count"]), int(own["execution_count"]), int(hits))
 
     def close(self) -> None:
         """Let go of the connections that no call has."""
@@ -385,10 +401,11 @@ class GrpcClient(Client):
         answer = self._answer(inputs, [self._triton.InferRequestedOutput(output, class_count=count)])
         return [text.decode(errors="replace") for text in answer.as_numpy(output).ravel().tolist()]
 
-    def statistics(self) -> tuple[int, int, int]:
+    def statistics(self) -> Statistics:
         with self._asking():
             told = self._client.get_inference_statistics(self._name, client_timeout=TIMEOUT_S).model_stats[0]
-        return told.inference_count, told.execution_count, told.inference_stats.cache_hit.count
+        own = told.inference_stats
+        return Statistics(own.success.count, told.inference_count, told.execution_count, own.cache_hit.count)
 
     def close(self) -> None:
         """Close the channel."""

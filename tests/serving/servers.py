@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rest_deploy.artifact.address import Address
-from rest_deploy.runtimes.kserve import open_client
+from rest_deploy.runtimes.kserve import Statistics, open_client
 from rest_deploy.serving.config import TritonConfig
 from rest_deploy.serving.model import Model, read_model
-from rest_deploy.serving.proof import Server, running
+from rest_deploy.serving.proof import Server, counted_since, running
 from rest_deploy.serving.repository import write_models
 
 
@@ -28,13 +28,14 @@ class Served:
         """Of one of its models."""
         return self.server.address(protocol, name)
 
-    def statistics(self, name: str) -> tuple[int, int, int]:
-        """Images, executions and hits of the cache until now."""
-        client = open_client(self.address("http", name))
-        try:
-            return client.statistics()
-        finally:
-            client.close()
+    @contextmanager
+    def counting(self, name: str, requests: int) -> Iterator[list[Statistics]]:
+        """Gives a list that has, after the block, what the server counted of so many requests in it."""
+        counted: list[Statistics] = []
+        with closing(open_client(self.address("http", name))) as client:
+            before = client.statistics()
+            yield counted
+            counted.append(counted_since(client, before, requests))
 
 
 @contextmanager
