@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all others faults soak oldest pythons ray lint bench bench-full figures clean
+.PHONY: demo test test-all others triton faults soak oldest pythons ray lint bench bench-full figures clean
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,10 @@ test-all: $(VENV)/.made
 # What tests of the programs of docs/other-languages.md take beside Python; without it they skip.
 others:
 	bash .ci/others $(VENV)-others
+
+# A real Triton server; without it the tests of serving skip.
+triton:
+	PYTHON=$(PYTHON) bash .ci/triton $(VENV)-triton
 
 # Plants faults in a copy, one at a time; each must be found by its test of the first lane (tests/planted_faults.py has the list).
 faults: $(VENV)/.made

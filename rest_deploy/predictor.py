@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from rest_deploy.artifact.address import Place, is_address
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import (
@@ -105,17 +106,18 @@ class Prediction(dict[str, Any]):
 
 
 class Predictor:
-    """Classify images with an artifact: ``.onnx``, ``.engine``, or a PyTorch checkpoint.
+    """Classify images with an artifact: ``.onnx``, ``.engine``, a PyTorch checkpoint, or a model on a server.
 
     May be used from several threads at once, and as a context manager. Pickled, as for ``multiprocessing``, a
     ``DataLoader`` or Ray, it is opened again where it is unpickled.
 
     Args:
-        path: The artifact.
+        path: The artifact, or the address of one on a Triton server: ``http://HOST:8000/NAME``, ``https://``,
+            ``grpc://HOST:8001/NAME`` or ``grpcs://``. A request that takes over a minute is an error.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"openvino"``, ``"openvino:NAME"``, ``"webgpu"``,
             ``"webgpu:software"``, a ``torch.device`` or the number of a GPU; never another than asked. None takes the
-            CPU, for an engine the first GPU.
-        threads: CPU threads for one call; None takes one for each core that this process may use.
+            CPU, for an engine the first GPU, and for a server's model what the server does.
+        threads: CPU threads for one call; None takes one for each core that this process may use. A server has its own.
         allow_spinning: Whether ONNX Runtime's threads go on turning for a while after a call, so that the next one
             starts sooner; False where calls are rare, or cores busy: many images are decoded beside the network.
         max_pixels: Most pixels (height times width) of the network's input, and most work: no shape may take over four
@@ -132,7 +134,7 @@ class Predictor:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Place,
         device: Any = None,
         *,
         threads: int | None = None,
@@ -590,7 +592,8 @@ class Predictor:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._runtime.closed:
             raise PredictorError(f"{self._runtime.path}: this predictor is closed; pickle one that is open")
-        path = os.path.abspath(self._runtime.path)
+        place = self._runtime.path
+        path = str(place) if is_address(place) else os.path.abspath(place)
         return _reopened, (path, self._runtime.device, self._options, _identity(self.info))
 
     def __enter__(self) -> Predictor:
@@ -602,7 +605,7 @@ class Predictor:
         self.close()
 
 
-def assumed_of(path: str | Path, info: ArtifactInfo) -> str:
+def assumed_of(path: str | Place, info: ArtifactInfo) -> str:
     """What is assumed of a checkpoint, in words; empty where nothing is, and of a file whose export has told it."""
     if info.format != "pytorch" or not info.assumed:
         return ""

@@ -406,7 +406,7 @@ class Device:
     """Where a network runs.
 
     Args:
-        kind: ``"cpu"``, ``"cuda"``, or a kind that a runtime of its own has.
+        kind: ``"cpu"``, ``"cuda"``, ``"server"`` where a server decides, or a kind that a runtime of its own has.
         index: Number of a GPU of CUDA.
         name: Of a device of another kind, as its runtime calls it; empty for the one that it takes.
     """

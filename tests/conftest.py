@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rest_deploy.models.restv2 import ResTv2
     from rest_deploy.pipeline import ExportResult
     from tests.once import Once
+    from tests.serving.servers import Served
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "examples" / "images"
@@ -226,6 +227,25 @@ def lite_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rest_deploy.pipeline import ExportRequest, run_export
 
     return run_export(ExportRequest("rest_lite", tmp_path_factory.mktemp("lite") / "rest_lite.onnx")).path
+
+
+@pytest.fixture(scope="session")
+def tritonserver() -> Path:
+    """A real server, of an environment of its own (``make triton``), or where TRITONSERVER says."""
+    pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+    program = Path(os.environ.get("TRITONSERVER", ROOT / ".venv-triton" / "bin" / "tritonserver"))
+    if not program.is_file():
+        pytest.skip("there is no tritonserver; make triton brings one")
+    return program
+
+
+@pytest.fixture(scope="session")
+def served(tritonserver: Path, tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of the tiny model that tests share."""
+    from tests.serving.servers import serving
+
+    with serving(tritonserver, tmp_path_factory.mktemp("served"), [tiny_onnx]) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -64,7 +64,7 @@ from rest_deploy.specs import ImageSize, InputKind
 from tests.conftest import IMAGES, TINY
 
 FROZEN = Path(__file__).parent / "data" / "frozen"
-COMMANDS = ("export", "predict", "verify", "bench", "info", "doctor")
+COMMANDS = ("export", "predict", "verify", "bench", "info", "doctor", "serve")
 
 #: Of Python, whose argparse lays out the frozen help texts; others break lines in other places.
 HELP_PYTHON = (3, 11)

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "rest_deploy"
 LAYERS = (
     {"cli"},
     {"pipeline", "doctor", "report"},
+    {"serving"},
     {"verification", "benchmarking", "archives"},
     {"predictor"},
     {"environment"},

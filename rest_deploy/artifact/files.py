@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rest_deploy.artifact.address import Place
 from rest_deploy.artifact.workspace import workspace
 from rest_deploy.errors import ExportError
 
 _NOT_WRITABLE = "{}: the folder cannot be written to: {}"
 
 
-def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """Names of files; whole paths where two files have one name, and a number where one file comes twice."""
+def distinct_names(paths: Sequence[Place]) -> list[str]:
+    """Names of artifacts; whole paths where two have one name, and a number where one comes twice."""
     names = [path.name for path in paths]
     if len(set(names)) < len(set(paths)):
         names = [str(path) for path in paths]

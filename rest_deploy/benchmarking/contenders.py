@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rest_deploy.artifact.address import Place, facts_of, located
 from rest_deploy.artifact.files import distinct_names
-from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import PIXEL_CHANNELS, ArtifactInfo
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.benchmarking.sessions import (
@@ -152,7 +152,7 @@ class Contender:
 
     def _opened(self) -> Session:
         if self.baseline is None:
-            return ArtifactSession(Path(self.file), self.device, self.threads)
+            return ArtifactSession(located(self.file), self.device, self.threads)
         row = BASELINES[self.baseline]
         try:
             return row.session(Path(self.file), self.device, self.threads)
@@ -204,14 +204,13 @@ class Contender:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a record."""
-        path = Path(self.file) if self.baseline is None else None
+        place = located(self.file) if self.baseline is None else None
         return {
             "name": self.name,
             "kind": self.kind,
             "network": self.network,
-            "path": str(path) if path else None,
-            "sha256": sha256_of(path) if path else None,
-            "bytes": path.stat().st_size if path else None,
+            "path": str(place) if place is not None else None,
+            **(facts_of(place) if place is not None else {"sha256": None, "bytes": None}),
             "format": self.format,
             "precision": self.precision,
             "device": self.where,
@@ -262,7 +261,7 @@ def check_baselines(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def artifact_contenders(paths: Sequence[str | Path], device: str | None, threads: int) -> list[Contender]:
+def artifact_contenders(paths: Sequence[str | Place], device: str | None, threads: int) -> list[Contender]:
     """Artifacts as contenders; those of one network share its name.
 
     Raises:
@@ -270,7 +269,7 @@ def artifact_contenders(paths: Sequence[str | Path], device: str | None, threads
     """
     infos = [read_info(path) for path in paths]
     networks = _network_names(infos)
-    names = distinct_names([Path(path) for path in paths])
+    names = distinct_names([located(path) for path in paths])
     return [
         Contender(
             name=name,

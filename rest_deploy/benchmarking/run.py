@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rest_deploy.artifact.address import Place
 from rest_deploy.artifact.info import PIXEL_CHANNELS
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.artifact.workspace import workspace
@@ -52,7 +53,7 @@ _COLD_SHARE = 0.2  # of the progress
 
 
 def benchmark(
-    artifacts: Sequence[str | Path],
+    artifacts: Sequence[str | Place],
     *,
     sizes: Iterable[tuple[int, int] | ImageSize] = (DEFAULT_SIZE,),
     batches: Iterable[int] = (1,),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rest_deploy.artifact.address import Place
 from rest_deploy.environment import installed_version
 from rest_deploy.errors import DeviceError, RestDeployError, one_line
 from rest_deploy.runtimes.base import GpuCall
@@ -80,17 +81,18 @@ class ArtifactSession(Session):
     """An artifact in its runtime, with the checks of every ``Predictor`` call.
 
     Args:
-        path: A file that ``Predictor`` opens.
+        path: A file, or an address, that ``Predictor`` opens.
         device: Its device; None for the runtime's default.
         threads: CPU threads for one call; None for one per usable core.
     """
 
-    def __init__(self, path: Path, device: str | None, threads: int | None) -> None:
+    def __init__(self, path: Place, device: str | None, threads: int | None) -> None:
         self._runtime = open_runtime(path, device, threads)
         self.run = self._runtime.run  # without a call in between, which would be timed too
         row = row_for(path, self._runtime.device)
         versions = (installed_version(name) for names in row.packages.values() for name in names)
-        told = (row.title, next(filter(None, versions), None), f"on {self._runtime.device}")
+        where = "" if row.schemes else f"on {self._runtime.device}"
+        told = (row.title, next(filter(None, versions), None), where)
         self.description = " ".join(filter(None, told))
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:

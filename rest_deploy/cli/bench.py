@@ -26,7 +26,7 @@ from rest_deploy.cli.tables import (
     to_json,
     write_outputs,
 )
-from rest_deploy.cli.terminal import clean, command, failed, parser, progress_display
+from rest_deploy.cli.terminal import ON_A_SERVER, clean, command, failed, parser, progress_display
 from rest_deploy.errors import ConfigError
 from rest_deploy.runtimes.registry import device_help
 from rest_deploy.specs import BATCH, SEED, THREADS, ImageSize
@@ -38,7 +38,12 @@ def _parser() -> argparse.ArgumentParser:
         "Time artifacts and baselines in turns, round by round. A difference counts only beyond noise.",
     )
     add = made.add_argument
-    add("artifacts", nargs="*", metavar="ARTIFACT", help=".onnx or .engine file, or a checkpoint; any number")
+    add(
+        "artifacts",
+        nargs="*",
+        metavar="ARTIFACT",
+        help=f".onnx or .engine file, a checkpoint, or {ON_A_SERVER}; any number",
+    )
     add("--sizes", nargs="+", metavar="HxW", type=typed(ImageSize.parse), help="of the images (default 224)")
     add("--batch", nargs="+", metavar="N", type=number_as(BATCH), default=[1], help="images in a call (default 1)")
     add(

@@ -5,21 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import typing
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from rest_deploy.artifact.files import bytes_of
 from rest_deploy.artifact.info import ASSUMABLE
-from rest_deploy.cli.preprocessing_flags import (
-    add_preprocessing_flags,
-    add_weights_flags,
-    number_as,
-    preprocessing_change,
-    typed,
-)
+from rest_deploy.cli.option_flags import add_options, given_options
+from rest_deploy.cli.preprocessing_flags import add_preprocessing_flags, add_weights_flags, preprocessing_change, typed
 from rest_deploy.cli.process import start
 from rest_deploy.cli.record_text import (
     assumed,
@@ -34,7 +27,6 @@ from rest_deploy.cli.record_text import (
 from rest_deploy.cli.tables import Table
 from rest_deploy.cli.terminal import OK, clean, command, parser, progress_display
 from rest_deploy.export.formats import FORMATS, SOURCE, parse_formats
-from rest_deploy.export.options import Declared, declared
 from rest_deploy.machine import describe_cpu
 from rest_deploy.models.family import titles
 from rest_deploy.pipeline import ExportRequest, ExportResult, Job, Prepared, prepare, run_exports
@@ -47,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         "rest-export", f"Export a {titles()} for deployment. A file is made only if it agrees with the PyTorch model."
     )
     add = made.add_argument
-    _add_options(made, ExportRequest)
+    add_options(made, ExportRequest)
     add_weights_flags(made)
     add(
         "--format",
@@ -76,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print what was made as JSON")
     add("--dry-run", action="store_true", help="check the request, say what would be made, and make nothing")
     for kind, title in _groups().items():
-        _add_options(made.add_argument_group(title), kind)
+        add_options(made.add_argument_group(title), kind)
     return made
 
 
@@ -93,58 +85,18 @@ def _groups() -> dict[type, str]:
     return titles
 
 
-def _add_options(group: argparse._ActionsContainer, kind: type) -> None:
-    """The flags of a dataclass, as its fields declare them."""
-    for name, own in declared(kind).items():
-        if own.option.help:
-            group.add_argument(own.flag, dest=name, help=own.option.help, **_arguments(own))
-
-
-def _arguments(own: Declared) -> dict[str, Any]:
-    """What argparse takes of an option: what the type says, and what it declares beside."""
-    kind, option = own.kind, own.option
-    if kind is bool:
-        return {"action": "store_const", "const": not own.default}
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return {"choices": [member.value for member in kind if member is not own.default], **option.arguments}
-    found: dict[str, Any] = {"metavar": option.metavar}
-    one = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind
-    if typing.get_origin(one) is Annotated:
-        found["type"] = number_as(one)
-    elif hasattr(one, "parse") and option.read is None:
-        found["type"] = one.parse
-    found |= option.arguments
-    if "type" in found:  # argparse would put words of its own in place of an error's
-        found["type"] = typed(found["type"])
-    return found
-
-
-def _given(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
-    """Values of a dataclass's options that the arguments give."""
-    found: dict[str, Any] = {}
-    for name, own in declared(kind).items():
-        value = getattr(arguments, name)
-        if value is None:
-            continue
-        if own.option.off and str(value).lower() == "none":
-            found[own.option.off] = False
-        else:
-            found[name] = value if own.option.read is None else own.option.read(value)
-    return found
-
-
 def request_of(arguments: argparse.Namespace) -> ExportRequest:
     """What the command's arguments ask for."""
     options: dict[str, Any] = {}
     for kind in _groups():
-        options |= _given(arguments, kind)
+        options |= given_options(arguments, kind)
     return ExportRequest(
         output=arguments.output,
         format=arguments.format,
         precision=Precision.parse(arguments.precision or Precision.FP32),
         preprocessing=preprocessing_change(arguments),
         options=options,
-        **_given(arguments, ExportRequest),
+        **given_options(arguments, ExportRequest),
     )
 
 

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rest_deploy.artifact.address import Address, Place, located
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.cli.preprocessing_flags import typed
 from rest_deploy.cli.process import start
 from rest_deploy.cli.record_text import assumed, engine_rows, figures, layer_table, outputs, precision_rows, record_rows
 from rest_deploy.cli.tables import Table
-from rest_deploy.cli.terminal import OK, clean, command, parser
+from rest_deploy.cli.terminal import OK, ON_A_SERVER, clean, command, parser
+from rest_deploy.errors import ConfigError
 from rest_deploy.machine import SHARE, USUAL
 from rest_deploy.runtimes.memory import Prediction, predict
 from rest_deploy.runtimes.registry import read_info
@@ -26,7 +28,9 @@ from rest_deploy.specs import USUAL_MAX_PIXELS, Taps
 
 def _parser() -> argparse.ArgumentParser:
     made = parser("rest-info", "Show what an artifact says of itself: model, weights, preprocessing, verification.")
-    made.add_argument("artifact", help=".onnx or .engine file, or a .pth, .pt or .safetensors checkpoint")
+    made.add_argument(
+        "artifact", help=f".onnx or .engine file, a .pth, .pt or .safetensors checkpoint, or {ON_A_SERVER}"
+    )
     made.add_argument("--json", action="store_true", help="print JSON, labels included")
     made.add_argument(
         "--memory",
@@ -40,8 +44,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    path = Path(arguments.artifact)
+    path = located(arguments.artifact)
     info = read_info(path)
+    if arguments.memory and isinstance(path, Address):
+        raise ConfigError(f"{path}: a call's memory is the server's, and not known here; give the file")
     predicted = [predict(info, size, path.name) for size in arguments.memory]
     if arguments.json:
         record = info.to_dict()
@@ -113,12 +119,14 @@ def _free(own: Prediction) -> list[str]:
     return told
 
 
-def _text(path: Path, info: ArtifactInfo) -> str:
-    mib = path.stat().st_size / 2**20
+def _text(path: Place, info: ArtifactInfo) -> str:
+    where = (
+        {"server": path} if isinstance(path, Address) else {"file": f"{path} ({path.stat().st_size / 2**20:.1f} MiB)"}
+    )
     names = ", ".join(info.label(i) for i in range(min(3, info.num_classes)))
     prefix = info.weights.prefix
     rows = {
-        "file": f"{path} ({mib:.1f} MiB)",
+        **where,
         "format": f"{info.format}, {info.precision.value}",
         "model": info.model,
         "weights": info.weights,
@@ -142,7 +150,8 @@ def _text(path: Path, info: ArtifactInfo) -> str:
         engine = info.engine
         rows["plan"] = f"SHA-256 {engine.plan_sha256[:16]}..., as its manifest says"
         rows["source"] = f"ONNX of SHA-256 {engine.source_sha256[:16]}..."
-        rows["rebuild"] = engine.rebuild(path)
+        if isinstance(path, Path):
+            rows["rebuild"] = engine.rebuild(path)
     lines = [f"{name:<14} {clean(str(value))}" for name, value in rows.items() if value]
     if info.engine is not None:
         lines += ["layers by stage and datatype, from the build's log:", layer_table(info.engine.layers)]

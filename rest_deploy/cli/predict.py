@@ -12,7 +12,7 @@ from pathlib import Path
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.cli.preprocessing_flags import number_as
 from rest_deploy.cli.process import start
-from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_display
+from rest_deploy.cli.terminal import FAILED, OK, ON_A_SERVER, clean, command, parser, progress_display
 from rest_deploy.errors import ConfigError, ImageError, counted
 from rest_deploy.predictor import Prediction, Predictor, assumed_of
 from rest_deploy.runtimes.registry import can_sleep, device_help
@@ -21,7 +21,7 @@ from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, USUAL_MAX_PIXELS, Acti
 
 def _parser() -> argparse.ArgumentParser:
     made = parser("rest-predict", "Classify images with an exported network.")
-    made.add_argument("artifact", help=".onnx or .engine file, or a PyTorch checkpoint")
+    made.add_argument("artifact", help=f".onnx or .engine file, a PyTorch checkpoint, or {ON_A_SERVER}")
     made.add_argument("images", nargs="+", help="image files, or folders of them, subfolders included")
     archives = made.add_argument_group(
         "archives", "Any number of images, a row for each, to a file that is whole or not there (docs/archives.md)."

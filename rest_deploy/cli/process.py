@@ -70,6 +70,7 @@ rest_doctor = partial(start, "doctor")
 rest_export = partial(start, "export")
 rest_info = partial(start, "info")
 rest_predict = partial(start, "predict")
+rest_serve = partial(start, "serve")
 rest_verify = partial(start, "verify")
 
 

@@ -20,6 +20,8 @@ from rest_deploy.cli.process import BROKEN_PIPE, INTERRUPTED, interruptions, los
 from rest_deploy.errors import RestDeployError
 
 OK, FAILED = 0, 1  # 2, wrong usage, is argparse's own
+#: What an artifact may be beside a file, for helps.
+ON_A_SERVER = "a model on a Triton server, http://HOST:8000/NAME or grpc://HOST:8001/NAME"
 LINE_EVERY_S = 60.0  # of progress that nobody watches, as in the log of a job
 
 

@@ -27,7 +27,7 @@ from rest_deploy.cli.tables import (
     to_json,
     write_outputs,
 )
-from rest_deploy.cli.terminal import clean, command, failed, parser, progress_display
+from rest_deploy.cli.terminal import ON_A_SERVER, clean, command, failed, parser, progress_display
 from rest_deploy.errors import ConfigError
 from rest_deploy.runtimes.registry import device_help
 from rest_deploy.specs import BATCH, FACTOR, FRACTION, IMAGES, SEED, THREADS, ImageSize
@@ -43,7 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         "error is over its limit.",
     )
     add = made.add_argument
-    add("artifacts", nargs="+", metavar="ARTIFACT", help=".onnx or .engine file, or a checkpoint; any number")
+    add(
+        "artifacts",
+        nargs="+",
+        metavar="ARTIFACT",
+        help=f".onnx or .engine file, a checkpoint, or {ON_A_SERVER}; any number",
+    )
     add("--reference", required=True, metavar="FILE", help="checkpoint, run in PyTorch float64, or an artifact")
     add(
         "--sizes",

@@ -242,6 +242,17 @@ _ROWS = {
     ),
     "trt": _engine("TensorRT engine"),
     "trt-rtx": _engine("TensorRT-RTX engine"),
+    "triton": Format(
+        title="Triton repository",
+        suffix=".triton",
+        exporter="rest_deploy.serving.exporter",
+        config=("rest_deploy.serving.config", "TritonConfig"),
+        packages=_EXPORT,
+        int8_targets=(Int8Target.CPU,),
+        folder=True,
+        input=InputKind.PIXELS,
+        blockwise=True,
+    ),
 }
 FORMATS: Mapping[str, Format] = MappingProxyType(_ROWS)
 

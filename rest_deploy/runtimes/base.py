@@ -8,13 +8,13 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rest_deploy.artifact.address import Place, located
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, InputError, PredictorError
 from rest_deploy.runtimes.memory import call_bytes
@@ -72,12 +72,12 @@ class Runtime(ABC):
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Place,
         device: str = "cpu",
         threads: int | None = None,
         allow_spinning: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path: Any = located(path)  # a Path, of a server's model an Address
         if not allow_spinning and self.spinning_advice is not None:
             raise ConfigError(f"{path}: it cannot turn spinning off; {self.spinning_advice}, or use an .onnx file")
         self.device, self.target = device, Device.parse(device)
@@ -91,8 +91,8 @@ class Runtime(ABC):
 
     @classmethod
     @abstractmethod
-    def read_info(cls, path: Path) -> ArtifactInfo:
-        """The record of a file, without loading its network where that can be had.
+    def read_info(cls, path: Any) -> ArtifactInfo:
+        """The record of a file (a Path) or of a server's model (an Address), without loading its network if possible.
 
         Raises:
             ArtifactError: The file is missing, damaged or not ours.

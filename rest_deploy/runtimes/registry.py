@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from rest_deploy.artifact.address import SCHEMES, Address, Place, is_address, located
 from rest_deploy.artifact.engine import LIBRARIES, LibraryRow
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, MissingPackageError
@@ -42,6 +43,7 @@ class RuntimeRow:
         default_name: What follows where nothing is given.
         content: How files begin that are known by it whatever their suffix is; None for none.
         more_suffixes: Of files that are mostly known by their content.
+        schemes: Of addresses, where it asks a server and opens no files.
     """
 
     title: str
@@ -55,6 +57,7 @@ class RuntimeRow:
     default_name: str = ""
     content: re.Pattern[bytes] | None = None
     more_suffixes: tuple[str, ...] = ()
+    schemes: tuple[str, ...] = ()
 
     @property
     def default_device(self) -> str:
@@ -68,6 +71,8 @@ class RuntimeRow:
     @property
     def only(self) -> str:
         """Where it runs, in words, for who asked for another device."""
+        if self.schemes:
+            return "a model on a server runs where its server was told to; leave the device out"
         kinds, suffix = " and ".join(self.devices), self.suffixes[0]
         return f"{self.title} runs {suffix} files on {kinds} only; use device {kinds}, or elsewhere an .onnx file"
 
@@ -146,17 +151,25 @@ _ROWS = {
         content=re.compile(rb"PK\x03\x04|\x80|.{5}\0\0\0\{", re.DOTALL),
         more_suffixes=(".ckpt", ".tar", ".pkl"),  # checkpoints have any, as checkpoint.pth.tar
     ),
+    "triton": RuntimeRow(
+        title="Triton server, over the network",
+        suffixes=(),
+        runtime=("rest_deploy.runtimes.triton", "TritonRuntime"),
+        packages={},  # grpc:// alone needs one
+        devices={"server": "triton"},
+        schemes=tuple(SCHEMES),
+    ),
 }
 #: The first of those that open a file is the one that does unless a device of another is asked for.
 RUNTIMES: Mapping[str, RuntimeRow] = MappingProxyType(_ROWS)
 
 
-def is_checkpoint(path: str | Path) -> bool:
+def is_checkpoint(path: str | Place) -> bool:
     """Whether a file is one that PyTorch opens."""
     return _rows(path)[:1] == (RUNTIMES["pytorch"],)
 
 
-def can_sleep(path: str | Path, device: str | None = None) -> bool:
+def can_sleep(path: str | Place, device: str | None = None) -> bool:
     """Whether a file is one whose runtime takes ``allow_spinning=False``.
 
     Raises:
@@ -182,12 +195,12 @@ def _firsts() -> list[RuntimeRow]:
 
 
 def open_runtime(
-    path: str | Path, device: str | None = None, threads: int | None = None, allow_spinning: bool = True
+    path: str | Place, device: str | None = None, threads: int | None = None, allow_spinning: bool = True
 ) -> Runtime:
-    """Open an artifact with the runtime of its suffix or its content.
+    """Open an artifact with the runtime of its suffix or its content, or of its address.
 
     Args:
-        path: The artifact.
+        path: The artifact, or the address of a model on a server.
         device: Where it runs; None for the runtime's default.
         threads: CPU threads for one call; None for :func:`~rest_deploy.machine.usable_cores`.
         allow_spinning: False makes calls a little slower and, where they are rare, far cheaper: ONNX Runtime's threads
@@ -209,23 +222,23 @@ def open_runtime(
     return runtime
 
 
-def read_info(path: str | Path) -> ArtifactInfo:
+def read_info(path: str | Place) -> ArtifactInfo:
     """What an artifact says of itself, without loading its network where that can be had.
 
     Raises:
         ArtifactError: Unknown suffix, or the file is missing, damaged or not ours.
         MissingPackageError: The package that reads it is not installed.
     """
-    info = row_for(path).load(_purpose(path)).read_info(Path(path))
+    info = row_for(path).load(_purpose(path)).read_info(located(path))
     _check_record(info, path)
     return info
 
 
-def _purpose(path: str | Path) -> str:
-    return f"open {Path(path).suffix} files"
+def _purpose(path: str | Place) -> str:
+    return "ask a server" if is_address(path) else f"open {Path(str(path)).suffix} files"
 
 
-def _check_record(info: ArtifactInfo, path: str | Path) -> None:
+def _check_record(info: ArtifactInfo, path: str | Place) -> None:
     """What a record says by itself may be well, and not fit the file or any network."""
     own = row_for(path)
     formats = [name for name, row in RUNTIMES.items() if row.runtime == own.runtime]
@@ -237,7 +250,7 @@ def _check_record(info: ArtifactInfo, path: str | Path) -> None:
         raise ArtifactError(f"{path}: metadata cannot be read: config: {exc}; export it again") from exc
 
 
-def row_for(path: str | Path, device: str | None = None) -> RuntimeRow:
+def row_for(path: str | Place, device: str | None = None) -> RuntimeRow:
     """Row of the runtime that opens a file, on a device if one is given.
 
     Raises:
@@ -248,7 +261,8 @@ def row_for(path: str | Path, device: str | None = None) -> RuntimeRow:
     if not rows:
         suffixes = dict.fromkeys(suffix for row in RUNTIMES.values() for suffix in row.suffixes)
         raise ArtifactError(
-            f"{path}: unknown kind of artifact; accepted: {', '.join(suffixes)}, and PyTorch checkpoints of any name"
+            f"{path}: unknown kind of artifact; accepted: {', '.join(suffixes)}, PyTorch checkpoints of any name, and "
+            "models on a server, as http://HOST:8000/NAME"
         )
     if device is None:
         return rows[0]
@@ -268,9 +282,11 @@ def accepted_devices() -> tuple[str, ...]:
     return ("cpu", "cuda", "cuda:0", "cuda:1", "...", *own)
 
 
-def _rows(path: str | Path) -> tuple[RuntimeRow, ...]:
-    """The rows of a file's suffix, else that of its content."""
-    path = Path(path)
+def _rows(path: str | Place) -> tuple[RuntimeRow, ...]:
+    """The rows of a file's suffix, else that of its content; of an address that of its scheme."""
+    path = located(path)
+    if isinstance(path, Address):
+        return tuple(row for row in RUNTIMES.values() if path.scheme in row.schemes)
     suffix = path.suffix.lower()
     rows = tuple(row for row in RUNTIMES.values() if suffix in row.suffixes or suffix in row.more_suffixes)
     if rows or not path.is_file():

@@ -9,6 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rest_deploy.artifact.address import Place, facts_of, is_address, located
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import read_checked
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_candidate(
-    path: str | Path, device: str | None = None, threads: int | None = None
+    path: str | Place, device: str | None = None, threads: int | None = None
 ) -> Iterator[tuple[Run, ArtifactInfo]]:
     """Open an artifact for measuring: what the machine that it is made for would compute, and its record.
 
     ONNX files that the CPU's own runtime does not compute as they are meant are computed as their recipe says.
     """
-    with open_subject(Path(path).name, Path(path), device, threads) as subject:
+    place = located(path)
+    with open_subject(place.name, place, device, threads) as subject:
         yield subject.run, subject.info
 
 
@@ -62,7 +64,7 @@ class Subject:
     """
 
     name: str
-    path: Path
+    path: Place
     info: ArtifactInfo
     run: Run
     device: str
@@ -109,8 +111,7 @@ class Subject:
         return {
             "name": self.name,
             "path": str(self.path),
-            "sha256": sha256_of(self.path),
-            "bytes": self.path.stat().st_size,
+            **facts_of(self.path),
             "format": self.info.format,
             "precision": self.info.precision.value,
             "model": self.info.model,
@@ -122,12 +123,12 @@ class Subject:
 
 
 @contextmanager
-def open_subject(name: str, path: Path, device: str | None, threads: int | None) -> Iterator[Subject]:
+def open_subject(name: str, path: Place, device: str | None, threads: int | None) -> Iterator[Subject]:
     """Open an artifact under a name of its own."""
-    info, in_graph = read_info(path), partial(onnx_blocks, path, threads)
+    info, in_graph = read_info(path), partial(onnx_blocks, Path(str(path)), threads)
     if info.input_kind is not InputKind.FLOAT:
         in_graph = partial(_no_blocks, path)
-    if info.format == "onnx" and info.recipe.emulator and device in (None, "cpu"):
+    if isinstance(path, Path) and info.format == "onnx" and info.recipe.emulator and device in (None, "cpu"):
         import onnx
 
         file = read_checked(path, operators_of)
@@ -141,17 +142,18 @@ def open_subject(name: str, path: Path, device: str | None, threads: int | None)
         if info.format == "onnx" and runtime.target.kind != "cpu":
             blocks = partial(_no_blocks_there, path, runtime.device)
         own = runtime.info, runtime.run, runtime.device
-        yield Subject(name, path, *own, "as it runs", blocks, threads, runtime.memory)
+        computed = "by its server" if is_address(path) else "as it runs"
+        yield Subject(name, path, *own, computed, blocks, threads, runtime.memory)
 
 
-def _no_blocks(path: Path) -> BlockRun:
+def _no_blocks(path: Place) -> BlockRun:
     raise ConfigError(
         f"{path}: it takes pictures, and blocks are compared on the network's input; give the same file "
         "exported with --input float"
     )
 
 
-def _no_blocks_there(path: Path, device: str) -> BlockRun:
+def _no_blocks_there(path: Place, device: str) -> BlockRun:
     raise ConfigError(f"{path}: blocks are computed by ONNX Runtime on the CPU, not on {device}; leave --device out")
 
 
@@ -209,7 +211,7 @@ class WeightsChoice:
 
 @contextmanager
 def open_reference(
-    path: Path,
+    path: Place,
     device: str | None,
     *,
     threads: int | None = None,
@@ -229,7 +231,7 @@ def open_reference(
         MissingPackageError: A checkpoint needs torch.
         RestDeployError: It cannot be opened.
     """
-    if not is_checkpoint(path):
+    if not isinstance(path, Path) or not is_checkpoint(path):
         if choice is not None:
             raise ConfigError(f"{path}: an artifact has no weights to choose from, as a checkpoint has; leave that out")
         with open_subject(path.name, path, device, threads) as subject:

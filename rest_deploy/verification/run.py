@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rest_deploy.artifact.address import Address, Place, located
 from rest_deploy.artifact.files import distinct_names
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.environment import describe_environment
@@ -37,8 +38,8 @@ _BLOCK_SIZE = ImageSize(224, 224)
 
 
 def verify(
-    artifacts: str | Path | Sequence[str | Path],
-    reference: str | Path,
+    artifacts: str | Place | Sequence[str | Place],
+    reference: str | Place,
     *,
     data: str | Path | Images | None = None,
     sizes: Iterable[tuple[int, int] | ImageSize] | None = None,
@@ -87,7 +88,8 @@ def verify(
     """
     threads = check(THREADS, threads, "threads") if threads is not None else None
     seed = check(SEED, seed, "seed")
-    wanted = [Path(artifacts)] if isinstance(artifacts, (str, Path)) else [Path(path) for path in artifacts]
+    given = [artifacts] if isinstance(artifacts, (str, Path, Address)) else artifacts
+    wanted = [located(path) for path in given]
     if not wanted:
         raise ConfigError("no artifacts were given; a comparison needs at least one")
     if cases is not None and not cases:
@@ -105,7 +107,7 @@ def verify(
         named = zip(distinct_names(wanted), wanted, strict=True)
         subjects = [stack.enter_context(open_subject(name, path, device, threads)) for name, path in named]
         records = [subject.info for subject in subjects]
-        opened = open_reference(Path(reference), device, threads=threads, choice=choice, records=records)
+        opened = open_reference(located(reference), device, threads=threads, choice=choice, records=records)
         known = stack.enter_context(opened)
         for subject in subjects:
             _check_alike(subject, known.subject)

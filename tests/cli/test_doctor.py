@@ -40,6 +40,7 @@ TABLE = """\
   trt-rtx    .engine by TensorRT-RTX           yes     -           no          1
   openvino   .onnx by OpenVINO                 -       no          -           2
   webgpu     .onnx by ONNX Runtime WebGPU      -       -           no          3
+  triton     Triton repository                 yes     -           -
   pytorch    .pth .pt .safetensors by PyTorch  -       yes         no          1
    1 there is no NVIDIA driver here; install one, or use device cpu with an .onnx file
    2 openvino is not installed; pip install "rest-deploy[openvino]"

@@ -19,7 +19,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.artifact.precision import PrecisionRecord
 from rest_deploy.benchmarking.measure import Effort
-from rest_deploy.cli import bench, doctor, export, info, predict
+from rest_deploy.cli import bench, doctor, export, info, predict, serve
 from rest_deploy.cli import verify as verify_command
 from rest_deploy.cli.terminal import clean
 from rest_deploy.errors import ArtifactError, ConfigError, RestDeployError
@@ -213,6 +213,7 @@ COMMANDS = {
     "export": export,
     "info": info,
     "predict": predict,
+    "serve": serve,
     "verify": verify_command,
 }
 #: Neither a whole number, nor any other.
@@ -279,6 +280,7 @@ def test_every_flag_with_odd_text(
         "predict": [nothing, "missing.png"],
         "verify": [nothing, "--reference", "missing.pth"],
         "doctor": ["--require", "nothing"],
+        "serve": ["triton", nothing, "-o", "folder"],
     }[name]
     for action in _options(command):
         flag, numbers = action.option_strings[-1], _numbers(action)

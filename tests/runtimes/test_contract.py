@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rest_deploy.artifact.address import Address
 from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.errors import ArtifactError, CheckpointError, DeviceError, InputError, PredictorError, RestDeployError
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.registry import open_runtime, read_info
-from tests.conftest import TINY
+from tests.conftest import TINY, slow
 from tests.engines import Machine
 from tests.runtimes.toy import add_toy, make_toy
 from tests.runtimes.vulkan import needs_software_vulkan
@@ -23,7 +24,7 @@ from tests.standins.tensorrt import API_CASES
 WEBGPU = pytest.param("webgpu:software", marks=pytest.mark.slow)
 
 
-@pytest.fixture(params=["onnx", "openvino", WEBGPU, "pytorch", "toy", *API_CASES])
+@pytest.fixture(params=["onnx", "openvino", WEBGPU, "pytorch", "toy", *API_CASES, *slow(["http", "grpc"])])
 def kind(request: pytest.FixtureRequest) -> str:
     """Of artifact, or the device of an ONNX file."""
     if request.param == "openvino":
@@ -42,8 +43,13 @@ def device(kind: str) -> str | None:
 @pytest.fixture
 def artifact(
     kind: str, device: str | None, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """An artifact of each kind; engines are built and run by the stand-in of each version of TensorRT."""
+) -> Path | Address:
+    """An artifact of each kind; engines are built and run by the stand-in of each version of TensorRT, and a model on a
+    server by a real one.
+    """
+    if kind in ("http", "grpc"):
+        address: Address = request.getfixturevalue("served").address(kind, "tiny")
+        return address
     if kind == "pytorch":
         return Path(request.getfixturevalue("tiny_checkpoint"))
     onnx = Path(request.getfixturevalue("tiny_onnx"))
@@ -58,7 +64,7 @@ def artifact(
 
 
 @pytest.fixture
-def runtime(artifact: Path, device: str | None) -> Iterator[Runtime]:
+def runtime(artifact: Path | Address, device: str | None) -> Iterator[Runtime]:
     with open_runtime(artifact, device) as opened:
         yield opened
 
@@ -67,7 +73,7 @@ def _batch(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.standard_normal(shape).astype(np.float32)
 
 
-def test_names_and_shapes(runtime: Runtime, artifact: Path) -> None:
+def test_names_and_shapes(runtime: Runtime, artifact: Path | Address) -> None:
     assert (runtime.info.input.name, [output.name for output in runtime.info.outputs]) == ("image", ["logits"])
     assert runtime.info.input.shape == ("batch", 3, "height", "width")
     assert runtime.info.num_classes == TINY.num_classes
@@ -119,7 +125,7 @@ def test_wrong_input(runtime: Runtime, batch: object) -> None:
         runtime.run(batch)  # type: ignore[arg-type]
 
 
-def test_closing_twice(artifact: Path, device: str | None) -> None:
+def test_closing_twice(artifact: Path | Address, device: str | None) -> None:
     runtime = open_runtime(artifact, device)
     runtime.close()
     runtime.close()
@@ -143,22 +149,24 @@ def test_a_forked_child_is_refused(runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize("unknown", ["gpu", "cuda:x", "CPU", "", "cuda:-1", "gpu:0", "cpu:1", "cuda:1000"])
-def test_unknown_device(artifact: Path, unknown: str) -> None:
+def test_unknown_device(artifact: Path | Address, unknown: str) -> None:
     with pytest.raises(DeviceError, match="accepted: cpu, cuda, cuda:0"):
         open_runtime(artifact, unknown)
 
 
-def test_no_fallback_from_a_gpu_that_is_not_there(artifact: Path) -> None:
-    with pytest.raises(DeviceError, match=r"cuda:63: .*(use device cpu|accepted: cuda:0)"):
+def test_no_fallback_from_a_gpu_that_is_not_there(artifact: Path | Address) -> None:
+    with pytest.raises(DeviceError, match=r"cuda:63: .*(use device cpu|accepted: cuda:0|leave the device out)"):
         open_runtime(artifact, "cuda:63")
 
 
-def test_threads(artifact: Path, device: str | None, rng: np.random.Generator) -> None:
+def test_threads(artifact: Path | Address, device: str | None, rng: np.random.Generator) -> None:
     with open_runtime(artifact, device, threads=1) as one:
         assert one.run(_batch(rng, 1, 3, 9, 9))["logits"].shape == (1, TINY.num_classes)
 
 
-def test_missing_empty_and_damaged_files(artifact: Path, device: str | None, tmp_path: Path) -> None:
+def test_missing_empty_and_damaged_files(artifact: Path | Address, device: str | None, tmp_path: Path) -> None:
+    if isinstance(artifact, Address):
+        pytest.skip("a server's model is no file; tests/runtimes/test_triton.py has what may be wrong with one")
     path = tmp_path / artifact.name
     with pytest.raises((ArtifactError, CheckpointError), match="no such"):
         open_runtime(path, device)

@@ -1,0 +1,110 @@
+"""A model on a Triton server, asked over the network as if it were a file.
+
+Its record is among the parameters of its configuration, as ``serving/repository.py`` writes them, and what the server
+says of its tensors must be what the record says.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rest_deploy.artifact.address import Address, Place
+from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
+from rest_deploy.artifact.profile import InputSize, fitting
+from rest_deploy.errors import ArtifactError, DeviceError, PredictorError
+from rest_deploy.runtimes.base import Runtime
+from rest_deploy.runtimes.kserve import DATATYPES, Refused, Served, open_client
+from rest_deploy.specs import ImageSize, TensorSpec
+
+#: Of the records of what a server may have.
+_FORMATS = ("onnx", "trt")
+
+
+class TritonRuntime(Runtime):
+    """A model of ours on a server. Batches of more images than it takes in a request are asked for in parts."""
+
+    spinning_advice = "the server's threads are its own; leave allow_spinning out"
+
+    def __init__(
+        self, path: str | Place, device: str = "server", threads: int | None = None, allow_spinning: bool = True
+    ) -> None:
+        super().__init__(path, device, threads, allow_spinning)
+        self._client = open_client(self.path)
+        try:
+            self.served = self._client.describe()
+            self.info = record_of(self.path, self.served)
+        except BaseException:
+            self._client.close()
+            raise
+
+    @classmethod
+    def read_info(cls, path: Any) -> ArtifactInfo:
+        """The record that a server tells of its model."""
+        with closing(open_client(path)) as client:
+            return record_of(path, client.describe())
+
+    def max_batch(self, height: int, width: int) -> int | None:
+        """As many as the server's configuration says."""
+        return self.served.max_batch
+
+    def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        most, names = self.served.max_batch, [output.name for output in self.info.outputs]
+        parts = [self._asked(batch[start : start + most], names) for start in range(0, len(batch), most)]
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def _asked(self, batch: NDArray[Any], names: list[str]) -> dict[str, NDArray[Any]]:
+        count, height, width = self.info.input_sizes(batch.shape)
+        if self.info.engine is not None:
+            fitting(self.info.engine.profiles, InputSize(count, ImageSize(height, width)), str(self.path))
+        try:
+            return self._client.infer({self.info.input.name: batch}, names)
+        except Refused as exc:
+            raise PredictorError(f"{self.path}: the server refused an input of shape {batch.shape}: {exc}") from exc
+        except DeviceError as exc:
+            raise PredictorError(str(exc)) from exc
+
+    def _close(self) -> None:
+        self._client.close()
+
+
+def record_of(address: Address, served: Served) -> ArtifactInfo:
+    """The record of a model, once its tensors have been found to be what it says; of format ``triton``.
+
+    Raises:
+        ArtifactError: There is none, it is none, or it is that of another model.
+    """
+    text = served.parameters.get(METADATA_KEY)
+    if not text:
+        raise ArtifactError(
+            f"{address}: the model's configuration has no record of rest_deploy; serve a repository made by rest-serve "
+            "triton, or by rest-export --format triton"
+        )
+    info = ArtifactInfo.from_json(text, str(address))
+    if info.format not in _FORMATS:
+        raise ArtifactError(f"{address}: its record says format {info.format}; accepted: {', '.join(_FORMATS)}")
+    for found, said in ((served.inputs, (info.input,)), (served.outputs, info.outputs)):
+        wanted = {spec.name: (DATATYPES[spec.dtype], free_shape(spec)) for spec in said}
+        if dict(found) != wanted:
+            raise ArtifactError(
+                f"{address}: the server says {_words(dict(found))}, and the model's record {_words(wanted)}; make the "
+                "repository again"
+            )
+    if served.max_batch < 1:
+        raise ArtifactError(
+            f"{address}: max_batch_size {served.max_batch}; needed: 1 or more; make the repository again"
+        )
+    return replace(info, format="triton")
+
+
+def free_shape(spec: TensorSpec) -> tuple[int, ...]:
+    """Shape of a tensor, -1 for each size that is free."""
+    return tuple(size if isinstance(size, int) else -1 for size in spec.shape)
+
+
+def _words(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> str:
+    return ", ".join(f"{name} {dtype} ({', '.join(map(str, shape))})" for name, (dtype, shape) in tensors.items())

@@ -1,0 +1,212 @@
+"""Artifacts -> a model repository for Triton, with what starts a server of it and a client that asks it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from rest_deploy import __version__
+from rest_deploy.artifact.address import Place
+from rest_deploy.artifact.files import check_writable, making_folder
+from rest_deploy.errors import ConfigError
+from rest_deploy.runtimes.kserve import DATATYPES
+from rest_deploy.serving.config import TritonConfig
+from rest_deploy.serving.model import LABELS, Model, cache_arguments, config_pbtxt, read_model
+from rest_deploy.serving.proof import prove
+from rest_deploy.specs import Alpha, InputKind
+
+#: What was found when a server answered, in the folder of its model.
+PROOF = "proof.json"
+_TEMPLATES = Path(__file__).parent / "templates"
+_NO_IMAGE = "IMAGE-OF-TRITON"
+
+
+def serve_triton(
+    artifacts: Sequence[str | Place], output: str | Path, config: TritonConfig, *, verify: bool = True
+) -> tuple[str, ...]:
+    """Make a repository of artifacts that exist.
+
+    Args:
+        artifacts: ``.onnx`` files and ``.engine`` files of TensorRT; each is a model of its file's name.
+        output: Folder to write, which must not exist.
+        config: How they are served.
+        verify: Whether a server is to answer first, where there is one.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        ConfigError: An artifact that no server runs, two of one name, or no server at the path that was given.
+        ExportError: The folder exists, or cannot be written.
+        VerificationError: A server did not answer as the artifact does; nothing is kept.
+    """
+    if config.name is not None and len(artifacts) > 1:
+        raise ConfigError(f"name {config.name}: one name, and {len(artifacts)} artifacts; rename their files instead")
+    check_writable(output, folder=True)
+    models = [read_model(path, config) for path in artifacts]
+    first: dict[str, Model] = {}
+    for model in models:
+        if (other := first.setdefault(model.name, model)) is not model:
+            raise ConfigError(f"{other.file} and {model.file} would both be the model {model.name}; rename one of them")
+    return make_repository(models, output, verify=verify)
+
+
+def make_repository(models: Sequence[Model], output: str | Path, *, verify: bool) -> tuple[str, ...]:
+    """Write a repository, prove it where a server is there, and put it in place.
+
+    Raises:
+        ExportError: As of :func:`serve_triton`.
+    """
+    with making_folder(output) as folder:
+        write_models(models, folder)
+        proofs, notes = prove(folder, models, verify=verify)
+        for model in models:
+            text = json.dumps(proofs[model.name], indent=2)
+            (folder / model.name / PROOF).write_text(text + "\n", encoding="utf-8")
+        for name, text in _texts(models, proofs).items():
+            (folder / name).write_text(text, encoding="utf-8")
+    return notes
+
+
+def write_models(models: Sequence[Model], folder: Path) -> None:
+    """Write what Triton reads: for each model its configuration, its labels and its artifact."""
+    for model in models:
+        own = folder / model.name
+        (own / "1").mkdir(parents=True)
+        (own / "config.pbtxt").write_text(config_pbtxt(model), encoding="utf-8")
+        if model.info.labels is not None:
+            (own / LABELS).write_text("".join(f"{label}\n" for label in model.info.labels), encoding="utf-8")
+        shutil.copyfile(model.file, own / "1" / model.file_name)
+
+
+# ---- what stands beside the models
+
+
+def _texts(models: Sequence[Model], proofs: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Name of a file -> its text."""
+    first, arguments = models[0], cache_arguments(models)
+    image = first.config.container
+    needs = _needs(models)
+    gpus = any(model.on_gpu for model in models)
+    common = {
+        "version": __version__,
+        "first": first.name,
+        "arguments": "".join(f" {argument}" for argument in arguments),
+    }
+    read = {path.name: Template(path.read_text(encoding="utf-8")) for path in sorted(_TEMPLATES.iterdir())}
+    return {
+        "README.md": read["README.md"].substitute(
+            common,
+            rows="\n".join(_row(model, proofs[model.name]) for model in models),
+            needs=f" Its TensorRT must be {needs}, which built the plans here." if needs else "",
+            image=image or "nvcr.io/nvidia/tritonserver:YY.MM-py3",
+            gpus="--gpus all " if gpus else "",
+            notes="".join(f"- {note}\n" for model in models for note in _notes(model)),
+        ),
+        "compose.yaml": read["compose.yaml"].substitute(
+            common,
+            needs=f" whose TensorRT is {needs}" if needs else "",
+            image=f"${{TRITON_IMAGE:-{image}}}" if image else "${TRITON_IMAGE:?name an image, see README.md}",
+            gpus=_GPUS_OF_COMPOSE if gpus else "",
+        ),
+        "inferenceservice.yaml": read["inferenceservice.yaml"].substitute(
+            common | {"arguments": ", ".join(f'"{argument}"' for argument in arguments)},
+            service=re.sub("[^a-z0-9-]+", "-", first.name.lower()).strip("-")[:63] or "rest",
+            format="tensorrt" if first.is_plan else "onnx",
+            needs=f"; the image's TensorRT must be {needs}" if needs else "",
+            image=image or f"{_NO_IMAGE} # of nvcr.io/nvidia/tritonserver{f', with TensorRT {needs}' if needs else ''}",
+            gpus='\n          nvidia.com/gpu: "1"' if gpus else "",
+        ),
+        "client.py": _client(first, read["client.py.txt"]),
+    }
+
+
+_GPUS_OF_COMPOSE = """
+    deploy:
+      resources:
+        reservations:
+          devices:
+            - driver: nvidia
+              count: all
+              capabilities: [gpu]"""
+
+
+def _needs(models: Sequence[Model]) -> str:
+    """The TensorRT that a server must have; empty where it needs none.
+
+    Raises:
+        ConfigError: Two plans need two.
+    """
+    versions = {model.info.engine.version: model for model in models if model.info.engine is not None}
+    strict = {version for version, model in versions.items() if not model.info.engine.version_compatible}  # type: ignore[union-attr]
+    if len(strict) > 1:
+        raise ConfigError(
+            f"plans of TensorRT {' and '.join(sorted(strict))}: a server has one; make a repository of each"
+        )
+    return ", ".join(sorted(strict) or (f"{version} or later" for version in sorted(versions)[-1:]))
+
+
+def _row(model: Model, proof: dict[str, Any]) -> str:
+    info = model.info
+    gives = ", ".join(output.name for output in info.outputs)
+    takes = f"{info.input.name}: {info.input.dtype} ({', '.join(map(str, info.input.shape))})"
+    artifact = f"{info.model}, {info.format} {info.precision.value}"
+    proved = f"by {proof['server']}" if proof["server"] else f"no: {proof['why_not']}"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (model.name, artifact, takes, gives, proved)) + " |"
+
+
+def _notes(model: Model) -> list[str]:
+    info, plan = model.info, model.info.precision_plan
+    notes = []
+    if info.recipe.integers:
+        notes.append(
+            f"{model.name} takes the range of activations from all images of a call, so an answer depends a little on "
+            "what it is batched with."
+        )
+        if plan is not None and plan.reduced_range is False:
+            notes.append(
+                f"{model.name} has weights of 8 bits: serve it on CPUs with VNNI alone, others add them wrongly."
+            )
+    return notes
+
+
+def _client(model: Model, template: Template) -> str:
+    info, pictures = model.info, model.info.input_kind is InputKind.PIXELS
+    if pictures:
+        assert info.preprocessing is not None  # of what takes pictures
+        body = "    with Image.open(path) as opened:\n        image = ImageOps.exif_transpose(opened)\n"
+        if info.preprocessing.alpha is Alpha.WHITE:
+            body += '        if image.has_transparency_data:\n            image = image.convert("RGBA")\n'
+            body += '            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)\n'
+        body += '        return np.asarray(image.convert("RGB"))[None]\n'
+        what = "The image as uint8 (1, height, width, 3): RGB, upright, at its own size."
+    else:
+        shape = ", ".join(map(str, info.input.shape))
+        body = '    if not path.endswith(".npy"):\n'
+        body += (
+            f'        sys.exit(f"{{path}}: {model.name} takes {info.input.dtype} ({shape}); give it as a .npy file")\n'
+        )
+        body += f'    return np.ascontiguousarray(np.load(path), "{info.input.dtype}")\n'
+        what = (
+            f"What the model takes, of a .npy file: {info.input.dtype} ({shape}), as rest_deploy makes it of pictures."
+        )
+    return template.substitute(
+        name=model.name,
+        input=info.input.name,
+        datatype=DATATYPES[info.input.dtype],
+        imports="from PIL import Image, ImageOps\n" if pictures else "",
+        pillow=" and Pillow" if pictures else "",
+        what=what,
+        body=body,
+        labels=_listed(info.labels or ()),
+    )
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """Labels as a list of Python, ASCII alone."""
+    return "[\n" + "".join(f"    {json.dumps(label)},\n" for label in labels) + "]" if labels else "[]"

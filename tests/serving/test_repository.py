@@ -1,0 +1,127 @@
+"""What a repository holds, and what is refused, without a server."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+from rest_deploy.artifact.identity import sha256_of
+from rest_deploy.cli import export as export_command
+from rest_deploy.cli import serve as command
+from rest_deploy.errors import ConfigError, ExportError
+from rest_deploy.export.engine.config import EngineConfig
+from rest_deploy.runtimes.registry import read_info
+from rest_deploy.serving.config import TritonConfig
+from rest_deploy.serving.repository import serve_triton
+from rest_deploy.specs import InputKind
+from tests.cli.test_commands import Outcome
+from tests.engines import Machine
+
+
+def test_files_of_several_models(tmp_path: Path, tiny_by_input: dict[str, Path]) -> None:
+    notes = serve_triton(list(tiny_by_input.values()), tmp_path / "r", TritonConfig(), verify=False)
+    assert notes == ()
+    beside = {"README.md", "client.py", "compose.yaml", "inferenceservice.yaml"}
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"float", "uint8", "pixels", *beside}
+    for name, file in tiny_by_input.items():
+        own = tmp_path / "r" / name
+        assert {path.name for path in own.iterdir()} == {"config.pbtxt", "labels.txt", "proof.json", "1"}
+        assert sha256_of(own / "1" / "model.onnx") == sha256_of(file)
+        assert (own / "labels.txt").read_text() == "".join(f"{label}\n" for label in "abcdefg")
+        assert json.loads((own / "proof.json").read_text()) == {"server": None, "why_not": "not asked for"}
+    readme = (tmp_path / "r" / "README.md").read_text()
+    assert (
+        "| pixels | tiny, onnx fp32 | pixels: uint8 (batch, height, width, 3) | logits | no: not asked for |" in readme
+    )
+    assert "2.75" in readme
+    assert "$" not in readme.replace("$PWD", "").replace("$TRITON_IMAGE", "")
+
+
+def test_without_a_server_it_is_made_and_said(
+    tmp_path: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = Outcome(command, ["triton", tiny_onnx, "-o", tmp_path / "r"], capsys)
+    assert done.code == 0
+    assert done.err.startswith("warning: not served here: no tritonserver on PATH; --server FILE names one")
+    assert done.err.count("\n") == 1
+    assert "tiny: not proved by a server (no tritonserver on PATH" in done.out
+    told = Outcome(command, ["triton", tiny_onnx, "-o", tmp_path / "s", "--json"], capsys)
+    assert json.loads(told.out)["models"]["tiny"]["server"] is None
+
+
+def test_an_export_is_a_repository_that_takes_pictures(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    argv = ["--checkpoint", tiny_checkpoint, "--format", "triton", "-o", tmp_path / "r", "--name", "other"]
+    made = Outcome(export_command, argv, capsys)
+    assert made.code == 0, made.err
+    assert "not served here: no tritonserver" in made.err
+    assert "verified" in made.out
+    info = read_info(tmp_path / "r" / "other" / "1" / "model.onnx")
+    assert (info.input_kind, info.verification is not None) == (InputKind.PIXELS, True)
+    again = Outcome(export_command, argv, capsys)
+    assert (again.code, again.err.count("\n")) == (1, 1)
+    assert "exists, and a folder is never written over" in again.err
+
+
+def test_the_container_is_named_by_the_plans_tensorrt(
+    tmp_path: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Machine.make(monkeypatch, "tensorrt-10.9.0.34").build(
+        tiny_onnx, tmp_path, EngineConfig(use_timing_cache=False)
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    serve_triton([plan], tmp_path / "r", TritonConfig(), verify=False)
+    texts = {path.name: path.read_text() for path in (tmp_path / "r").iterdir() if path.is_file()}
+    for name in ("README.md", "compose.yaml", "inferenceservice.yaml"):
+        assert "10.9.0.34" in texts[name], name
+    assert "driver: nvidia" in texts["compose.yaml"]
+    assert 'nvidia.com/gpu: "1"' in texts["inferenceservice.yaml"]
+    assert "image: ${TRITON_IMAGE:?" in texts["compose.yaml"]  # which image has it is not guessed
+    image = "nvcr.io/nvidia/tritonserver:25.03-py3"
+    serve_triton([plan], tmp_path / "s", TritonConfig(container=image, response_cache=True), verify=False)
+    compose = (tmp_path / "s" / "compose.yaml").read_text()
+    assert f"image: ${{TRITON_IMAGE:-{image}}}" in compose
+    assert "--cache-config=local,size=" in compose
+    assert f"image: {image}" in (tmp_path / "s" / "inferenceservice.yaml").read_text()
+
+
+@pytest.mark.parametrize("kind", ["float", "uint8", "pixels"])
+def test_the_client_is_a_program(tmp_path: Path, tiny_by_input: dict[str, Path], kind: str) -> None:
+    serve_triton([tiny_by_input[kind]], tmp_path / "r", TritonConfig(), verify=False)
+    text = (tmp_path / "r" / "client.py").read_text()
+    imported = {
+        alias.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import) for alias in node.names
+    }
+    assert imported == {"json", "sys", "urllib.request", "numpy"}
+    assert ("from PIL import" in text) is (kind == "pixels")
+
+
+def test_refusals(tmp_path: Path, tiny_onnx: Path) -> None:
+    other = tmp_path / "tiny.onnx"
+    other.write_bytes(tiny_onnx.read_bytes())
+    with pytest.raises(ConfigError, match=r"tiny\.onnx and .*tiny\.onnx would both be the model tiny; rename one"):
+        serve_triton([tiny_onnx, other], tmp_path / "r", TritonConfig(), verify=False)
+    with pytest.raises(ConfigError, match="one name, and 2 artifacts"):
+        serve_triton([tiny_onnx, other], tmp_path / "r", TritonConfig(name="x"), verify=False)
+    with pytest.raises(ConfigError, match="server /nowhere: no program that can be run"):
+        serve_triton([tiny_onnx], tmp_path / "r", TritonConfig(server="/nowhere"))
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ExportError, match="there: exists, and a folder is never written over"):
+        serve_triton([tiny_onnx], tmp_path / "there", TritonConfig(), verify=False)
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_command_refuses_in_one_line(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = Outcome(command, ["triton", tiny_checkpoint, "-o", tmp_path / "r"], capsys)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "rest-export --format triton" in done.err
+    for argv in (["triton", "x.onnx"], ["kserve", "x.onnx", "-o", "r"], ["triton", "-o", "r"]):
+        assert Outcome(command, argv, capsys).code == 2
