@@ -71,9 +71,10 @@ class NpmPackage:
         """What to know of a version that was not tested; empty for one that was."""
         if _numbers(self.version)[:2] == TESTED:
             return ""
+        tested = ".".join(map(str, TESTED))
         return (
-            f"{NAME} {self.version} was not tested, {TESTED[0]}.{TESTED[1]} was; the page compares its logits with those "
-            "of the export when it is opened"
+            f"{NAME} {self.version} was not tested, {tested} was; when the page is opened, it compares its logits with "
+            "those of the export"
         )
 
 

@@ -539,14 +539,33 @@ def test_another_network_and_other_logits(browser: Browser, page_of: Callable[[s
         assert browser.evaluate("document.getElementById('picture').disabled")
 
 
-def test_a_network_that_fails(browser: Browser, page_of: Callable[[str], Path], tmp_path: Path) -> None:
-    """More memory than WebAssembly has: a line of pixels takes a hundred times that of a square."""
-    Image.new("L", (300_000, 1)).save(tmp_path / "line.png")
-    with Server(page_of("digits")) as server:
+def test_a_network_that_fails(
+    browser: Browser, page_of: Callable[[str], Path], tmp_path: Path, pictures: list[Path]
+) -> None:
+    """As where memory runs out: what ran is not used again. Here the network is asked for an input that it has not."""
+    page = tmp_path / "page"
+    shutil.copytree(page_of("digits"), page)
+    told = json.loads((page / "page.json").read_text())
+    told["record"]["input"]["name"], told["record"]["test_vector"] = "nonsense", None
+    (page / "page.json").write_text(json.dumps(told))
+    with Server(page) as server:
         _open(browser, server)
-        said = _give(browser, tmp_path / "line.png")
-        assert "line.png" in said
-        assert browser.evaluate("document.getElementById('status').className") == "error"
+        said = _give(browser, pictures[0])
+        assert "a1x1.png, 1x1 pixels: the network failed: " in said
+        assert "input 'pixels' is missing" in said
+        assert "give a smaller picture" in said
+        assert browser.evaluate("document.getElementById('picture').disabled")
+
+
+def test_lines_of_pixels(browser: Browser, page_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """Longer than the side of a canvas may be."""
+    noise = np.random.default_rng(3).integers(0, 256, (1, 70_000, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "wide.png")
+    Image.fromarray(noise.reshape(-1, 1, 3)).save(tmp_path / "tall.png")
+    page = page_of("crop")
+    with Server(page) as server:
+        _open(browser, server)
+        _compare(browser, page, [tmp_path / "wide.png", tmp_path / "tall.png"], SAME)
 
 
 def test_stop_ends_a_network_that_computes(

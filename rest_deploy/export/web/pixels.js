@@ -1,7 +1,7 @@
 // From a file to the pixels that Python reads of it: 8-bit RGB, upright, profiles of colour left aside, transparent
 // pixels on white or with their stored colour, as the record says.
 
-const BAND = 1 << 22; // pixels that are read at a time: canvases have limits, and each pixel takes four bytes more
+const TILE = 2048; // side of what is read at a time: canvases have limits, and each pixel takes four bytes more
 
 /**
  * @param {Blob} file A picture.
@@ -38,22 +38,27 @@ export async function pixelsOf(file, name, alpha, check) {
 /** RGB as drawn on white; or, not on white, null where a pixel is transparent: its colour is rounded away. */
 function drawn(bitmap, white) {
   const { width, height } = bitmap;
-  const rows = Math.min(height, Math.max(1, Math.floor(BAND / width)));
-  const context = new OffscreenCanvas(width, rows).getContext("2d", { willReadFrequently: true });
+  const context = new OffscreenCanvas(Math.min(TILE, width), Math.min(TILE, height)).getContext("2d", { willReadFrequently: true });
   context.imageSmoothingEnabled = false;
   context.fillStyle = "#fff";
   const data = new Uint8Array(3 * width * height);
-  for (let top = 0, to = 0; top < height; top += rows) {
-    const count = Math.min(rows, height - top);
-    if (white) context.fillRect(0, 0, width, count);
-    else context.clearRect(0, 0, width, count);
-    context.drawImage(bitmap, 0, top, width, count, 0, 0, width, count);
-    const band = context.getImageData(0, 0, width, count).data;
-    for (let from = 0; from < band.length; from += 4) {
-      if (band[from + 3] !== 255) return null;
-      data[to++] = band[from];
-      data[to++] = band[from + 1];
-      data[to++] = band[from + 2];
+  for (let top = 0; top < height; top += TILE) {
+    for (let left = 0; left < width; left += TILE) {
+      const wide = Math.min(TILE, width - left);
+      const high = Math.min(TILE, height - top);
+      if (white) context.fillRect(0, 0, wide, high);
+      else context.clearRect(0, 0, wide, high);
+      context.drawImage(bitmap, left, top, wide, high, 0, 0, wide, high);
+      const tile = context.getImageData(0, 0, wide, high).data;
+      for (let y = 0, from = 0; y < high; y++) {
+        let to = 3 * ((top + y) * width + left);
+        for (let x = 0; x < wide; x++, from += 4) {
+          if (tile[from + 3] !== 255) return null;
+          data[to++] = tile[from];
+          data[to++] = tile[from + 1];
+          data[to++] = tile[from + 2];
+        }
+      }
     }
   }
   return data;
