@@ -36,11 +36,12 @@ TABLE = """\
   onnx       .onnx in fp32                     yes     yes         no          1
   onnx-fp16  .onnx in fp16                     yes     yes         no          1
   onnx-int8  .onnx in int8 for CPUs            yes     yes         -
+  web        web page by onnxruntime-web       yes     -           -
   trt        .engine by TensorRT               no      -           no          1
   trt-rtx    .engine by TensorRT-RTX           yes     -           no          1
+  triton     Triton repository                 yes     -           -
   openvino   .onnx by OpenVINO                 -       no          -           2
   webgpu     .onnx by ONNX Runtime WebGPU      -       -           no          3
-  triton     Triton repository                 yes     -           -
   pytorch    .pth .pt .safetensors by PyTorch  -       yes         no          1
    1 there is no NVIDIA driver here; install one, or use device cpu with an .onnx file
    2 openvino is not installed; pip install "rest-deploy[openvino]"

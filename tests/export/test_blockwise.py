@@ -284,8 +284,9 @@ class _Sessions:
         self._meanwhile = meanwhile
         monkeypatch.setattr(ort, "open_session", self._open)
         monkeypatch.setattr(ort, "import_onnxruntime", lambda device: SimpleNamespace())
-        for limit in ("_GPU_WHOLE", "_GPU_WRONG"):
-            monkeypatch.setattr(ort, limit, network_bytes(TINY, 1, 64, 64))
+        limit = network_bytes(TINY, 1, 64, 64)
+        monkeypatch.setattr(ort.OnnxRuntime, "whole", limit)
+        monkeypatch.setattr(ort, "_GPU_WRONG", limit)
 
     def _open(self, content: bytes, *_: object, **__: object) -> Any:
         if self.opened:

@@ -11,6 +11,7 @@ import pytest
 
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.cli import export as cli
+from rest_deploy.cli.option_flags import given_options
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.export.options import Declared, command_line, declared
@@ -53,7 +54,7 @@ def test_what_a_line_says_is_read_as_the_same(kind: type, own: Declared) -> None
     words = command_line(config)
     assert words[0] == own.flag
     arguments = cli._parser().parse_args(["--model", "rest_lite", *words])
-    assert kind(**cli._given(arguments, kind)) == config
+    assert kind(**given_options(arguments, kind)) == config
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,13 +67,13 @@ def test_what_none_turns_off() -> None:
     config = EngineConfig(use_timing_cache=False)
     assert command_line(config) == ["--timing-cache", "none"]
     arguments = cli._parser().parse_args(["--model", "rest_lite", "--timing-cache", "None"])
-    assert EngineConfig(**cli._given(arguments, EngineConfig)) == config
+    assert EngineConfig(**given_options(arguments, EngineConfig)) == config
 
 
 def test_targets_are_read_and_not_written() -> None:
     """The line that makes an engine again names its own."""
     arguments = cli._parser().parse_args(["--model", "rest_lite", "--target", "sm86, sm120"])
-    config = EngineConfig(**cli._given(arguments, EngineConfig))
+    config = EngineConfig(**given_options(arguments, EngineConfig))
     assert config.targets == ("sm86", "sm120")
     assert command_line(config) == []
 
