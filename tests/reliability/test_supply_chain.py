@@ -65,7 +65,7 @@ def test_the_page_on_security_tells_the_bounds_that_there_are() -> None:
         assert _parts(_bounds()[package]) == _parts(version), package
 
 
-#: What reaches further: for its caller's event loop; to knock at the address of a cluster that was given; to the address
+#: What reaches further: for its caller's event loop; to knock at the address of a cluster that was given; to that
 #: of a server that was given; to a server that was started here.
 ASKS = {
     "predictor.py": {"asyncio"},
