@@ -14,9 +14,9 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from rest_deploy.archives.run import Answers, ArchiveRequest, answer
+from rest_deploy.archives.run import Answers, ArchiveRequest, answer, digest_of
 from rest_deploy.archives.sources import Item
-from rest_deploy.artifact.identity import sha256_of
+from rest_deploy.artifact.address import is_address
 from rest_deploy.errors import (
     ArtifactError,
     ConfigError,
@@ -68,7 +68,7 @@ class Worker:
     def _opened(self) -> Predictor:
         if self._predictor is None:
             path = self._request.artifact
-            if sha256_of(path) != self._digest:
+            if digest_of(path) != self._digest:
                 raise ArtifactError(f"{path}: is another file on {socket.gethostname()}; have one on all machines")
             self._predictor = self._request.predictor()
         return self._predictor
@@ -81,7 +81,8 @@ def answers_on_ray(request: ArchiveRequest, digest: str, blocks: Iterator[list[I
         DeviceError: One GPU is asked for by its number, or the cluster has no room for a worker.
         PredictorError: The cluster cannot be reached, or it or a worker fails.
     """
-    request = replace(request, artifact=os.path.abspath(request.artifact))
+    if not is_address(request.artifact):
+        request = replace(request, artifact=os.path.abspath(request.artifact))
     needs = _needs(request)
     with _cluster(request.ray or None) as ray:
         has = ray.cluster_resources()

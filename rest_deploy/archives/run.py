@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 from rest_deploy.archives.results import Output, row, rows_of
 from rest_deploy.archives.sources import BLOCK, Item, Listing, Shard
+from rest_deploy.artifact.address import Address, located
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError
@@ -99,7 +101,7 @@ def run(
         answers = on_ray.answers_on_ray
     with rows_of(request.output, resume=request.resume) as rows:
         opened(read_info(request.artifact))
-        digest = sha256_of(request.artifact)
+        digest = digest_of(request.artifact)
         with closing(Listing(request.sources)) as listing:
             if listing.note:
                 warn(listing.note)
@@ -118,6 +120,14 @@ def run(
                         report(rows.images, images, rate)
         rows.finish()
     return Done(request.output.target, rows.images, rows.failed)
+
+
+def digest_of(artifact: str) -> str:
+    """SHA-256 of an artifact; of a model on a server that of its record, which names the weights."""
+    place = located(artifact)
+    if isinstance(place, Address):
+        return hashlib.sha256(read_info(artifact).to_json().encode()).hexdigest()
+    return sha256_of(place)
 
 
 def _record(request: ArchiveRequest, digest: str, listing: Listing) -> dict[str, object]:

@@ -94,6 +94,8 @@ class ArtifactSession(Session):
         where = "" if row.schemes else f"on {self._runtime.device}"
         told = (row.title, next(filter(None, versions), None), where)
         self.description = " ".join(filter(None, told))
+        if self._runtime.note:  # such as that it is a cache that answers
+            self.description += f"; {self._runtime.note}"
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Parts of the time of calls on a GPU."""

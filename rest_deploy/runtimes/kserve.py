@@ -47,6 +47,7 @@ class Served:
         inputs, outputs: Its tensors, the batch among their sizes.
         max_batch: Most images of a request.
         parameters: Texts of its configuration.
+        cached: Whether the server answers an input that it has seen from a cache.
     """
 
     server: str
@@ -54,6 +55,7 @@ class Served:
     outputs: Tensors
     max_batch: int
     parameters: Mapping[str, str]
+    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,12 @@ class Client(ABC):
         if not ready:
             raise self._without_model("it is not ready")
         try:
-            max_batch, parameters = self._config()
+            max_batch, parameters, cached = self._config()
         except Refused as exc:
             raise ArtifactError(
                 f"{self.address}: the server tells no configuration of the model ({exc}), so no record; ask Triton"
             ) from exc
-        return Served(server, inputs, outputs, max_batch, parameters)
+        return Served(server, inputs, outputs, max_batch, parameters, cached)
 
     def _without_model(self, said: str) -> RestDeployError:
         """Why a model does not answer, with what the server has."""
@@ -155,7 +157,7 @@ class Client(ABC):
     @abstractmethod
     def _ready(self) -> bool: ...
     @abstractmethod
-    def _config(self) -> tuple[int, Mapping[str, str]]: ...
+    def _config(self) -> tuple[int, Mapping[str, str], bool]: ...
     @abstractmethod
     def _states(self) -> dict[str, str]:
         """Name of each model -> why it is not ready, as far as that is told."""
@@ -261,11 +263,11 @@ class HttpClient(Client):
     def _ready(self) -> bool:
         return self._ask("GET", f"{self._model}/ready")[0] == http.client.OK
 
-    def _config(self) -> tuple[int, Mapping[str, str]]:
+    def _config(self) -> tuple[int, Mapping[str, str], bool]:
         told = self._json("GET", f"{self._model}/config")
         with self._reading():
             parameters = {key: str(value.get("string_value", "")) for key, value in told.get("parameters", {}).items()}
-            return int(told["max_batch_size"]), parameters
+            return int(told["max_batch_size"]), parameters, bool(told.get("response_cache", {}).get("enable", False))
 
     def _states(self) -> dict[str, str]:
         told = self._json("POST", "/v2/repository/index")
@@ -371,10 +373,11 @@ class GrpcClient(Client):
         with self._asking():
             return bool(self._client.is_model_ready(self._name, client_timeout=TIMEOUT_S))
 
-    def _config(self) -> tuple[int, Mapping[str, str]]:
+    def _config(self) -> tuple[int, Mapping[str, str], bool]:
         with self._asking():
             told = self._client.get_model_config(self._name, client_timeout=TIMEOUT_S).config
-        return int(told.max_batch_size), {key: str(value.string_value) for key, value in told.parameters.items()}
+        parameters = {key: str(value.string_value) for key, value in told.parameters.items()}
+        return int(told.max_batch_size), parameters, bool(told.response_cache.enable)
 
     def _states(self) -> dict[str, str]:
         with self._asking():

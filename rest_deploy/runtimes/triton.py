@@ -41,6 +41,8 @@ class TritonRuntime(Runtime):
         except BaseException:
             self._client.close()
             raise
+        if self.served.cached:
+            self.note = f"{self.path}: the server answers inputs that it has seen from its cache"
 
     @classmethod
     def read_info(cls, path: Any) -> ArtifactInfo:

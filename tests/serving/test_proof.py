@@ -21,9 +21,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rest_deploy import Predictor, export
+from rest_deploy import Predictor, benchmark, export
+from rest_deploy.archives.results import Output
+from rest_deploy.archives.run import ArchiveRequest, run
+from rest_deploy.benchmarking.run import Effort
 from rest_deploy.cli import serve as command
-from rest_deploy.errors import VerificationError
+from rest_deploy.errors import ConfigError, VerificationError
 from rest_deploy.serving import proof
 from rest_deploy.serving.config import TritonConfig
 from rest_deploy.serving.model import Model, read_model
@@ -225,6 +228,36 @@ def test_the_cache_answers_what_was_seen(tmp_path: Path, tritonserver: Path, tin
             first, second = remote.logits(batch), remote.logits(batch)
         np.testing.assert_array_equal(first, second)
         assert (counted[0].requests, counted[0].executions, counted[0].cache_hits) == (2, 1, 1)
+        for protocol in PROTOCOLS:  # a time of it is no time of the model, and is not taken for one
+            quick = {"sizes": [(16, 16)], "effort": Effort(1, 0.0), "cold": False}
+            (told,) = benchmark([str(served.address(protocol, "tiny"))], **quick).descriptions.values()
+            assert told.endswith("answers inputs that it has seen from its cache")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_archives_by_a_server(protocol: str, tmp_path: Path, tritonserver: Path, tiny_onnx: Path) -> None:
+    """The same classes as by the file; and rows that were begun by the one are not gone on with by the other."""
+    folder, rng = tmp_path / "images", np.random.default_rng(12)
+    folder.mkdir()
+    for number in range(5):
+        Image.fromarray(rng.integers(0, 256, (30, 20, 3), np.uint8)).save(folder / f"{number}.png")
+    (folder / "bad.png").write_bytes(b"no picture")
+
+    def rows(artifact: str, *, resume: bool = False) -> list[tuple[str, list[int]]]:
+        run(ArchiveRequest(artifact, [str(folder)], Output(str(tmp_path / "r.jsonl")), resume=resume))
+        lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+        return [(line["image"], [one["index"] for one in line["predictions"]]) for line in lines]
+
+    with serving(tritonserver, tmp_path / "served", [tiny_onnx]) as served:
+        address = str(served.address(protocol, "tiny"))
+        found = rows(address)
+        assert rows(address, resume=True) == found
+        with pytest.raises(ConfigError, match="artifact"):
+            rows(str(tiny_onnx), resume=True)
+    for file in tmp_path.glob("r.jsonl*"):
+        file.unlink()
+    assert rows(str(tiny_onnx)) == found
+    assert len(found) == 6
 
 
 def test_batches_larger_than_the_server_takes_are_asked_in_parts(
