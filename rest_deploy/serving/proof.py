@@ -208,6 +208,7 @@ def _get(port: int, path: str) -> bytes | None:
 def _last_error(log: Path) -> str:
     """What a server said of its end: why a model was not loaded, else its last error, else its last line."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    lines = [line for line in lines if "CudaDriverHelper" not in line]  # said wherever there is no GPU, at any moment
     wrong = [line for line in lines if re.match(r"E\d{4} |error", line)]
     loading = [line for line in wrong if re.search("failed to load '|Poll failed|in use", line)]
     said = (loading or wrong or lines or ["it said nothing"])[-1]
