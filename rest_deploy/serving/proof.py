@@ -139,7 +139,7 @@ def running(server: Path, folder: Path, models: Sequence[Model], *more: str) -> 
             stack.callback(_stop, process)
             if _wait(process, ports["http"], name):
                 break
-            said = _last_error(log)
+            said = _last_error(log, process.poll())
             _stop(process)
             if "in use" not in said.lower() or attempt == 2:
                 raise VerificationError(f"{folder.name}: the server did not start: {said}")
@@ -205,12 +205,16 @@ def _get(port: int, path: str) -> bytes | None:
     return content if answer.status == http.client.OK else None
 
 
-def _last_error(log: Path) -> str:
+def _last_error(log: Path, code: int | None) -> str:
     """What a server said of its end: why a model was not loaded, else its last error, else its last line."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    lines = [line for line in lines if "CudaDriverHelper" not in line]  # said wherever there is no GPU, at any moment
     wrong = [line for line in lines if re.match(r"E\d{4} |error", line)]
     loading = [line for line in wrong if re.search("failed to load '|Poll failed|in use", line)]
-    said = (loading or wrong or lines or ["it said nothing"])[-1]
+    if not wrong:  # as where it crashed
+        how = f"not ready within {_START_S:g} s" if code is None else f"it ended with exit code {code}"
+        wrong = [f"{how}; its last line: {lines[-1]}" if lines else how]
+    said = (loading or wrong)[-1]
     said = re.sub(r"^E\d{4} \S+ \d+ [\w.]+:\d+\] ", "", said)
     return " ".join(said.replace('"', "").split())[:300]
 
