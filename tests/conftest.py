@@ -57,7 +57,8 @@ def slow(cases: Iterable[object]) -> list[ParameterSet]:
 
 def further(cases: Iterable[object]) -> list[ParameterSet]:
     """Cases of ``make soak`` alone: a minute each, and of a kind of which the second lane has another."""
-    return [pytest.param(case, marks=(pytest.mark.slow, pytest.mark.soak)) for case in cases]
+    marks = (pytest.mark.slow, pytest.mark.soak)
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=marks) for case in cases]
 
 
 def in_first_lane(config: pytest.Config) -> bool:

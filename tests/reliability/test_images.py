@@ -15,6 +15,7 @@ from rest_deploy.errors import ImageError, PredictorError
 from rest_deploy.preprocess import images
 from rest_deploy.preprocess.image_files import IMAGE_FORMATS
 from rest_deploy.preprocess.images import is_image, load_image
+from tests.conftest import further
 from tests.reliability.conftest import Amount, Worker
 from tests.reliability.corpus import Sample, damaged, picture, samples
 from tests.reliability.record import Record
@@ -60,7 +61,9 @@ def test_every_image_gives_an_answer_or_a_clear_error(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("artifact", "runtime"), [("tiny_onnx", "ONNX Runtime"), ("tiny_checkpoint", "PyTorch")])
+@pytest.mark.parametrize(
+    ("artifact", "runtime"), [("tiny_onnx", "ONNX Runtime"), *further([("tiny_checkpoint", "PyTorch")])]
+)
 def test_pictures_that_cost_more_than_they_look(  # noqa: PLR0917
     artifact: str, runtime: str, request: pytest.FixtureRequest, tmp_path: Path, worker: Worker, record: Record
 ) -> None:

@@ -24,7 +24,7 @@ from rest_deploy.runtimes import ort, webgpu
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.specs import Device, InputKind
 from tests.cli.test_commands import Outcome
-from tests.conftest import DIGITS, DIGITS_V2, IMAGES, ROOT
+from tests.conftest import DIGITS, DIGITS_V2, IMAGES, ROOT, further
 from tests.runtimes.vulkan import needs_software_vulkan
 
 SOFTWARE = "webgpu:software"
@@ -64,7 +64,7 @@ def test_digits_are_as_exact_as_on_the_cpu_at_any_size(
             assert own <= max(TIMES * other, FLOOR), size
 
 
-@BOTH
+@pytest.mark.parametrize("checkpoint", [DIGITS, *further([DIGITS_V2])], ids=lambda path: path.stem)
 @pytest.mark.slow
 @pytest.mark.usefixtures("adapter")
 def test_no_answer_to_360_digits_changes(checkpoint: Path, made: dict[Path, Path]) -> None:

@@ -285,7 +285,7 @@ def test_the_client_beside_it(tmp_path: Path, tritonserver: Path) -> None:
             assert done.stdout.splitlines()[0].split()[-1] == digit
 
 
-@pytest.mark.parametrize("requests", [(200, 400), *further([(500, 2000)])])
+@pytest.mark.parametrize("requests", [(200, 400), *further([((500, 2000),)])])
 def test_memory_stays(
     tmp_path: Path, tritonserver: Path, tiny_by_input: dict[str, Path], requests: tuple[int, int]
 ) -> None:
