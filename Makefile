@@ -81,7 +81,7 @@ ray: $(VENV)/.made
 	$(BIN)/rest-export --checkpoint examples/digits/rest_digits.safetensors --output $(VENV)/digits.onnx
 	$(PYTHON) -m venv $(RAY)
 	$(RAY)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,ray]" "pytest>=8" "hypothesis>=6.100"
-	REST_DEPLOY_TEST_ARTIFACT=$(VENV)/digits.onnx $(RAY)/bin/python -m pytest -p no:cacheprovider -m ray tests/archives
+	REST_DEPLOY_TEST_ARTIFACT=$(abspath $(VENV)/digits.onnx) $(RAY)/bin/python -m pytest -p no:cacheprovider -m ray tests/archives
 
 lint: $(VENV)/.made
 	$(BIN)/python -m ruff check .

@@ -32,9 +32,16 @@ def take_apart(message: Any) -> Pieces:
     return tuple(_pieces(message))
 
 
+def is_repeated(field: Any) -> bool:
+    """Whether a field is; protobuf before 6.31, which the oldest tritonclient takes, says so by its label alone."""
+    if hasattr(field, "is_repeated"):
+        return bool(field.is_repeated)
+    return bool(field.label == field.LABEL_REPEATED)
+
+
 def _pieces(message: Any) -> Iterator[Piece]:
     for field, values in message.ListFields():
-        for value in values if field.is_repeated else [values]:
+        for value in values if is_repeated(field) else [values]:
             if field.message_type:
                 yield Piece(field, _BYTES, take_apart(value))
             elif field.type == field.TYPE_FLOAT:
@@ -90,7 +97,7 @@ def _packed(pieces: Pieces) -> bytes:
     """Lists of numbers in one field, as another version of the schema has them."""
 
     def write(piece: Piece, content: bytes) -> bytes:
-        if piece.wire_type != _VARINT or not piece.field.is_repeated:
+        if piece.wire_type != _VARINT or not is_repeated(piece.field):
             return canonical(piece, content)
         return varint(piece.field.number << 3 | _BYTES) + varint(len(content)) + content
 
@@ -102,7 +109,7 @@ def _twice(pieces: Pieces) -> bytes:
     return put_together(
         pieces,
         lambda piece, content: (
-            canonical(piece, content) * (1 if piece.field.is_repeated or piece.field.message_type else 2)
+            canonical(piece, content) * (1 if is_repeated(piece.field) or piece.field.message_type else 2)
         ),
     )
 
