@@ -101,12 +101,15 @@ WRITING = {
     "export/formats": "a file of a format without a record",
     "export/engine/builder": "caches of TensorRT",
     "export/onnx_exporter": "an ONNX file",
+    "export/web_format": "a folder that gets its name once it is whole: tests/artifact/test_files.py",
     "models/checkpoint": "a checkpoint",
     "pipeline/reduce_precision": "an ONNX file in INT8",
     "pipeline/run": "an ONNX file that takes pictures",
     "pipeline/sensitivities": "tables of sensitivity and their plots",
     "report/__init__": "a report",
     "runtimes/tensorrt_open": "caches of TensorRT",
+    "serving/proof": "the log of a server, in a folder of its own: tests/serving/test_proof.py",
+    "serving/repository": "a folder that gets its name once it is whole: tests/serving/test_repository.py",
 }
 #: A call that writes into a file by its path; ``path.open`` and ``open`` by their mode.
 _WRITES = re.compile(r"""\.write_(?:text|bytes)\(|\bopen\([^()]*["'][rb]*[wax+]|\bonnx\.save\(|copyfile\(""")

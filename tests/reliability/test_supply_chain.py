@@ -70,7 +70,7 @@ def test_the_page_on_security_tells_the_bounds_that_there_are() -> None:
 ASKS = {
     "predictor.py": {"asyncio"},
     "on_ray.py": {"socket"},
-    "kserve.py": {"http.client", "ssl"},
+    "kserve.py": {"http.client", "ssl", "urllib.parse"},
     "proof.py": {"http.client", "socket"},
 }
 
