@@ -207,8 +207,9 @@ class Listing:
 
 
 def _file(path: str) -> tuple[Item, str]:
-    place = os.path.abspath(path)
-    return Item(_text(path), place), place
+    """An image by its path; a folder may be a link, behind which ".." leads elsewhere than the text says."""
+    folder, name = os.path.split(os.path.join(os.getcwd(), path))
+    return Item(_text(path), os.path.join(folder, name)), os.path.join(os.path.realpath(folder), name)
 
 
 def _text(name: str) -> str:

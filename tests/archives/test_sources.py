@@ -216,3 +216,16 @@ def test_shards_have_every_block_once_and_in_order(images: int, count: int) -> N
 def test_shards_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match=r"give 1/16 to 16/16|such as 3/16"):
         Shard.parse(text)
+
+
+def test_behind_a_link_two_dots_lead_where_the_system_says(tmp_path: Path) -> None:
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "link").symlink_to(tmp_path / "real" / "sub")
+    for folder in ("real", "other"):
+        (tmp_path / folder / "x.jpg").write_bytes(folder.encode())
+    with closing(
+        Listing([str(tmp_path / "other" / "link" / ".." / "x.jpg"), str(tmp_path / "other" / "x.jpg")])
+    ) as found:
+        (items,) = found.blocks(0, 1)
+    assert [Path(item.path).read_bytes() for item in items] == [b"real", b"other"]
