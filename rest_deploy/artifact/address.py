@@ -55,6 +55,8 @@ class Address:
         prefix, _, name = parts.path.rstrip("/").rpartition("/")
         host = parts.netloc.rpartition(":")[0] if parts.port is not None else parts.netloc
         odd = "@" in parts.netloc or parts.query or parts.fragment or (prefix and parts.scheme.startswith("grpc"))
+        labels = host.rstrip(".").split(".") if not host.startswith("[") else ["IPv6"]
+        odd = odd or not text.isascii() or not all(0 < len(label) < 64 for label in labels)  # no name of a host
         if not host or not name or not port or odd or any(not c.isprintable() or c.isspace() for c in text):
             raise wrong
         return cls(text, parts.scheme, host, port, prefix, unquote(name))

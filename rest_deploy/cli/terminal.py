@@ -112,15 +112,22 @@ def _once_printed(code: Any, *, asked: bool) -> Any:
 
 @contextlib.contextmanager
 def _terminating() -> Iterator[None]:
-    """Let SIGTERM end the command as an exception does, so that temporary files are removed."""
+    """Let SIGTERM, and a terminal that is closed, end the command as an exception does: what it made, and a server that
+    it started, would stay else. Under nohup, which ignores the latter, it goes on.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signals = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {own: signal.getsignal(own) for own in signals}
+    for own, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(own, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for own, handler in before.items():
+            signal.signal(own, handler)
 
 
 def failed(failures: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,14 @@ from rest_deploy.values import load_json
 TIMEOUT_S = 60.0
 #: Bytes of an answer beside its tensors: a record of a thousand classes takes under 100 KiB.
 _MOST_TEXT = 64 << 20
+_CHUNK = 1 << 20
+#: Of gRPC: a server that is back is found within a second and not within two minutes, whatever other channels of this
+#: process have waited for; no proxy, as by HTTP; messages of any size, which tritonclient's own options are.
+_CHANNEL = [
+    *(("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)),
+    *(("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000)),
+    *(("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)),
+]
 #: Of the protocol -> ours.
 DTYPES: Mapping[str, str] = {"FP32": "float32", "FP16": "float16", "UINT8": "uint8"}
 DATATYPES = {ours: theirs for theirs, ours in DTYPES.items()}
@@ -110,6 +119,16 @@ class Client(ABC):
             ) from exc
         return Served(server, inputs, outputs, max_batch, parameters, cached)
 
+    def is_same(self, served: Served) -> bool:
+        """Whether the server still has the model that it told of, by its record and its SHA-256.
+
+        Raises:
+            DeviceError: The server does not answer.
+            Refused: It has no such model now.
+        """
+        _, parameters, _ = self._config()
+        return parameters == served.parameters
+
     def _without_model(self, said: str) -> RestDeployError:
         """Why a model does not answer, with what the server has."""
         try:
@@ -190,6 +209,7 @@ class HttpClient(Client):
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, most: int = 0
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         """Status, headers and content of an answer."""
+        end = time.monotonic() + TIMEOUT_S
         while True:
             try:
                 connection, kept = self._idle.pop(), True
@@ -198,7 +218,7 @@ class HttpClient(Client):
             try:
                 connection.request(method, self.address.prefix + path, body, dict(headers or {}))
                 answer = connection.getresponse()
-                content = answer.read(_MOST_TEXT + most + 1)
+                content = _content(connection, answer, _MOST_TEXT + most, end)
             except ConnectionError as exc:  # a server closes connections that were idle for a while
                 connection.close()
                 if not kept:
@@ -210,6 +230,9 @@ class HttpClient(Client):
             except OSError as exc:
                 connection.close()
                 raise self._unreachable(f"no answer ({exc.strerror or one_line(exc)})") from exc
+            except http.client.IncompleteRead as exc:
+                connection.close()
+                raise self._unreachable("its answer broke off; ask again") from exc
             except http.client.HTTPException as exc:
                 connection.close()
                 raise DeviceError(f"{self.address}: what answers does not speak HTTP; {self._ports}") from exc
@@ -243,7 +266,7 @@ class HttpClient(Client):
         """An answer that lacks what the protocol has is none of it."""
         try:
             yield
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as exc:
             raise Refused(f"its answer is not of the protocol: {one_line(exc)}") from exc
 
     def _server(self) -> str:
@@ -327,6 +350,31 @@ class HttpClient(Client):
             self._idle.pop().close()
 
 
+def _content(connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, most: int, end: float) -> bytes:
+    """All of an answer, up to one byte more than so many, before a moment.
+
+    Raises:
+        TimeoutError: It takes longer.
+        IncompleteRead: It ends before its end.
+    """
+    content = bytearray()
+    while len(content) <= most:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if connection.sock is not None:  # which an answer keeps that closes its connection
+            connection.sock.settimeout(left)
+        if not (chunk := answer.read1(min(_CHUNK, most + 1 - len(content)))):
+            break
+        content += chunk
+    if len(content) <= most and answer.length:
+        raise http.client.IncompleteRead(bytes(content), answer.length)
+    answer.close()  # read by parts it does not notice its end, and the connection would wait for it
+    if connection.sock is not None:
+        connection.sock.settimeout(TIMEOUT_S)
+    return bytes(content)
+
+
 class GrpcClient(Client):
     """Over gRPC, by tritonclient, whose client of gRPC may be used from several threads."""
 
@@ -337,7 +385,9 @@ class GrpcClient(Client):
         except ModuleNotFoundError as exc:
             raise MissingPackageError("tritonclient", "ask a server by gRPC", "triton") from exc
         self._triton, self._name = triton, address.name
-        self._client = triton.InferenceServerClient(f"{address.host}:{address.port}", ssl=address.encrypted)
+        self._client = triton.InferenceServerClient(
+            f"dns:///{address.host}:{address.port}", ssl=address.encrypted, channel_args=_CHANNEL
+        )
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ says of its tensors must be what the record says.
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,8 @@ from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.kserve import DATATYPES, Refused, Served, open_client
 from rest_deploy.specs import ImageSize, TensorSpec
 
+#: Seconds after which a server is asked whether its model is still the same: to load another takes it longer.
+_CHECK_S = 1.0
 #: Of the records of what a server may have.
 _FORMATS = ("onnx", "trt")
 
@@ -41,6 +44,7 @@ class TritonRuntime(Runtime):
         except BaseException:
             self._client.close()
             raise
+        self._looked = time.monotonic()
         if self.served.cached:
             self.note = f"{self.path}: the server answers inputs that it has seen from its cache"
 
@@ -55,9 +59,22 @@ class TritonRuntime(Runtime):
         return self.served.max_batch
 
     def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        self._check_same()
         most, names = self.served.max_batch, [output.name for output in self.info.outputs]
         parts = [self._asked(batch[start : start + most], names) for start in range(0, len(batch), most)]
         return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def _check_same(self) -> None:
+        """Refuse another model of the same name, whose answers would get this one's labels."""
+        if (now := time.monotonic()) - self._looked < _CHECK_S:
+            return
+        try:
+            same = self._client.is_same(self.served)
+        except (Refused, DeviceError) as exc:
+            raise PredictorError(f"{self.path}: the server does not have the model now: {exc}") from exc
+        if not same:
+            raise PredictorError(f"{self.path}: the server has another model of this name now; open it again")
+        self._looked = now
 
     def _asked(self, batch: NDArray[Any], names: list[str]) -> dict[str, NDArray[Any]]:
         count, height, width = self.info.input_sizes(batch.shape)

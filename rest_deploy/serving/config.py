@@ -15,7 +15,11 @@ MODEL_NAME = Text(
     100, r"[A-Za-z0-9][A-Za-z0-9_.-]*", "letters, digits, dots, hyphens and underscores, such as rest_small"
 )
 _TEXT = {"type": str}
-_IMAGE = Text(300, r"[A-Za-z0-9][\w./:@-]*", "the name of a container image, such as nvcr.io/nvidia/tritonserver:TAG")
+_IMAGE = Text(
+    300,
+    r"[A-Za-z0-9](?:[A-Za-z0-9_./:@-]*[A-Za-z0-9_])?",
+    "the name of a container image, such as nvcr.io/nvidia/tritonserver:TAG",
+)
 
 
 @dataclass(frozen=True)

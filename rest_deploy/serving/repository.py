@@ -116,14 +116,22 @@ def _texts(models: Sequence[Model], proofs: dict[str, dict[str, Any]]) -> dict[s
         ),
         "inferenceservice.yaml": read["inferenceservice.yaml"].substitute(
             common | {"arguments": ", ".join(f'"{argument}"' for argument in arguments)},
-            service=re.sub("[^a-z0-9-]+", "-", first.name.lower()).strip("-")[:63] or "rest",
+            service=_service(first.name),
             format="tensorrt" if first.is_plan else "onnx",
             needs=f"; the image's TensorRT must be {needs}" if needs else "",
-            image=image or f"{_NO_IMAGE} # of nvcr.io/nvidia/tritonserver{f', with TensorRT {needs}' if needs else ''}",
+            image=f'"{image}"'
+            if image
+            else f"{_NO_IMAGE} # of nvcr.io/nvidia/tritonserver{f', with TensorRT {needs}' if needs else ''}",
             gpus='\n          nvidia.com/gpu: "1"' if gpus else "",
         ),
         "client.py": _client(first, read["client.py.txt"]),
     }
+
+
+def _service(name: str) -> str:
+    """Of a model's name what Kubernetes takes: lower case, digits and hyphens, a letter first, 63 at most."""
+    name = re.sub("[^a-z0-9-]+", "-", name.lower()).strip("-")
+    return (name if name[:1].isalpha() else f"m-{name}")[:63].strip("-")
 
 
 _GPUS_OF_COMPOSE = """

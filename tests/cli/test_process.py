@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -113,3 +114,18 @@ def test_nothing_is_printed_when_an_export_has_ended() -> None:
     """As the list of leaks that the binding of onnxsim prints where Python is ended without a search for garbage."""
     done = subprocess.run([sys.executable, "-c", _EXPORT], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_what_ends_a_command_lets_it_clean_up(name: str, ignored: bool) -> None:
+    """A closed terminal too, but under nohup, which ignores it."""
+    code = f"import os, signal; signal.signal(signal.{name}, signal.SIG_IGN if {ignored} else signal.SIG_DFL)\n"
+    code += "from rest_deploy.cli.terminal import _terminating\n"
+    code += (
+        f"with _terminating():\n    try:\n        os.kill(os.getpid(), signal.{name})\n        print('on', end='')\n"
+    )
+    code += "    finally:\n        print('cleaned')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    number = getattr(signal, name)
+    assert (done.returncode, done.stdout) == ((0, "oncleaned\n") if ignored else (128 + number, "cleaned\n"))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from rest_deploy.benchmarking.measure import Effort
 from rest_deploy.cli import info as info_command
 from rest_deploy.cli import predict as predict_command
 from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, PredictorError, RestDeployError
-from rest_deploy.runtimes import kserve
+from rest_deploy.runtimes import kserve, triton
 from rest_deploy.runtimes.registry import can_sleep, is_checkpoint, open_runtime, read_info
 from tests.cli.test_commands import Outcome
 from tests.conftest import IMAGES
@@ -67,6 +68,11 @@ def test_addresses(text: str, host: str, port: int, prefix: str, name: str) -> N
         "http://host/a b",
         "grpc://host/x",
         "grpc://host:8001/a/x",
+        "http://a..b:8000/x",
+        "http://./x",
+        f"http://{64 * 'h'}/x",
+        "http://h/grüße/x",
+        "http://grüße.example/x",
     ],
 )
 def test_what_is_no_address(text: str) -> None:
@@ -253,6 +259,51 @@ def test_a_server_that_does_not_answer_in_time(monkeypatch: pytest.MonkeyPatch) 
         silent.listen()
         with pytest.raises(DeviceError, match=r"no answer within 0\.05 s"):
             Predictor(f"http://127.0.0.1:{silent.getsockname()[1]}/tiny")
+
+
+def test_an_answer_that_goes_on_and_on() -> None:
+    """A byte at a time, each in time: the whole of it is to be."""
+    answer = SimpleNamespace(read1=lambda count: b"x", length=1 << 40)
+    with pytest.raises(TimeoutError):
+        kserve._content(SimpleNamespace(sock=None), answer, 1 << 40, end=0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("head", ["Content-Length: 100", "Transfer-Encoding: chunked"])
+def test_an_answer_that_breaks_off(head: str) -> None:
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(f'HTTP/1.1 200 OK\r\n{head}\r\n\r\n40\r\n{{"name"'.encode())
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        with pytest.raises(DeviceError, match=r"its answer broke off; ask again|Connection reset"):
+            Predictor(f"http://127.0.0.1:{server.server_address[1]}/tiny")
+        server.shutdown()
+        thread.join()
+
+
+def test_a_number_beyond_all_is_not_of_the_protocol(standin: StandIn) -> None:
+    standin.answers["/v2/models/tiny/config"] = 200, b'{"max_batch_size": 1e999}'
+    with pytest.raises(RestDeployError, match=r"its answer is not of the protocol|no JSON"):
+        Predictor(standin.url())
+
+
+def test_another_model_of_the_same_name(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose answers would get the labels of the one that was there; and one that is gone."""
+    batch = np.zeros((1, 3, 8, 8), np.float32)
+    with Predictor(standin.url()) as predictor:
+        monkeypatch.setattr(triton, "_CHECK_S", 0.0)
+        with pytest.raises(PredictorError, match="no inference here"):  # the same as before
+            predictor.logits(batch)
+        was = standin.answers["/v2/models/tiny/config"][1]
+        standin.answers["/v2/models/tiny/config"] = 200, {**was, "parameters": {"sha256": {"string_value": "other"}}}
+        with pytest.raises(PredictorError, match="the server has another model of this name now; open it again"):
+            predictor.logits(batch)
+        standin.answers["/v2/models/tiny/config"] = 404, {"error": "no such model"}
+        with pytest.raises(PredictorError, match="the server does not have the model now: no such model"):
+            predictor.logits(batch)
 
 
 def test_what_a_server_refuses_is_one_line(standin: StandIn) -> None:

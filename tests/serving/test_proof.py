@@ -6,8 +6,10 @@ configuration, scheduler, batching, cache, warm-up, labels and protocols are Tri
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -26,11 +28,12 @@ from rest_deploy.archives.results import Output
 from rest_deploy.archives.run import ArchiveRequest, run
 from rest_deploy.benchmarking.run import Effort
 from rest_deploy.cli import serve as command
-from rest_deploy.errors import ConfigError, VerificationError
+from rest_deploy.errors import ConfigError, PredictorError, VerificationError
+from rest_deploy.runtimes import triton
 from rest_deploy.serving import proof
 from rest_deploy.serving.config import TritonConfig
 from rest_deploy.serving.model import Model, read_model
-from rest_deploy.serving.proof import PROTOCOLS, prove
+from rest_deploy.serving.proof import PROTOCOLS, prove, running
 from rest_deploy.serving.repository import serve_triton, write_models
 from tests.cli.test_commands import Outcome
 from tests.conftest import DIGITS, ROOT, further
@@ -57,6 +60,7 @@ def test_proved_by_a_server(
         found = json.loads((tmp_path / "r" / path.stem / "proof.json").read_text())
         assert found["server"].startswith("triton 2.")
         assert found["labels"] is (path != tiny_features)
+        assert found["executions"] < found["requests"]  # so that batches are proved too
         outputs = {"stage2", "embedding"} if path == tiny_features else {"logits"}
         for protocol in PROTOCOLS:
             assert found["largest_difference"]["alone"][protocol] == dict.fromkeys(outputs, 0.0)
@@ -219,6 +223,39 @@ def test_200_requests_at_once(tmp_path: Path, tritonserver: Path, tiny_onnx: Pat
     assert max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(found, wanted, strict=True)) == 0.0
     assert (counted[0].requests, counted[0].images) == (200, 400)
     assert counted[0].executions < 200
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_another_model_is_loaded_under_the_name(  # noqa: PLR0917
+    protocol: str,
+    tmp_path: Path,
+    tritonserver: Path,
+    tiny_checkpoint: Path,
+    tiny_onnx: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same network with its labels the other way round: its classes are not told by the labels of before."""
+    other = export(None, tmp_path / "tiny.onnx", checkpoint=tiny_checkpoint, labels=list("gfedcba"), verify=False)
+    monkeypatch.setattr(triton, "_CHECK_S", 0.0)
+    folder, batch = tmp_path / "served", np.zeros((1, 3, 20, 20), np.float32)
+    models = [read_model(tiny_onnx, TritonConfig())]
+    write_models(models, folder)
+    by_hand = "--model-control-mode=explicit", "--load-model=tiny"
+    with running(tritonserver, folder, models, *by_hand) as server:
+        address = str(server.address(protocol, "tiny"))
+        with Predictor(address) as before:
+            before.logits(batch)
+            shutil.rmtree(folder / "tiny")
+            write_models([read_model(other, TritonConfig())], folder)
+            connection = http.client.HTTPConnection("127.0.0.1", server.ports["http"])
+            connection.request("POST", "/v2/repository/models/tiny/load")
+            assert connection.getresponse().status == 200
+            connection.close()
+            with pytest.raises(PredictorError, match="another model of this name now; open it again"):
+                before.logits(batch)
+            with Predictor(address) as after:
+                assert after.info.labels == tuple("gfedcba")
+                after.logits(batch)
 
 
 def test_the_cache_answers_what_was_seen(tmp_path: Path, tritonserver: Path, tiny_onnx: Path) -> None:

@@ -14,6 +14,7 @@ from rest_deploy.cli import serve as command
 from rest_deploy.errors import ConfigError, ExportError
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.runtimes.registry import read_info
+from rest_deploy.serving import repository
 from rest_deploy.serving.config import TritonConfig
 from rest_deploy.serving.repository import serve_triton
 from rest_deploy.specs import InputKind
@@ -88,7 +89,15 @@ def test_the_container_is_named_by_the_plans_tensorrt(
     compose = (tmp_path / "s" / "compose.yaml").read_text()
     assert f"image: ${{TRITON_IMAGE:-{image}}}" in compose
     assert "--cache-config=local,size=" in compose
-    assert f"image: {image}" in (tmp_path / "s" / "inferenceservice.yaml").read_text()
+    assert f'image: "{image}"' in (tmp_path / "s" / "inferenceservice.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "service"),
+    [("no", "no"), ("123", "m-123"), ("Rest_Small.v2", "rest-small-v2"), ("_", "m"), (62 * "a" + "_b", 62 * "a")],
+)
+def test_the_service_has_a_name_that_kubernetes_takes(name: str, service: str) -> None:
+    assert repository._service(name) == service
 
 
 @pytest.mark.parametrize("kind", ["float", "uint8", "pixels"])
