@@ -85,11 +85,14 @@ def answers_on_ray(request: ArchiveRequest, digest: str, blocks: Iterator[list[I
         request = replace(request, artifact=os.path.abspath(request.artifact))
     needs = _needs(request)
     with _cluster(request.ray or None) as ray:
-        has = ray.cluster_resources()
-        workers = min(int(has.get(kind, 0) // number) for kind, number in needs.items())
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        workers = sum(min(int(has.get(kind, 0) // number) for kind, number in needs.items()) for has in machines)
         if not workers:
-            asked, there = (", ".join(f"{of.get(kind, 0):g} {kind}" for kind in needs) for of in (needs, has))
-            raise DeviceError(f"a worker takes {asked}; Ray has {there}; give fewer --threads, or add machines")
+            has = {kind: max((own.get(kind, 0) for own in machines), default=0) for kind in needs}
+            asked, there = (", ".join(f"{of[kind]:g} {kind}" for kind in needs) for of in (needs, has))
+            raise DeviceError(
+                f"a worker takes {asked}; no machine of Ray's has more than {there}; give fewer --threads, or add one"
+            )
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars, context.execution_options.preserve_order = False, True
         # compressed, as names are alike: the list of 5 million images takes some 50 MB in all

@@ -13,7 +13,7 @@ from rest_deploy.archives.sources import BLOCK, Item, Listing, Shard
 from rest_deploy.artifact.address import Address, located
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, ImageError, PredictorError
 from rest_deploy.predictor import Predictor
 from rest_deploy.runtimes.registry import can_sleep, read_info
 from rest_deploy.specs import USUAL_MAX_PIXELS
@@ -154,5 +154,10 @@ def answer(predictor: Predictor, block: Sequence[Item], top_k: int | None) -> by
     rows = [b""] * len(block)
     with closing(predictor.stream((item.source() for item in block), top_k)) as answers:
         for index, found in answers:
+            if isinstance(found, ImageError) and block[index].is_gone():
+                raise PredictorError(
+                    f"{block[index].name}: it was there when images were listed, and is gone; bring it back, then "
+                    "--resume"
+                )
             rows[index] = row(block[index], found)
     return b"".join(rows)

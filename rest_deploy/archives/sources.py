@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import json
@@ -22,6 +23,7 @@ from rest_deploy.preprocess.images import is_image
 #: Images that run together. A larger block is done sooner, a smaller one loses less to a killed process.
 BLOCK = 128
 LIST, TAR = ".txt", ".tar"
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MOST_SHARDS = 99_999  # which have five digits in the names of their files
 _LONGEST_LINE = 1 << 16
 _TOLD = 10  # names of files that were left out
@@ -68,6 +70,16 @@ class Item(NamedTuple):
     path: str  # of its file, or of the tar file that it is in; from the root, as other processes have other folders
     offset: int | None = None  # of a member
     size: int | None = None
+    seen: bool = False  # whether it was there when images were listed, which of a line of a list is not asked
+
+    def is_gone(self) -> bool:
+        """Whether it was there when images were listed, and is there no more: no image is at fault for that."""
+        if not self.seen:
+            return False
+        try:
+            return os.stat(self.path).st_size < (self.offset or 0) + (self.size or 0)
+        except OSError:
+            return True
 
     def source(self) -> str | bytes | IO[bytes]:
         """What ``Predictor.stream`` takes; a member is read here, an image file by a thread of the predictor."""
@@ -164,18 +176,27 @@ class Listing:
         if os.path.isdir(source):
             for path in files_below(Path(source)):
                 if is_image_file(path):
-                    yield _file(str(path))
+                    yield _file(str(path), seen=True)
                 else:
                     self._leave_out(str(path))
         elif not os.path.isfile(source):
             raise ImageError(f"{source}: {no_file(source)}; give folders, images, lists ({LIST}) or tar files ({TAR})")
         elif suffix == LIST:
             for line in _lines(source):
-                yield from self._members(line) if line.lower().endswith(TAR) else (_file(line),)
-        elif suffix == TAR:
-            yield from self._members(source)
+                yield from self._named(line)
         else:
-            yield _file(source)
+            yield from self._named(source)
+
+    def _named(self, path: str) -> Iterator[tuple[Item, str]]:
+        """What a path is that was given by itself, or by a line of a list."""
+        if path.lower().endswith(_PACKED):
+            raise ConfigError(
+                f"{path}: a packed tar file, whose members cannot be read by their place; unpack it to a {TAR} first"
+            )
+        if path.lower().endswith(TAR):
+            yield from self._members(path)
+        else:
+            yield _file(path)
 
     def _leave_out(self, name: str) -> None:
         self.left_out += 1
@@ -185,7 +206,7 @@ class Listing:
     def _members(self, path: str) -> Iterator[tuple[Item, str]]:
         """Images of a tar file in its order, without hidden ones; links, devices and sparse files are left out."""
         again = "make it again; nothing was predicted"
-        place = os.path.abspath(path)
+        place, same = _placed(path)
         try:
             with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 while (member := tar.next()) is not None:
@@ -193,8 +214,8 @@ class Listing:
                     if member.isdir() or _hidden(member.name):
                         continue
                     if member.isreg() and not member.issparse() and _is_image(tar, member):
-                        item = Item(_text(f"{path}/{member.name}"), place, member.offset_data, member.size)
-                        yield item, f"{place}\0{member.name}"
+                        item = Item(_text(f"{path}/{member.name}"), place, member.offset_data, member.size, seen=True)
+                        yield item, f"{same}\0{member.name}"
                     else:
                         self._leave_out(f"{path}/{member.name}")
                 damage = _behind(file, tar.offset)
@@ -206,10 +227,20 @@ class Listing:
             raise ConfigError(f"{path}: {damage}; {again}")
 
 
-def _file(path: str) -> tuple[Item, str]:
-    """An image by its path; a folder may be a link, behind which ".." leads elsewhere than the text says."""
-    folder, name = os.path.split(os.path.join(os.getcwd(), path))
-    return Item(_text(path), os.path.join(folder, name)), os.path.join(os.path.realpath(folder), name)
+def _file(path: str, *, seen: bool = False) -> tuple[Item, str]:
+    """An image by its path, and what is the same for the same image."""
+    place, same = _placed(path)
+    return Item(_text(path), place, seen=seen), same
+
+
+def _placed(path: str) -> tuple[str, str]:
+    """A path from the root, and what is the same for all paths of a file but links to it.
+
+    A folder may be a link, behind which ".." leads elsewhere than the text says.
+    """
+    place = os.path.join(os.getcwd(), path)
+    folder, name = os.path.split(place)
+    return place, os.path.join(os.path.realpath(folder), name)
 
 
 def _text(name: str) -> str:
@@ -217,12 +248,15 @@ def _text(name: str) -> str:
 
 
 def _lines(path: str) -> Iterator[str]:
-    """Paths of a list, one a line; empty lines are none."""
+    """Paths of a list, one a line; empty lines are none, nor is the mark that editors put before UTF-8."""
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
                 if len(line) == _LONGEST_LINE:
                     raise ConfigError(f"{path}: line {number} is longer than any path; give a list with a path a line")
+                if b"\0" in line:
+                    raise ConfigError(f"{path}: line {number} holds bytes of no path; give a list with a path a line")
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line  # noqa: PLW2901
                 if text := os.fsdecode(line.rstrip(b"\r\n")):
                     yield text
     except OSError as exc:

@@ -9,15 +9,18 @@ import signal
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rest_deploy import Predictor
 from rest_deploy.archives import results
+from rest_deploy.archives.results import Output
+from rest_deploy.archives.run import ArchiveRequest, run
 from rest_deploy.archives.sources import BLOCK, Item
 from rest_deploy.cli import predict
-from rest_deploy.errors import ImageError
+from rest_deploy.errors import ImageError, PredictorError
 from tests.archives.conftest import Command, rows, save
 
 
@@ -279,6 +282,34 @@ def test_errors_of_all_images_end_it_and_leave_what_is_done(
     assert len(rows(Path(f"{output}.part"))) == BLOCK
     assert rest_predict(tiny_onnx, folder, "--output", output, "--resume")[0] == 0
     assert len(rows(output)) == 300
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "shorter tar"])
+def test_a_source_that_goes_away_is_no_fault_of_its_images(
+    kind: str, tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a mount is lost: no row is an error for good, and --resume goes on once it is back."""
+    source, away = save(tmp_path / "images", 3), tmp_path / "away"
+    if kind != "folder":
+        images, source = source, tmp_path / "t.tar"
+        with tarfile.open(source, "w") as tar:
+            tar.add(images, "images")
+
+    def lost(request: ArchiveRequest) -> Predictor:
+        source.rename(away)
+        if kind == "shorter tar":
+            source.write_bytes(away.read_bytes()[:600])
+        return Predictor(request.artifact)
+
+    request = ArchiveRequest(str(tiny_onnx), [str(source)], Output(str(tmp_path / "r.jsonl")))
+    with monkeypatch.context() as patch:
+        patch.setattr(ArchiveRequest, "predictor", lost)
+        with pytest.raises(PredictorError, match="it was there when images were listed, and is gone; bring it back"):
+            run(request)
+    assert not (tmp_path / "r.jsonl").exists()
+    away.replace(source)
+    done = run(replace(request, resume=True))
+    assert (done.images, done.failed) == (3, 0)
 
 
 def test_a_full_disk_says_how_to_go_on(

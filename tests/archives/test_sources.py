@@ -173,6 +173,9 @@ def test_what_cannot_be_read_is_the_error_of_one_image(tmp_path: Path) -> None:
         ({}, "no such file; give folders, images"),
         ({"x.txt": b""}, "x.txt: no images"),
         ({"x.txt": b"a" * 70_000}, "line 1 is longer than any path"),
+        ({"x.txt": b"a\nb\0"}, "line 2 holds bytes of no path"),
+        ({"x.txt": b"shard.tar.gz"}, "shard.tar.gz: a packed tar file"),
+        ({"x.tgz": b"any"}, "x.tgz: a packed tar file, whose members cannot be read by their place; unpack it"),
         ({"x.tar": _tar_bytes()[:0] + b"\0" * 1024}, "x.tar: no images"),
     ],
 )
@@ -229,3 +232,14 @@ def test_behind_a_link_two_dots_lead_where_the_system_says(tmp_path: Path) -> No
     ) as found:
         (items,) = found.blocks(0, 1)
     assert [Path(item.path).read_bytes() for item in items] == [b"real", b"other"]
+
+
+def test_a_list_from_an_editor_that_marks_it(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbfa.png\r\nb.png\r\n")
+    assert [item.name for item in listed(tmp_path / "x.txt")[0]] == ["a.png", "b.png"]
+
+
+def test_one_tar_file_by_two_ways_is_one(tmp_path: Path) -> None:
+    tar = make_tar(tmp_path / "t.tar", PICTURES)
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert len(listed(tar, tmp_path / "link" / "t.tar")[0]) == len(PICTURES)
