@@ -153,6 +153,17 @@ class OnnxFile:
             raise broken.pop()
 
 
+def sealed_info(path: Path) -> ArtifactInfo:
+    """The record of a file, once the file has been found to be as it was made; nothing heavy is loaded.
+
+    Raises:
+        ArtifactError: The file is missing, damaged or not ours.
+    """
+    file = OnnxFile(path)
+    file.check_seal()
+    return file.info
+
+
 def read_checked(path: str | Path, operators_of: OperatorsOf) -> OnnxFile:
     """A file that is as it was when it was made, and as rest-export makes them.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.onnx_file import OnnxFile, read_checked
+from rest_deploy.artifact.onnx_file import read_checked, sealed_info
 from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, PredictorError, one_line
 from rest_deploy.machine import usable_cores
 from rest_deploy.models.family import operators_of
@@ -111,9 +111,7 @@ class OpenVinoRuntime(Runtime):
     @classmethod
     def read_info(cls, path: Path) -> ArtifactInfo:
         """The record inside an ONNX file, without OpenVINO, once the file has been found to be as it was made."""
-        file = OnnxFile(path)
-        file.check_seal()
-        return file.info
+        return sealed_info(path)
 
     @classmethod
     def probe(cls, device: Device) -> None:

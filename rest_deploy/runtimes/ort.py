@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.artifact.onnx_file import OnnxFile
+from rest_deploy.artifact.onnx_file import OnnxFile, sealed_info
 from rest_deploy.errors import (
     ArtifactError,
     DeviceError,
@@ -145,9 +145,7 @@ class OnnxRuntime(Runtime):
     @classmethod
     def read_info(cls, path: Path) -> ArtifactInfo:
         """The record inside an ONNX file, without ONNX Runtime, once the file has been found to be as it was made."""
-        file = OnnxFile(path)
-        file.check_seal()
-        return file.info
+        return sealed_info(path)
 
     @classmethod
     def probe(cls, device: Device) -> None:
