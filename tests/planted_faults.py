@@ -357,6 +357,27 @@ FAULTS = (
         "connect-src *",
         "tests/export/test_web_format.py::test_the_policy_lets_in_its_own_folder_alone",
     ),
+    Fault(
+        "a server's other model under the labels of the first",
+        "runtimes/triton.py",
+        "if not same:",
+        "if False:",
+        "tests/runtimes/test_triton.py::test_another_model_of_the_same_name",
+    ),
+    Fault(
+        "an image that is gone taken for a broken one",
+        "archives/run.py",
+        "block[index].is_gone()",
+        "False",
+        "tests/archives/test_run.py::test_a_source_that_goes_away_is_no_fault_of_its_images",
+    ),
+    Fault(
+        "a graphics card without a driver taken for a GPU",
+        "runtimes/webgpu.py",
+        'if sys.platform == "linux":',
+        "if False:",
+        "tests/runtimes/test_webgpu.py::test_which_adapter_is_taken",
+    ),
 )
 
 
