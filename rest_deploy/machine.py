@@ -5,14 +5,19 @@ Opening a Predictor loads this module, so it uses only the standard library. psu
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 import platform
 import re
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rest_deploy.errors import PredictorError, RestDeployError
 
+_log = logging.getLogger(__name__)
 #: Instruction sets that affect 8-bit products, by their names in Linux.
 _RELEVANT = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 _PROCESSORS, _CPUINFO = Path("/sys/devices/system/cpu"), Path("/proc/cpuinfo")
@@ -136,6 +141,27 @@ def room_bytes() -> int | None:
 def fits(needed: int, free: int | None) -> bool:
     """Whether a task of so many bytes is let run; ``free`` is None where it is not known how many are free."""
     return needed <= USUAL or free is None or needed <= SHARE * free
+
+
+@contextmanager
+def importing(module: str) -> Iterator[None]:
+    """Import a module in a thread beside the block, which reads a file or starts a runtime and leaves Python idle.
+
+    What is wrong with the module is told where it is needed: this only says so in the log.
+    """
+
+    def load() -> None:
+        try:
+            importlib.import_module(module)
+        except Exception:  # whatever its code does
+            _log.debug("%s does not load", module, exc_info=True)
+
+    thread = threading.Thread(target=load, name=f"rest_deploy-{module}")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def threads_for_images() -> int:

@@ -14,6 +14,7 @@ from rest_deploy.cli.preprocessing_flags import number_as
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, ON_A_SERVER, clean, command, parser, progress_display
 from rest_deploy.errors import ConfigError, ImageError, counted
+from rest_deploy.machine import importing
 from rest_deploy.predictor import Prediction, Predictor, assumed_of
 from rest_deploy.runtimes.registry import can_sleep, device_help
 from rest_deploy.specs import MAX_PIXELS, THREADS, TOP_K, USUAL_MAX_PIXELS, Activation
@@ -77,7 +78,8 @@ def _main(arguments: argparse.Namespace) -> int:
     # threads that spin take cores from those that decode
     if len(paths) > 1 and can_sleep(arguments.artifact, arguments.device):
         options["allow_spinning"] = False
-    opened = Predictor(arguments.artifact, arguments.device, **options)
+    with importing("rest_deploy.preprocess.images"):  # and Pillow, in some 10 ms
+        opened = Predictor(arguments.artifact, arguments.device, **options)
     with opened as predictor, progress_display("predicting") as report:
         info = predictor.info
         _tell(arguments, info, predictor.note)

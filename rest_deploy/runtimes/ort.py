@@ -11,8 +11,8 @@ import logging
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,7 +32,7 @@ from rest_deploy.errors import (
     install,
     one_line,
 )
-from rest_deploy.machine import USUAL, describe_cpu, usable_cores
+from rest_deploy.machine import USUAL, describe_cpu, importing, usable_cores
 from rest_deploy.models.family import config_of, network_bytes, operators_of
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.specs import Device
@@ -118,7 +118,8 @@ class OnnxRuntime(Runtime):
 
     def _opened(self, *, large: bool = False) -> tuple[Any, ArtifactInfo]:
         """A session and the record of its file; on a GPU with large maps whole, or in blocks."""
-        with _loading_beside(self.path):  # while the file is read
+        # unless there is no file that it will be needed for
+        with importing("onnxruntime") if self.path.is_file() else nullcontext():
             file = OnnxFile(self.path)
         info = file.info
         with file.checking_seal():
@@ -214,26 +215,6 @@ def one_convolution() -> tuple[bytes, dict[str, NDArray[np.float32]], float]:
     """An ONNX file of one convolution, its inputs, and the one number that comes out."""
     first, second = (np.full((1, 1, 1, 1), factor, np.float32) for factor in _FACTORS)
     return _CONVOLUTION, {"x": first, "w": second}, _FACTORS[0] * _FACTORS[1]
-
-
-@contextmanager
-def _loading_beside(path: Path) -> Iterator[None]:
-    """Import ONNX Runtime in a thread of its own, unless there is no file that it will be needed for."""
-
-    def load() -> None:
-        try:
-            import onnxruntime  # noqa: F401
-        except Exception:  # what is wrong with it is said where it is needed
-            _log.debug("onnxruntime does not load", exc_info=True)
-
-    thread = threading.Thread(target=load, name="rest_deploy-onnxruntime")
-    if path.is_file():
-        thread.start()
-    try:
-        yield
-    finally:
-        if thread.ident is not None:
-            thread.join()
 
 
 def _giving_back() -> Any:
