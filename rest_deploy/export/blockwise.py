@@ -39,6 +39,8 @@ _SIZES = {
     _AXIS: [2],
     _KEPT: [0, 0, -1],
 }
+#: Bytes from which a weight is none of those.
+_SIZES_BYTES = 1024
 _GELU, _RANK = ("Erf", "Gelu"), 4
 _IN_BLOCKS, _WHOLE = "then_branch", "else_branch"
 _TRACED = "whole"  # name of the graph in the latter
@@ -57,10 +59,8 @@ def blockwise(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: An attention is not of the form that is known.
     """
-    both = onnx.ModelProto()
-    both.CopyFrom(model)
-    graph = both.graph
-    values = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    graph = model.graph
+    values = {value.name: value for value in inferred_shapes(model)}
     declared = {value.name for value in graph.value_info}
     parts = {part.end.output[0]: part for part in _Flow(graph).parts()}
     moved = {name for part in parts.values() for node in part.nodes for name in node.output}
@@ -75,9 +75,26 @@ def blockwise(model: onnx.ModelProto) -> onnx.ModelProto:
     for part in parts.values():
         sizes |= part.sizes
     weights = [numpy_helper.from_array(np.array(numbers, np.int64), name) for name, numbers in sizes.items()]
-    kept = [value for value in graph.value_info if value.name not in moved]
-    _replace(graph, nodes, kept, [*graph.initializer, *weights])
+    both = _with(model, nodes, [value for value in graph.value_info if value.name not in moved])
+    both.graph.initializer.extend(weights)
     return both
+
+
+def inferred_shapes(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Types and shapes of all values of a graph, as far as they can be told.
+
+    ``onnx.shape_inference`` copies a graph twice; it needs the numbers of the small weights alone, which are sizes.
+    """
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph, own = light.graph, model.graph
+    for kind in ("node", "input", "output", "value_info"):
+        getattr(graph, kind).extend(getattr(own, kind))
+    for tensor in own.initializer:
+        if tensor.ByteSize() < _SIZES_BYTES:
+            graph.initializer.append(tensor)
+        else:
+            graph.initializer.add(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+    return list(onnx.shape_inference.infer_shapes(light).graph.value_info)
 
 
 def with_block(model: onnx.ModelProto, numbers: int) -> onnx.ModelProto:
@@ -92,9 +109,7 @@ def with_block(model: onnx.ModelProto, numbers: int) -> onnx.ModelProto:
 
 def whole(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with all as it was traced alone: the inverse of :func:`blockwise`."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    graph = made.graph
+    graph = model.graph
     nodes: list[onnx.NodeProto] = []
     values = list(graph.value_info)
     for node in graph.node:
@@ -110,21 +125,23 @@ def whole(model: onnx.ModelProto) -> onnx.ModelProto:
         if used.intersection(node.output):
             live.insert(0, node)
             used.update(node.input)
-    _replace(graph, live, values, [tensor for tensor in graph.initializer if tensor.name in used])
+    made = _with(model, live, values)
+    for i in reversed(range(len(graph.initializer))):
+        if graph.initializer[i].name not in used:
+            del made.graph.initializer[i]
     return made
 
 
-def _replace(
-    graph: onnx.GraphProto,
-    nodes: Iterable[onnx.NodeProto],
-    values: Iterable[onnx.ValueInfoProto],
-    weights: Iterable[onnx.TensorProto],
-) -> None:
-    """Give a graph other nodes, shapes and weights, which may be its own."""
-    made = onnx.GraphProto(node=nodes, value_info=values, initializer=weights)  # copies of them
-    for kind in ("node", "value_info", "initializer"):
-        graph.ClearField(kind)
-    graph.MergeFrom(made)
+def _with(
+    model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], values: Iterable[onnx.ValueInfoProto]
+) -> onnx.ModelProto:
+    """The model with other nodes and shapes."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    for kind, others in (("node", nodes), ("value_info", values)):
+        made.graph.ClearField(kind)
+        getattr(made.graph, kind).extend(others)
+    return made
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str], own: str) -> onnx.NodeProto:

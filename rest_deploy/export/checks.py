@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 import onnxsim
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from rest_deploy.errors import ExportError, one_line
@@ -33,6 +35,9 @@ _SMALL_BLOCK = 64
 
 #: Largest difference of an output, relative to its largest value or 1. Folding constants changes at most the rounding.
 _TOLERANCE = 1e-4
+
+#: What a graph gives for images of a few sizes: output's name -> its values.
+Answers: TypeAlias = "Sequence[Mapping[str, NDArray[Any]]]"
 
 
 def check_graph(model: onnx.ModelProto, structure: Structure, operators: Set[str]) -> None:
@@ -85,12 +90,24 @@ def _check_sizes(model: onnx.ModelProto, structure: Structure) -> None:
             raise ExportError(f"node {node.name} cuts at {ends}: a size of the traced image is baked in")
 
 
-def simplify(model: onnx.ModelProto, structure: Structure, operators: Set[str]) -> tuple[onnx.ModelProto, str | None]:
+def answers(model: onnx.ModelProto) -> Answers:
+    """What a graph gives, for others of the same function to be compared with."""
+    rng = np.random.default_rng(0)
+    channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
+    session = CpuSession(model)
+    return [session.run(rng.standard_normal((n, channels, h, w)).astype(dtype)) for n, h, w in _SIZES]
+
+
+def simplify(
+    model: onnx.ModelProto, structure: Structure, operators: Set[str], wanted: Answers
+) -> tuple[onnx.ModelProto, str | None]:
     """Simplify a graph, and keep the result only where it holds.
 
     Args:
         model: A graph that passed :func:`check_graph`.
         structure, operators: As there, for the check of the result.
+        wanted: What the graph gives.
 
     Returns:
         The simplified graph and None, or the graph as it was and why.
@@ -102,7 +119,7 @@ def simplify(model: onnx.ModelProto, structure: Structure, operators: Set[str]) 
     try:
         check_graph(simplified, structure, operators)
         _require_as_many_reductions(model, simplified)
-        differences = _largest_differences(model, simplified)
+        differences = _largest_differences(wanted, simplified)
     except ExportError as exc:
         return model, f"onnxsim broke the graph: {exc}"
     for name, difference in differences.items():
@@ -112,12 +129,13 @@ def simplify(model: onnx.ModelProto, structure: Structure, operators: Set[str]) 
     return simplified, None
 
 
-def checked_blockwise(model: onnx.ModelProto, tolerance: float) -> onnx.ModelProto:
-    """Give the large maps of a graph both ways (``blockwise.py``), and check one by the other, in many blocks.
+def checked_blockwise(model: onnx.ModelProto, tolerance: float, wanted: Answers) -> onnx.ModelProto:
+    """Give the large maps of a graph both ways (``blockwise.py``), and check them in many blocks.
 
     Args:
         model: In any precision.
         tolerance: Largest difference of an output, relative to its largest value or 1.
+        wanted: What the graph gives.
 
     Raises:
         ExportError: They differ by more, or an attention is not of the form that is known.
@@ -129,7 +147,7 @@ def checked_blockwise(model: onnx.ModelProto, tolerance: float) -> onnx.ModelPro
         onnx.checker.check_model(both)
     except onnx.checker.ValidationError as exc:
         raise ExportError(f"the graph in blocks is not valid ONNX: {str(exc).splitlines()[0]}") from exc
-    for name, difference in _largest_differences(model, with_block(both, _SMALL_BLOCK)).items():
+    for name, difference in _largest_differences(wanted, with_block(both, _SMALL_BLOCK)).items():
         if not difference <= tolerance:
             changed = f"blocks changed the {name} by {difference:.2g}"
             raise ExportError(f"{changed} (relative; allowed {tolerance:g}); export with --no-blockwise")
@@ -142,16 +160,10 @@ def _require_as_many_reductions(one: onnx.ModelProto, other: onnx.ModelProto) ->
         raise ExportError(f"{before} ReduceMean nodes became {after}; sums in one go lose accuracy at large sizes")
 
 
-def _largest_differences(one: onnx.ModelProto, other: onnx.ModelProto) -> dict[str, float]:
-    """Of each output."""
-    rng = np.random.default_rng(0)
-    channels = one.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(one.graph.input[0].type.tensor_type.elem_type)
-    sessions = [CpuSession(one), CpuSession(other)]
+def _largest_differences(wanted: Answers, model: onnx.ModelProto) -> dict[str, float]:
+    """Of each output of a graph from what was wanted."""
     differences: dict[str, list[float]] = {}
-    for batch, height, width in _SIZES:
-        image = rng.standard_normal((batch, channels, height, width)).astype(dtype)
-        before, after = (session.run(image) for session in sessions)
+    for before, after in zip(wanted, answers(model), strict=True):
         for name, a in before.items():
             if name not in after or a.shape != (b := after[name]).shape:
                 found = {own: values.shape for own, values in after.items()}

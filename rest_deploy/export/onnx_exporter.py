@@ -15,7 +15,8 @@ import torch
 
 from rest_deploy.errors import ExportError, one_line
 from rest_deploy.export.assemble import assemble
-from rest_deploy.export.checks import check_graph, checked_blockwise, simplify
+from rest_deploy.export.blockwise import inferred_shapes
+from rest_deploy.export.checks import answers, check_graph, checked_blockwise, simplify
 from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.export.trace import trace
 from rest_deploy.export.translate import TRANSLATIONS
@@ -67,9 +68,10 @@ def export(
     kinds_model, kinds = _kinds_to_onnx(deploy, int(image.shape[1]), config.opset)
     model = free_sizes(assemble(kinds_model, deploy, kinds), family.name, image, outputs)
     check_graph(model, structure, family.operators)
+    traced = answers(model) if config.simplify or config.blockwise else []
     why = None
     if config.simplify:
-        model, why = simplify(model, structure, family.operators)
+        model, why = simplify(model, structure, family.operators, traced)
         if why is not None:
             _log.warning("the graph is kept as traced: %s", why)
         declare(model, image, outputs)  # onnxsim gives sizes that two nodes share names of its own
@@ -77,7 +79,7 @@ def export(
     _keep_shapes_at_softmaxes(model)
     nodes = len(model.graph.node)
     if config.blockwise:
-        model = checked_blockwise(model, _SAME)
+        model = checked_blockwise(model, _SAME, traced)
     onnx.save(model, str(target))
     block = MAP_BLOCK if any(node.op_type == "If" for node in model.graph.node) else None
     return OnnxNotes(config.opset, model.ir_version, nodes, config.simplify and why is None, why, block)
@@ -117,7 +119,7 @@ def _keep_shapes_at_softmaxes(model: onnx.ModelProto) -> None:
     infers anew, and reading them takes time whenever a file is opened.
     """
     maps = {name for node in model.graph.node if node.op_type == "Softmax" for name in (node.input[0], node.output[0])}
-    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    inferred = inferred_shapes(model)
     del model.graph.value_info[:]
     model.graph.value_info.extend(value for value in inferred if value.name in maps)
 

@@ -10,10 +10,12 @@ figures), nearly all of it algebra on nested sizes, and the same again for every
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +25,6 @@ from torch import Tensor, fx, nn
 
 from rest_deploy.errors import ExportError, one_line
 from rest_deploy.models.network import DeployForm
-from rest_deploy.models.reference import torch_threads
 
 #: PyTorch imports it when it first traces. On being imported it looks whether torch.compile is being bisected, which
 #: makes a folder TMPDIR/torchinductor_USER for good, and names it in the environment.
@@ -78,7 +79,8 @@ def trace(deploy: DeployForm, in_channels: int) -> Trace:
         first.setdefault(kind, name)
         kinds[name] = list(first).index(kind)
     module = Kinds([pieces[name] for name in first.values()]).eval()
-    programs = [_trace_at(module, deploy, set(first.values()), (b, in_channels, h, w)) for b, h, w in TRACE_SIZES]
+    shadow = copy.deepcopy(deploy).to("meta")
+    programs = [_trace_at(module, shadow, first.values(), (b, in_channels, h, w)) for b, h, w in TRACE_SIZES]
     _require_same(*programs)
     return Trace(programs[0], kinds)
 
@@ -102,13 +104,14 @@ def _kind(piece: nn.Module) -> tuple[object, ...]:
 
 
 def _trace_at(
-    module: Kinds, deploy: DeployForm, wanted: set[str], shape: tuple[int, ...]
+    module: Kinds, shadow: DeployForm, wanted: Iterable[str], shape: tuple[int, ...]
 ) -> torch.export.ExportedProgram:
+    """Trace pieces with maps of the shapes that they get for images of a shape, by a network without numbers."""
     try:
-        with torch_threads(), torch.no_grad():
-            taken = {name: taken for name, taken, _ in deploy.results(torch.zeros(shape)) if name in wanted}
-            maps = [x.clone() for x in taken.values()]  # of one tensor that is there twice it makes one input
-            return torch.export.export(module, tuple(maps))
+        with torch.no_grad():
+            with torch.device("meta"):
+                shapes = {name: taken.shape for name, taken, _ in shadow.results(torch.empty(shape))}
+            return torch.export.export(module, tuple(torch.zeros(shapes[name]) for name in wanted))
     except Exception as exc:  # torch.export raises anything from RuntimeError to its own private types
         raise ExportError(f"torch.export could not trace the model: {one_line(exc)}") from exc
 

@@ -17,7 +17,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.artifact.precision import AgreementFigures, CalibrationRecord, PrecisionRecord
 from rest_deploy.errors import VerificationError
-from rest_deploy.export.checks import checked_blockwise
+from rest_deploy.export.checks import answers, checked_blockwise
 from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.export.precision.plan import Convert, ConvertInput, PrecisionPlan
 from rest_deploy.models.family import config_of
@@ -267,7 +267,7 @@ class Reduction:
         del model.metadata_props[:]  # the record and the seal of the FP32 file
         extra = {**info.extra, "nodes": len(model.graph.node)}
         if info.map_block:
-            model = checked_blockwise(model, self.network.recipe.logits_tolerance)
+            model = checked_blockwise(model, self.network.recipe.logits_tolerance, answers(model))
         record = self.network.record(plan, budget_record(self.network.recipe, *self.limits))
         info = replace(info, extra=extra, precision_plan=record)
         with replacing(path) as target:

@@ -29,7 +29,7 @@ from rest_deploy.errors import ArtifactError, ConfigError, ExportError, InputErr
 from rest_deploy.export import blockwise as blocks
 from rest_deploy.export import checks
 from rest_deploy.export.blockwise import BLOCK_NAME, WHOLE_NAME, blockwise, whole, with_block
-from rest_deploy.export.checks import checked_blockwise
+from rest_deploy.export.checks import answers, checked_blockwise
 from rest_deploy.export.cpu_session import CpuSession
 from rest_deploy.models.family import MAP_BLOCK, WHOLE_BLOCKS, config_of, network_bytes, operators_of
 from rest_deploy.models.stages_family import stage_sizes
@@ -102,7 +102,7 @@ def test_the_way_as_traced_is_there_to_the_byte(graph: onnx.ModelProto) -> None:
 @pytest.mark.parametrize("fault", ["the factor", "the rows that are left", "rows of one block for all"])
 def test_a_fault_in_the_blocks_is_found(tiny_onnx: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = whole(onnx.load(tiny_onnx))
-    assert checked_blockwise(graph, 1e-4)
+    assert checked_blockwise(graph, 1e-4, answers(graph))
 
     def broken(model: onnx.ModelProto) -> onnx.ModelProto:
         both = blockwise(model)
@@ -123,7 +123,7 @@ def test_a_fault_in_the_blocks_is_found(tiny_onnx: Path, fault: str, monkeypatch
 
     monkeypatch.setattr(checks, "blockwise", broken)
     with pytest.raises(ExportError, match=r"blocks changed the logits|does not run"):
-        checked_blockwise(graph, 1e-4)
+        checked_blockwise(graph, 1e-4, answers(graph))
 
 
 def test_an_attention_of_another_form_is_refused(tiny_onnx: Path) -> None:

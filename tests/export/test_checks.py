@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rest_deploy.errors import ExportError
 from rest_deploy.export import checks
 from rest_deploy.export.blockwise import whole
-from rest_deploy.export.checks import check_graph, simplify
+from rest_deploy.export.checks import answers, check_graph, simplify
 from rest_deploy.export.onnx_exporter import OnnxConfig, export, free_sizes
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.family import FAMILIES
@@ -96,7 +96,7 @@ def test_simplifying_that_fails_keeps_the_graph(
         raise RuntimeError("segmented\nfault")
 
     monkeypatch.setattr(checks.onnxsim, "simplify", fail)
-    kept, why = simplify(graph, expected, REST)
+    kept, why = simplify(graph, expected, REST, answers(graph))
     assert kept is graph
     assert why == "onnxsim failed: segmented fault"
 
@@ -112,7 +112,7 @@ def test_simplifying_that_changes_an_output_keeps_the_graph(
         return spoiled, True
 
     monkeypatch.setattr(checks.onnxsim, "simplify", spoil)
-    kept, why = simplify(graph, expected, REST)
+    kept, why = simplify(graph, expected, REST, answers(graph))
     assert kept is graph
     assert why is not None
     assert "changed the logits by 0.01" in why
@@ -129,7 +129,7 @@ def test_simplifying_that_bakes_a_size_keeps_the_graph(
         return baked, True
 
     monkeypatch.setattr(checks.onnxsim, "simplify", bake)
-    kept, why = simplify(graph, expected, REST)
+    kept, why = simplify(graph, expected, REST, answers(graph))
     assert kept is graph
     assert why is not None
     assert "baked in" in why
@@ -145,7 +145,7 @@ def test_reductions_that_onnxsim_merges_are_not_kept(
     raw = onnx.load(str(path))
     merging = [name for name in checks._SKIPPED if name != "fuse_consecutive_reduce"]
     monkeypatch.setattr(checks, "_SKIPPED", merging)
-    kept, why = simplify(raw, expected, REST)
+    kept, why = simplify(raw, expected, REST, answers(raw))
     assert kept is raw
     assert why is not None
     assert "ReduceMean nodes became" in why
@@ -162,7 +162,7 @@ def test_simplifying_that_gives_no_numbers_keeps_the_graph(
         return spoiled, True
 
     monkeypatch.setattr(checks.onnxsim, "simplify", spoil)
-    kept, why = simplify(graph, expected, REST)
+    kept, why = simplify(graph, expected, REST, answers(graph))
     assert kept is graph
     assert why is not None
     assert "changed the logits by nan" in why
@@ -171,9 +171,10 @@ def test_simplifying_that_gives_no_numbers_keeps_the_graph(
 def test_simplifying_that_no_longer_runs_keeps_the_graph(
     graph: onnx.ModelProto, expected: Structure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    wanted = answers(graph)
     monkeypatch.setattr(checks.onnxsim, "simplify", lambda model, **_: (model, True))
     monkeypatch.setattr(checks, "_SIZES", ((1, 0, 5),))
-    kept, why = simplify(graph, expected, REST)
+    kept, why = simplify(graph, expected, REST, wanted)
     assert kept is graph
     assert why is not None
     assert "does not run it on (1, 3, 0, 5)" in why

@@ -23,10 +23,9 @@ from rest_deploy.benchmarking.run import _checked_threads
 from rest_deploy.errors import ConfigError
 from rest_deploy.export import as_written
 from rest_deploy.export.blockwise import whole
-from rest_deploy.export.checks import simplify
+from rest_deploy.export.checks import answers, simplify
 from rest_deploy.export.cpu_session import CpuSession
 from rest_deploy.export.precision.calibration import calibrate
-from rest_deploy.export.trace import trace
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.family import FAMILIES
 from rest_deploy.models.reference import reference_runs, torch_threads
@@ -119,7 +118,7 @@ def _references(model: ResT) -> None:
 
 
 def _simplify(given: Any) -> None:
-    simplify(given.graph, to_deploy(given.model).structure(), FAMILIES["rest"].operators)
+    simplify(given.graph, to_deploy(given.model).structure(), FAMILIES["rest"].operators, answers(given.graph))
 
 
 def _machine() -> None:
@@ -144,7 +143,6 @@ RUNS: dict[str, Callable[[Any], object]] = {
     "a runtime": lambda given: _run(given.checkpoint),
     "references": lambda given: _references(given.model),
     "blocks": lambda given: _blocks(given.checkpoint),
-    "tracing": lambda given: trace(to_deploy(given.model), 3),
     "exporting plainly": lambda given: as_written.export_as_written(given.model, given.folder / "plain.onnx"),
     "eager": lambda given: _baseline("torch", given.checkpoint),
 }
