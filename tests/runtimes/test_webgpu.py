@@ -272,7 +272,7 @@ def test_a_forked_child_cannot_open_it_anew(made: dict[Path, Path]) -> None:
 def test_a_plugin_that_is_missing_or_of_another_onnxruntime(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    monkeypatch.setattr(webgpu, "_registered", {})
+    monkeypatch.setattr(ort, "registered", {})
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", None)
     with pytest.raises(MissingPackageError) as caught:
         open_runtime(tiny_onnx, "webgpu")
