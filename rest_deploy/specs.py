@@ -432,7 +432,7 @@ class Device:
     @property
     def in_memory(self) -> bool:
         """Whether it computes on this machine's CPU, in its memory."""
-        return self.kind == "cpu" or self.name == "CPU"
+        return self.kind == "cpu" or self.name in ("CPU", "software")
 
     def __str__(self) -> str:
         if self.kind == "cuda":

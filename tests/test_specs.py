@@ -244,8 +244,8 @@ def test_devices_are_read_and_written(text, device, full):
 
 
 def test_what_computes_in_memory():
-    names = ("cpu", "openvino:CPU", "cuda", "openvino:GPU", "webgpu:software")
-    assert [Device.parse(name).in_memory for name in names] == [True, True, False, False, False]
+    names = ("cpu", "openvino:CPU", "webgpu:software", "cuda", "openvino:GPU", "webgpu", "tensorrt:0")
+    assert [Device.parse(name).in_memory for name in names] == [True, True, True, False, False, False, False]
 
 
 @pytest.mark.parametrize(

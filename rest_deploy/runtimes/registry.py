@@ -136,6 +136,7 @@ _ROWS = {
         runtime=("rest_deploy.runtimes.webgpu", "WebGpuRuntime"),
         packages={"onnxruntime_ep_webgpu": ("onnxruntime-ep-webgpu",)},
         devices={"webgpu": "webgpu"},
+        memory="openvino",  # for rest-bench in software; the runtime itself has a larger factor
         opens="onnx",
         device_names="software",
     ),

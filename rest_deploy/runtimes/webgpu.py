@@ -129,6 +129,7 @@ def _taking_turns(device: Device) -> Iterator[None]:
 class WebGpuRuntime(OnnxRuntime):
     """An ONNX file of ours on WebGPU, all that computes on its adapter; calls of a process take turns."""
 
+    memory = "webgpu"
     plugin = Plugin(_NAME, _add, _ADVICE, frozenset({"Transpose", "Scan"}))  # it has no Transpose of uint8
     #: Every adapter binds buffers of 2**27 bytes (WebGPU, 3.6.2: maxStorageBufferBindingSize). A call that takes twice
     #: as many has no larger map.
