@@ -114,7 +114,8 @@ class Predictor:
     Args:
         path: The artifact, or the address of one on a Triton server: ``http://HOST:8000/NAME``, ``https://``,
             ``grpc://HOST:8001/NAME`` or ``grpcs://``. A request that takes over a minute is an error.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"openvino"``, ``"openvino:NAME"``, ``"webgpu"``,
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"tensorrt"``, ``"tensorrt:N"``, ``"tensorrt-rtx"``,
+            ``"tensorrt-rtx:N"``, ``"openvino"``, ``"openvino:NAME"``, ``"webgpu"``,
             ``"webgpu:software"``, a ``torch.device`` or the number of a GPU; never another than asked. None takes the
             CPU, for an engine the first GPU, and for a server's model what the server does.
         threads: CPU threads for one call; None takes one for each core that this process may use. A server has its own.

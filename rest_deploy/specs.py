@@ -422,7 +422,8 @@ class Device:
         Raises:
             DeviceError: Anything that is not of this form; which kinds there are, the registry of runtimes knows.
         """
-        match = re.fullmatch(r"(cpu)|(cuda)(?::(\d{1,3}))?|((?!cpu|cuda)[a-z]+)(?::(\w[\w.]{0,39}))?", text, re.ASCII)
+        other = r"((?!cpu|cuda)[a-z]+(?:-[a-z]+)*)(?::(\w[\w.]{0,39}))?"
+        match = re.fullmatch(rf"(cpu)|(cuda)(?::(\d{{1,3}}))?|{other}", text, re.ASCII)
         if not match:
             raise DeviceError(f"device {text!r}; accepted: cpu, cuda, cuda:0, cuda:1, ..., or KIND:NAME")
         cpu, cuda, index, other, name = match.groups()
@@ -431,7 +432,7 @@ class Device:
     @property
     def in_memory(self) -> bool:
         """Whether it computes on this machine's CPU, in its memory."""
-        return self.kind == "cpu" or self.name == "CPU"
+        return self.kind == "cpu" or self.name in ("CPU", "software")
 
     def __str__(self) -> str:
         if self.kind == "cuda":

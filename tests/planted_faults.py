@@ -378,6 +378,20 @@ FAULTS = (
         "if False:",
         "tests/runtimes/test_webgpu.py::test_which_adapter_is_taken",
     ),
+    Fault(
+        "TensorRT in ONNX Runtime computing in TF32",
+        "runtimes/onnx_tensorrt.py",
+        'os.environ.get(_TF32) != "0"',
+        "False",
+        "tests/runtimes/test_onnx_tensorrt.py::test_tf32_is_to_be_forbidden",
+    ),
+    Fault(
+        "a node on another provider than was asked for",
+        "runtimes/ort.py",
+        "if subgraph.ep_name == provider:",
+        "if subgraph.ep_name != _CPU:",
+        "tests/runtimes/test_onnx_tensorrt.py::test_a_provider_that_lies",
+    ),
 )
 
 

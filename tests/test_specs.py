@@ -233,6 +233,8 @@ def test_preprocessing_refuses_a_field_of_the_wrong_kind(field, value):
         ("openvino", Device("openvino"), "openvino"),
         ("openvino:GPU.1", Device("openvino", name="GPU.1"), "openvino:GPU.1"),
         ("webgpu:software", Device("webgpu", name="software"), "webgpu:software"),
+        ("tensorrt:1", Device("tensorrt", name="1"), "tensorrt:1"),
+        ("tensorrt-rtx:0", Device("tensorrt-rtx", name="0"), "tensorrt-rtx:0"),
     ],
 )
 def test_devices_are_read_and_written(text, device, full):
@@ -242,8 +244,8 @@ def test_devices_are_read_and_written(text, device, full):
 
 
 def test_what_computes_in_memory():
-    names = ("cpu", "openvino:CPU", "cuda", "openvino:GPU", "webgpu:software")
-    assert [Device.parse(name).in_memory for name in names] == [True, True, False, False, False]
+    names = ("cpu", "openvino:CPU", "webgpu:software", "cuda", "openvino:GPU", "webgpu", "tensorrt:0")
+    assert [Device.parse(name).in_memory for name in names] == [True, True, True, False, False, False, False]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """ONNX files in ONNX Runtime, on the CPU or on an NVIDIA GPU, never silently on another device than asked.
 
-A provider that comes as a plugin is a subclass of :class:`OnnxRuntime` with a :class:`Plugin` (``runtimes/webgpu.py``).
+Another provider is a subclass of :class:`OnnxRuntime` with a :class:`Plugin` (``runtimes/webgpu.py``,
+``runtimes/onnx_tensorrt.py``).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import logging
+import os
 import queue
 import re
 import threading
@@ -76,19 +78,57 @@ _SIDE = 64
 
 @dataclass(frozen=True)
 class Plugin:
-    """A provider that ONNX Runtime does not have itself.
+    """A provider beside the CPU's and CUDA's.
 
     Args:
         provider: Its name.
         add: Adds it to the options of a session, for a device; raises DeviceError where it cannot.
         advice: What to check where it does not start.
         on_cpu: What may be on the CPU, as it does not have it: operators on levels of pictures, loops around its own.
+        weights_apart: Whether it takes weights apart from their graph.
+        blocks: Whether it runs the loops by which large maps are computed in blocks.
     """
 
     provider: str
     add: Callable[[Any, Device], None]
     advice: str
     on_cpu: frozenset[str] = frozenset()
+    weights_apart: bool = True
+    blocks: bool = True
+
+
+#: Where CUDA's provider does not start.
+_CUDA_ADVICE = "check the NVIDIA driver, CUDA and cuDNN that this version needs"
+#: Names under which plugins are registered -> the process that did it.
+registered: dict[str, int] = {}
+
+
+def plugin_devices(name: str, library: str, plugin: str, device: Device) -> list[Any]:
+    """What a plugin finds, in ONNX Runtime's order; it is registered once in a process.
+
+    Args:
+        name: Under which it is registered.
+        library: Its file.
+        plugin: Name of its provider.
+        device: That is asked for.
+
+    Raises:
+        DeviceError: ONNX Runtime takes no plugins, or not this one.
+    """
+    ort, extra = import_onnxruntime(device), _EXTRAS[device.kind]
+    if not hasattr(ort, "register_execution_provider_library"):
+        version = ort.__version__
+        raise DeviceError(f"device {device}: ONNX Runtime {version} takes no plugins; upgrade it: {install(extra)}")
+    if name not in registered:
+        try:
+            ort.register_execution_provider_library(name, library)
+        except Exception as exc:  # ONNX Runtime's errors share no public base class
+            raise DeviceError(
+                f"device {device}: ONNX Runtime {ort.__version__} does not take the plugin {Path(library).name}: "
+                f"{one_line(exc)}; install the library that it misses, or upgrade both: {install(extra)}"
+            ) from exc
+        registered[name] = os.getpid()
+    return [own for own in ort.get_ep_devices() if own.ep_name == plugin]
 
 
 class OnnxRuntime(Runtime):
@@ -125,8 +165,7 @@ class OnnxRuntime(Runtime):
         with file.checking_seal():
             file.check_graph(operators_of)
             import_onnxruntime(self.target)
-            if info.recipe.integers:
-                _check_integers(info, self.target, self.path)
+            self._check_numbers(info)
             content: bytes = file.content
             without_weights: Callable[[str], bytes] = file.without_weights
             if self.target.kind != "cpu" and info.map_block:
@@ -142,6 +181,11 @@ class OnnxRuntime(Runtime):
                 plugin=self.plugin,
             )
         return session, info
+
+    def _check_numbers(self, info: ArtifactInfo) -> None:
+        """Refuse a file that would be computed in other numbers than it was made for."""
+        if info.recipe.integers:
+            _check_integers(info, self.target, self.path)
 
     @classmethod
     def read_info(cls, path: Path) -> ArtifactInfo:
@@ -180,13 +224,15 @@ class OnnxRuntime(Runtime):
         if self.target.kind == "cpu" or self._session is None:
             return self._session
         taken = network_bytes(config_of(self.info), *size)
-        if taken > _GPU_WRONG and not self.info.map_block:
+        loops = self.plugin is None or self.plugin.blocks
+        if taken > _GPU_WRONG and not (loops and self.info.map_block):
+            other = "export it again in fp32, without --no-blockwise" if loops else "use device cuda"
             raise InputError(
                 f"{self.path}: on {self.device} ONNX Runtime would compute maps of an input of "
                 f"{'x'.join(map(str, size))} wrongly, as they have 2**31 numbers or more; run fewer at a time, scale "
-                "it down first, or export it again in fp32, without --no-blockwise"
+                f"it down first, or {other}"
             )
-        if taken <= self.whole or not self.info.map_block:
+        if taken <= self.whole or not (loops and self.info.map_block):
             return self._session
         with self._opening:
             if self._large is None:
@@ -337,14 +383,16 @@ def open_session(
     if device.kind != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     given = model
-    if without_weights is not None and hasattr(options, "add_external_initializers_from_files_in_memory"):  # from 1.24
+    apart = without_weights is not None and (plugin is None or plugin.weights_apart)
+    if apart and hasattr(options, "add_external_initializers_from_files_in_memory"):  # from 1.24
+        assert without_weights is not None
         options.add_external_initializers_from_files_in_memory([_IN_MEMORY], [model], [len(model)])
         given = without_weights(_IN_MEMORY)
     try:
         # enable_fallback=0: else a provider that fails is replaced in the constructor, with a line on stdout
         session = ort.InferenceSession(given, options, providers=providers, enable_fallback=0)
     except Exception as exc:  # ONNX Runtime's errors share no public base class
-        if plugin is not None and type(exc).__name__ == "EPFail":
+        if plugin is not None and type(exc).__name__ in ("EPFail", "RuntimeError"):  # a provider's own
             raise DeviceError(f"device {device}: it could not be started; {plugin.advice} ({one_line(exc)})") from exc
         if plugin is not None and "requires f16" in str(exc):
             raise DeviceError(f"{path}: the adapter of {device} has no float16; export it in fp32") from exc
@@ -352,10 +400,15 @@ def open_session(
     session.disable_fallback()
     session._model_bytes = None  # which it keeps to begin anew on another provider: as much memory again as the file
     if device.kind != "cpu":
-        _check_started(session, device, plugin.provider if plugin is not None else _CUDA)
+        provider, advice = (plugin.provider, plugin.advice) if plugin is not None else (_CUDA, _CUDA_ADVICE)
+        _check_started(session, device, provider, advice)
         if strict:
-            _check_on_gpu(session, device, path, plugin.on_cpu if plugin is not None else frozenset())
+            _check_on_gpu(session, device, path, provider, plugin.on_cpu if plugin is not None else frozenset())
     return session
+
+
+#: Kind of device -> the extra that brings ONNX Runtime there.
+_EXTRAS = {"cuda": "gpu", "webgpu": "webgpu", "tensorrt": "ort-trt", "tensorrt-rtx": "ort-rtx"}
 
 
 def import_onnxruntime(device: Device) -> Any:
@@ -365,7 +418,7 @@ def import_onnxruntime(device: Device) -> Any:
         MissingPackageError: It is not installed; which extra brings it depends on the device.
         DeviceError: It is installed and does not load, or nothing is left of it.
     """
-    extra = {"cuda": "gpu", "webgpu": "webgpu"}.get(device.kind, "cpu")
+    extra = _EXTRAS.get(device.kind, "cpu")
     try:
         import onnxruntime
     except ModuleNotFoundError as exc:
@@ -388,34 +441,38 @@ def _check_provider(ort: Any, device: Device) -> None:
         )
 
 
-def _check_started(session: Any, device: Device, provider: str) -> None:
+def _check_started(session: Any, device: Device, provider: str, advice: str) -> None:
     """ONNX Runtime falls back to the CPU with no more than a log line; here that is an error."""
     active = session.get_providers()
     if not active or active[0] != provider:
-        needs = "the NVIDIA driver, CUDA and cuDNN" if provider == _CUDA else "the driver"
         raise DeviceError(
-            f"device {device}: ONNX Runtime could not start its {provider.removesuffix('ExecutionProvider')} provider "
-            f"(it has {active}); check {needs} that this version needs, or use device cpu"
+            f"device {device}: ONNX Runtime could not start its {_short(provider)} provider (it has {active}); "
+            f"{advice}, or use device cpu"
         )
 
 
-def _check_on_gpu(session: Any, device: Device, path: Path, on_cpu: frozenset[str]) -> None:
-    """Nodes that the provider does not know go to the CPU without a word; here that is an error."""
+def _short(provider: str) -> str:
+    return provider.removesuffix("ExecutionProvider")
+
+
+def _check_on_gpu(session: Any, device: Device, path: Path, provider: str, on_cpu: frozenset[str]) -> None:
+    """Nodes that the provider does not know go to another without a word; here that is an error."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
-        package = "onnxruntime-gpu" if device.kind == "cuda" else "onnxruntime"
+        package = "onnxruntime-gpu" if device.kind in ("cuda", "tensorrt") else "onnxruntime"
         raise DeviceError(
             f"device {device}: this ONNX Runtime does not tell which provider runs which node, so a fallback to the "
             f"CPU cannot be ruled out; upgrade it: pip install --upgrade {package}, or use device cpu"
         )
-    stray = sorted(
-        {
-            node.op_type
-            for subgraph in session.get_provider_graph_assignment_info()
-            if subgraph.ep_name == _CPU
-            for node in subgraph.get_nodes()
-            if node.op_type not in _SHAPE_OPERATORS | (on_cpu - _WITH_PIXELS)
-            and (node.op_type in _WITH_PIXELS - on_cpu or not _SIZES_NAMED.search(node.name))
-        }
-    )
+    stray: dict[str, set[str]] = {}
+    for subgraph in session.get_provider_graph_assignment_info():
+        if subgraph.ep_name == provider:
+            continue
+        place = "on the CPU" if subgraph.ep_name == _CPU else f"by its {_short(subgraph.ep_name)} provider"
+        for node in subgraph.get_nodes():
+            if node.op_type not in _SHAPE_OPERATORS | (on_cpu - _WITH_PIXELS) and (
+                node.op_type in _WITH_PIXELS - on_cpu or not _SIZES_NAMED.search(node.name)
+            ):
+                stray.setdefault(place, set()).add(node.op_type)
     if stray:
-        raise DeviceError(f"{path}: on {device} ONNX Runtime would run {', '.join(stray)} on the CPU; use device cpu")
+        told = " and ".join(f"{', '.join(sorted(kinds))} {place}" for place, kinds in sorted(stray.items()))
+        raise DeviceError(f"{path}: on {device} ONNX Runtime would run {told}; use device cpu")

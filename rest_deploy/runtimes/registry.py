@@ -105,17 +105,18 @@ def _tensorrt(library: LibraryRow) -> RuntimeRow:
     )
 
 
+_ONNX_RUNTIME = {
+    "onnxruntime": (
+        *("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn"),
+        *("onnxruntime-rocm", "onnxruntime-migraphx"),
+    )
+}
 _ROWS = {
     "onnx": RuntimeRow(
         title="ONNX Runtime",
         suffixes=(".onnx",),
         runtime=("rest_deploy.runtimes.ort", "OnnxRuntime"),
-        packages={
-            "onnxruntime": (
-                *("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn"),
-                *("onnxruntime-rocm", "onnxruntime-migraphx"),
-            )
-        },
+        packages=_ONNX_RUNTIME,
         devices={"cpu": "cpu", "cuda": "gpu"},
     ),
     "openvino": RuntimeRow(
@@ -135,8 +136,34 @@ _ROWS = {
         runtime=("rest_deploy.runtimes.webgpu", "WebGpuRuntime"),
         packages={"onnxruntime_ep_webgpu": ("onnxruntime-ep-webgpu",)},
         devices={"webgpu": "webgpu"},
+        memory="openvino",  # for rest-bench in software; the runtime itself has a larger factor
         opens="onnx",
         device_names="software",
+    ),
+    "ort-trt": RuntimeRow(
+        title="ONNX Runtime TensorRT",
+        suffixes=(".onnx",),
+        runtime=("rest_deploy.runtimes.onnx_tensorrt", "OnnxTensorRTRuntime"),
+        packages=_ONNX_RUNTIME,
+        devices={"tensorrt": "ort-trt"},
+        opens="onnx",
+        device_names="N",
+        default_name="0",
+    ),
+    "ort-rtx": RuntimeRow(
+        title="ONNX Runtime TRT-RTX",
+        suffixes=(".onnx",),
+        runtime=("rest_deploy.runtimes.onnx_tensorrt", "OnnxTensorRTRTXRuntime"),
+        packages={
+            "onnxruntime_ep_nv_tensorrt_rtx": (
+                *("onnxruntime-ep-nv-tensorrt-rtx", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
+                "onnxruntime-ep-nv-tensorrt-rtx-cu12",
+            )
+        },
+        devices={"tensorrt-rtx": "ort-rtx"},
+        opens="onnx",
+        device_names="N",
+        default_name="0",
     ),
     **{name: _tensorrt(library) for name, library in LIBRARIES.items()},
     "pytorch": RuntimeRow(

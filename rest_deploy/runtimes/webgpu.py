@@ -15,16 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import DeviceError, MissingPackageError, install, one_line
-from rest_deploy.runtimes.ort import OnnxRuntime, Plugin, import_onnxruntime
+from rest_deploy.errors import DeviceError, MissingPackageError
+from rest_deploy.runtimes.ort import OnnxRuntime, Plugin, import_onnxruntime, plugin_devices, registered
 from rest_deploy.specs import Device
 
 _NAME = "WebGpuExecutionProvider"
 #: Name of the device whose adapter computes on the CPU, and the variable by which the plugin lets it.
 SOFTWARE, _ALLOW = "software", "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER"
 _ADVICE = "check the driver and, on Linux, the Vulkan loader libvulkan.so.1"
-#: Names under which the plugin is registered -> the process that did it.
-_registered: dict[str, int] = {}
 #: Sessions of the plugin share a context that is not theirs alone: two that open or run at a time crash the process
 #: (0.4.0, each of eight tries).
 _alone = threading.RLock()
@@ -93,23 +91,15 @@ def vulkan_kinds() -> list[int]:
 
 def _adapters(device: Device) -> list[Any]:
     """What the plugin finds; it looks whether software is allowed when it is registered, once for each of the two."""
-    ort = import_onnxruntime(device)
+    import_onnxruntime(device)
     try:
         import onnxruntime_ep_webgpu as plugin
     except ModuleNotFoundError as exc:
         if sys.version_info < (3, 11):
             raise DeviceError(f"device {device}: its plugin needs Python 3.11 or later; use device cpu") from exc
         raise MissingPackageError("onnxruntime_ep_webgpu", "run .onnx files on webgpu", "webgpu") from exc
-    if not hasattr(ort, "register_execution_provider_library"):
-        raise DeviceError(
-            f"device {device}: ONNX Runtime {ort.__version__} takes no plugins; upgrade it: {install('webgpu')}"
-        )
-    name = f"rest_deploy-{device}"
-    if name not in _registered:
-        with _allowing(device.name == SOFTWARE):
-            _register(ort, name, plugin.get_library_path(), device)
-        _registered[name] = os.getpid()
-    return [own for own in ort.get_ep_devices() if own.ep_name == _NAME]
+    with _allowing(device.name == SOFTWARE):
+        return plugin_devices(f"rest_deploy-{device}", plugin.get_library_path(), _NAME, device)
 
 
 @contextmanager
@@ -126,20 +116,11 @@ def _allowing(software: bool) -> Iterator[None]:
             os.environ[_ALLOW] = before
 
 
-def _register(ort: Any, name: str, library: str, device: Device) -> None:
-    try:
-        ort.register_execution_provider_library(name, library)
-    except Exception as exc:  # ONNX Runtime's errors share no public base class
-        raise DeviceError(
-            f"device {device}: ONNX Runtime {ort.__version__} does not take the plugin {Path(library).name}: "
-            f"{one_line(exc)}; upgrade both: {install('webgpu')}"
-        ) from exc
-
-
 @contextmanager
 def _taking_turns(device: Device) -> Iterator[None]:
     """Open a session while no other opens or runs; in a forked child it would wait for ever."""
-    if set(_registered.values()) - {os.getpid()}:
+    ours = {process for name, process in registered.items() if name.startswith(f"rest_deploy-{device.kind}")}
+    if ours - {os.getpid()}:
         raise DeviceError(f"device {device}: this process was forked from one that uses it; start processes by spawn")
     with _alone:
         yield
@@ -148,6 +129,7 @@ def _taking_turns(device: Device) -> Iterator[None]:
 class WebGpuRuntime(OnnxRuntime):
     """An ONNX file of ours on WebGPU, all that computes on its adapter; calls of a process take turns."""
 
+    memory = "webgpu"
     plugin = Plugin(_NAME, _add, _ADVICE, frozenset({"Transpose", "Scan"}))  # it has no Transpose of uint8
     #: Every adapter binds buffers of 2**27 bytes (WebGPU, 3.6.2: maxStorageBufferBindingSize). A call that takes twice
     #: as many has no larger map.

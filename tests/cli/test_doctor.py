@@ -42,10 +42,15 @@ TABLE = """\
   triton     Triton repository                 yes     -           -
   openvino   .onnx by OpenVINO                 -       no          -           2
   webgpu     .onnx by ONNX Runtime WebGPU      -       -           no          3
+  ort-trt    .onnx by ONNX Runtime TensorRT    -       -           no          4
+  ort-rtx    .onnx by ONNX Runtime TRT-RTX     -       -           no          5
   pytorch    .pth .pt .safetensors by PyTorch  -       yes         no          1
    1 there is no NVIDIA driver here; install one, or use device cpu with an .onnx file
    2 openvino is not installed; pip install "rest-deploy[openvino]"
    3 onnxruntime-ep-webgpu is not installed; pip install "rest-deploy[webgpu]"
+   4 device tensorrt:0: the installed ONNX Runtime 1.32.0 has no TensorRT provider; install it:
+     pip uninstall onnxruntime && pip install "rest-deploy[ort-trt]", or use device cpu
+   5 onnxruntime-ep-nv-tensorrt-rtx is not installed; pip install "rest-deploy[ort-rtx]"
 """
 
 

@@ -185,6 +185,7 @@ class Machine:
             monkeypatch,
             "openvino",
             "onnxruntime_ep_webgpu",
+            "onnxruntime_ep_nv_tensorrt_rtx",
             *(module for row in LIBRARIES.values() for module in row.modules),
         )
         versions = EXPORTING | {"cuda-bindings": "13.5.0"} | {n.replace("_", "-"): v for n, v in others.items()}

@@ -58,11 +58,15 @@ def test_everything_is_there(monkeypatch: MonkeyPatch) -> None:
     assert table(report) == {
         "onnx": "yes yes yes", "onnx-fp16": "yes yes yes", "onnx-int8": "yes yes never", "trt": "yes never yes",
         "trt-rtx": "yes never yes", "openvino": "never no never", "webgpu": "never never no",
+        "ort-trt": "never never no", "ort-rtx": "never never no",
         "pytorch": "never yes yes", "web": "yes never never", "triton": "yes never never",
     }  # fmt: skip
     missing = (
         'openvino is not installed; pip install "rest-deploy[openvino]"',
-        ('onnxruntime-ep-webgpu is not installed; pip install "rest-deploy[webgpu]"'),
+        'onnxruntime-ep-webgpu is not installed; pip install "rest-deploy[webgpu]"',
+        "device tensorrt:0: the installed ONNX Runtime 1.32.0 has no TensorRT provider; install it: pip uninstall "
+        'onnxruntime && pip install "rest-deploy[ort-trt]", or use device cpu',
+        'onnxruntime-ep-nv-tensorrt-rtx is not installed; pip install "rest-deploy[ort-rtx]"',
     )
     others = [
         ability for a in report.artifacts for ability in a.abilities.values() if ability.possible.value != "never"
@@ -76,6 +80,7 @@ def test_a_machine_for_the_cpu(monkeypatch: MonkeyPatch) -> None:
     assert table(report) == {
         "onnx": "yes yes no", "onnx-fp16": "yes yes no", "onnx-int8": "yes yes never", "trt": "no never no",
         "trt-rtx": "no never no", "openvino": "never no never", "webgpu": "never never no", "pytorch": "never yes no",
+        "ort-trt": "never never no", "ort-rtx": "never never no",
         "web": "yes never never", "triton": "yes never never",
     }  # fmt: skip
     assert steps(report, "onnx", CUDA) == steps(report, "onnx-fp16", CUDA) == (NO_DRIVER,)
@@ -232,7 +237,18 @@ def test_a_checkpoint_reader_that_is_missing(monkeypatch: MonkeyPatch) -> None:
 
 
 def test_the_keys_are_those_of_the_registries() -> None:
-    assert artifact_keys() == (*ONNX, "web", "trt", "trt-rtx", "triton", "openvino", "webgpu", "pytorch")
+    assert artifact_keys() == (
+        *ONNX,
+        "web",
+        "trt",
+        "trt-rtx",
+        "triton",
+        "openvino",
+        "webgpu",
+        "ort-trt",
+        "ort-rtx",
+        "pytorch",
+    )
 
 
 def test_a_new_row_shows_up_by_itself(monkeypatch: MonkeyPatch) -> None:

@@ -26,7 +26,8 @@ def test_demands(text: str, key: str, ability: str | None) -> None:
 
 @pytest.mark.parametrize("text", ["", "coreml", "ONNX", ":cuda", "onnx ", ".onnx"])
 def test_artifacts_that_there_are_not(text: str) -> None:
-    accepted = "accepted: onnx, onnx-fp16, onnx-int8, web, trt, trt-rtx, triton, openvino, webgpu, pytorch"
+    accepted = "accepted: onnx, onnx-fp16, onnx-int8, web, trt, trt-rtx, triton, openvino, webgpu, "
+    accepted += "ort-trt, ort-rtx, pytorch"
     with pytest.raises(ConfigError, match=f"^unknown artifact '{text.partition(':')[0]}'; {accepted}$"):
         Demand.parse(text)
 

@@ -19,25 +19,28 @@ from tests.conftest import TINY, slow
 from tests.engines import Machine
 from tests.runtimes.toy import add_toy, make_toy
 from tests.runtimes.vulkan import needs_software_vulkan
+from tests.standins.onnx_providers import PROVIDERS, FakeProvider
 from tests.standins.tensorrt import API_CASES
 
-WEBGPU = pytest.param("webgpu:software", marks=pytest.mark.slow)
+_DEVICES = ("openvino", pytest.param("webgpu:software", marks=pytest.mark.slow), *PROVIDERS)
 
 
-@pytest.fixture(params=["onnx", "openvino", WEBGPU, "pytorch", "toy", *API_CASES, *slow(["http", "grpc"])])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Of artifact, or the device of an ONNX file."""
+@pytest.fixture(params=["onnx", *_DEVICES, "pytorch", "toy", *API_CASES, *slow(["http", "grpc"])])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of artifact, or the device of an ONNX file; TensorRT in ONNX Runtime is a stand-in."""
     if request.param == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO, an extra of its own, is not installed")
     if request.param == "webgpu:software":
         needs_software_vulkan()
+    if request.param in PROVIDERS:
+        FakeProvider(request.param).install(monkeypatch)
     return str(request.param)
 
 
 @pytest.fixture
 def device(kind: str) -> str | None:
     """What is asked for; None for the runtime's default."""
-    return kind if kind in ("openvino", "webgpu:software") else None
+    return kind if kind in ("openvino", "webgpu:software", *PROVIDERS) else None
 
 
 @pytest.fixture

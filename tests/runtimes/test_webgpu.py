@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import pytest
 from examples.digits.data import load_split, render
 from rest_deploy import Predictor, benchmark, export, verify
 from rest_deploy.benchmarking.run import Effort
+from rest_deploy.cli import bench as bench_cli
 from rest_deploy.cli import predict as cli
-from rest_deploy.errors import DeviceError, MissingPackageError
+from rest_deploy.cli import verify as verify_cli
+from rest_deploy.errors import DeviceError, InputError, MissingPackageError
 from rest_deploy.models.factory import load_model
 from rest_deploy.models.reference import reference_runs
 from rest_deploy.pipeline import ExportRequest, run_export
@@ -127,6 +130,85 @@ def test_it_is_verified_timed_and_named_in_every_output(
     assert f"warning: {SOFTWARE} computes on the CPU, in software" in done.err
     with Predictor(path, SOFTWARE) as predictor:
         assert f"on {SOFTWARE}" in repr(predictor)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("adapter")
+def test_it_is_said_to_programs_too(made: dict[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Answers alone go to stdout: what they come from is on stderr there, and in the records of the others."""
+    digit = IMAGES.parent / "digits" / "images" / "eight-57x91.png"
+    done = Outcome(cli, [made[DIGITS], digit, "--device", SOFTWARE, "--json"], capsys)
+    assert (done.code, len(json.loads(done.out))) == (0, 1)
+    assert f"warning: {SOFTWARE} computes on the CPU, in software" in done.err
+    own = [made[DIGITS], "--device", SOFTWARE, "--json"]
+    done = Outcome(verify_cli, [*own, "--reference", DIGITS, "--sizes", "33x40"], capsys)
+    assert [found["device"] for found in json.loads(done.out)["artifacts"]] == [SOFTWARE]
+    done = Outcome(
+        bench_cli, [*own, "--sizes", "16x16", "--no-cold", "--min-rounds", "2", "--min-seconds", "0"], capsys
+    )
+    (contender,) = json.loads(done.out)["contenders"]
+    assert contender["device"] == SOFTWARE
+    assert f"; {SOFTWARE} computes on the CPU, in software" in contender["description"]
+
+
+#: How much more a process takes once a call runs than before, its sessions open and their peak forgotten.
+MEASURED = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from rest_deploy import Predictor
+from tests.runtimes.vulkan import needs_software_vulkan
+
+def status(key):
+    return 1024 * int(re.search(key + r":\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+
+needs_software_vulkan()
+with Predictor(sys.argv[1], "webgpu:software", max_pixels=None) as predictor:
+    predictor.logits(np.zeros((1, 3, 32, 32), np.float32))
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): VmHWM begins anew
+    before = status("VmRSS")
+    predictor.logits(np.zeros((2, 3, 448, 448), np.float32))
+    print(predictor._runtime.call_bytes(2, 448, 448), status("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("adapter")
+def test_memory_is_as_predicted(made: dict[Path, Path]) -> None:
+    """Within what ONNX Runtime's is (``StagesFamily.call_bytes``)."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, made[DIGITS]], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    predicted, measured = map(int, done.stdout.split())
+    assert 0.9 <= predicted / measured <= 1.6
+
+
+@pytest.mark.usefixtures("adapter")
+def test_what_does_not_fit_is_refused_before_it_runs(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In software it is this machine's memory; here one where 1 GiB is free."""
+    for module in ("machine", "runtimes.memory"):
+        monkeypatch.setattr(f"rest_deploy.{module}.available_bytes", lambda: 1 << 30)
+    side = 1400
+    batch, ran = np.zeros((1, 3, side, side), np.float32), []
+    with Predictor(tiny_onnx, SOFTWARE, max_pixels=None) as predictor, Predictor(tiny_onnx) as on_cpu:
+        monkeypatch.setattr(predictor._runtime, "_run", ran.append)
+        most = predictor.max_pixels
+        assert most is not None
+        assert 0 < most < side**2 < (on_cpu.max_pixels or 0)
+        with pytest.raises(InputError, match=rf"{side}x{side} would take about .* at most about {most:,} pixels"):
+            predictor.logits(batch)
+    assert not ran
+    with pytest.raises(InputError, match=r"would take about"):
+        verify(tiny_onnx, reference=tiny_onnx, sizes=[(side, side)], device=SOFTWARE)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("adapter")
+def test_a_large_call_gives_back_what_the_cpu_took(made: dict[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As calls of more than usual memory do."""
+    monkeypatch.setattr(ort, "USUAL", 0)
+    with Predictor(made[DIGITS], SOFTWARE) as predictor:
+        assert np.isfinite(predictor.logits(np.zeros((1, 3, 16, 16), np.float32))).all()
 
 
 @pytest.mark.slow
@@ -272,7 +354,7 @@ def test_a_forked_child_cannot_open_it_anew(made: dict[Path, Path]) -> None:
 def test_a_plugin_that_is_missing_or_of_another_onnxruntime(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    monkeypatch.setattr(webgpu, "_registered", {})
+    monkeypatch.setattr(ort, "registered", {})
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", None)
     with pytest.raises(MissingPackageError) as caught:
         open_runtime(tiny_onnx, "webgpu")
