@@ -116,8 +116,7 @@ def model_of(file: Path, info: ArtifactInfo, config: TritonConfig, name: str | N
     Raises:
         ConfigError: A name, a batch, a warm-up or a label that cannot be.
     """
-    name = check(MODEL_NAME, name or config.name or file.stem, "name")
-    model = Model(name, file, info, sha256_of(file), config)
+    model = Model(name or name_of(file, config), file, info, sha256_of(file), config)
     for label in info.labels or ():
         if label.splitlines() not in ([label], []):
             raise ConfigError(
@@ -125,6 +124,18 @@ def model_of(file: Path, info: ArtifactInfo, config: TritonConfig, name: str | N
             )
     model.max_batch, model.warm_up  # noqa: B018  # checks them
     return model
+
+
+def name_of(file: Path, config: TritonConfig) -> str:
+    """What a model is called on the server.
+
+    Raises:
+        ConfigError: No server takes it.
+    """
+    try:
+        return str(check(MODEL_NAME, config.name or file.stem, "name"))
+    except ConfigError as exc:
+        raise ConfigError(f"{file}: {exc}; give one with --name, or rename the file") from exc
 
 
 def check_servable(info: ArtifactInfo, path: str | Path, config: TritonConfig) -> None:
@@ -152,9 +163,14 @@ def check_servable(info: ArtifactInfo, path: str | Path, config: TritonConfig) -
         )
 
 
-def cache_arguments(models: Sequence[Model]) -> list[str]:
-    """Arguments of a server whose models have a response cache."""
-    return [f"--cache-config=local,size={_CACHE_BYTES}"] if any(m.config.response_cache for m in models) else []
+def server_arguments(models: Sequence[Model]) -> list[str]:
+    """Arguments that a server of these models needs."""
+    arguments = []
+    if any(model.config.response_cache for model in models):
+        arguments.append(f"--cache-config=local,size={_CACHE_BYTES}")
+    if any(model.info.engine is not None and model.info.engine.version_compatible for model in models):
+        arguments.append("--backend-config=tensorrt,version-compatible=true")  # such a plan holds code for the CPU
+    return arguments
 
 
 # ---- config.pbtxt, in protobuf's text format
