@@ -15,6 +15,7 @@ from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, fitting
 from rest_deploy.errors import ConfigError
 from rest_deploy.runtimes.registry import read_info
+from rest_deploy.runtimes.triton import SHA256_KEY
 from rest_deploy.serving.config import MODEL_NAME, TritonConfig
 from rest_deploy.specs import LOGITS, ImageSize, TensorSpec
 from rest_deploy.values import check
@@ -22,8 +23,6 @@ from rest_deploy.values import check
 #: Of a server that runs a model on CPUs or ONNX Runtime's CUDA, where nobody says.
 DEFAULT_MAX_BATCH = 16
 LABELS = "labels.txt"
-#: Key of the configuration's parameters that holds the SHA-256 of the model's file.
-SHA256_KEY = "sha256"
 _CACHE_BYTES = 256 << 20
 _USUAL = ImageSize(224, 224)
 #: Of pictures of any size that a file resizes itself.

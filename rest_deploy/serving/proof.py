@@ -35,8 +35,8 @@ from rest_deploy.errors import (
 from rest_deploy.nvidia import find_gpu
 from rest_deploy.runtimes.kserve import Client, Statistics, open_client
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.runtimes.triton import TritonRuntime
-from rest_deploy.serving.model import SHA256_KEY, Model, server_arguments
+from rest_deploy.runtimes.triton import SHA256_KEY, TritonRuntime
+from rest_deploy.serving.model import Model, server_arguments
 from rest_deploy.specs import LOGITS, InputKind
 from rest_deploy.verification.reference import Case, cases_of, synthetic_images
 
