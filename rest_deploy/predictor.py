@@ -143,6 +143,8 @@ class Predictor:
         max_pixels: int | None = USUAL_MAX_PIXELS,
     ) -> None:
         threads = check(THREADS, threads, "threads") if threads is not None else None
+        if threads is not None and is_address(path):
+            raise ConfigError(f"{path}: threads is {threads}; a server's threads are its own: leave threads out")
         max_pixels = check(MAX_PIXELS, max_pixels, "max_pixels") if max_pixels is not None else None
         allow_spinning = check(bool, allow_spinning, "allow_spinning")
         self._options = {"threads": threads, "allow_spinning": allow_spinning, "max_pixels": max_pixels}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from rest_deploy.archives.sources import Item, Shard
+from rest_deploy.archives.sources import Item, Shard, is_uri
 from rest_deploy.artifact.files import check_target, check_writable, replacing
 from rest_deploy.artifact.workspace import alone
 from rest_deploy.errors import ConfigError, ExportError, ImageError, MissingPackageError, one_line
@@ -32,8 +32,6 @@ _GROUP = 8 << 20  # bytes of rows, as JSON, in a row group of Parquet
 _SHOWN = 16  # characters in a message, as of a SHA-256
 #: Of a row. In names and labels each quotation mark stands behind a backslash.
 _NO_ERROR = b'"error": null, '
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-
 Record = Mapping[str, Any]
 
 
@@ -72,7 +70,7 @@ class Output:
     @property
     def remote(self) -> bool:
         """Whether it is a URI."""
-        return bool(_URI.match(self.path))
+        return is_uri(self.path)
 
     @property
     def target(self) -> str:
@@ -85,6 +83,15 @@ class Output:
     def beside(self, suffix: str) -> Path:
         """A file that goes with it."""
         return Path(f"{self.target.rpartition('/')[2] if self.remote else self.target}{suffix}")
+
+    def owns(self, path: str) -> bool:
+        """Whether a file is of these results or of another shard of them, or goes with them."""
+        stem, suffix = os.path.splitext(self.path.rpartition("/")[2] if self.remote else os.path.abspath(self.path))
+        shard, beside = r"(-\d{5}-of-\d{5})?", "|".join(map(re.escape, ("", PART, TOLD)))
+        folder, name = os.path.split(os.path.abspath(stem))
+        given, last = os.path.split(path)
+        own = re.fullmatch(f"{re.escape(name)}{shard}{re.escape(suffix)}({beside})", last)
+        return own is not None and os.path.realpath(given) == os.path.realpath(folder)
 
     def exists(self) -> bool:
         """Whether the results are there.
@@ -99,6 +106,22 @@ class Output:
         with self._reached():
             system, path = pyarrow.fs.FileSystem.from_uri(self.target)
             return bool(system.get_file_info(path).type != pyarrow.fs.FileType.NotFound)
+
+    def check(self) -> None:
+        """Try whether results can be written elsewhere, before any are made.
+
+        Raises:
+            ExportError: They cannot be.
+        """
+        if not self.remote:
+            return  # check_target has looked
+        import pyarrow.fs
+
+        with self._reached():
+            system, path = pyarrow.fs.FileSystem.from_uri(self.target)
+            with system.open_output_stream(f"{path}.rest-trial") as file:
+                file.write(b"\n")
+            system.delete_file(f"{path}.rest-trial")
 
     def write(self, rows: Path) -> None:
         """Make the results of the rows, whole or not at all.
@@ -166,6 +189,7 @@ class Rows:
 
     Raises:
         ConfigError: There are rows or results, and ``resume`` is not given.
+        ExportError: The results could not be written.
     """
 
     def __init__(self, output: Output, file: IO[bytes], *, resume: bool) -> None:
@@ -178,6 +202,8 @@ class Rows:
         if (self.finished or self._begun) and not resume:
             what, go_on = (output.target, "leave it") if self.finished else (str(self._path), "go on with it")
             raise ConfigError(f"{what}: is there already; give --resume to {go_on}, or delete it to begin anew")
+        if not self.finished:
+            output.check()
 
     def begin(self, record: Record) -> None:
         """Note what the rows are of.

@@ -14,9 +14,9 @@ from rest_deploy.artifact.address import Address, located
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import ConfigError, ImageError, PredictorError
-from rest_deploy.predictor import Predictor
-from rest_deploy.runtimes.registry import can_sleep, read_info
-from rest_deploy.specs import USUAL_MAX_PIXELS
+from rest_deploy.predictor import DEFAULT_TOP_K, Predictor
+from rest_deploy.runtimes.registry import can_sleep, read_info, row_for
+from rest_deploy.specs import USUAL_MAX_PIXELS, Activation, Device
 
 #: Rows of blocks, in order.
 Answers = Generator[bytes, None, None]
@@ -100,12 +100,13 @@ def run(
         on_ray.check_installed()
         answers = on_ray.answers_on_ray
     with rows_of(request.output, resume=request.resume) as rows:
-        opened(read_info(request.artifact))
+        info = read_info(request.artifact)
+        opened(info)
         digest = digest_of(request.artifact)
-        with closing(Listing(request.sources)) as listing:
+        with closing(Listing(request.sources, request.output.owns)) as listing:
             if listing.note:
                 warn(listing.note)
-            rows.begin(_record(request, digest, listing))
+            rows.begin(_record(request, info, digest, listing))
             if rows.finished:
                 return Done(request.output.target)
             first, end = (request.output.shard or Shard(1, 1)).blocks(listing.count)
@@ -130,15 +131,17 @@ def digest_of(artifact: str) -> str:
     return sha256_of(place)
 
 
-def _record(request: ArchiveRequest, digest: str, listing: Listing) -> dict[str, object]:
-    """What rows depend on."""
+def _record(request: ArchiveRequest, info: ArtifactInfo, digest: str, listing: Listing) -> dict[str, object]:
+    """What rows depend on; what was asked for and what is so by default are the same."""
+    usual = DEFAULT_TOP_K if info.activation is Activation.SOFTMAX else info.num_classes
+    device = Device.parse(row_for(request.artifact, request.device).named(request.device))
     return {
         "artifact": digest,
         "images": listing.digest,
         "shard": str(request.output.shard or Shard(1, 1)),
-        "top-k": request.top_k,
+        "top-k": min(request.top_k or usual, info.num_classes),
         "max-pixels": request.max_pixels,
-        "device": request.device,
+        "device": str(device),
     }
 
 

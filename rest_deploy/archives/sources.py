@@ -7,10 +7,11 @@ import hashlib
 import io
 import json
 import os
+import posixpath
 import re
 import sqlite3
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -28,8 +29,14 @@ _MOST_SHARDS = 99_999  # which have five digits in the names of their files
 _LONGEST_LINE = 1 << 16
 _TOLD = 10  # names of files that were left out
 _CHUNK = 1 << 20
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 #: What tarfile raises for files that are none, or damaged.
 _DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError)
+
+
+def is_uri(path: str) -> bool:
+    """Whether a path is that of another file system, as s3://bucket/file."""
+    return bool(_URI.match(path))
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,21 @@ class _Unreadable(io.BytesIO):
         raise self._why if isinstance(self._why, OSError) else OSError(self._why)
 
 
+class _LeftOut:
+    """Files that were left out: how many, and as text the first of them."""
+
+    def __init__(self) -> None:
+        self.count, self._first = 0, list[str]()
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        if len(self._first) < _TOLD:
+            self._first.append(_text(name))
+
+    def __str__(self) -> str:
+        return listed(self._first) + (f" and {self.count - _TOLD} more" if self.count > _TOLD else "")
+
+
 class Listing:
     """All images of some sources, in a temporary file that goes with it, however many they are.
 
@@ -116,6 +138,7 @@ class Listing:
 
     Args:
         sources: Paths of folders, of lists of paths (``.txt``), of tar files (``.tar``) and of images.
+        ours: Whether a file of a folder is none of it, as results that are written there.
 
     Raises:
         ImageError: A source is missing or cannot be read, or there are no images.
@@ -123,8 +146,10 @@ class Listing:
         PredictorError: No memory or no file handles are left.
     """
 
-    def __init__(self, sources: Sequence[str]) -> None:
-        self.left_out, self._some_left_out, self.twice = 0, list[str](), 0
+    def __init__(self, sources: Sequence[str], ours: Callable[[str], bool] = lambda _: False) -> None:
+        self._ours, self.twice = ours, 0
+        #: Files that were left out, and the first of them: those that are no images, and tar files of folders.
+        self._others, self._tars = _LeftOut(), _LeftOut()
         digest = hashlib.sha256()
         try:
             self._items = sqlite3.connect("")  # a file in the temporary folder that has no name
@@ -151,9 +176,13 @@ class Listing:
     def note(self) -> str:
         """What was left out, in words; empty if nothing was."""
         words = []
-        if self.left_out:
-            more = f" and {self.left_out - _TOLD} more" if self.left_out > _TOLD else ""
-            words += [f"{counted(self.left_out, 'file')} left out, no images: {listed(self._some_left_out)}{more}"]
+        if self._others.count:
+            words += [f"{counted(self._others.count, 'file')} left out, no images: {self._others}"]
+        if self._tars.count:
+            words += [
+                f"{counted(self._tars.count, 'tar file')} in a folder left out: {self._tars}; to take their images "
+                f"give them by their own names, as FOLDER/*{TAR}"
+            ]
         if self.twice:
             words += [f"{counted(self.twice, 'image')} given more than once, taken once"]
         return "; ".join(words)
@@ -177,9 +206,12 @@ class Listing:
             for path in files_below(Path(source)):
                 if is_image_file(path):
                     yield _file(str(path), seen=True)
-                else:
-                    self._leave_out(str(path))
+                elif path.suffix.lower() == TAR:
+                    self._tars.add(str(path))
+                elif not self._ours(str(path)):
+                    self._others.add(str(path))
         elif not os.path.isfile(source):
+            _refuse_uri(source)
             raise ImageError(f"{source}: {no_file(source)}; give folders, images, lists ({LIST}) or tar files ({TAR})")
         elif suffix == LIST:
             for line in _lines(source):
@@ -193,15 +225,11 @@ class Listing:
             raise ConfigError(
                 f"{path}: a packed tar file, whose members cannot be read by their place; unpack it to a {TAR} first"
             )
+        _refuse_uri(path)
         if path.lower().endswith(TAR):
             yield from self._members(path)
         else:
             yield _file(path)
-
-    def _leave_out(self, name: str) -> None:
-        self.left_out += 1
-        if len(self._some_left_out) < _TOLD:
-            self._some_left_out.append(_text(name))
 
     def _members(self, path: str) -> Iterator[tuple[Item, str]]:
         """Images of a tar file in its order, without hidden ones; links, devices and sparse files are left out."""
@@ -215,9 +243,9 @@ class Listing:
                         continue
                     if member.isreg() and not member.issparse() and _is_image(tar, member):
                         item = Item(_text(f"{path}/{member.name}"), place, member.offset_data, member.size, seen=True)
-                        yield item, f"{same}\0{member.name}"
+                        yield item, f"{same}\0{posixpath.normpath(member.name)}"
                     else:
-                        self._leave_out(f"{path}/{member.name}")
+                        self._others.add(f"{path}/{member.name}")
                 damage = _behind(file, tar.offset)
         except _DAMAGED as exc:
             raise ConfigError(f"{path}: no tar file, or damaged: {one_line(exc)}; {again}") from exc
@@ -225,6 +253,14 @@ class Listing:
             raise ImageError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
         if damage:
             raise ConfigError(f"{path}: {damage}; {again}")
+
+
+def _refuse_uri(path: str) -> None:
+    if is_uri(path) and not os.path.lexists(path):
+        raise ConfigError(
+            f"{_text(path)}: a URI, and images are read by their paths, on Ray's machines too; mount that file system, "
+            "or copy the images"
+        )
 
 
 def _file(path: str, *, seen: bool = False) -> tuple[Item, str]:

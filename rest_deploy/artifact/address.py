@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class Address:
     def parse(cls, text: str) -> Address:
         """Read ``"http://HOST:PORT/NAME"``, or one of https, grpc, grpcs.
 
+        As it is asked by curl, ``"http://HOST:PORT/v2/models/NAME"``, with or without ``/infer``, it is the same.
+
         Raises:
             ConfigError: Anything else.
         """
@@ -52,10 +55,14 @@ class Address:
             port = parts.port if parts.port is not None else SCHEMES[parts.scheme]
         except ValueError as exc:
             raise wrong from exc
-        prefix, _, name = parts.path.rstrip("/").rpartition("/")
+        path = parts.path.rstrip("/")
+        if asked := re.fullmatch(r"(.*)/v2/models/([^/]+)(?:/infer)?", path):
+            path = f"{asked[1]}/{asked[2]}"
+        prefix, _, name = path.rpartition("/")
         host = parts.netloc.rpartition(":")[0] if parts.port is not None else parts.netloc
         odd = "@" in parts.netloc or parts.query or parts.fragment or (prefix and parts.scheme.startswith("grpc"))
         labels = host.rstrip(".").split(".") if not host.startswith("[") else ["IPv6"]
+        odd = odd or "/v2/models/" in f"{path}/"  # what else a server is asked
         odd = odd or not text.isascii() or not all(0 < len(label) < 64 for label in labels)  # no name of a host
         if not host or not name or not port or odd or any(not c.isprintable() or c.isspace() for c in text):
             raise wrong
@@ -91,8 +98,21 @@ def located(place: str | Path | Address) -> Place:
     return place
 
 
+#: Address -> what a server last told this process of its model.
+_told: dict[Address, dict[str, Any]] = {}
+
+
+def tell(address: Address, server: str, sha256: str | None) -> None:
+    """Keep what a server said of itself and of its model's file, for :func:`facts_of`."""
+    _told[address] = {"sha256": sha256, "bytes": None, "server": server}
+
+
 def facts_of(place: Place) -> dict[str, Any]:
-    """What a record of a measurement says of an artifact's bytes: ``sha256`` and ``bytes``, None of a server's."""
+    """What a record of a measurement says of an artifact's bytes: ``sha256`` and ``bytes``.
+
+    Of a model on a server that is the digest that the server told, None for the number of bytes, and ``server``, its
+    name and version; all None before it was asked.
+    """
     if isinstance(place, Address):
-        return {"sha256": None, "bytes": None}
+        return dict(_told.get(place, {"sha256": None, "bytes": None, "server": None}))
     return {"sha256": sha256_of(place), "bytes": place.stat().st_size}

@@ -39,7 +39,7 @@ from rest_deploy.environment import describe_environment
 from rest_deploy.errors import ConfigError, RestDeployError, install
 from rest_deploy.export.engine.choice import choose_library
 from rest_deploy.export.engine.config import EngineConfig
-from rest_deploy.export.formats import FORMATS, SOURCE
+from rest_deploy.export.formats import FORMATS, SOURCE, FormatRequest
 from rest_deploy.nvidia import Gpu, TensorRTLog, is_installed, load_library
 from rest_deploy.recipes import recipe_of
 from rest_deploy.runtimes.registry import RUNTIMES, RuntimeRow
@@ -220,8 +220,9 @@ def _export(name: str, findings: Findings) -> Ability:
     steps += [package.note for package in packages.values() if package.state in {State.OLD, State.BROKEN}]
     if ONNXRUNTIME in packages and packages[ONNXRUNTIME].state is State.WORKS:
         steps.append(findings.probes[SOURCE, CPU])  # what is exported is run there
-    if name not in LIBRARIES:
-        return Ability.unless(*steps)
+    if name not in LIBRARIES:  # what is no package of Python, as of npm, its exporter looks for
+        asked = FormatRequest(name, Precision.FP32, row.config_class())
+        return Ability.unless(*steps, attempt(row.check, asked).problem)
     reasons, note = _build(name, findings)
     return Ability.unless(*steps, *reasons, note=note)
 

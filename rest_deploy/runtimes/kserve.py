@@ -1,18 +1,19 @@
 """KServe's inference protocol v2 with Triton's extensions, over HTTP by Python itself and over gRPC by tritonclient.
 
-Errors of both, and of the network, become ours here: ``DeviceError`` where a server does not answer as one, and
-``Refused`` where it answers that it will not.
+Errors of both, and of the network, become ours here: ``DeviceError`` where a server does not answer as one,
+``Refused`` where it answers that it will not, and of these ``Busy`` where it, or a gateway before it, may later.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import re
 import ssl
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import quote
@@ -36,6 +37,17 @@ _CHANNEL = [
     *(("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000)),
     *(("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)),
 ]
+#: Bytes of an answer with tensors beside them.
+_MOST_HEAD = 1 << 20
+#: Status of HTTP that passes -> what it says.
+_BUSY = {
+    429: "too many requests",
+    502: "a gateway has no answer of the server",
+    503: "the server is overloaded or not ready",
+    504: "a gateway has waited too long for the server",
+}
+#: What gRPC says where a gateway answered by HTTP, and Triton where a queue of requests is full.
+_BUSY_TEXT = re.compile(r"http2? header with status: (429|502|503|504)|maximum queue size")
 #: Of the protocol -> ours.
 DTYPES: Mapping[str, str] = {"FP32": "float32", "FP16": "float16", "UINT8": "uint8"}
 DATATYPES = {ours: theirs for theirs, ours in DTYPES.items()}
@@ -45,6 +57,13 @@ Tensors = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> datatype and shap
 
 class Refused(RestDeployError):
     """What a server said where it did not do what it was asked."""
+
+
+class Busy(Refused):
+    """What it said where it may do the same at another time."""
+
+    def __init__(self, what: str, after: str = "") -> None:
+        super().__init__(f"{what}; try again {f'in {after} s' if after.isdecimal() else 'later'}")
 
 
 @dataclass(frozen=True)
@@ -101,18 +120,21 @@ class Client(ABC):
             ArtifactError: It has no such model, or does not tell its configuration.
         """
         try:
-            server = self._server()
+            server = " ".join(self._server().split())[:100]
+        except Busy as exc:
+            raise DeviceError(f"{self.address}: {exc}") from exc
         except Refused as exc:
             raise DeviceError(f"{self.address}: not a server of KServe's protocol v2 ({exc}); {self._ports}") from exc
         try:
             inputs, outputs = self._tensors()
-            ready = self._ready()
+            if not self._ready():
+                raise Refused("it is not ready")
         except Refused as exc:
-            raise self._without_model(str(exc)) from exc
-        if not ready:
-            raise self._without_model("it is not ready")
+            raise self._without_model(exc) from exc
         try:
             max_batch, parameters, cached = self._config()
+        except Busy as exc:
+            raise DeviceError(f"{self.address}: {exc}") from exc
         except Refused as exc:
             raise ArtifactError(
                 f"{self.address}: the server tells no configuration of the model ({exc}), so no record; ask Triton"
@@ -129,7 +151,7 @@ class Client(ABC):
         _, parameters, _ = self._config()
         return parameters == served.parameters
 
-    def _without_model(self, said: str) -> RestDeployError:
+    def _without_model(self, said: Refused) -> RestDeployError:
         """Why a model does not answer, with what the server has."""
         try:
             states = self._states()
@@ -138,6 +160,8 @@ class Client(ABC):
         if self.address.name in states:
             reason = f": {states[self.address.name]}" if states[self.address.name] else ""
             return DeviceError(f"{self.address}: the model is not ready{reason}; look at the server's log")
+        if isinstance(said, Busy):
+            return DeviceError(f"{self.address}: {said}")
         has = f"; it has {', '.join(sorted(states)[:10]) or 'none'}" if states else ""
         return ArtifactError(f"{self.address}: the server has no such model ({said}){has}; give one of its names")
 
@@ -149,11 +173,16 @@ class Client(ABC):
         return DeviceError(f"{self.address}: {why}; start the server, or give its address ({self._ports})")
 
     @abstractmethod
-    def infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], most: int) -> dict[str, NDArray[Any]]:
         """Outputs by name for inputs by name, as arrays of their own.
 
+        Args:
+            inputs: What is asked.
+            outputs: Names of what is to be answered.
+            most: Bytes of these. By HTTP no more of an answer is read; a message of gRPC has up to 2 GiB.
+
         Raises:
-            DeviceError: The server does not answer.
+            DeviceError: The server does not answer, or with more.
             Refused: It does not take them.
         """
 
@@ -206,7 +235,12 @@ class HttpClient(Client):
         return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=ssl.create_default_context())
 
     def _ask(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, most: int = 0
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        most: int = _MOST_TEXT,
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         """Status, headers and content of an answer."""
         end = time.monotonic() + TIMEOUT_S
@@ -218,7 +252,7 @@ class HttpClient(Client):
             try:
                 connection.request(method, self.address.prefix + path, body, dict(headers or {}))
                 answer = connection.getresponse()
-                content = _content(connection, answer, _MOST_TEXT + most, end)
+                content = _content(connection, answer, most, end)
             except ConnectionError as exc:  # a server closes connections that were idle for a while
                 connection.close()
                 if not kept:
@@ -236,29 +270,34 @@ class HttpClient(Client):
             except http.client.HTTPException as exc:
                 connection.close()
                 raise DeviceError(f"{self.address}: what answers does not speak HTTP; {self._ports}") from exc
-            if len(content) > _MOST_TEXT + most:
+            if len(content) > most:
                 connection.close()
-                raise DeviceError(f"{self.address}: an answer of over {_MOST_TEXT + most:,} bytes is none of Triton's")
+                raise DeviceError(f"{self.address}: an answer of over {most:,} bytes, more than what was asked for has")
             self._idle.append(connection)
             return answer.status, answer.headers, content
 
     def _json(self, method: str, path: str) -> Any:
-        status, _, content = self._ask(method, path)
-        return self._read(status, content)
+        return self._read(*self._ask(method, path))
 
-    def _read(self, status: int, content: bytes) -> Any:
+    def _read(self, status: int, headers: http.client.HTTPMessage, content: bytes) -> Any:
         """JSON of an answer.
 
         Raises:
             Refused: It says that it was not done, or is no JSON.
         """
-        try:
+        told: Any = None
+        with suppress(ValueError):
             told = load_json(content.decode())
-        except ValueError:
-            raise Refused(f"HTTP status {status}, and no JSON") from None
+        error = told.get("error") if isinstance(told, dict) else None
+        said = " ".join(str(error).split())[:300] if error else ""
+        if status in _BUSY:
+            raise Busy(
+                f"{_BUSY[status]} (HTTP status {status}{f': {said}' if said else ''})", headers.get("Retry-After") or ""
+            )
+        if told is None:
+            raise Refused(f"HTTP status {status}, and no JSON")
         if status != http.client.OK:
-            error = told.get("error") if isinstance(told, dict) else None
-            raise Refused(" ".join(str(error).split())[:300] if error else f"HTTP status {status}")
+            raise Refused(said or f"HTTP status {status}")
         return told
 
     @contextmanager
@@ -284,7 +323,10 @@ class HttpClient(Client):
             return inputs, outputs
 
     def _ready(self) -> bool:
-        return self._ask("GET", f"{self._model}/ready")[0] == http.client.OK
+        status, headers, content = self._ask("GET", f"{self._model}/ready")
+        if status in _BUSY:
+            self._read(status, headers, content)
+        return status == http.client.OK
 
     def _config(self) -> tuple[int, Mapping[str, str], bool]:
         told = self._json("GET", f"{self._model}/config")
@@ -297,9 +339,9 @@ class HttpClient(Client):
         with self._reading():
             return {one["name"]: str(one.get("reason", "")) for one in told}
 
-    def infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], most: int) -> dict[str, NDArray[Any]]:
         asked = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
-        told, tensors = self._infer(inputs, asked, most=1 << 31)
+        told, tensors = self._infer(inputs, asked, most + _MOST_HEAD)
         found: dict[str, NDArray[Any]] = {}
         with self._reading():
             start = 0
@@ -315,7 +357,7 @@ class HttpClient(Client):
         with self._reading():
             return [str(text) for text in told["outputs"][0]["data"]]
 
-    def _infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Any, most: int = 0) -> tuple[Any, bytes]:
+    def _infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Any, most: int = _MOST_TEXT) -> tuple[Any, bytes]:
         """JSON of an answer, and the bytes of the tensors behind it."""
         parts = {name: np.ascontiguousarray(values).tobytes() for name, values in inputs.items()}
         tensors = [
@@ -335,7 +377,7 @@ class HttpClient(Client):
         )
         with self._reading():
             end = int(told.get(length) or len(content))
-        return self._read(status, content[:end]), content[end:]
+        return self._read(status, told, content[:end]), content[end:]
 
     def statistics(self) -> Statistics:
         told = self._json("GET", f"{self._model}/stats")
@@ -400,6 +442,9 @@ class GrpcClient(Client):
             status, text = str(exc.status()).rpartition(".")[2], one_line(Exception(exc.message()))
             if status == "DEADLINE_EXCEEDED":
                 raise self._unreachable(f"no answer within {TIMEOUT_S:g} s") from exc
+            busy = _BUSY_TEXT.search(text) if status == "UNAVAILABLE" else None
+            if busy or status == "RESOURCE_EXHAUSTED":
+                raise Busy(f"{_BUSY[int(busy[1] or 503) if busy else 429]} ({text})") from exc
             if status == "UNAVAILABLE" and "parsing HTTP" not in text:
                 raise self._unreachable(f"no answer ({text.rpartition(': ')[2]})") from exc
             if status in ("UNAVAILABLE", "UNIMPLEMENTED", "UNKNOWN"):
@@ -443,7 +488,7 @@ class GrpcClient(Client):
         with self._asking():
             return self._client.infer(self._name, given, outputs=list(outputs), client_timeout=TIMEOUT_S)
 
-    def infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], most: int) -> dict[str, NDArray[Any]]:
         answer = self._answer(inputs, [self._triton.InferRequestedOutput(name) for name in outputs])
         found = {name: answer.as_numpy(name) for name in outputs}
         if lacking := [name for name, values in found.items() if values is None]:

@@ -6,24 +6,28 @@ says of its tensors must be what the record says.
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import closing
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.artifact.address import Address, Place
+from rest_deploy.artifact.address import Address, Place, tell
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, fitting
 from rest_deploy.errors import ArtifactError, DeviceError, PredictorError
 from rest_deploy.runtimes.base import Runtime
-from rest_deploy.runtimes.kserve import DATATYPES, Refused, Served, open_client
+from rest_deploy.runtimes.kserve import DATATYPES, Busy, Client, Refused, Served, open_client
 from rest_deploy.specs import ImageSize, TensorSpec
 
 #: Seconds after which a server is asked whether its model is still the same: to load another takes it longer.
 _CHECK_S = 1.0
+#: Key of a configuration's parameters that holds the SHA-256 of the model's file.
+SHA256_KEY = "sha256"
 #: Of the records of what a server may have.
 _FORMATS = ("onnx", "trt")
 
@@ -39,8 +43,7 @@ class TritonRuntime(Runtime):
         super().__init__(path, device, threads, allow_spinning)
         self._client = open_client(self.path)
         try:
-            self.served = self._client.describe()
-            self.info = record_of(self.path, self.served)
+            self.served, self.info = _described(self.path, self._client)
         except BaseException:
             self._client.close()
             raise
@@ -52,7 +55,7 @@ class TritonRuntime(Runtime):
     def read_info(cls, path: Any) -> ArtifactInfo:
         """The record that a server tells of its model."""
         with closing(open_client(path)) as client:
-            return record_of(path, client.describe())
+            return _described(path, client)[1]
 
     def max_batch(self, height: int, width: int) -> int | None:
         """As many as the server's configuration says."""
@@ -70,6 +73,8 @@ class TritonRuntime(Runtime):
             return
         try:
             same = self._client.is_same(self.served)
+        except Busy as exc:
+            raise PredictorError(f"{self.path}: {exc}") from exc
         except (Refused, DeviceError) as exc:
             raise PredictorError(f"{self.path}: the server does not have the model now: {exc}") from exc
         if not same:
@@ -80,8 +85,12 @@ class TritonRuntime(Runtime):
         count, height, width = self.info.input_sizes(batch.shape)
         if self.info.engine is not None:
             fitting(self.info.engine.profiles, InputSize(count, ImageSize(height, width)), str(self.path))
+        sizes = self.info.network_sizes(count, height, width)
+        most = sum(prod(own.sizes(*sizes)) * np.dtype(own.dtype).itemsize for own in self.info.outputs)
         try:
-            return self._client.infer({self.info.input.name: batch}, names)
+            return self._client.infer({self.info.input.name: batch}, names, most)
+        except Busy as exc:
+            raise PredictorError(f"{self.path}: {exc}") from exc
         except Refused as exc:
             raise PredictorError(f"{self.path}: the server refused an input of shape {batch.shape}: {exc}") from exc
         except DeviceError as exc:
@@ -89,6 +98,14 @@ class TritonRuntime(Runtime):
 
     def _close(self) -> None:
         self._client.close()
+
+
+def _described(address: Address, client: Client) -> tuple[Served, ArtifactInfo]:
+    """What a server says of a model, and the model's record."""
+    served = client.describe()
+    digest = served.parameters.get(SHA256_KEY, "")
+    tell(address, served.server, digest if re.fullmatch("[0-9a-f]{64}", digest) else None)
+    return served, record_of(address, served)
 
 
 def record_of(address: Address, served: Served) -> ArtifactInfo:

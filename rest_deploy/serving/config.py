@@ -57,7 +57,8 @@ class TritonConfig:
     response_cache: bool = option(False, "answer an input that was seen before from the server's cache")
     container: Annotated[str, _IMAGE] | None = option(
         None,
-        "container image of the server, for the compose file and the InferenceService",
+        "container image of the server, for the compose file and the InferenceService (default: of plans the newest "
+        "known with their TensorRT)",
         metavar="IMAGE",
         arguments=_TEXT,
     )

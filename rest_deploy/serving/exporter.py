@@ -10,7 +10,7 @@ from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.export.formats import Exporter, FormatRequest, Made
 from rest_deploy.export.onnx_format import OnnxExporter
 from rest_deploy.serving.config import TritonConfig
-from rest_deploy.serving.model import check_servable, model_of
+from rest_deploy.serving.model import check_servable, model_of, name_of
 from rest_deploy.serving.proof import find_server
 from rest_deploy.serving.repository import make_repository
 
@@ -38,9 +38,13 @@ class TritonExporter(OnnxExporter):
         """A server must run it."""
         check_servable(info, info.model, self._config)
 
+    def files(self, output: Path) -> tuple[Path, ...]:
+        """The folder, whose name is the model's unless another is given."""
+        name_of(output, self._config)
+        return (output,)
+
     def place(self, made: Made, output: Path) -> tuple[str, ...]:
         sealed = made.path.with_name(f"served-{made.path.name}")
         write_record(sealed, made.info, graph=made.path)
-        name = self._config.name or made.path.stem
-        model = model_of(sealed, made.info, self._config, name)
+        model = model_of(sealed, made.info, self._config, name_of(made.path, self._config))
         return make_repository([model], output, verify=self.request.verify)

@@ -15,6 +15,7 @@ from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, fitting
 from rest_deploy.errors import ConfigError
 from rest_deploy.runtimes.registry import read_info
+from rest_deploy.runtimes.triton import SHA256_KEY
 from rest_deploy.serving.config import MODEL_NAME, TritonConfig
 from rest_deploy.specs import LOGITS, ImageSize, TensorSpec
 from rest_deploy.values import check
@@ -22,8 +23,6 @@ from rest_deploy.values import check
 #: Of a server that runs a model on CPUs or ONNX Runtime's CUDA, where nobody says.
 DEFAULT_MAX_BATCH = 16
 LABELS = "labels.txt"
-#: Key of the configuration's parameters that holds the SHA-256 of the model's file.
-SHA256_KEY = "sha256"
 _CACHE_BYTES = 256 << 20
 _USUAL = ImageSize(224, 224)
 #: Of pictures of any size that a file resizes itself.
@@ -116,8 +115,7 @@ def model_of(file: Path, info: ArtifactInfo, config: TritonConfig, name: str | N
     Raises:
         ConfigError: A name, a batch, a warm-up or a label that cannot be.
     """
-    name = check(MODEL_NAME, name or config.name or file.stem, "name")
-    model = Model(name, file, info, sha256_of(file), config)
+    model = Model(name or name_of(file, config), file, info, sha256_of(file), config)
     for label in info.labels or ():
         if label.splitlines() not in ([label], []):
             raise ConfigError(
@@ -125,6 +123,18 @@ def model_of(file: Path, info: ArtifactInfo, config: TritonConfig, name: str | N
             )
     model.max_batch, model.warm_up  # noqa: B018  # checks them
     return model
+
+
+def name_of(file: Path, config: TritonConfig) -> str:
+    """What a model is called on the server.
+
+    Raises:
+        ConfigError: No server takes it.
+    """
+    try:
+        return str(check(MODEL_NAME, config.name or file.stem, "name"))
+    except ConfigError as exc:
+        raise ConfigError(f"{file}: {exc}; give one with --name, or rename the file") from exc
 
 
 def check_servable(info: ArtifactInfo, path: str | Path, config: TritonConfig) -> None:
@@ -152,9 +162,14 @@ def check_servable(info: ArtifactInfo, path: str | Path, config: TritonConfig) -
         )
 
 
-def cache_arguments(models: Sequence[Model]) -> list[str]:
-    """Arguments of a server whose models have a response cache."""
-    return [f"--cache-config=local,size={_CACHE_BYTES}"] if any(m.config.response_cache for m in models) else []
+def server_arguments(models: Sequence[Model]) -> list[str]:
+    """Arguments that a server of these models needs."""
+    arguments = []
+    if any(model.config.response_cache for model in models):
+        arguments.append(f"--cache-config=local,size={_CACHE_BYTES}")
+    if any(model.info.engine is not None and model.info.engine.version_compatible for model in models):
+        arguments.append("--backend-config=tensorrt,version-compatible=true")  # such a plan holds code for the CPU
+    return arguments
 
 
 # ---- config.pbtxt, in protobuf's text format

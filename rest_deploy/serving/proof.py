@@ -35,8 +35,8 @@ from rest_deploy.errors import (
 from rest_deploy.nvidia import find_gpu
 from rest_deploy.runtimes.kserve import Client, Statistics, open_client
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.runtimes.triton import TritonRuntime
-from rest_deploy.serving.model import SHA256_KEY, Model, cache_arguments
+from rest_deploy.runtimes.triton import SHA256_KEY, TritonRuntime
+from rest_deploy.serving.model import Model, server_arguments
 from rest_deploy.specs import LOGITS, InputKind
 from rest_deploy.verification.reference import Case, cases_of, synthetic_images
 
@@ -135,7 +135,7 @@ def running(server: Path, folder: Path, models: Sequence[Model], *more: str) -> 
         process = ports = None
         for attempt in range(3):  # another program may take a port between our look and the server's
             ports = _free_ports()
-            process = _started(server, folder, ports, log, [f"--id={name}", *cache_arguments(models), *more])
+            process = _started(server, folder, ports, log, [f"--id={name}", *server_arguments(models), *more])
             stack.callback(_stop, process)
             if _wait(process, ports["http"], name):
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
@@ -16,7 +17,8 @@ from rest_deploy.artifact.files import check_writable, making_folder
 from rest_deploy.errors import ConfigError
 from rest_deploy.runtimes.kserve import DATATYPES
 from rest_deploy.serving.config import TritonConfig
-from rest_deploy.serving.model import LABELS, Model, cache_arguments, config_pbtxt, read_model
+from rest_deploy.serving.container import IMAGES, Container, container_of
+from rest_deploy.serving.model import LABELS, Model, config_pbtxt, read_model, server_arguments
 from rest_deploy.serving.proof import prove
 from rest_deploy.specs import Alpha, InputKind
 
@@ -24,6 +26,7 @@ from rest_deploy.specs import Alpha, InputKind
 PROOF = "proof.json"
 _TEMPLATES = Path(__file__).parent / "templates"
 _NO_IMAGE = "IMAGE-OF-TRITON"
+_MATRIX = "https://docs.nvidia.com/deeplearning/frameworks/support-matrix/"
 
 
 def serve_triton(
@@ -60,17 +63,22 @@ def make_repository(models: Sequence[Model], output: str | Path, *, verify: bool
     """Write a repository, prove it where a server is there, and put it in place.
 
     Raises:
+        ConfigError: Two plans need two servers.
         ExportError: As of :func:`serve_triton`.
     """
+    container = container_of(models)
+    assumed = (container.assumed,) if container.assumed else ()
     with making_folder(output) as folder:
         write_models(models, folder)
         proofs, notes = prove(folder, models, verify=verify)
         for model in models:
-            text = json.dumps(proofs[model.name], indent=2)
-            (folder / model.name / PROOF).write_text(text + "\n", encoding="utf-8")
-        for name, text in _texts(models, proofs).items():
+            proof = proofs[model.name]
+            if assumed and model.is_plan:
+                proof["assumed"] = {"container": container.assumed}
+            (folder / model.name / PROOF).write_text(json.dumps(proof, indent=2) + "\n", encoding="utf-8")
+        for name, text in _texts(models, container, proofs).items():
             (folder / name).write_text(text, encoding="utf-8")
-    return notes
+    return (*notes, *assumed)
 
 
 def write_models(models: Sequence[Model], folder: Path) -> None:
@@ -87,11 +95,11 @@ def write_models(models: Sequence[Model], folder: Path) -> None:
 # ---- what stands beside the models
 
 
-def _texts(models: Sequence[Model], proofs: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _texts(models: Sequence[Model], container: Container, proofs: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Name of a file -> its text."""
-    first, arguments = models[0], cache_arguments(models)
-    image = first.config.container
-    needs = _needs(models)
+    first, arguments = models[0], server_arguments(models)
+    image, needs = container.image, container.needs
+    assumed = " # assumed, see README.md" if container.assumed else ""
     gpus = any(model.on_gpu for model in models)
     common = {
         "version": __version__,
@@ -103,15 +111,17 @@ def _texts(models: Sequence[Model], proofs: dict[str, dict[str, Any]]) -> dict[s
         "README.md": read["README.md"].substitute(
             common,
             rows="\n".join(_row(model, proofs[model.name]) for model in models),
-            needs=f" Its TensorRT must be {needs}, which built the plans here." if needs else "",
-            image=image or "nvcr.io/nvidia/tritonserver:YY.MM-py3",
+            container=_container(container),
+            image=image or f"{IMAGES}:YY.MM-py3",
             gpus="--gpus all " if gpus else "",
             notes="".join(f"- {note}\n" for model in models for note in _notes(model)),
         ),
         "compose.yaml": read["compose.yaml"].substitute(
             common,
-            needs=f" whose TensorRT is {needs}" if needs else "",
-            image=f"${{TRITON_IMAGE:-{image}}}" if image else "${TRITON_IMAGE:?name an image, see README.md}",
+            how="; TRITON_IMAGE set to another image takes that in its place"
+            if image
+            else f", with TRITON_IMAGE set to an image of {IMAGES}{f' whose TensorRT is {needs}' if needs else ''}",
+            image=f"${{TRITON_IMAGE:-{image}}}{assumed}" if image else "${TRITON_IMAGE:?name an image, see README.md}",
             gpus=_GPUS_OF_COMPOSE if gpus else "",
         ),
         "inferenceservice.yaml": read["inferenceservice.yaml"].substitute(
@@ -119,13 +129,30 @@ def _texts(models: Sequence[Model], proofs: dict[str, dict[str, Any]]) -> dict[s
             service=_service(first.name),
             format="tensorrt" if first.is_plan else "onnx",
             needs=f"; the image's TensorRT must be {needs}" if needs else "",
-            image=f'"{image}"'
+            image=f'"{image}"{assumed}'
             if image
-            else f"{_NO_IMAGE} # of nvcr.io/nvidia/tritonserver{f', with TensorRT {needs}' if needs else ''}",
+            else f"{_NO_IMAGE} # of {IMAGES}{f', with TensorRT {needs}' if needs else ''}",
             gpus='\n          nvidia.com/gpu: "1"' if gpus else "",
         ),
         "client.py": _client(first, read["client.py.txt"]),
     }
+
+
+def _container(container: Container) -> str:
+    """Which image is to be taken, in words."""
+    first = "Triton 2.75 or later: earlier ones may use freed memory in the dynamic batcher"
+    if container.needs:
+        first = f"TensorRT {container.needs}, which built the plans here, and among these with {first}"
+    if container.assumed:
+        last = f"{container.assumed}. Its Triton is earlier than 2.75; a later one takes a plan of a later TensorRT"
+    else:
+        last = f"NVIDIA's support matrix ({_MATRIX}) says what is in which image"
+    return textwrap.fill(
+        f"Take an image of `{IMAGES}` with {first}. {last}. Name it in `TRITON_IMAGE`:",
+        118,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _service(name: str) -> str:
@@ -142,21 +169,6 @@ _GPUS_OF_COMPOSE = """
             - driver: nvidia
               count: all
               capabilities: [gpu]"""
-
-
-def _needs(models: Sequence[Model]) -> str:
-    """The TensorRT that a server must have; empty where it needs none.
-
-    Raises:
-        ConfigError: Two plans need two.
-    """
-    versions = {model.info.engine.version: model for model in models if model.info.engine is not None}
-    strict = {version for version, model in versions.items() if not model.info.engine.version_compatible}  # type: ignore[union-attr]
-    if len(strict) > 1:
-        raise ConfigError(
-            f"plans of TensorRT {' and '.join(sorted(strict))}: a server has one; make a repository of each"
-        )
-    return ", ".join(sorted(strict) or (f"{version} or later" for version in sorted(versions)[-1:]))
 
 
 def _row(model: Model, proof: dict[str, Any]) -> str:

@@ -131,6 +131,19 @@ def test_elsewhere_progress_is_kept_here(
     assert err.count("\n") == 1
 
 
+def test_elsewhere_is_tried_before_the_work(
+    tiny_onnx: Path, folder: Path, tmp_path: Path, rest_predict: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rest_deploy.archives.run.Listing", None)  # not even images are looked for
+    for name in ("r.parquet", "r.jsonl"):
+        code, out, err = rest_predict(tiny_onnx, folder, "--output", f"file://{tmp_path}/no/{name}")
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith(f"error: file://{tmp_path}/no/{name}: cannot be reached or written: ")
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_without_pyarrow(
     tiny_onnx: Path, folder: Path, tmp_path: Path, rest_predict: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,8 +205,8 @@ def test_resume_goes_on_behind_the_last_whole_block(  # noqa: PLR0917
 
 REFUSED = {
     "another artifact": (["--resume"], "is of a run with artifact "),
-    "another top-k": (["--resume", "--top-k", "3"], "is of a run with top-k the default, this one has 3"),
-    "another device": (["--resume", "--device", "cpu"], "is of a run with device the default, this one has cpu"),
+    "another top-k": (["--resume", "--top-k", "3"], "is of a run with top-k 5, this one has 3"),
+    "another device": (["--resume", "--device", "openvino"], "is of a run with device cpu, this one has openvino:CPU"),
     "other images": (["--resume"], "is of a run with images "),
     "no --resume": ([], "is there already; give --resume"),
 }
@@ -220,6 +233,32 @@ def test_what_is_not_gone_on_with(  # noqa: PLR0917
     assert told in err
     assert " to begin anew" in err
     assert kept.read_bytes() == before
+
+
+@pytest.mark.parametrize("flags", [["--device", "cpu"], ["--top-k", "5"], ["--device", "cpu", "--top-k", "5"]])
+def test_what_is_so_by_default_is_no_other_run(
+    flags: list[str], tiny_onnx: Path, tmp_path: Path, rest_predict: Command
+) -> None:
+    images, output = save(tmp_path / "images", 3), tmp_path / "r.jsonl"
+    assert rest_predict(tiny_onnx, images, "--output", output)[0] == 0
+    assert "was whole already" in rest_predict(tiny_onnx, images, "--output", output, "--resume", *flags)[1]
+    other = tmp_path / "s.jsonl"
+    assert rest_predict(tiny_onnx, images, "--output", other, "--top-k", 7)[0] == 0
+    assert "was whole" in rest_predict(tiny_onnx, images, "--output", other, "--resume", "--top-k", 1000)[1]
+
+
+def test_results_among_the_images_are_not_told_of(tiny_onnx: Path, tmp_path: Path, rest_predict: Command) -> None:
+    """Other files are, as results of another name."""
+    images = save(tmp_path / "images", 3)
+    for name in ("r.jsonl.part", "r-00002-of-00002.jsonl", "r-00002-of-00002.jsonl.run.json"):
+        (images / name).write_bytes(b"")
+    words = [tiny_onnx, images, "--output", images / "r.jsonl"]
+    assert rest_predict(*words) == (0, f"{images}/r.jsonl: 3 images\n", "")
+    for other in ("r-2.jsonl", "00/r.jsonl"):
+        (images / other).write_bytes(b"")
+    _, out, err = rest_predict(*words, "--resume")
+    assert "was whole" in out
+    assert err == f"warning: 2 files left out, no images: {images}/r-2.jsonl, {images}/00/r.jsonl\n"
 
 
 def test_resume_of_what_is_done_does_nothing(
@@ -334,6 +373,14 @@ BAD = {
     "Ray without results": (["--ray"], "--ray is of results in a file; give --output FILE too"),
     "Ray and a shard": (["--output", "r.jsonl", "--ray", "--shard", "1/2"], "Ray shares the images out itself"),
     "another suffix": (["--output", "r.csv"], "accepted: a name that ends in .jsonl or .parquet"),
+    "images elsewhere": (
+        ["s3://bucket/images", "--output", "r.jsonl"],
+        "s3://bucket/images: a URI, and images are read",
+    ),
+    "images elsewhere by Ray": (
+        ["s3://bucket/shard.tar", "--output", "r.jsonl", "--ray"],
+        "s3://bucket/shard.tar: a URI, and images are read by their paths, on Ray's machines too; mount that file",
+    ),
     "no folder": (["--output", "no/r.jsonl"], "the folder no does not exist; make it first"),
 }
 
@@ -343,6 +390,7 @@ def test_bad_requests_are_one_line(  # noqa: PLR0917
     case: str, tiny_onnx: Path, folder: Path, tmp_path: Path, rest_predict: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rest_deploy.archives.on_ray.find_spec", lambda _: object())  # nothing is asked of Ray before
     flags, told = BAD[case]
     code, out, err = rest_predict(tiny_onnx, folder, *flags)
     assert (code, out, err.count("\n")) == (1, "", 1)

@@ -83,6 +83,36 @@ def test_members_of_a_tar_file_are_read_where_they_lie(tmp_path: Path) -> None:
     assert note == f"3 files left out, no images: {tar}/1.json, {tar}/text, {tar}/2.png"
 
 
+def test_tar_files_of_a_folder_are_not_looked_into(tmp_path: Path) -> None:
+    make_tar(tmp_path / "1.tar", PICTURES)
+    (tmp_path / "note.md").write_bytes(b"# Of these")
+    with pytest.raises(ImageError, match=r"no images; 1 file .*note\.md; 1 tar file in a folder left out: .*1\.tar"):
+        listed(tmp_path)
+    for number in range(2, 13):
+        make_tar(tmp_path / f"{number}.TAR", PICTURES)
+    (tmp_path / "a.png").write_bytes(PNG)
+    _, note = listed(tmp_path)
+    assert note.startswith(
+        f"1 file left out, no images: {tmp_path}/note.md; 12 tar files in a folder left out: {tmp_path}/1.tar"
+    )
+    assert note.endswith(" and 2 more; to take their images give them by their own names, as FOLDER/*.tar")
+
+
+def test_links_to_a_file_are_other_paths(tmp_path: Path) -> None:
+    """A row for each, as of copies; of a path that is written in two ways there is one."""
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "hard.png").hardlink_to(tmp_path / "a.png")
+    (tmp_path / "soft.png").symlink_to("a.png")
+    found, note = listed(tmp_path, f"{tmp_path}//./hard.png")
+    assert [Path(item.name).name for item in found] == ["a.png", "hard.png", "soft.png"]
+    assert note == "1 image given more than once, taken once"
+
+
+def test_a_member_that_is_named_in_two_ways_is_one(tmp_path: Path) -> None:
+    tar = make_tar(tmp_path / "t.tar", {"./d/a.png": PNG, "d/a.png": PNG, "d/./b/../a.png": PNG, "e/a.png": PNG})
+    assert names(tar) == [f"{tar}/./d/a.png", f"{tar}/e/a.png"]
+
+
 def test_of_members_of_one_name_the_first_counts(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         for content in (PNG, PICTURES["00/00001.png"]):
@@ -174,6 +204,7 @@ def test_what_cannot_be_read_is_the_error_of_one_image(tmp_path: Path) -> None:
         ({"x.txt": b""}, "x.txt: no images"),
         ({"x.txt": b"a" * 70_000}, "line 1 is longer than any path"),
         ({"x.txt": b"a\nb\0"}, "line 2 holds bytes of no path"),
+        ({"x.txt": b"a.png\ngs://bucket/b.png\n"}, "gs://bucket/b.png: a URI, and images are read by their paths"),
         ({"x.txt": b"shard.tar.gz"}, "shard.tar.gz: a packed tar file"),
         ({"x.tgz": b"any"}, "x.tgz: a packed tar file, whose members cannot be read by their place; unpack it"),
         ({"x.tar": _tar_bytes()[:0] + b"\0" * 1024}, "x.tar: no images"),

@@ -16,6 +16,7 @@ import pytest
 from rest_deploy.artifact.engine import LIBRARIES
 from rest_deploy.doctor import Report, checks, examine
 from rest_deploy.doctor.records import ABILITIES
+from rest_deploy.export import web_format
 from rest_deploy.runtimes import ort
 from tests.standins.cuda import FakeCuda, FakeDevice
 from tests.standins.tensorrt import FakeTensorRT
@@ -190,6 +191,7 @@ class Machine:
         )
         versions = EXPORTING | {"cuda-bindings": "13.5.0"} | {n.replace("_", "-"): v for n, v in others.items()}
         self.versions = install(monkeypatch, **{name: v for name, v in versions.items() if v is not None})
+        monkeypatch.setattr(web_format, "find_package", lambda _: None)  # of npm: it is there
         self.environment = dict(ENVIRONMENT)
         monkeypatch.setattr("rest_deploy.doctor.artifacts.describe_environment", lambda _: self.environment)
         self.cuda = (cuda or FakeCuda((RTX_4090,))).install(monkeypatch)

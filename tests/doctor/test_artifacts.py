@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from rest_deploy.doctor import artifacts
 from rest_deploy.doctor.artifacts import artifact_keys
 from rest_deploy.doctor.records import CPU, CUDA, EXPORT
+from rest_deploy.export import web_format
 from rest_deploy.export.formats import FORMATS
+from rest_deploy.export.onnxruntime_web import INSTALLED, find_package
 from rest_deploy.runtimes import registry
 from rest_deploy.runtimes.registry import RuntimeRow
 from tests.doctor.machines import (
@@ -32,6 +35,7 @@ from tests.doctor.machines import (
     table,
     torch_with_gpu,
 )  # fmt: skip
+from tests.export.npm import write_package
 from tests.standins.cuda import FakeCuda
 
 MonkeyPatch = pytest.MonkeyPatch
@@ -72,6 +76,22 @@ def test_everything_is_there(monkeypatch: MonkeyPatch) -> None:
         ability for a in report.artifacts for ability in a.abilities.values() if ability.possible.value != "never"
     ]
     assert [step for ability in others for step in ability.steps] == list(missing)
+
+
+def test_a_page_takes_the_package_of_npm_where_the_export_looks(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
+    machine = Machine(monkeypatch, cuda=FakeCuda.no_driver(), onnxruntime=cpu_only())
+    monkeypatch.setattr(web_format, "find_package", find_package)
+    monkeypatch.chdir(tmp_path)
+    (step,) = steps(machine.look(), "web", EXPORT)
+    assert step.startswith(f"a page needs the npm package onnxruntime-web, and there is no {INSTALLED} here; npm pack ")
+    assert step.endswith(": --onnxruntime-web TGZ")
+    made = write_package(tmp_path / "made", without="dist/ort.min.mjs")
+    INSTALLED.parent.mkdir()
+    made.rename(INSTALLED)
+    assert "without dist/ort.min.mjs" in steps(machine.look(), "web", EXPORT)[0]
+    shutil.rmtree(INSTALLED)
+    write_package(tmp_path / "whole").rename(INSTALLED)
+    assert table(machine.look())["web"] == "yes never never"
 
 
 def test_a_machine_for_the_cpu(monkeypatch: MonkeyPatch) -> None:

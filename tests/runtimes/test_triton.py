@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +23,8 @@ import numpy as np
 import pytest
 
 from rest_deploy import Predictor, benchmark, verify
-from rest_deploy.artifact.address import Address, is_address, located
+from rest_deploy.artifact.address import Address, facts_of, is_address, located
+from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.benchmarking.measure import Effort
 from rest_deploy.cli import info as info_command
 from rest_deploy.cli import predict as predict_command
@@ -43,6 +46,10 @@ from tests.serving.servers import Served
         ("http://h/a/b/rest%20small/", "h", 80, "/a/b", "rest small"),
         ("grpc://[::1]:8001/x", "[::1]", 8001, "", "x"),
         ("GRPCS://h:1/x", "h", 1, "", "x"),
+        ("http://h:8000/v2/models/rest_small", "h", 8000, "", "rest_small"),  # as curl is given it
+        ("http://h:8000/a/v2/models/rest_small/infer", "h", 8000, "/a", "rest_small"),
+        ("grpc://h:8001/v2/models/x", "h", 8001, "", "x"),
+        ("http://h/api/v2/proxy/x", "h", 80, "/api/v2/proxy", "x"),
     ],
 )
 def test_addresses(text: str, host: str, port: int, prefix: str, name: str) -> None:
@@ -71,6 +78,10 @@ def test_addresses(text: str, host: str, port: int, prefix: str, name: str) -> N
         "http://a..b:8000/x",
         "http://./x",
         f"http://{64 * 'h'}/x",
+        "http://h:8000/v2/models",
+        "http://h:8000/v2/models/x/versions/1",
+        "http://h:8000/v2/models/x/versions/1/infer",
+        "http://h:8000/v2/models/x/config",
         "http://h/grüße/x",
         "http://grüße.example/x",
     ],
@@ -96,6 +107,7 @@ class StandIn:
     port: int = 0
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
 
     def url(self, name: str = "tiny") -> str:
         """Address of a model."""
@@ -134,7 +146,8 @@ def standin(tiny_onnx: Path) -> Iterator[StandIn]:
             status, content = made.answers.get(self.path, (404, {"error": f"unknown {self.path}"}))
             body = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            for header in {**made.headers, "Content-Length": str(len(body))}.items():
+                self.send_header(*header)
             self.end_headers()
             self.wfile.write(body)
 
@@ -211,6 +224,22 @@ def test_a_record_of_what_no_server_has(standin: StandIn, tiny_onnx: Path) -> No
     _with(standin, _CONFIG, lambda told: {**told, "parameters": {"rest_deploy": {"string_value": record}}})
     with pytest.raises(ArtifactError, match="its record says format pytorch; accepted: onnx, trt"):
         Predictor(standin.url())
+
+
+@pytest.mark.parametrize(("digest", "told"), [("a" * 64, "a" * 64), ("A" * 64, None), ("\x1b[2J", None), (None, None)])
+def test_a_record_says_which_bytes_by_which_server(standin: StandIn, digest: str | None, told: str | None) -> None:
+    address = Address.parse(standin.url())
+    assert facts_of(address) == {"sha256": None, "bytes": None, "server": None}
+    standin.answers["/v2"] = 200, {"name": "stand\nin", "version": "1" * 1000}
+    if digest is not None:
+        own = {"sha256": {"string_value": digest}}
+        _with(standin, _CONFIG, lambda config: {**config, "parameters": {**config["parameters"], **own}})
+    read_info(address)
+    assert facts_of(Address.parse(standin.url())) == {
+        "sha256": told,
+        "bytes": None,
+        "server": f"stand in {'1' * 91}",
+    }
 
 
 def test_models_that_are_not_there_or_not_ready(standin: StandIn) -> None:
@@ -315,11 +344,71 @@ def test_what_a_server_refuses_is_one_line(standin: StandIn) -> None:
             predictor.logits(np.zeros((1, 3, 8, 8), np.float32))
 
 
-def test_a_server_that_went_away(standin: StandIn, tiny_onnx: Path) -> None:
+BUSY = [
+    (429, b"", r"too many requests \(HTTP status 429\); try again in 7 s$"),
+    (502, b"<html>bad gateway</html>", r"a gateway has no answer of the server \(HTTP status 502\); try again in 7 s$"),
+    (
+        503,
+        {"error": "Exceeds maximum\nqueue size"},
+        r"not ready \(HTTP status 503: Exceeds maximum queue size\); try",
+    ),
+    (504, b"<html></html>", r"a gateway has waited too long for the server \(HTTP status 504\); try again in 7 s$"),
+]
+
+
+@pytest.mark.parametrize(("status", "content", "told"), BUSY)
+def test_a_server_that_may_answer_at_another_time(standin: StandIn, status: int, content: Any, told: str) -> None:
+    """It has refused nothing, and lacks nothing, whatever it is asked."""
+    standin.headers["Retry-After"] = "7"
+    paths = ["/v2", _METADATA, f"{_METADATA}/ready", _CONFIG]
     with Predictor(standin.url()) as predictor:
-        standin.answers["/v2/models/tiny/infer"] = 502, b"<html>bad gateway</html>"
-        with pytest.raises(PredictorError, match="HTTP status 502, and no JSON"):
+        standin.answers["/v2/models/tiny/infer"] = status, content
+        with pytest.raises(PredictorError, match=told) as caught:
             predictor.logits(np.zeros((1, 3, 8, 8), np.float32))
+        assert "refused" not in str(caught.value)
+    standin.answers["/v2/repository/index"] = status, content
+    for path in paths:
+        was, standin.answers[path] = standin.answers[path], (status, content)
+        with pytest.raises(DeviceError, match=told):
+            Predictor(standin.url())
+        standin.answers[path] = was
+
+
+def test_it_is_no_other_model_where_a_gateway_answers(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "_CHECK_S", 0.0)
+    with Predictor(standin.url()) as predictor:
+        standin.answers[_CONFIG] = 503, b""
+        with pytest.raises(PredictorError, match=r"overloaded or not ready \(HTTP status 503\); try again later$"):
+            predictor.logits(np.zeros((1, 3, 8, 8), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "told"),
+    [
+        ("UNAVAILABLE", "Received http2 header with status: 502", "a gateway has no answer of the server"),
+        ("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size", "the server is overloaded"),
+        ("RESOURCE_EXHAUSTED", "slow down", "too many requests"),
+    ],
+)
+def test_a_server_that_may_answer_by_grpc_at_another_time(status: str, text: str, told: str) -> None:
+    grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+    with (
+        closing(kserve.open_client(Address.parse("grpc://h:1/x"))) as client,
+        pytest.raises(kserve.Busy, match=rf"{told}.* \({re.escape(text)}\); try again later"),
+        client._asking(),  # type: ignore[attr-defined]
+    ):
+        raise grpc.InferenceServerException(text, status=f"StatusCode.{status}")
+
+
+def test_an_answer_of_more_than_was_asked_for(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of seven logits in float32, and a head: what is beyond is not read."""
+    monkeypatch.setattr(kserve, "_MOST_HEAD", 100)
+    most = 2 * 7 * 4 + 100
+    with Predictor(standin.url()) as predictor:
+        for size, told in ((most, "no JSON"), (most + 1, f"an answer of over {most} bytes")):
+            standin.answers["/v2/models/tiny/infer"] = 200, b"x" * size
+            with pytest.raises(PredictorError, match=told):
+                predictor.logits(np.zeros((2, 3, 8, 8), np.float32))
 
 
 def test_devices_threads_and_memory_are_the_servers(standin: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,6 +419,11 @@ def test_devices_threads_and_memory_are_the_servers(standin: StandIn, capsys: py
             Predictor(standin.url(), device)
     with pytest.raises(ConfigError, match="the server's threads are its own"):
         Predictor(standin.url(), allow_spinning=False)
+    asked = len(standin.asked)
+    with pytest.raises(ConfigError, match="threads is 2; a server's threads are its own: leave threads out"):
+        Predictor(standin.url(), threads=2)
+    done = Outcome(predict_command, [standin.url(), IMAGES / "chelsea.png", "--threads", "2"], capsys)
+    assert (done.code, "leave threads out" in done.err, len(standin.asked)) == (1, True, asked)
     done = Outcome(info_command, [standin.url(), "--memory", "224"], capsys)
     assert (done.code, done.err.count("\n")) == (1, 1)
     told = Outcome(info_command, [standin.url()], capsys)
@@ -354,9 +448,12 @@ def test_verified_timed_and_pickled(served: Served, protocol: str, tiny_checkpoi
     assert found.passed
     about = found.artifacts[0].about
     assert (about["path"], about["format"], about["device"]) == (address, "triton", "server")
-    assert (about["computed"], about["sha256"], about["bytes"]) == ("by its server", None, None)
+    assert (about["computed"], about["bytes"]) == ("by its server", None)
     timed = benchmark([address, tiny_onnx], sizes=[(8, 8)], effort=Effort(1, 0.0), cold=False)
     assert timed.errors == {}
+    for own in (about, timed.to_dict()["contenders"][0]):
+        assert own["sha256"] == sha256_of(tiny_onnx)  # so that a report finds the file's proof
+        assert re.fullmatch(r"rest-deploy-\w+ 2\.\d+\.\d+", own["server"])  # its --id, and its version
     assert timed.descriptions["tiny"] == "Triton server, over the network"
     batch = np.random.default_rng(0).standard_normal((2, 3, 20, 24)).astype(np.float32)
     with Predictor(address) as predictor:

@@ -145,7 +145,7 @@ def test_what_no_server_runs(tiny_checkpoint: Path, tiny_onnx: Path, tmp_path: P
         read_model(tiny_onnx, TritonConfig(warm_up=(Profile.parse("1x8x8:17x8x8:17x8x8").opt,)))
     odd = tmp_path / "a model.onnx"
     odd.write_bytes(tiny_onnx.read_bytes())
-    with pytest.raises(ConfigError, match="name is 'a model'"):
+    with pytest.raises(ConfigError, match=r"a model\.onnx: name is 'a model'.*; give one with --name, or rename"):
         read_model(odd, TritonConfig())
     assert read_model(odd, TritonConfig(name="a.model")).name == "a.model"
 

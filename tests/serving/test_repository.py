@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from rest_deploy.cli import serve as command
 from rest_deploy.errors import ConfigError, ExportError
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.runtimes.registry import read_info
-from rest_deploy.serving import repository
+from rest_deploy.serving import container, repository
 from rest_deploy.serving.config import TritonConfig
+from rest_deploy.serving.model import Model, model_of, server_arguments
 from rest_deploy.serving.repository import serve_triton
 from rest_deploy.specs import InputKind
 from tests.cli.test_commands import Outcome
@@ -65,31 +67,126 @@ def test_an_export_is_a_repository_that_takes_pictures(
     assert "verified" in made.out
     info = read_info(tmp_path / "r" / "other" / "1" / "model.onnx")
     assert (info.input_kind, info.verification is not None) == (InputKind.PIXELS, True)
+    named = Outcome(export_command, [*argv[:4], "-o", tmp_path / "my model"], capsys)
+    assert (named.code, named.out) == (1, "")  # before the work
+    assert f"{tmp_path}/my model: name is 'my model'" in named.err
+    assert named.err.endswith("; give one with --name, or rename the file\n")
     again = Outcome(export_command, argv, capsys)
     assert (again.code, again.err.count("\n")) == (1, 1)
     assert "exists, and a folder is never written over" in again.err
 
 
-def test_the_container_is_named_by_the_plans_tensorrt(
-    tmp_path: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = Machine.make(monkeypatch, "tensorrt-10.9.0.34").build(
-        tiny_onnx, tmp_path, EngineConfig(use_timing_cache=False)
-    )
+@pytest.fixture
+def plan(tmp_path: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An engine of TensorRT 10.9.0.34, by its stand-in."""
+    machine = Machine.make(monkeypatch, "tensorrt-10.9.0.34")
     monkeypatch.setenv("PATH", str(tmp_path))
-    serve_triton([plan], tmp_path / "r", TritonConfig(), verify=False)
-    texts = {path.name: path.read_text() for path in (tmp_path / "r").iterdir() if path.is_file()}
-    for name in ("README.md", "compose.yaml", "inferenceservice.yaml"):
-        assert "10.9.0.34" in texts[name], name
+    return machine.build(tiny_onnx, tmp_path, EngineConfig(use_timing_cache=False))
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+def test_the_container_is_assumed_by_the_plans_tensorrt(
+    tmp_path: Path, plan: Path, tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And it is said wherever it stands."""
+    other = tmp_path / "other.onnx"
+    other.write_bytes(tiny_onnx.read_bytes())
+    done = Outcome(command, ["triton", other, plan, "-o", tmp_path / "r", "--no-verify"], capsys)
+    image = "nvcr.io/nvidia/tritonserver:25.04-py3"
+    (warned,) = done.err.splitlines()
+    assert warned.startswith(f"warning: {image} is assumed: by NVIDIA's table of July 2026 it has TensorRT 10.9.0.34, ")
+    assert "the plan was built by 10.9.0.34; it was not started here, and --container names another" in warned
+    texts = _texts(tmp_path / "r")
+    assert warned.removeprefix("warning: ") in " ".join(texts["README.md"].split())
+    assert f"export TRITON_IMAGE={image}\n" in texts["README.md"]
+    assert f"image: ${{TRITON_IMAGE:-{image}}} # assumed, see README.md\n" in texts["compose.yaml"]
+    assert f'image: "{image}" # assumed, see README.md\n' in texts["inferenceservice.yaml"]
     assert "driver: nvidia" in texts["compose.yaml"]
     assert 'nvidia.com/gpu: "1"' in texts["inferenceservice.yaml"]
+    proofs = [json.loads((tmp_path / "r" / name / "proof.json").read_text()) for name in ("tiny", "other")]
+    assert proofs[0]["assumed"] == {"container": warned.removeprefix("warning: ")}
+    assert "assumed" not in proofs[1]
+
+
+def test_a_container_that_is_given_or_not_known(tmp_path: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "TAGS", {})
+    assert serve_triton([plan], tmp_path / "r", TritonConfig(), verify=False) == ()
+    texts = _texts(tmp_path / "r")
+    for name in ("README.md", "compose.yaml", "inferenceservice.yaml"):
+        assert "10.9.0.34" in texts[name], name
     assert "image: ${TRITON_IMAGE:?" in texts["compose.yaml"]  # which image has it is not guessed
+    monkeypatch.undo()
     image = "nvcr.io/nvidia/tritonserver:25.03-py3"
-    serve_triton([plan], tmp_path / "s", TritonConfig(container=image, response_cache=True), verify=False)
+    config = TritonConfig(container=image, response_cache=True)
+    assert serve_triton([plan], tmp_path / "s", config, verify=False) == ()
+    assert "assumed" not in "".join(_texts(tmp_path / "s").values())
     compose = (tmp_path / "s" / "compose.yaml").read_text()
     assert f"image: ${{TRITON_IMAGE:-{image}}}" in compose
     assert "--cache-config=local,size=" in compose
     assert f'image: "{image}"' in (tmp_path / "s" / "inferenceservice.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("version", "build"),
+    [
+        *(("10.9.0.34", "10.9.0.34"), ("10.13.3.9", "10.13.3.9"), ("10.13.3.9.post1", "10.13.3.9")),
+        *(("10.13.3", "10.13.3.9"), ("10.13.2.7", None), ("10.9.0.3", None), ("10.9", None)),
+        *(("10.9.0.34a1", None), ("10.7.0.23", None)),
+    ],
+)
+def test_an_image_is_that_of_all_four_numbers(version: str, build: str | None) -> None:
+    assert container.known(version) == ((build, container.TAGS[build]) if build else None)
+
+
+def test_three_numbers_of_two_builds_name_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "TAGS", {"10.9.0.34": "25.04", "10.9.0.43": "25.03"})
+    assert (container.known("10.9.0"), container.known("10.9.0.34")) == (None, ("10.9.0.34", "25.04"))
+
+
+def _built_by(plan: Path, *builds: tuple[str, bool]) -> list[Model]:
+    """Models of plans by their TensorRT, and whether they run on later ones."""
+    info, made = read_info(plan), []
+    assert info.engine is not None
+    for number, (version, compatible) in enumerate(builds):
+        engine = replace(info.engine, version=version, version_compatible=compatible)
+        made.append(model_of(plan, replace(info, engine=engine), TritonConfig(), f"m{number}"))
+    return made
+
+
+@pytest.mark.parametrize(
+    "builds",
+    [
+        [("10.9.0.34", False), ("10.13.3.9", False)],
+        [("10.9.0.34", False), ("10.13.3.9", True)],  # which runs on later ones, not on earlier ones
+    ],
+)
+def test_plans_that_need_two_servers_are_refused_before_the_work(
+    plan: Path, tmp_path: Path, builds: list[tuple[str, bool]]
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"tiny\.engine needs TensorRT 10\.9\.0\.34, and .*tiny\.engine 10\.13\.3\.9; an"
+    ):
+        repository.make_repository(_built_by(plan, *builds), tmp_path / "r", verify=False)
+
+
+@pytest.mark.parametrize(
+    ("builds", "needs", "tag"),
+    [
+        ([("10.9.0.34", True), ("10.13.3.9", True)], "10.13.3.9 or later", "25.10"),
+        ([("10.9.0.34", True), ("10.13.3.9", False)], "10.13.3.9", "25.10"),
+        ([("10.9.0.34", False), ("10.9.0.34", True)], "10.9.0.34", "25.04"),
+    ],
+)
+def test_plans_that_run_on_later_ones(plan: Path, builds: list[tuple[str, bool]], needs: str, tag: str) -> None:
+    """Version-compatible ones hold code for the CPU, which Triton loads only where it is told to."""
+    models = _built_by(plan, *builds)
+    found = container.container_of(models)
+    assert (found.needs, found.image) == (needs, f"nvcr.io/nvidia/tritonserver:{tag}-py3")
+    assert server_arguments(models) == ["--backend-config=tensorrt,version-compatible=true"]
+    assert server_arguments(_built_by(plan, ("10.9.0.34", False))) == []
 
 
 @pytest.mark.parametrize(
