@@ -122,12 +122,40 @@ def check_outputs(outputs: Sequence[Path], report: Path | None) -> None:
         check_writable(path)
 
 
-def write_outputs(
-    outputs: Sequence[Path],
+Content = Callable[[], tuple[Sequence[Table], Sequence[str]]]
+Rows = Callable[[], Sequence[Mapping[str, Any]]]
+
+
+def show(
+    arguments: argparse.Namespace,
     record: Mapping[str, Any],
-    content: Callable[[], tuple[Sequence[Table], Sequence[str]]],
-    rows: Callable[[], Sequence[Mapping[str, Any]]],
+    text: Callable[[], str],
+    content: Content,
+    rows: Rows,
+    **records: Mapping[str, Any] | None,
 ) -> None:
+    """Print a record, and write the files that the arguments ask for.
+
+    Args:
+        arguments: With the flags of :func:`add_output_flags`.
+        record: As of :func:`to_json`.
+        text: The record for a terminal.
+        content, rows: As of :func:`write_outputs`.
+        **records: As of :func:`~rest_deploy.report.write_report`.
+    """
+    from rest_deploy.report import write_report
+
+    print(to_json(record, sys.stdout.encoding) if arguments.json else text(), flush=True)
+    write_outputs(arguments.output, record, content, rows)
+    paths = [*arguments.output]
+    if arguments.report is not None:
+        write_report(arguments.report, **records)
+        paths.append(arguments.report)
+    if paths and not arguments.json:
+        print(f"\nwrote {', '.join(clean(str(path)) for path in paths)}", flush=True)
+
+
+def write_outputs(outputs: Sequence[Path], record: Mapping[str, Any], content: Content, rows: Rows) -> None:
     """Write a record in each of the ways asked for.
 
     Args:
@@ -146,13 +174,6 @@ def write_outputs(
             text = _markdown(record, *content())
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def say_written(outputs: Sequence[Path], report: Path | None) -> None:
-    """Name the files that were written, under what was printed."""
-    paths = [*outputs, *([report] if report is not None else [])]
-    if paths:
-        print(f"\nwrote {', '.join(clean(str(path)) for path in paths)}", flush=True)
 
 
 def _shown(value: Any) -> Any:
