@@ -386,24 +386,23 @@ def summary(figures: Mapping[str, LogitFigures | ValueFigures]) -> LogitFigures 
     if LOGITS in figures:
         return figures[LOGITS]
     maps = list(figures.values())
-
-    def most(name: str) -> float:
-        return float(np.max([getattr(own, name) for own in maps]))  # NaN stays NaN
-
+    errors = _largest(maps, "max_error"), _largest(maps, "rms_error")
     cosine = float(np.min([own.cosine for own in maps]))
-    return ValueFigures(most("max_error"), most("rms_error"), None, most("scale"), most("std"), cosine)
+    return ValueFigures(*errors, None, _largest(maps, "scale"), _largest(maps, "std"), cosine)
+
+
+def _largest(figures: Sequence[LogitFigures | ValueFigures], name: str) -> float:
+    return float(np.max([getattr(own, name) for own in figures]))  # NaN stays NaN
 
 
 def joined(parts: Sequence[tuple[int, ValueFigures]]) -> ValueFigures:
     """Figures of values that were measured a part at a time: (how many values, figures). ``std`` is within a part."""
-    weights = [count for count, _ in parts]
+    counts, figures = zip(*parts, strict=True)
 
     def root_mean(name: str) -> float:
-        return float(np.sqrt(np.average([getattr(part, name) ** 2 for _, part in parts], weights=weights)))
+        return float(np.sqrt(np.average([getattr(part, name) ** 2 for part in figures], weights=counts)))
 
-    def largest(name: str) -> float:
-        return float(np.max([getattr(part, name) for _, part in parts]))  # NaN stays NaN
-
-    lost = largest("reference_error") if parts[0][1].reference_error is not None else None
-    cosine = float(np.min([part.cosine for _, part in parts]))
-    return ValueFigures(largest("max_error"), root_mean("rms_error"), lost, largest("scale"), root_mean("std"), cosine)
+    lost = _largest(figures, "reference_error") if figures[0].reference_error is not None else None
+    errors = _largest(figures, "max_error"), root_mean("rms_error")
+    cosine = float(np.min([part.cosine for part in figures]))
+    return ValueFigures(*errors, lost, _largest(figures, "scale"), root_mean("std"), cosine)

@@ -106,18 +106,7 @@ def on_images(
         VerificationError: None of the images can be read.
     """
     first = subjects[0].info
-    for subject in subjects:
-        if not subject.info.num_classes:
-            raise ConfigError(
-                f"{subject.path} is a backbone: images are judged by logits, and it gives "
-                f"{', '.join(subject.info.taps.names)}; leave --data out and compare on synthetic images"
-            )
-    for subject in subjects:
-        if subject.way and (sizes or wish.change is not None):
-            raise ConfigError(
-                f"{subject.path}: it takes pictures, and its transform is in the file; leave sizes and flags of the "
-                "transform out, or give a file exported with --input float"
-            )
+    _check_files(subjects, changed=bool(sizes) or wish.change is not None)
     steps = _one_transform(subjects, wish.change)
     data = open_dataset(wish.folder, labels=first.labels, num_classes=first.num_classes, ground_truth=wish.ground_truth)
     if needs_classes and not data.labelled:
@@ -127,18 +116,34 @@ def on_images(
     if wish.most is not None:
         data = data.limited(wish.most, seed)
     answers = [_Answers(size) for size in sizes] or [_Answers(None)]
-    going = _Going(data, steps, answers, reference, subjects, wish.batch)
-    going.run(lambda share: report(share, "images"))
-    figures = {subject.name: tuple(_figures(subject, going.answers, data)) for subject in subjects}
+    run = _Pass(data, steps, answers, reference, subjects, wish.batch)
+    run.all(lambda share: report(share, "images"))
+    figures = {subject.name: tuple(_figures(subject, run.answers, data)) for subject in subjects}
     errors = {
         subject.name: tuple(
             f"images at {answers.size or 'their size'}: {answers.errors[subject.name]}"
-            for answers in going.answers
+            for answers in run.answers
             if subject.name in answers.errors
         )
         for subject in subjects
     }
-    return ImagesResult(_data_result(data, going), figures, errors, _thumbnails(data, figures, steps.alpha))
+    return ImagesResult(_data_result(data, run), figures, errors, _thumbnails(data, figures, steps.alpha))
+
+
+def _check_files(subjects: Sequence[Subject], *, changed: bool) -> None:
+    """Refuse backbones, and files with their transform in the graph where that is to be changed."""
+    for subject in subjects:
+        if not subject.info.num_classes:
+            raise ConfigError(
+                f"{subject.path} is a backbone: images are judged by logits, and it gives "
+                f"{', '.join(subject.info.taps.names)}; leave --data out and compare on synthetic images"
+            )
+    for subject in subjects:
+        if subject.way and changed:
+            raise ConfigError(
+                f"{subject.path}: it takes pictures, and its transform is in the file; leave sizes and flags of the "
+                "transform out, or give a file exported with --input float"
+            )
 
 
 def _one_transform(subjects: Sequence[Subject], change: PreprocessingChange | None) -> Preprocessing:
@@ -223,8 +228,8 @@ class _Image:
 
 
 @dataclass
-class _Going:
-    """A data set on its way through the networks, ``batch`` images a call. ``skipped`` could not be read, and why."""
+class _Pass:
+    """A data set through the networks, ``batch`` images a call. ``skipped`` has (name, why) of unreadable images."""
 
     data: Dataset
     steps: Preprocessing
@@ -239,7 +244,7 @@ class _Going:
     def _networks(self) -> tuple[Subject, ...]:
         return self.reference.subject, *self.subjects
 
-    def run(self, report: Callable[[float], None]) -> None:
+    def all(self, report: Callable[[float], None]) -> None:
         """Go through all images, or those before Ctrl-C.
 
         Raises:
@@ -247,7 +252,7 @@ class _Going:
             KeyboardInterrupt: It came before the first was done.
         """
         try:
-            self._go(report)
+            self._answer_all(report)
         except KeyboardInterrupt:
             for answers in self.answers:
                 answers.cut()
@@ -255,7 +260,7 @@ class _Going:
                 raise
             self.interrupted = True
 
-    def _go(self, report: Callable[[float], None]) -> None:
+    def _answer_all(self, report: Callable[[float], None]) -> None:
         for size in (own.size for own in self._steps() if own.size is not None):  # as all images come
             self._check_memory(size, "images", InputError)
         waiting: dict[int, list[_Image]] = {i: [] for i in range(len(self.answers))}
@@ -347,23 +352,23 @@ def _figures(subject: Subject, answers: Sequence[_Answers], data: Dataset) -> It
         yield measure_images(at.size, ours, exact, names=names, classes=classes, reference_error=lost, maps=maps)
 
 
-def _data_result(data: Dataset, going: _Going) -> DataResult:
+def _data_result(data: Dataset, run: _Pass) -> DataResult:
     accuracy = {
         str(at.size) if at.size is not None else None: accuracy_of(
             np.stack(at.exact), [data.classes[number] for number in at.images]
         )
-        for at in going.answers
+        for at in run.answers
     }
     return DataResult(
         folder=str(data.folder),
-        images=len(going.answers[0].images),
+        images=len(run.answers[0].images),
         labelled=data.labelled,
-        skipped=tuple(going.skipped),
-        transform=_in_words(going.steps, [at.size for at in going.answers if at.size is not None]),
+        skipped=tuple(run.skipped),
+        transform=_in_words(run.steps, [at.size for at in run.answers if at.size is not None]),
         reference=accuracy,
         note="; ".join(filter(None, (data.note, data.left_out_note))),
         left_out=tuple(data.name(path) for path in data.left_out),
-        interrupted=going.interrupted,
+        interrupted=run.interrupted,
     )
 
 
