@@ -93,10 +93,10 @@ class Contender:
         threads: CPU threads of a call.
         format, precision: Of its file.
         channels: Of the network's input.
-        features: What it gives, where that is not the logits alone.
+        features: Its outputs, if they are not the logits alone.
         block: As a record's ``map_block``.
         input_kind: What its file takes.
-        steps: From a picture to the network's input, as a record has it; None where the caller makes that.
+        steps: From a picture to the network's input, as in a record; None if the caller makes the input.
         pictures: Whether the run is on pictures.
     """
 
@@ -125,7 +125,7 @@ class Contender:
         return str(Device.parse(row_for(self.file, self.device).named(self.device)))
 
     def open(self) -> Session:
-        """Open it; in a run on pictures it takes those, and what its file does not do with them is part of a call.
+        """Open it; in a run on pictures, the steps before its file are part of a call.
 
         Raises:
             RestDeployError: It cannot be opened.
@@ -211,15 +211,15 @@ class Contender:
 
 
 def _inputs_of(steps: Preprocessing, kind: str, pictures: NDArray[np.uint8]) -> NDArray[Any]:
-    """What a file takes of each picture."""
+    """What a file takes for each picture."""
     return np.stack([input_of(Image.fromarray(own), steps, InputKind(kind)) for own in pictures])
 
 
 def on_pictures(contenders: Sequence[Contender]) -> list[Contender]:
-    """The same contenders, where one of them takes pictures in a run on pictures.
+    """The same contenders; if any of them takes pictures, the run is on pictures for all.
 
     Raises:
-        ConfigError: One takes none, or two of one network make different inputs of them.
+        ConfigError: One takes no pictures, or two of one network make different inputs of them.
     """
     if all(own.input_kind == InputKind.FLOAT.value for own in contenders):
         return list(contenders)

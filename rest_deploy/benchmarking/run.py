@@ -224,11 +224,11 @@ def write_files(
     """Write the files that the baselines of one network open.
 
     Args:
-        baselines: They.
-        folder: Where to.
+        baselines: The baselines.
+        folder: Folder of the files.
         checkpoint: Their weights; None for random ones.
-        seed: Of random ones.
-        of: Whose network it is, for messages.
+        seed: Of random weights.
+        of: Name of the network or of its artifact, for messages.
 
     Returns:
         Name of each file that PyTorch could not export -> why.
@@ -259,7 +259,7 @@ def write_files(
 
 
 def _another_network(config: NetworkConfig, checkpoint: Path, of: str) -> str:
-    """How a checkpoint that does not fit is of another network, in words; empty where it is damaged."""
+    """Why a checkpoint belongs to another network, in words; empty if it is damaged."""
     from rest_deploy.models.checkpoint import load_checkpoint
     from rest_deploy.models.factory import read_config
 
@@ -284,7 +284,7 @@ def _start_cold(made: BenchmarkReport, cases: Sequence[InputSize], say: StepProg
 
 
 def _too_large(contender: Contender, case: InputSize) -> str:
-    """Why a contender is not run at a case, for which too little memory is free; empty where it is."""
+    """Why too little memory is free for a contender in a case; empty if there is enough."""
     try:
         contender.check_memory(case)
     except RestDeployError as exc:
@@ -326,7 +326,7 @@ def _measure(made: BenchmarkReport, cases: Sequence[InputSize], effort: Effort, 
 
 
 def _refused(made: BenchmarkReport, case: InputSize) -> dict[str, str]:
-    """Contenders that are not run at a case, as it may end this process -> why."""
+    """Contenders that are not run in a case, because it may end this process -> why."""
     found = {name: why for name, why in ((own.name, _too_large(own, case)) for own in made.contenders) if why}
     for name, cold in made.cold.items():
         if cold.killed and str(case) not in cold.peak_mib:  # in its own process; here it would end this one

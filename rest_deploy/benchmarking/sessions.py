@@ -57,7 +57,7 @@ class Session(ABC):
 
 
 class PicturesSession(Session):
-    """A session of a file that takes no pictures, or resized ones, in a run on pictures: it gets what is made of them.
+    """In a run on pictures, a session whose file takes arrays or resized pictures; it makes these from the pictures.
 
     Args:
         of: The session.
@@ -69,7 +69,7 @@ class PicturesSession(Session):
         self.run = lambda pictures: of.run(inputs_of(pictures))
 
     def gpu_calls(self, batch: NDArray[Any], count: int) -> list[GpuCall]:
-        """Parts of the time of calls on a GPU, without what is done with the pictures before."""
+        """Without the time that it takes to make inputs from pictures."""
         return self._of.gpu_calls(self._inputs_of(batch), count)
 
     def close(self) -> None:

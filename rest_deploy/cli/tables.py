@@ -27,7 +27,7 @@ class Table:
         title: Above it; may be empty.
         head: Names of the columns.
         rows: As many texts each.
-        words: How many columns at the end are to be read as words.
+        words: Number of columns at the end that hold words.
     """
 
     title: str
@@ -86,7 +86,7 @@ SUFFIXES = (".json", ".csv", ".md")
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    """What commands that measure have in common."""
+    """The flags that commands which measure have in common."""
     add = parser.add_argument
     add(
         "-o",
@@ -102,12 +102,12 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_outputs(outputs: Sequence[Path], report: Path | None) -> None:
-    """See, before any measuring, that everything can be written.
+    """Check, before any measurement, that everything can be written.
 
     Raises:
-        ConfigError: A suffix that means nothing.
-        ExportError: A folder that is not there or cannot be written to.
-        MissingPackageError: What the report is made with is not installed.
+        ConfigError: An unknown suffix.
+        ExportError: A folder does not exist or cannot be written to.
+        MissingPackageError: A package that the report needs is not installed.
     """
     for path in outputs:
         if path.suffix.lower() not in SUFFIXES:
@@ -185,7 +185,7 @@ def _shown(value: Any) -> Any:
 
 
 def _markdown(record: Mapping[str, Any], tables: Sequence[Table], notes: Sequence[str]) -> str:
-    """Tables with the command and the machine that made them above, and what makes them less trustworthy below."""
+    """The command and the machine, then tables, then what makes them less reliable."""
     environment = record["environment"]
     made = f"{environment['cpu']}, Python {environment['python']}, {environment['created']}"
     head = [f"    {clean(environment['command'] or '')}", "", escaped(made), ""]
@@ -197,7 +197,7 @@ def read_other(path: Path | None, kind: str, report: Path | None, flag: str) -> 
 
     Raises:
         ConfigError: There is no report to go into, or it is of another kind.
-        ArtifactError: It is no record.
+        ArtifactError: It is not a record.
     """
     from rest_deploy.report import read_record
 

@@ -381,7 +381,7 @@ def pixels_within(limit_bytes: int, call_bytes: Callable[[int, int, int], int]) 
     ``call_bytes`` of each.
 
     Args:
-        limit_bytes: How many.
+        limit_bytes: Largest memory of a call.
         call_bytes: Batch, height, width -> bytes that a call takes.
     """
     fits, does_not = 0, 1

@@ -138,7 +138,7 @@ def read_pickle(source: Source, makers: Makers, persistent: Callable[[Any], Any]
         persistent: What an object that stands elsewhere gives; None where there is none.
 
     Raises:
-        UnreadableError: It is no whole pickle, names what only an attack needs, or asks for what no checkpoint has.
+        UnreadableError: It is not a whole pickle, names what only an attack needs, or asks for what no checkpoint has.
     """
     machine = _Machine(makers, persistent)
     try:

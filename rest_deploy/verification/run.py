@@ -56,27 +56,26 @@ def verify(
 ) -> Verification:
     """Compare artifacts with the checkpoint they were made from, or with another artifact.
 
-    A checkpoint runs in PyTorch on the CPU in float64; what it loses itself in float32 is the baseline error, by which
-    others are judged. On the CPU, ONNX files in FP16, and INT8 ones for TensorRT, are computed with every half value
-    rounded, as a GPU would hold it; ONNX Runtime itself does not round there.
+    A checkpoint runs in PyTorch on the CPU in float64. What it loses in float32 is the baseline error, by which others
+    are judged. On the CPU, ONNX files in FP16, and INT8 ones for TensorRT, are computed with every half value rounded,
+    as a GPU would hold it; ONNX Runtime itself does not round there.
 
     Args:
         artifacts: One or several of what :class:`Predictor` opens.
         reference: ``.pth``, ``.pt`` or ``.safetensors`` checkpoint, or an artifact.
-        data: Folder of real images, or more of it as :class:`Images`; None for synthetic images alone.
-        sizes: (height, width) of synthetic images, and that real ones are brought to; None for :data:`CASES`, of an
-            engine for those that it accepts, and for the size that the artifacts' own transform gives.
+        data: Folder of real images, or :class:`Images`; None for synthetic images alone.
+        sizes: (height, width) of synthetic images, and of real ones after the resize; None for :data:`CASES` (of an
+            engine, those that it accepts), and for the size of the artifacts' own transform.
         cases: Batches and sizes of synthetic images, in place of ``sizes``.
-        synthetic: Whether to look at synthetic images at all.
+        synthetic: Whether to use synthetic images.
         per_block: Whether to compare block by block too, and name the block at which a difference begins.
-        limits: What is allowed in place of the limits of each precision.
-        device: Where the artifacts run; None for the CPU, of an engine for the first GPU.
-        threads: CPU threads of a call, of the reference too; None for each core that may be used.
-        choice: Of the weights in the reference, where it is a checkpoint; None for those that the artifacts' records
-            tell of.
+        limits: Limits that replace those of each precision.
+        device: Where the artifacts run; None for the CPU, and for the first GPU with an engine.
+        threads: CPU threads of a call, of the reference too; None for one per usable core.
+        choice: Of the weights, if the reference is a checkpoint; None for those that the artifacts' records name.
         seed: Of the synthetic images, and of the choice of real ones.
-        command: That asked for it, for the record.
-        report: Called with the share of a step that is done, 0 to 1, and its name.
+        command: The command line, for the record.
+        report: Called with the finished share of a step, 0 to 1, and its name.
 
     Returns:
         The figures; ``passed`` and ``failures`` judge them.
@@ -165,8 +164,8 @@ def _outputs(subject: Subject) -> str:
 
 @dataclass(frozen=True)
 class _Synthetic:
-    """What was found on synthetic images: answers that are right, by the way to the network's input, and of each
-    artifact its figures and what it did not run, in words.
+    """Results on synthetic images: the right answers, by the way to the network's input; of each artifact its figures
+    and, in words, what it did not run.
     """
 
     reference: Mapping[tuple[Any, ...], Reference] = field(default_factory=dict)
@@ -231,7 +230,7 @@ def _by_block(
     say: StepProgress,
 ) -> dict[str, BlockComparison]:
     """Compare block by block: each artifact on the images of the first case that it failed, else of the first."""
-    runs = {subject.name: subject.blocks() for subject in subjects}  # what cannot be looked into is told at once
+    runs = {subject.name: subject.blocks() for subject in subjects}  # refuse what has no blocks before anything runs
     found = {}
     for number, subject in enumerate(subjects):
         say(number / len(subjects), f"{subject.name} block by block")
