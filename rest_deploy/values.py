@@ -21,11 +21,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from reprlib import Repr
-from typing import Annotated, Any, NoReturn, Protocol, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from rest_deploy.errors import ConfigError, counted, listed
 
 _T = TypeVar("_T")
+#: Gives a value as it is used, or raises :class:`NotAccepted`. The text of a rule follows "accepted: ".
 _Reader = Callable[[Any], Any]
 
 
@@ -63,17 +64,6 @@ class NotAccepted(ConfigError):
             f".{part}" if is_plain else f"[{shown(part)}]" for part, is_plain in zip(self.place, plain, strict=True)
         )
         return f"{''.join(parts).removeprefix('.')} {self.words}".lstrip()
-
-
-class Rule(Protocol):
-    """What a value must be; its text follows "accepted: "."""
-
-    def __call__(self, value: Any) -> Any:
-        """The value as it is used.
-
-        Raises:
-            NotAccepted: It is not accepted.
-        """
 
 
 def _refuse(value: Any, accepted: object) -> NoReturn:

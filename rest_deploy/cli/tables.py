@@ -77,9 +77,9 @@ def escaped(cell: str) -> str:
     return "".join(f"\\{c}" if c in "\\|*_`<>[]" else c for c in clean(cell))
 
 
-def figure(value: float | None, digits: str, unit: str = "") -> str:
-    """A figure by a format, or a dash where there is none."""
-    return f"{value:{digits}}{unit}" if value is not None else "-"
+def figure(value: float | None, digits: str) -> str:
+    """A figure in a format, or a dash if there is none."""
+    return f"{value:{digits}}" if value is not None else "-"
 
 
 SUFFIXES = (".json", ".csv", ".md")

@@ -115,16 +115,7 @@ class Family(ABC, Generic[C]):
         format: str,
         block: int | None = None,
     ) -> int:
-        """Memory of one call on the CPU beside what an open network takes: its input, and what is alive at its peak.
-
-        Args:
-            config: Of the network.
-            batch: Images of the call.
-            height, width: Of the images, in pixels.
-            precision: Of the file.
-            format: As of :func:`network_bytes`.
-            block: As a record's ``map_block``.
-        """
+        """As :func:`network_bytes`, in any format but OpenVINO's."""
 
     @abstractmethod
     def engine_bytes(self, config: C, largest: InputSize, precision: Precision) -> int:

@@ -277,10 +277,10 @@ def deploy_stages(
     embed: Callable[[Any], nn.Module],
     attention: Callable[[nn.LayerNorm, Any], nn.Module],
 ) -> D:
-    """The deploy form of a model, in eval mode, sharing nothing with it.
+    """The deploy form of a model: the same function in eval mode, sharing nothing with it.
 
     Args:
-        model: In any floating dtype; it is left as it was. Folding is done in float64 and rounded once.
+        model: In any floating dtype; it stays as it was. Folding is done in float64 and rounded once.
         form: Class of the result.
         stem, embed: What opens a stage -> its piece of the deploy form.
         attention: LayerNorm and attention of a block -> what takes their place.

@@ -32,15 +32,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_candidate(
-    path: str | Place, device: str | None = None, threads: int | None = None
-) -> Iterator[tuple[Run, ArtifactInfo]]:
+def open_candidate(path: str | Place, device: str | None = None) -> Iterator[tuple[Run, ArtifactInfo]]:
     """Open an artifact for measuring: what the machine that it is made for would compute, and its record.
 
     Where ONNX Runtime on the CPU does not compute an ONNX file as intended, the file is computed as its recipe says.
     """
     place = located(path)
-    with open_subject(place.name, place, device, threads) as subject:
+    with open_subject(place.name, place, device, None) as subject:
         yield subject.run, subject.info
 
 
