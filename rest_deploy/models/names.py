@@ -70,7 +70,7 @@ class Names:
     beside: tuple[str, ...] = ()
 
 
-def authors_names(values: Mapping[str, Any], key_prefix: str | None = None) -> Names:
+def authors_names(values: Mapping[str, Any], key_prefix: str | None) -> Names:
     """Take off what wrappers put before the authors' names.
 
     Args:

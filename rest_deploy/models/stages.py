@@ -296,11 +296,11 @@ def deploy_stages(
     return deploy.eval().requires_grad_(False)
 
 
-def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution of the same geometry with new weights, cast to the dtype of the old."""
     new = nn.utils.skip_init(
         nn.Conv2d, conv.in_channels, conv.out_channels, conv.kernel_size,
-        stride=conv.stride, padding=conv.padding, groups=conv.groups, bias=bias is not None,
+        stride=conv.stride, padding=conv.padding, groups=conv.groups,
         dtype=conv.weight.dtype, device=conv.weight.device,
     )  # fmt: skip
     _set(new, weight, bias)

@@ -38,32 +38,20 @@ _SCRATCH_BYTES, _BESIDE_BYTES = 16 << 20, 6 << 20
 
 
 class StagesConfig(NetworkConfig, Protocol):
-    """Hyper-parameters of four stages, one entry per stage where a tuple."""
+    """Hyper-parameters of four stages, as :class:`~rest_deploy.models.rest_family.ResTConfig` explains them."""
 
     @property
-    def embed_dims(self) -> tuple[int, ...]:
-        """Channels of each stage."""
-
+    def embed_dims(self) -> tuple[int, ...]: ...
     @property
-    def depths(self) -> tuple[int, ...]:
-        """Blocks in each stage."""
-
+    def depths(self) -> tuple[int, ...]: ...
     @property
-    def num_heads(self) -> tuple[int, ...]:
-        """Attention heads."""
-
+    def num_heads(self) -> tuple[int, ...]: ...
     @property
-    def sr_ratios(self) -> tuple[int, ...]:
-        """Spatial reduction of keys and values."""
-
+    def sr_ratios(self) -> tuple[int, ...]: ...
     @property
-    def qk_scale(self) -> float | None:
-        """Factor of the logits; None for one over the square root of a head's channels."""
-
+    def qk_scale(self) -> float | None: ...
     @property
-    def norm_eps(self) -> float:
-        """Of the LayerNorms."""
-
+    def norm_eps(self) -> float: ...
     def hidden_dim(self, stage: int) -> int:
         """Hidden channels of the MLP in stage 0 to 3."""
 

@@ -276,7 +276,7 @@ def _there(entries: list[Entry], taken: Entry) -> str:
     return "; ".join(said)
 
 
-def is_average(key: str, content: Any = None) -> bool:
+def is_average(key: str, content: Any) -> bool:
     """Whether a key names a moving average of weights.
 
     Two libraries put the average where others put the weights: mmengine's EMAHook swaps ``state_dict`` and

@@ -245,7 +245,7 @@ def measure_images(
     names: Sequence[str],
     classes: Sequence[int | None],
     reference_error: float | None,
-    maps: Mapping[str, ValueFigures] | None = None,
+    maps: Mapping[str, ValueFigures],
 ) -> ImageFigures:
     """Measure logits of shape (images, classes) against the reference's, beside what is known of other outputs.
 
@@ -270,7 +270,7 @@ def measure_images(
     return ImageFigures(
         size,
         figures,
-        maps or {},
+        maps,
         accuracy,
         tuple(difference(int(i)) for i in flips),
         tuple(difference(i) for i in wrong),

@@ -133,7 +133,8 @@ def open_subject(name: str, path: Place, device: str | None, threads: int | None
     """Open an artifact under a name of its own."""
     info, in_graph = read_info(path), partial(onnx_blocks, Path(str(path)), threads)
     if info.input_kind is not InputKind.FLOAT:
-        in_graph = partial(_no_blocks, path)
+        why = "it takes pictures, and blocks are compared on the network's input"
+        in_graph = partial(_no_blocks, f"{path}: {why}; give the same file exported with --input float")
     if isinstance(path, Path) and info.format == "onnx" and info.recipe.emulator and device in (None, "cpu"):
         import onnx
 
@@ -146,21 +147,15 @@ def open_subject(name: str, path: Place, device: str | None, threads: int | None
     with open_runtime(path, device, threads) as runtime:
         blocks = in_graph if info.format == "onnx" else runtime.blocks
         if info.format == "onnx" and runtime.target.kind != "cpu":
-            blocks = partial(_no_blocks_there, path, runtime.device)
+            why = f"blocks are computed by ONNX Runtime on the CPU, not on {runtime.device}; leave --device out"
+            blocks = partial(_no_blocks, f"{path}: {why}")
         own = runtime.info, runtime.run, runtime.device
         computed = "by its server" if is_address(path) else "as it runs"
         yield Subject(name, path, *own, computed, blocks, threads, runtime.memory)
 
 
-def _no_blocks(path: Place) -> BlockRun:
-    raise ConfigError(
-        f"{path}: it takes pictures, and blocks are compared on the network's input; give the same file "
-        "exported with --input float"
-    )
-
-
-def _no_blocks_there(path: Place, device: str) -> BlockRun:
-    raise ConfigError(f"{path}: blocks are computed by ONNX Runtime on the CPU, not on {device}; leave --device out")
+def _no_blocks(why: str) -> BlockRun:
+    raise ConfigError(why)
 
 
 def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, list[Any]]:
