@@ -24,7 +24,7 @@ TOP_K = Whole(1, 1 << 24)  # as many as there may be classes
 MAX_PIXELS = Whole(1, 1 << 40)
 #: Of a map, or of a block of one; a file divides by it.
 MAP_NUMBERS = Whole(1, 1 << 40)
-#: Most pixels of an input where nobody says: 33 megapixels, which keep rest_small busy for 20 minutes on two cores.
+#: Default for the largest number of pixels of an input: 33 megapixels take rest_small 20 minutes on two cores.
 USUAL_MAX_PIXELS = 1 << 25
 #: A share of a whole, such as of images.
 FRACTION = Real(0, 1)
@@ -124,8 +124,8 @@ class ImageSize:
         """Read ``"480x640"`` (height first) or ``"224"`` (square).
 
         Args:
-            text: It.
-            resized: Whether images are resized to it, or made in it: then it has at most :data:`MAX_INPUT_PIXELS`.
+            text: The size.
+            resized: Whether images are resized to it or made in it; it then has at most :data:`MAX_INPUT_PIXELS`.
 
         Raises:
             ConfigError: Anything else.
@@ -318,7 +318,7 @@ class Preprocessing:
         return made
 
 
-#: The preprocessing of a family of networks at a size; without one, at the family's own.
+#: The preprocessing of a family of networks at a size; at the family's own size if there is none.
 Usual = Callable[["ImageSize | None"], Preprocessing]
 
 
@@ -406,9 +406,9 @@ class Device:
     """Where a network runs.
 
     Args:
-        kind: ``"cpu"``, ``"cuda"``, ``"server"`` where a server decides, or a kind that a runtime of its own has.
-        index: Number of a GPU of CUDA.
-        name: Of a device of another kind, as its runtime calls it; empty for the one that it takes.
+        kind: ``"cpu"``, ``"cuda"``, ``"server"`` if a server decides, or a kind of another runtime.
+        index: Number of a CUDA GPU.
+        name: Name of a device of another kind, as its runtime calls it; empty for the runtime's default.
     """
 
     kind: str
@@ -420,7 +420,7 @@ class Device:
         """Read ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"openvino"`` or ``"openvino:GPU.1"``.
 
         Raises:
-            DeviceError: Anything that is not of this form; which kinds there are, the registry of runtimes knows.
+            DeviceError: Another form. The registry of runtimes knows which kinds there are.
         """
         other = r"((?!cpu|cuda)[a-z]+(?:-[a-z]+)*)(?::(\w[\w.]{0,39}))?"
         match = re.fullmatch(rf"(cpu)|(cuda)(?::(\d{{1,3}}))?|{other}", text, re.ASCII)

@@ -18,14 +18,15 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from reprlib import Repr
-from typing import Annotated, Any, NoReturn, Protocol, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from rest_deploy.errors import ConfigError, counted, listed
 
 _T = TypeVar("_T")
+#: Gives a value as it is used, or raises :class:`NotAccepted`. The text of a rule follows "accepted: ".
 _Reader = Callable[[Any], Any]
 
 
@@ -65,27 +66,15 @@ class NotAccepted(ConfigError):
         return f"{''.join(parts).removeprefix('.')} {self.words}".lstrip()
 
 
-class Rule(Protocol):
-    """What a value must be; its text follows "accepted: "."""
-
-    def __call__(self, value: Any) -> Any:
-        """The value as it is used.
-
-        Raises:
-            NotAccepted: It is not accepted.
-        """
-
-
 def _refuse(value: Any, accepted: object) -> NoReturn:
     raise NotAccepted(f"is {shown(value)}; accepted: {accepted}")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Whole:
     """A whole number within bounds, not a bool and not a float."""
 
-    low: int
-    high: int
+    def __init__(self, low: int, high: int) -> None:
+        self.low, self.high = low, high
 
     def __call__(self, value: Any) -> int:
         if type(value).__name__ in ("bool", "bool_"):  # Python's, NumPy 2's; NumPy 1's, which counts as an index
@@ -103,13 +92,11 @@ class Whole:
         return f"a whole number from {self.low:,} to {self.high:,}"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Real:
     """A finite number within bounds, not a bool; ``over`` excludes ``low`` itself."""
 
-    low: float = -1e300
-    high: float = 1e300
-    over: bool = False
+    def __init__(self, low: float = -1e300, high: float = 1e300, over: bool = False) -> None:
+        self.low, self.high, self.over = low, high, over
 
     def __call__(self, value: Any) -> float:
         found = value if type(value) is float else math.nan
@@ -124,7 +111,6 @@ class Real:
         return f"a number {'over' if self.over else 'from'} {self.low:g} to {self.high:g}"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Text:
     """Text that can be written as UTF-8.
 
@@ -134,9 +120,8 @@ class Text:
         words: The pattern in words, for a message.
     """
 
-    most: int = 10_000
-    pattern: str = ""
-    words: str = ""
+    def __init__(self, most: int = 10_000, pattern: str = "", words: str = "") -> None:
+        self.most, self.pattern, self.words = most, pattern, words
 
     def __call__(self, value: Any) -> str:
         if not isinstance(value, str) or len(value) > self.most:
@@ -166,12 +151,11 @@ class OneOf:
         return ", ".join(self.texts)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Many:
     """How many values a list or object may have."""
 
-    least: int = 0
-    most: int = 1 << 20
+    def __init__(self, least: int = 0, most: int = 1 << 20) -> None:
+        self.least, self.most = least, most
 
     def check(self, value: Any) -> None:
         """Refuse too many and too few."""
@@ -180,11 +164,11 @@ class Many:
             raise NotAccepted(f"has {counted(len(value), 'value')}; accepted: {most}")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Is:
     """A value with another type in Python, such as a mapping with the layout of a ``TypedDict``."""
 
-    kind: Any
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
 
     def __call__(self, value: Any) -> Any:
         return reader(self.kind)(value)
@@ -210,7 +194,7 @@ def read(kind: type[_T], value: Any) -> _T:
     Raises:
         ConfigError: A value is not accepted; the message says where, what was got and what is accepted.
     """
-    made: _T = reader(kind)(value)
+    made: _T = reader(kind)(value)  # type: ignore[arg-type]  # a type is hashable
     return made
 
 
@@ -229,10 +213,9 @@ def plain(value: Any) -> Any:
 
 def _written(value: Any) -> typing.Iterator[tuple[str, Any]]:
     kind: Any = type(value)
-    absent = _fields_of(kind).absent
     for field in fields(value):
         own = getattr(value, field.name)
-        if field.name not in absent or not (own is None or own == {}):
+        if field.name not in _absent(kind) or not (own is None or own == {}):
             yield field.name, own
 
 
@@ -246,7 +229,7 @@ def hold(value: Any) -> None:
         ConfigError: A field does not match its declaration.
     """
     kind: Any = type(value)
-    for name, take in _fields_of(kind).held.items():
+    for name, take in _held(kind).items():
         own = getattr(value, name)
         try:
             taken = take(own.tolist() if hasattr(own, "tolist") else own)
@@ -270,7 +253,7 @@ def check(rule: Any, value: Any, name: str) -> Any:
 
 def rule_of(kind: type, name: str) -> Any:
     """What a field of a dataclass declares."""
-    return typing.get_type_hints(kind, include_extras=True)[name]
+    return _hints(kind)[name]
 
 
 def number(text: str, rule: Any) -> Any:
@@ -318,23 +301,16 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def reader(kind: Any) -> _Reader:
-    """A function that reads a plain value as a type, or refuses it."""
-    return _cached_reader(kind)
-
-
-@functools.cache
-def _cached_reader(kind: Any) -> _Reader:
-    found = _reader_or_none(kind)
-    if found is None:
-        raise TypeError(f"{kind} has no declaration")
-    return found
+class _Undeclared(TypeError):
+    """A type that says nothing of its values."""
 
 
 _PLAIN: Mapping[Any, _Reader] = {int: _WHOLE, float: _REAL, str: _TEXT}
 
 
-def _reader_or_none(kind: Any) -> _Reader | None:  # noqa: PLR0911
+@functools.cache
+def reader(kind: Any) -> _Reader:  # noqa: PLR0911
+    """A function that reads a plain value as a type, or refuses it."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         return _annotated(parts[0], [rule for rule in parts[1:] if rule is not ABSENT])
@@ -345,29 +321,31 @@ def _reader_or_none(kind: Any) -> _Reader | None:  # noqa: PLR0911
     if kind in (None, types.NoneType):
         return _null
     if callable(kind) and not isinstance(kind, type) and origin is None:
-        return kind  # it is a rule
+        rule: _Reader = kind
+        return rule
     if origin in (typing.Union, types.UnionType):
         return _one_of_kinds(parts)
     if origin is tuple or origin is list:
         return _listed(origin, parts, _MANY)
     if origin is not None and issubclass(origin, Mapping):
-        return _mapping(parts[1], _MANY)
-    if typing.is_typeddict(kind):
-        return functools.partial(_take_object, kind)
+        return functools.partial(_take_mapping, reader(parts[1]), _MANY)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return functools.partial(_member, kind)
-    return functools.partial(_take_object, kind) if is_dataclass(kind) else None
+    if typing.is_typeddict(kind) or is_dataclass(kind):
+        return functools.partial(_take_object, kind)
+    raise _Undeclared(f"{kind} has no declaration")
 
 
-def _annotated(kind: Any, rules: list[Any]) -> _Reader | None:
+def _annotated(kind: Any, rules: list[Any]) -> _Reader:
     if not rules:
-        return _reader_or_none(kind)
+        return reader(kind)
     (rule,) = rules
-    if isinstance(rule, Many):
-        origin, parts = typing.get_origin(kind), typing.get_args(kind)
-        return _listed(origin, parts, rule) if origin in (tuple, list) else _mapping(parts[1], rule)
-    taken: _Reader = rule
-    return taken
+    if not isinstance(rule, Many):
+        return reader(rule)
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (tuple, list):
+        return _listed(origin, parts, rule)
+    return functools.partial(_take_mapping, reader(parts[1]), rule)
 
 
 def _flag(value: Any) -> bool:
@@ -388,10 +366,8 @@ def _member(kind: type[Enum], value: Any) -> Enum:
         _refuse(value, ", ".join(str(member.value) for member in kind))
 
 
-def _one_of_kinds(kinds: tuple[Any, ...]) -> _Reader | None:
-    takes = [_reader_or_none(kind) for kind in kinds if kind is not types.NoneType]
-    if any(take is None for take in takes):
-        return None
+def _one_of_kinds(kinds: tuple[Any, ...]) -> _Reader:
+    takes = [reader(kind) for kind in kinds if kind is not types.NoneType]
     optional = types.NoneType in kinds
 
     def take_one(value: Any) -> Any:
@@ -399,7 +375,6 @@ def _one_of_kinds(kinds: tuple[Any, ...]) -> _Reader | None:
             return None
         words = []
         for take in takes:
-            assert take is not None
             try:
                 return take(value)
             except NotAccepted as exc:
@@ -411,11 +386,9 @@ def _one_of_kinds(kinds: tuple[Any, ...]) -> _Reader | None:
     return take_one
 
 
-def _listed(origin: Any, parts: tuple[Any, ...], many: Many) -> _Reader | None:
+def _listed(origin: Any, parts: tuple[Any, ...], many: Many) -> _Reader:
     any_length = origin is list or (len(parts) == 2 and parts[1] is Ellipsis)
-    takes = [_reader_or_none(part) for part in (parts[:1] if any_length else parts)]
-    if any(take is None for take in takes):
-        return None
+    takes = [reader(part) for part in (parts[:1] if any_length else parts)]
     if not any_length:
         many = Many(len(takes), len(takes))
 
@@ -426,17 +399,12 @@ def _listed(origin: Any, parts: tuple[Any, ...], many: Many) -> _Reader | None:
         made: list[Any] = []
         try:
             for take, own in zip(takes * len(value) if any_length else takes, value, strict=True):
-                made.append(take(own))  # type: ignore[misc]  # none is None
+                made.append(take(own))
         except NotAccepted as exc:
             raise exc.within(len(made)) from None
         return origin(made)
 
     return take_all
-
-
-def _mapping(part: Any, many: Many) -> _Reader | None:
-    take = _reader_or_none(part)
-    return None if take is None else functools.partial(_take_mapping, take, many)
 
 
 def _take_mapping(take: _Reader, many: Many, value: Any) -> dict[str, Any]:
@@ -485,26 +453,31 @@ def _object_reader(kind: Any) -> _Reader:
 
 
 def _typed_dict(kind: Any) -> _Reader:
-    takes = {name: reader(own) for name, own in typing.get_type_hints(kind, include_extras=True).items()}
+    takes = {name: reader(own) for name, own in _hints(kind).items()}
     return functools.partial(_take_named, takes, frozenset(kind.__required_keys__))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class _Fields:
-    """What a dataclass declares: types of its fields, readers of those that say something, and which may be missing."""
-
-    hints: Mapping[str, Any]
-    held: Mapping[str, _Reader]
-    absent: frozenset[str]
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    """Types that the fields of a dataclass or a ``TypedDict`` declare."""
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 @functools.cache
-def _fields_of(kind: type) -> _Fields:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    own = {field.name: hints[field.name] for field in fields(kind)}
-    absent = frozenset(name for name, hint in own.items() if ABSENT in getattr(hint, "__metadata__", ()))
-    takes = {field.name: _reader_or_none(own[field.name]) for field in fields(kind) if field.init}
-    return _Fields(own, {name: take for name, take in takes.items() if take is not None}, absent)
+def _held(kind: type) -> Mapping[str, _Reader]:
+    """Readers of the fields of a dataclass that declare something and are given to it."""
+    found = {}
+    for field in fields(kind):
+        if field.init:
+            with contextlib.suppress(_Undeclared):
+                found[field.name] = reader(_hints(kind)[field.name])
+    return found
+
+
+@functools.cache
+def _absent(kind: type) -> frozenset[str]:
+    """Fields of a dataclass that may be missing."""
+    return frozenset(name for name, hint in _hints(kind).items() if ABSENT in getattr(hint, "__metadata__", ()))
 
 
 def _dataclass(kind: Any) -> _Reader:
@@ -515,10 +488,9 @@ def _dataclass(kind: Any) -> _Reader:
     if hasattr(kind, "from_plain"):
         take_plain = reader(kind.PLAIN)
         return lambda value: value if isinstance(value, kind) else _made(kind.from_plain, take_plain(value))
-    told = _fields_of(kind)
-    takes = {field.name: reader(told.hints[field.name]) for field in fields(kind)}
+    takes = {field.name: reader(_hints(kind)[field.name]) for field in fields(kind)}
     given = frozenset(field.name for field in fields(kind) if field.init)
-    needed = given - told.absent
+    needed = given - _absent(kind)
 
     def take(value: Any) -> Any:
         if isinstance(value, kind):

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -38,24 +37,20 @@ class Cold:
     error: str | None
     killed: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
 
 def measure_cold(contender: Contender, cases: Sequence[InputSize]) -> Cold:
     """Start a contender in its own process and run each case twice."""
     argv = [sys.executable, "-m", __name__, contender.to_json(), json.dumps([case.sizes for case in cases])]
     environment = {**os.environ, "PYTHONPATH": _path()}
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)  # noqa: S603  (this module)
-    found = _last_told(done.stdout)
+    found = _last_line(done.stdout)
     if done.returncode == 0 and found is not None:
         return found
     return replace(found or Cold(None, None, {}, None), error=_why(done), killed=done.returncode < 0)
 
 
-def _last_told(text: str) -> Cold | None:
-    """The last line that the process printed; it prints one after each case."""
+def _last_line(text: str) -> Cold | None:
+    """What the process printed last; it prints a line after each case."""
     try:
         return Cold(**json.loads(text.splitlines()[-1]))
     except (IndexError, ValueError, TypeError):
@@ -102,10 +97,8 @@ def start(contender: Contender, cases: Sequence[InputSize], tell: Callable[[Cold
 
 
 def _main(argv: Sequence[str]) -> None:
-    from rest_deploy.specs import ImageSize
-
-    cases = [InputSize(batch, ImageSize(height, width)) for batch, height, width in json.loads(argv[1])]
-    start(Contender.from_json(argv[0]), cases, lambda known: print(json.dumps(known.to_dict()), flush=True))
+    cases = [InputSize.from_plain(sizes) for sizes in json.loads(argv[1])]
+    start(Contender.from_json(argv[0]), cases, lambda known: print(json.dumps(asdict(known)), flush=True))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ import base64
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rest_deploy.benchmarking.measure import Call
 from rest_deploy.environment import Load
 from rest_deploy.errors import DeviceError, MissingPackageError, one_line
 from rest_deploy.runtimes.ort import import_onnxruntime
@@ -98,8 +99,6 @@ _SIDES = (512, 1024, 2048)
 _SECONDS = 0.25  # of products for each side and library
 _PROBE_SIDE = 96
 
-Product = Callable[[], object]
-
 
 @dataclass(frozen=True)
 class MachineRate:
@@ -116,10 +115,6 @@ class MachineRate:
     by: str
     side: int
     threads: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 def measure_rate(threads: int) -> MachineRate:
@@ -139,7 +134,7 @@ def measure_rate(threads: int) -> MachineRate:
     return max(found, key=lambda rate: rate.gflops)
 
 
-def probe() -> Product:
+def probe() -> Call:
     """A short product that is timed in every round, to see changes in the speed of the machine.
 
     It uses NumPy's own loops on one processor: no runtime that is measured here, so its version does not matter, and no
@@ -149,7 +144,7 @@ def probe() -> Product:
     return lambda: np.einsum("ij,jk->ik", a, b)
 
 
-def _best(product: Product) -> float:
+def _best(product: Call) -> float:
     """Seconds of the fastest call."""
     product()
     best, end = float("inf"), time.perf_counter() + _SECONDS
@@ -159,7 +154,7 @@ def _best(product: Product) -> float:
     return best
 
 
-def _products(side: int, threads: int) -> Iterator[tuple[str, Product]]:
+def _products(side: int, threads: int) -> Iterator[tuple[str, Call]]:
     """Library -> a product of two square matrices; no framework is loaded only for this."""
     a, b = _matrices(side)
     session = _session(threads)

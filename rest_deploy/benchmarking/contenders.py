@@ -32,7 +32,7 @@ from rest_deploy.models.family import config_of, family_of, get_config, network_
 from rest_deploy.preprocess.transform import input_of
 from rest_deploy.runtimes.memory import check_call, picture_bytes
 from rest_deploy.runtimes.registry import RUNTIMES, read_info, row_for
-from rest_deploy.specs import Device, ImageSize, InputKind, Precision, Preprocessing, Taps
+from rest_deploy.specs import Device, InputKind, Precision, Preprocessing, Taps
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class BaselineRow:
         file: The file that it opens: the weights, or the plain export.
         title: A description.
         package, extra: The package that it needs, and the extra of rest-deploy that installs it.
+        memory: The format by whose memory a call is predicted. The plain export and torch.compile take more than that
+            of our own ONNX file without blocks.
         devices: Kinds of devices that it runs on.
     """
 
@@ -52,6 +54,7 @@ class BaselineRow:
     title: str
     package: str
     extra: str
+    memory: str
     devices: tuple[str, ...] = ("cpu", "cuda")
 
 
@@ -60,13 +63,16 @@ WEIGHTS, PLAIN_ONNX = "weights.safetensors", "as_written.onnx"
 #: Baselines of a network, which need no file of it.
 BASELINES: Mapping[str, BaselineRow] = MappingProxyType(
     {
-        "torch": BaselineRow(EagerSession, WEIGHTS, "PyTorch, as its authors wrote it", "torch", "export"),
-        "torch-compile": BaselineRow(CompiledSession, WEIGHTS, "the same through torch.compile", "torch", "export"),
+        "torch": BaselineRow(EagerSession, WEIGHTS, "PyTorch, as its authors wrote it", "torch", "export", "pytorch"),
+        "torch-compile": BaselineRow(
+            CompiledSession, WEIGHTS, "the same through torch.compile", "torch", "export", "onnx"
+        ),
         "as-written": BaselineRow(
-            PlainOnnxSession, PLAIN_ONNX, "exported plainly, in ONNX Runtime", "onnxruntime", "cpu"
+            PlainOnnxSession, PLAIN_ONNX, "exported plainly, in ONNX Runtime", "onnxruntime", "cpu", "onnx"
         ),
         "openvino": BaselineRow(
-            OpenVinoSession, PLAIN_ONNX, "exported plainly, in OpenVINO", "openvino", "openvino", ("cpu", "openvino")
+            *(OpenVinoSession, PLAIN_ONNX, "exported plainly, in OpenVINO", "openvino", "openvino", "openvino"),
+            devices=("cpu", "openvino"),
         ),
     }
 )
@@ -87,10 +93,10 @@ class Contender:
         threads: CPU threads of a call.
         format, precision: Of its file.
         channels: Of the network's input.
-        features: What it gives, where that is not the logits alone.
+        features: Its outputs, if they are not the logits alone.
         block: As a record's ``map_block``.
         input_kind: What its file takes.
-        steps: From a picture to the network's input, as a record has it; None where the caller makes that.
+        steps: From a picture to the network's input, as in a record; None if the caller makes the input.
         pictures: Whether the run is on pictures.
     """
 
@@ -112,11 +118,6 @@ class Contender:
     pictures: bool = False
 
     @property
-    def kind(self) -> str:
-        """``"artifact"`` or ``"baseline"``."""
-        return "artifact" if self.baseline is None else "baseline"
-
-    @property
     def where(self) -> str:
         """The device it runs on: ``"cpu"``, ``"cuda:0"``, ..."""
         if self.device is None:
@@ -124,7 +125,7 @@ class Contender:
         return str(Device.parse(row_for(self.file, self.device).named(self.device)))
 
     def open(self) -> Session:
-        """Open it; in a run on pictures it takes those, and what its file does not do with them is part of a call.
+        """Open it; in a run on pictures, the steps before its file are part of a call.
 
         Raises:
             RestDeployError: It cannot be opened.
@@ -165,9 +166,6 @@ class Contender:
     def check_memory(self, case: InputSize) -> None:
         """Refuse a case for which too little memory is free on the CPU; what a GPU has is not known before.
 
-        The plain export and torch.compile, which have no blocks, take more than what is predicted: the memory of our
-        own ONNX file without blocks.
-
         Raises:
             InputError: It would take more than is free.
             PredictorError: Too little is free for any image.
@@ -176,20 +174,14 @@ class Contender:
             check_call(self._call_bytes, case.sizes, "", InputError, step="give smaller sizes")
 
     def _call_bytes(self, batch: int, height: int, width: int) -> int:
-        case, kind = InputSize(batch, ImageSize(height, width)), InputKind(self.input_kind)
+        case, kind = InputSize.from_plain((batch, height, width)), InputKind(self.input_kind)
         pictures = 0
         if self.pictures and kind is not InputKind.FLOAT:
             pictures = picture_bytes(*case.sizes, resized=kind is InputKind.PIXELS and self._transform.size is not None)
-        if self.baseline is None:
-            format = row_for(self.file, self.device).memory
-        else:
-            format = {"torch": "pytorch", "openvino": "openvino"}.get(self.baseline, "onnx")
+        row = row_for(self.file, self.device) if self.baseline is None else BASELINES[self.baseline]
+        precision, sizes = Precision(self.precision), self.seen(case).sizes
         return pictures + network_bytes(
-            config_of(self),
-            *self.seen(case).sizes,
-            precision=Precision(self.precision),
-            format=format,
-            block=self.block,
+            config_of(self), *sizes, precision=precision, format=row.memory, block=self.block
         )
 
     def to_json(self) -> str:
@@ -207,7 +199,7 @@ class Contender:
         place = located(self.file) if self.baseline is None else None
         return {
             "name": self.name,
-            "kind": self.kind,
+            "kind": "artifact" if self.baseline is None else "baseline",
             "network": self.network,
             "path": str(place) if place is not None else None,
             **(facts_of(place) if place is not None else {"sha256": None, "bytes": None}),
@@ -219,15 +211,15 @@ class Contender:
 
 
 def _inputs_of(steps: Preprocessing, kind: str, pictures: NDArray[np.uint8]) -> NDArray[Any]:
-    """What a file takes of each picture."""
+    """What a file takes for each picture."""
     return np.stack([input_of(Image.fromarray(own), steps, InputKind(kind)) for own in pictures])
 
 
 def on_pictures(contenders: Sequence[Contender]) -> list[Contender]:
-    """The same contenders, where one of them takes pictures in a run on pictures.
+    """The same contenders; if any of them takes pictures, the run is on pictures for all.
 
     Raises:
-        ConfigError: One takes none, or two of one network make different inputs of them.
+        ConfigError: One takes no pictures, or two of one network make different inputs of them.
     """
     if all(own.input_kind == InputKind.FLOAT.value for own in contenders):
         return list(contenders)
@@ -339,15 +331,12 @@ def baseline_contender(name: str, of: Contender, folder: Path, *, alone: bool) -
             f"baseline {name} runs on {' and '.join(row.devices)} only, and device {of.device} was asked for; leave "
             "one of them out"
         )
-    format = "pytorch" if row.file == WEIGHTS else "onnx"
-    own = name if alone else f"{of.network} {name}"
-    file = str(folder / row.file)
     return replace(
         of,
-        name=own,
-        file=file,
+        name=name if alone else f"{of.network} {name}",
+        file=str(folder / row.file),
         baseline=name,
-        format=format,
+        format="pytorch" if row.file == WEIGHTS else "onnx",
         precision="fp32",
         block=None,
         input_kind=InputKind.FLOAT.value,

@@ -119,12 +119,7 @@ def warm_up_all(contenders: Mapping[str, Call], report: Callable[[str], None]) -
 
 
 def time_case(
-    contenders: Mapping[str, Call],
-    times: CaseTimes,
-    effort: Effort,
-    *,
-    probe: Call | None = None,
-    report: Callable[[int], None] | None = None,
+    contenders: Mapping[str, Call], times: CaseTimes, effort: Effort, *, probe: Call, report: Callable[[int], None]
 ) -> None:
     """Time contenders in turns; if one fails, start again without it.
 
@@ -140,7 +135,7 @@ def time_case(
         times.rounds, times.probe = {name: [] for name in warm}, []
         try:
             with _no_garbage_collection():
-                return _time_rounds(warm, times, effort, probe, report or (lambda done: None))
+                return _time_rounds(warm, times, effort, probe, report)
         except _ContenderError as exc:
             times.errors[exc.name] = str(exc)
             del warm[exc.name], times.rounds[exc.name]
@@ -155,21 +150,16 @@ def time_case(
 
 
 def _time_rounds(
-    contenders: Mapping[str, Call],
-    times: CaseTimes,
-    effort: Effort,
-    probe: Call | None,
-    report: Callable[[int], None],
+    contenders: Mapping[str, Call], times: CaseTimes, effort: Effort, probe: Call, report: Callable[[int], None]
 ) -> None:
     bursts = {name: burst_of(times.warmups[name]) for name in contenders}
     start = time.perf_counter()
     for done, turn in enumerate(take_turns(contenders, bursts), 1):
         for name, calls in turn.items():
             times.rounds[name].append(calls)
-        if probe is not None:
-            until_idle()
-            calls = [_timed(probe) for _ in range(_PROBE_BURST.settle + _PROBE_BURST.timed)]
-            times.probe.append(statistics.median(calls[_PROBE_BURST.settle :]))
+        until_idle()
+        products = [_timed(probe) for _ in range(_PROBE_BURST.settle + _PROBE_BURST.timed)]
+        times.probe.append(statistics.median(products[_PROBE_BURST.settle :]))
         report(done)
         if effort.enough(done, min(sum(times.calls(name)) for name in contenders), time.perf_counter() - start):
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rest_deploy.artifact.profile import InputSize
@@ -164,7 +164,7 @@ class BenchmarkReport:
             "environment": dict(self.environment),
             "interrupted": self.interrupted,
             "settings": dict(self.settings),
-            "machine": self.machine.to_dict() if self.machine is not None else None,
+            "machine": asdict(self.machine) if self.machine is not None else None,
             "contenders": [self._contender(contender) for contender in self.contenders],
             "cases": [case.to_dict() for case in self.cases],
             "comparison": self.comparison.to_dict() if self.comparison is not None else None,
@@ -176,5 +176,5 @@ class BenchmarkReport:
             **contender.to_dict(),
             "description": self.descriptions.get(contender.name, ""),
             "error": self.errors.get(contender.name),
-            "cold": cold.to_dict() if cold is not None else None,
+            "cold": asdict(cold) if cold is not None else None,
         }

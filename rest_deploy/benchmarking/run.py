@@ -104,18 +104,10 @@ def benchmark(
         MissingPackageError: psutil is not installed, or torch, which baselines need.
     """
     CpuTimes.now()  # if psutil is missing, fail before any measurement
-    threads = _checked_threads(threads)
+    threads = usable_cores() if threads is None else int(check(THREADS, threads, "threads"))
     seed = check(SEED, seed, "seed")
     confidence = check(CONFIDENCES, confidence, "confidence")
-    if checkpoint is not None and not artifacts and not models:
-        raise ConfigError(
-            f"nothing to measure: --checkpoint sets the weights of baselines; give {checkpoint} as an artifact, or the "
-            "name of its network by --model"
-        )
-    if checkpoint is not None and not baselines:
-        raise ConfigError("a checkpoint sets the weights of baselines, and no baseline was requested; give --baseline")
-    if models and not baselines:
-        raise ConfigError("networks by name are for baselines, and no baseline was requested; give --baseline")
+    _check_used(artifacts, models, baselines, checkpoint)
     names, effort = check_baselines(baselines), effort or Effort()
     found = artifact_contenders([artifacts] if isinstance(artifacts, (str, Path)) else artifacts, device, threads)
     networks = _networks([*found, *(model_contender(name, device, threads) for name in models)])
@@ -123,18 +115,9 @@ def benchmark(
         cases = _cases(sizes, batches)
         contenders = tuple(on_pictures(list(_with_baselines(found, networks, names, folder))))
         _check_named(relative_to, contenders)
-        made = BenchmarkReport(
-            environment=describe_environment(command),
-            settings={
-                "threads": threads,
-                "device": device,
-                **asdict(effort),
-                "confidence": confidence,
-                "relative_to": relative_to,
-                "seed": seed,
-            },
-            contenders=contenders,
-        )
+        settings = {"threads": threads, "device": device, **asdict(effort), "confidence": confidence}
+        settings |= {"relative_to": relative_to, "seed": seed}
+        made = BenchmarkReport(describe_environment(command), settings, contenders)
         say = report or (lambda share, phase: None)
         try:
             made.errors |= _write_baseline_files(made.contenders, checkpoint, seed)
@@ -146,8 +129,23 @@ def benchmark(
     return made
 
 
-def _checked_threads(threads: int | None) -> int:
-    return usable_cores() if threads is None else int(check(THREADS, threads, "threads"))
+def _check_used(
+    artifacts: Sequence[str | Place], models: Sequence[str], baselines: Sequence[str], checkpoint: str | Path | None
+) -> None:
+    """Refuse arguments that nothing would use.
+
+    Raises:
+        ConfigError: Says which, and what to give.
+    """
+    if checkpoint is not None and not artifacts and not models:
+        raise ConfigError(
+            f"nothing to measure: --checkpoint sets the weights of baselines; give {checkpoint} as an artifact, or the "
+            "name of its network by --model"
+        )
+    if checkpoint is not None and not baselines:
+        raise ConfigError("a checkpoint sets the weights of baselines, and no baseline was requested; give --baseline")
+    if models and not baselines:
+        raise ConfigError("networks by name are for baselines, and no baseline was requested; give --baseline")
 
 
 def _cases(sizes: Iterable[tuple[int, int] | ImageSize], batches: Iterable[int]) -> list[InputSize]:
@@ -226,11 +224,11 @@ def write_files(
     """Write the files that the baselines of one network open.
 
     Args:
-        baselines: They.
-        folder: Where to.
+        baselines: The baselines.
+        folder: Folder of the files.
         checkpoint: Their weights; None for random ones.
-        seed: Of random ones.
-        of: Whose network it is, for messages.
+        seed: Of random weights.
+        of: Name of the network or of its artifact, for messages.
 
     Returns:
         Name of each file that PyTorch could not export -> why.
@@ -261,7 +259,7 @@ def write_files(
 
 
 def _another_network(config: NetworkConfig, checkpoint: Path, of: str) -> str:
-    """How a checkpoint that does not fit is of another network, in words; empty where it is damaged."""
+    """Why a checkpoint belongs to another network, in words; empty if it is damaged."""
     from rest_deploy.models.checkpoint import load_checkpoint
     from rest_deploy.models.factory import read_config
 
@@ -286,7 +284,7 @@ def _start_cold(made: BenchmarkReport, cases: Sequence[InputSize], say: StepProg
 
 
 def _too_large(contender: Contender, case: InputSize) -> str:
-    """Why a contender is not run at a case, for which too little memory is free; empty where it is."""
+    """Why too little memory is free for a contender in a case; empty if there is enough."""
     try:
         contender.check_memory(case)
     except RestDeployError as exc:
@@ -328,7 +326,7 @@ def _measure(made: BenchmarkReport, cases: Sequence[InputSize], effort: Effort, 
 
 
 def _refused(made: BenchmarkReport, case: InputSize) -> dict[str, str]:
-    """Contenders that are not run at a case, as it may end this process -> why."""
+    """Contenders that are not run in a case, because it may end this process -> why."""
     found = {name: why for name, why in ((own.name, _too_large(own, case)) for own in made.contenders) if why}
     for name, cold in made.cold.items():
         if cold.killed and str(case) not in cold.peak_mib:  # in its own process; here it would end this one

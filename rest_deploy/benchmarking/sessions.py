@@ -57,7 +57,7 @@ class Session(ABC):
 
 
 class PicturesSession(Session):
-    """A session of a file that takes no pictures, or resized ones, in a run on pictures: it gets what is made of them.
+    """In a run on pictures, a session whose file takes arrays or resized pictures; it makes these from the pictures.
 
     Args:
         of: The session.
@@ -69,11 +69,10 @@ class PicturesSession(Session):
         self.run = lambda pictures: of.run(inputs_of(pictures))
 
     def gpu_calls(self, batch: NDArray[Any], count: int) -> list[GpuCall]:
-        """Parts of the time of calls on a GPU, without what is done with the pictures before."""
+        """Without the time that it takes to make inputs from pictures."""
         return self._of.gpu_calls(self._inputs_of(batch), count)
 
     def close(self) -> None:
-        """Let go of the network."""
         self._of.close()
 
 
@@ -98,11 +97,9 @@ class ArtifactSession(Session):
             self.description += f"; {self._runtime.note}"
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
-        """Parts of the time of calls on a GPU."""
         return self._runtime.gpu_calls(batch, count)
 
     def close(self) -> None:
-        """Let go of the network."""
         self._runtime.close()
 
 
@@ -118,14 +115,12 @@ class PlainOnnxSession(Session):
         self.description = f"ONNX Runtime {onnxruntime.__version__} on {target}"
 
     def run(self, batch: NDArray[np.float32]) -> Any:
-        """Logits of a batch."""
         try:
             return self._session.run(None, {self._name: batch})[0]
         except Exception as exc:  # ONNX Runtime's errors share no public base class
             raise RestDeployError(f"{self.description}: on input {batch.shape}: {one_line(exc)}") from exc
 
     def close(self) -> None:
-        """Let go of the network."""
         del self._session
 
 
@@ -145,14 +140,12 @@ class OpenVinoSession(Session):
             raise RestDeployError(f"{self.description}: cannot load {file.name}: {one_line(exc)}") from exc
 
     def run(self, batch: NDArray[np.float32]) -> Any:
-        """Logits of a batch."""
         try:
             return self._request.infer({0: batch}, share_inputs=True)[0]
         except RuntimeError as exc:
             raise RestDeployError(f"{self.description}: on input {batch.shape}: {one_line(exc)}") from exc
 
     def close(self) -> None:
-        """Let go of the network."""
         self._request = None
 
 
@@ -179,7 +172,6 @@ class EagerSession(Session):
         self.description = f"PyTorch {torch.__version__} on {target}"
 
     def run(self, batch: NDArray[np.float32]) -> Any:
-        """Logits of a batch."""
         try:
             with self._threads, self._torch.inference_mode():
                 return self._network(self._torch.from_numpy(batch).to(self._device)).cpu().numpy()
@@ -212,7 +204,6 @@ class EagerSession(Session):
         return GpuCall(whole * 1e3, compute, copy_in, copy_out, enqueued * 1e3)
 
     def close(self) -> None:
-        """Let go of the network."""
         self._network = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -22,9 +23,7 @@ from rest_deploy.cli.tables import (
     figure,
     finite,
     read_other,
-    say_written,
-    to_json,
-    write_outputs,
+    show,
 )
 from rest_deploy.cli.terminal import ON_A_SERVER, clean, command, failed, parser, progress_display
 from rest_deploy.errors import ConfigError
@@ -38,21 +37,12 @@ def _parser() -> argparse.ArgumentParser:
         "Time artifacts and baselines in turns, round by round. A difference counts only beyond noise.",
     )
     add = made.add_argument
-    add(
-        "artifacts",
-        nargs="*",
-        metavar="ARTIFACT",
-        help=f".onnx or .engine file, a checkpoint, or {ON_A_SERVER}; any number",
-    )
+    files = f".onnx or .engine file, a checkpoint, or {ON_A_SERVER}; any number"
+    add("artifacts", nargs="*", metavar="ARTIFACT", help=files)
     add("--sizes", nargs="+", metavar="HxW", type=typed(ImageSize.parse), help="of the images (default 224)")
     add("--batch", nargs="+", metavar="N", type=number_as(BATCH), default=[1], help="images in a call (default 1)")
-    add(
-        "--baseline",
-        nargs="+",
-        metavar="NAME",
-        default=[],
-        help=f"time these too for each network, without a file: {', '.join(BASELINES)}",
-    )
+    baselines = f"time these too for each network, without a file: {', '.join(BASELINES)}"
+    add("--baseline", nargs="+", metavar="NAME", default=[], help=baselines)
     add("--model", nargs="+", metavar="NAME", default=[], help="networks by name, for baselines without an artifact")
     add("--checkpoint", metavar="FILE", help="weights of the baselines (default random, which takes as long)")
     add(
@@ -63,49 +53,28 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=number_as(THREADS), help="CPU threads of a call (default: one for each core that may be used)"
     )
     add("--seed", type=number_as(SEED), default=0, help="seed of images and random weights (default 0)")
-    effort = made.add_argument_group("how long")
-    effort.add_argument(
-        "--min-rounds",
-        metavar="N",
-        type=number_of(Effort, "min_rounds"),
-        default=15,
-        help="rounds at each size (default 15)",
-    )
-    effort.add_argument(
-        "--min-seconds",
-        metavar="S",
-        type=number_of(Effort, "min_seconds"),
-        default=2.5,
-        help="seconds timed for each contender at each size (default 2.5)",
-    )
-    effort.add_argument(
-        "--max-seconds",
-        metavar="S",
-        type=number_of(Effort, "max_seconds"),
-        help="seconds at each size, after which no round begins",
-    )
-    effort.add_argument(
-        "--confidence",
-        metavar="SHARE",
-        type=number_as(CONFIDENCES),
-        default=0.99,
-        help="confidence of intervals (default 0.99)",
-    )
-    effort.add_argument("--no-cold", action="store_true", help="do not measure load, first answer and peak memory")
+    _add_effort(made.add_argument_group("how long"))
     add_output_flags(made)
     add("--verification", metavar="FILE.json", type=Path, help="record of rest-verify, to show in the report too")
-    add(
-        "--compare",
-        metavar="OLD.json",
-        type=Path,
-        help="record of an earlier run; exit with 1 if something became slower",
-    )
+    earlier = "record of an earlier run; exit with 1 if something became slower"
+    add("--compare", metavar="OLD.json", type=Path, help=earlier)
     return made
+
+
+def _add_effort(group: argparse._ArgumentGroup) -> None:
+    add, own = group.add_argument, functools.partial(number_of, Effort)
+    add("--min-rounds", metavar="N", type=own("min_rounds"), default=15, help="rounds at each size (default 15)")
+    timed = "seconds timed for each contender at each size (default 2.5)"
+    add("--min-seconds", metavar="S", type=own("min_seconds"), default=2.5, help=timed)
+    limit = "seconds at each size, after which no round begins"
+    add("--max-seconds", metavar="S", type=own("max_seconds"), help=limit)
+    share = "confidence of intervals (default 0.99)"
+    add("--confidence", metavar="SHARE", type=number_as(CONFIDENCES), default=0.99, help=share)
+    add("--no-cold", action="store_true", help="do not measure load, first answer and peak memory")
 
 
 def _main(arguments: argparse.Namespace) -> int:
     from rest_deploy.benchmarking import DEFAULT_SIZE, benchmark
-    from rest_deploy.report import write_report
 
     check_outputs(arguments.output, arguments.report)
     verification = read_other(arguments.verification, "rest-verify", arguments.report, "--verification")
@@ -131,12 +100,15 @@ def _main(arguments: argparse.Namespace) -> int:
     if old is not None:
         _compare(made, old, arguments)
     record = finite(made.to_dict())
-    print(to_json(record, sys.stdout.encoding) if arguments.json else _text(made), flush=True)
-    write_outputs(arguments.output, record, lambda: (_tables(made), _notes(made)), lambda: _rows(made))
-    if arguments.report is not None:
-        write_report(arguments.report, verification=verification, benchmark=record)
-    if not arguments.json:
-        say_written(arguments.output, arguments.report)
+    show(
+        arguments,
+        record,
+        text=lambda: _text(made),
+        content=lambda: (_tables(made), _notes(made)),
+        rows=lambda: _rows(made),
+        verification=verification,
+        benchmark=record,
+    )
     if made.interrupted:
         return INTERRUPTED
     slower = made.comparison.found if made.comparison is not None else []
@@ -269,12 +241,10 @@ def _row(result: Result, denominators: Collection[str]) -> tuple[str, ...]:
     )
 
 
-_GPU = ("host_to_host_ms", "compute_ms", "copy_in_ms", "copy_out_ms", "enqueue_ms")
-
-
 def _gpu_table(case: CaseResult) -> Table:
-    head = ("contender", "host to host ms", "compute ms", "copy in ms", "copy out ms", "enqueue ms")
-    lines = [(r.contender, *(f"{r.gpu[key]:.3f}" for key in _GPU)) for r in case.results if r.gpu is not None]
+    figures = ("host_to_host_ms", "compute_ms", "copy_in_ms", "copy_out_ms", "enqueue_ms")
+    head = ("contender", *(name.replace("_", " ") for name in figures))
+    lines = [(r.contender, *(f"{r.gpu[name]:.3f}" for name in figures)) for r in case.results if r.gpu is not None]
     return Table(f"{case.case} on the GPU, by CUDA events, medians", head, lines)
 
 

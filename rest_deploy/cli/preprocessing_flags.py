@@ -1,4 +1,4 @@
-"""Flags that say how images become inputs, where that is not as a file itself says."""
+"""Flags that change how images become inputs, and flags that choose weights."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def add_preprocessing_flags(group: Any) -> None:
 
 
 def add_weights_flags(group: Any) -> None:
-    """Flags that choose the weights of a checkpoint, and say what they do not tell."""
+    """Flags that choose the weights of a checkpoint, and say what the weights do not."""
     add = group.add_argument
     add(
         "--weights-key",
@@ -78,7 +78,7 @@ def add_weights_flags(group: Any) -> None:
 
 
 def preprocessing_change(arguments: argparse.Namespace) -> PreprocessingChange | None:
-    """What the flags change of a file's own preprocessing, or None where none of them was given."""
+    """The change of a file's preprocessing that the flags ask for; None without such flags."""
     change = PreprocessingChange(
         resize=Resize(arguments.transform) if arguments.transform else None,
         size=arguments.image_size,

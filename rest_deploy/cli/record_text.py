@@ -58,7 +58,7 @@ def outputs(info: ArtifactInfo) -> str:
 
 
 def assumed(info: ArtifactInfo) -> str:
-    """What nobody said when an artifact was made, on one line; empty where all was said."""
+    """What was assumed when an artifact was made, on one line; empty if nothing was."""
     return "; ".join(f"{what}: {value}" for what, value in info.assumed.items())
 
 
@@ -125,7 +125,7 @@ def engine_rows(engine: EngineRecord) -> dict[str, str]:
 
 
 def way_to_its_gpu(engine: EngineRecord, path: Path) -> dict[str, str]:
-    """What is left to do where an engine was built and could not be run: what travels, what runs and proves it there.
+    """What is left to do if an engine was built and could not be run here: what to copy, install and run there.
 
     Args:
         engine: Its record.

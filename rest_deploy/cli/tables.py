@@ -27,7 +27,7 @@ class Table:
         title: Above it; may be empty.
         head: Names of the columns.
         rows: As many texts each.
-        words: How many columns at the end are to be read as words.
+        words: Number of columns at the end that hold words.
     """
 
     title: str
@@ -77,16 +77,16 @@ def escaped(cell: str) -> str:
     return "".join(f"\\{c}" if c in "\\|*_`<>[]" else c for c in clean(cell))
 
 
-def figure(value: float | None, digits: str, unit: str = "") -> str:
-    """A figure by a format, or a dash where there is none."""
-    return f"{value:{digits}}{unit}" if value is not None else "-"
+def figure(value: float | None, digits: str) -> str:
+    """A figure in a format, or a dash if there is none."""
+    return f"{value:{digits}}" if value is not None else "-"
 
 
 SUFFIXES = (".json", ".csv", ".md")
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    """What commands that measure have in common."""
+    """The flags that commands which measure have in common."""
     add = parser.add_argument
     add(
         "-o",
@@ -102,12 +102,12 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_outputs(outputs: Sequence[Path], report: Path | None) -> None:
-    """See, before any measuring, that everything can be written.
+    """Check, before any measurement, that everything can be written.
 
     Raises:
-        ConfigError: A suffix that means nothing.
-        ExportError: A folder that is not there or cannot be written to.
-        MissingPackageError: What the report is made with is not installed.
+        ConfigError: An unknown suffix.
+        ExportError: A folder does not exist or cannot be written to.
+        MissingPackageError: A package that the report needs is not installed.
     """
     for path in outputs:
         if path.suffix.lower() not in SUFFIXES:
@@ -122,12 +122,40 @@ def check_outputs(outputs: Sequence[Path], report: Path | None) -> None:
         check_writable(path)
 
 
-def write_outputs(
-    outputs: Sequence[Path],
+Content = Callable[[], tuple[Sequence[Table], Sequence[str]]]
+Rows = Callable[[], Sequence[Mapping[str, Any]]]
+
+
+def show(
+    arguments: argparse.Namespace,
     record: Mapping[str, Any],
-    content: Callable[[], tuple[Sequence[Table], Sequence[str]]],
-    rows: Callable[[], Sequence[Mapping[str, Any]]],
+    text: Callable[[], str],
+    content: Content,
+    rows: Rows,
+    **records: Mapping[str, Any] | None,
 ) -> None:
+    """Print a record, and write the files that the arguments ask for.
+
+    Args:
+        arguments: With the flags of :func:`add_output_flags`.
+        record: As of :func:`to_json`.
+        text: The record for a terminal.
+        content, rows: As of :func:`write_outputs`.
+        **records: As of :func:`~rest_deploy.report.write_report`.
+    """
+    from rest_deploy.report import write_report
+
+    print(to_json(record, sys.stdout.encoding) if arguments.json else text(), flush=True)
+    write_outputs(arguments.output, record, content, rows)
+    paths = [*arguments.output]
+    if arguments.report is not None:
+        write_report(arguments.report, **records)
+        paths.append(arguments.report)
+    if paths and not arguments.json:
+        print(f"\nwrote {', '.join(clean(str(path)) for path in paths)}", flush=True)
+
+
+def write_outputs(outputs: Sequence[Path], record: Mapping[str, Any], content: Content, rows: Rows) -> None:
     """Write a record in each of the ways asked for.
 
     Args:
@@ -148,13 +176,6 @@ def write_outputs(
             temporary.write_text(text, encoding="utf-8")
 
 
-def say_written(outputs: Sequence[Path], report: Path | None) -> None:
-    """Name the files that were written, under what was printed."""
-    paths = [*outputs, *([report] if report is not None else [])]
-    if paths:
-        print(f"\nwrote {', '.join(clean(str(path)) for path in paths)}", flush=True)
-
-
 def _shown(value: Any) -> Any:
     """A cell of CSV in which nothing hides from a terminal, and that no spreadsheet takes for a formula."""
     if not isinstance(value, str):
@@ -164,7 +185,7 @@ def _shown(value: Any) -> Any:
 
 
 def _markdown(record: Mapping[str, Any], tables: Sequence[Table], notes: Sequence[str]) -> str:
-    """Tables with the command and the machine that made them above, and what makes them less trustworthy below."""
+    """The command and the machine, then tables, then what makes them less reliable."""
     environment = record["environment"]
     made = f"{environment['cpu']}, Python {environment['python']}, {environment['created']}"
     head = [f"    {clean(environment['command'] or '')}", "", escaped(made), ""]
@@ -176,7 +197,7 @@ def read_other(path: Path | None, kind: str, report: Path | None, flag: str) -> 
 
     Raises:
         ConfigError: There is no report to go into, or it is of another kind.
-        ArtifactError: It is no record.
+        ArtifactError: It is not a record.
     """
     from rest_deploy.report import read_record
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,7 @@ from rest_deploy.cli.tables import (
     figure,
     finite,
     read_other,
-    say_written,
-    to_json,
-    write_outputs,
+    show,
 )
 from rest_deploy.cli.terminal import ON_A_SERVER, clean, command, failed, parser, progress_display
 from rest_deploy.errors import ConfigError
@@ -109,14 +107,14 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    from rest_deploy.report import write_report
     from rest_deploy.verification import Images, Limits, WeightsChoice, verify
 
     check_outputs(arguments.output, arguments.report)
     limits = Limits(arguments.max_error, arguments.min_top1_agreement, arguments.max_accuracy_loss)
     change, data = preprocessing_change(arguments), None
     if arguments.data is not None:
-        data = Images(arguments.data, arguments.ground_truth, change, arguments.max_images, _given(arguments.batch, 1))
+        batch = 1 if arguments.batch is None else arguments.batch
+        data = Images(arguments.data, arguments.ground_truth, change, arguments.max_images, batch)
     elif (arguments.ground_truth, change, arguments.max_images, arguments.batch) != (None,) * 4:
         raise ConfigError("flags for images need images; give --data DIR")
     heads = tuple(arguments.num_heads) if arguments.num_heads else None
@@ -139,19 +137,18 @@ def _main(arguments: argparse.Namespace) -> int:
             report=report,
         )
     record = finite(found.to_dict())
-    print(to_json(record, sys.stdout.encoding) if arguments.json else _text(found), flush=True)
-    write_outputs(arguments.output, record, lambda: (_tables(found), _notes(found)), lambda: _rows(found))
-    if arguments.report is not None:
-        write_report(arguments.report, verification=record, benchmark=benchmark)
-    if not arguments.json:
-        say_written(arguments.output, arguments.report)
+    show(
+        arguments,
+        record,
+        text=lambda: _text(found),
+        content=lambda: (_tables(found), _notes(found)),
+        rows=lambda: _rows(found),
+        verification=record,
+        benchmark=benchmark,
+    )
     if found.interrupted:
         return INTERRUPTED
     return failed(found.failures)
-
-
-def _given(value: int | None, default: int) -> int:
-    return value if value is not None else default
 
 
 _SHOWN = 10  # flipped images of an artifact and size, in the terminal; the record has more
@@ -163,7 +160,7 @@ def _text(found: Verification) -> str:
     if found.interrupted:
         parts.append("INTERRUPTED: the figures are of the images before")
     for artifact in found.artifacts:
-        parts.append(f"{_about(artifact)}")
+        parts.append(_about(artifact))
         parts += [table.text() for table in _tables_of(artifact)]
         parts += list(_flips(artifact))
         parts.append(_verdict(artifact))
@@ -336,18 +333,15 @@ def _flips(artifact: ArtifactResult) -> Iterator[str]:
 
 def _flip(flip: Difference, artifact: ArtifactResult) -> str:
     label = f", is {artifact.name_of(flip.label)}" if flip.label is not None else ""
-    return clean(
-        f"{flip.image}: {artifact.name_of(flip.reference)} -> {artifact.name_of(flip.artifact)}{label} "
-        f"(margin {flip.margin:.3g}, error {flip.error:.3g})"
-    ).join(("  ", ""))
+    classes = f"{artifact.name_of(flip.reference)} -> {artifact.name_of(flip.artifact)}{label}"
+    return "  " + clean(f"{flip.image}: {classes} (margin {flip.margin:.3g}, error {flip.error:.3g})")
 
 
 def _verdict(artifact: ArtifactResult) -> str:
     name = clean(str(artifact.about["name"]))
-    failures: Sequence[str] = artifact.failures
-    if not failures:
+    if artifact.passed:
         return f"{name}: passed"
-    return "\n".join([f"{name}: FAILED", *(f"  {clean(failure)}" for failure in failures)])
+    return "\n".join([f"{name}: FAILED", *(f"  {clean(failure)}" for failure in artifact.failures)])
 
 
 main = command(_main, _parser, lambda arguments: arguments.json or not (arguments.output or arguments.report))

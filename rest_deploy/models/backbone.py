@@ -140,7 +140,7 @@ def as_backbone(
             continue  # they are in the norms
         elif beginning.startswith("norm") or LOGITS in features:
             kept[name] = (
-                value  # refused as a weight too many: a norm that nobody knows is no neck, a classifier has none
+                value  # an unknown norm is not a neck, and a classifier has no neck: it is refused as unexpected
             )
         else:
             necks.append(name)
@@ -215,7 +215,7 @@ def check_norms(loaded: LoadedWeights, norms: StageNorms, model: Network) -> Non
 
 
 def no_head(loaded: LoadedWeights) -> CheckpointError:
-    """What is said of a backbone that was taken for a classifier."""
+    """The error for a backbone without a head where logits are needed."""
     family = loaded.family
     whole = family.stage_norms and all(anchor in loaded.state_dict for anchor in family.anchors)
     more = "; --features exports its feature maps" if whole else ""

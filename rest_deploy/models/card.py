@@ -1,4 +1,4 @@
-"""What a checkpoint may say of itself, so that it has to be said once: its name, its network, its classes, how images
+"""What a checkpoint may say of itself, so that nobody has to repeat it: its name, its network, its classes, how images
 become its input, what its logits are.
 
 JSON under the key ``rest_deploy``: beside the weights in a ``.pth`` file, in the metadata of a ``.safetensors`` file.
@@ -60,7 +60,7 @@ class Card:
         """Read what :meth:`to_json` gave.
 
         Raises:
-            CheckpointError: The text is no card.
+            CheckpointError: The text is not a card.
         """
         if len(text) > _MAX_CARD:
             raise CheckpointError(

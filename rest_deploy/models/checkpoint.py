@@ -41,14 +41,14 @@ class LoadedWeights:
     """Weights on the CPU, as stored, of a file or of a module.
 
     Args:
-        source: What an error calls where they are from.
+        source: Where they are from, for an error.
         sha256: Of the file, or of the module's tensors.
         family: Of the network, by the names of its tensors.
         state_dict: By the authors' names.
         card: What the file says of itself.
         told: What was taken, taken off and left out, in sentences.
-        assumed: What nobody said, by subject.
-        evidence: What else tells of the network.
+        assumed: Subject -> what was assumed.
+        evidence: What else the file says of the network.
     """
 
     source: str
@@ -67,8 +67,8 @@ class Checkpoint(LoadedWeights):
 
     Args:
         path: Of the file.
-        weights_key: Where in it they stand; empty where it is nothing else.
-        key_prefix: What stood before their names.
+        weights_key: Their place in the file; empty if the file has nothing else.
+        key_prefix: The prefix of their names.
     """
 
     path: Path

@@ -165,12 +165,5 @@ def _deploy_embed(embed: PatchEmbed) -> DeployEmbed:
 
 
 def to_deploy(model: ResT) -> DeployResT:
-    """The deploy form of a model, in eval mode, sharing nothing with it.
-
-    Args:
-        model: A ResT in any floating dtype; it is left as it was. Folding is done in float64 and rounded once.
-
-    Returns:
-        A module of the same function in eval mode: (B, in_channels, H, W) -> (B, num_classes).
-    """
+    """The deploy form of a ResT, by :func:`deploy_stages`."""
     return deploy_stages(model, DeployResT, _deploy_stem, _deploy_embed, DeployAttention)

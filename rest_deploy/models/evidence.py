@@ -144,7 +144,7 @@ class Evidence:
                 if part is not None:
                     yield from _other_values(f"{name}.{last}", attributes_of(part), values, tuple(values))
 
-    def unknown(self, config: NetworkConfig, more: Iterable[str] = ()) -> str:
+    def unknown(self, config: NetworkConfig, more: Iterable[str]) -> str:
         """What of a module that was pickled is taken to be as the authors': its code is not in the file.
 
         Args:

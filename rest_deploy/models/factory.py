@@ -46,7 +46,7 @@ class LoadedModel:
         sha256: Of the file, or of the module's tensors; None for random weights.
         norms: Of the maps that leave its stages, where some are taken.
         told: What was taken, taken off, left out and filled in, in sentences.
-        assumed: What nobody said and the weights do not tell: subject to value, in words.
+        assumed: Subject -> value that neither the user nor the weights give, in words.
     """
 
     model: Network
@@ -283,7 +283,7 @@ def _fitted(
 
 
 def _taken(loaded: LoadedWeights) -> tuple[str, ...]:
-    """What is taken of weights where nobody says it: the logits of a classifier, the maps of a backbone."""
+    """The default outputs: the logits of a classifier, the maps of a backbone."""
     family, weights = loaded.family, loaded.state_dict
     by_names, _ = named_norms(family, weights, loaded.source)
     return (LOGITS,) if family.head in weights and by_names is None else STAGE_MAPS

@@ -115,16 +115,7 @@ class Family(ABC, Generic[C]):
         format: str,
         block: int | None = None,
     ) -> int:
-        """Memory of one call on the CPU beside what an open network takes: its input, and what is alive at its peak.
-
-        Args:
-            config: Of the network.
-            batch: Images of the call.
-            height, width: Of the images, in pixels.
-            precision: Of the file.
-            format: As of :func:`network_bytes`.
-            block: As a record's ``map_block``.
-        """
+        """As :func:`network_bytes`, in any format but OpenVINO's."""
 
     @abstractmethod
     def engine_bytes(self, config: C, largest: InputSize, precision: Precision) -> int:
@@ -381,7 +372,7 @@ def pixels_within(limit_bytes: int, call_bytes: Callable[[int, int, int], int]) 
     ``call_bytes`` of each.
 
     Args:
-        limit_bytes: How many.
+        limit_bytes: Largest memory of a call.
         call_bytes: Batch, height, width -> bytes that a call takes.
     """
     fits, does_not = 0, 1

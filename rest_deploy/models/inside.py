@@ -78,13 +78,12 @@ def class_of(module: Any) -> str:
     return module.name if isinstance(module, Inert) else f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def state_dict_of(module: Inert, looks: Looks | None = None) -> dict[str, Any]:
+def state_dict_of(module: Inert, looks: Looks) -> dict[str, Any]:
     """The state dict of a whole module that was pickled; a module that is there twice is read once.
 
     Raises:
         UnreadableError: Its modules are nested in each other without end, or are too many.
     """
-    looks = looks or Looks()
     values: dict[str, Any] = {}
     seen: set[int] = set()
     waiting = [("", module)]

@@ -70,7 +70,7 @@ class Names:
     beside: tuple[str, ...] = ()
 
 
-def authors_names(values: Mapping[str, Any], key_prefix: str | None = None) -> Names:
+def authors_names(values: Mapping[str, Any], key_prefix: str | None) -> Names:
     """Take off what wrappers put before the authors' names.
 
     Args:
@@ -159,12 +159,12 @@ def no_such_prefix(wanted: str, found: list[str]) -> UnreadableError:
 
 
 def is_counter(name: str) -> bool:
-    """Whether a name is of a counter or a note beside weights, not of a weight: it is of no use to a network."""
+    """Whether a name belongs to a counter or a note beside weights, which a network does not use."""
     return name.rsplit(".", 1)[-1] in _COUNTERS
 
 
 def _is_of_training(name: str, network: set[str]) -> bool:
-    """Whether what stands beside a network is of no use to it: counters, metrics, losses, an average of its weights.
+    """Whether a network does not use what stands beside it: counters, metrics, losses, an average of its weights.
 
     Args:
         name: Of a tensor that is not in the network.

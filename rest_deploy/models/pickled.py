@@ -138,7 +138,7 @@ def read_pickle(source: Source, makers: Makers, persistent: Callable[[Any], Any]
         persistent: What an object that stands elsewhere gives; None where there is none.
 
     Raises:
-        UnreadableError: It is no whole pickle, names what only an attack needs, or asks for what no checkpoint has.
+        UnreadableError: It is not a whole pickle, names what only an attack needs, or asks for what no checkpoint has.
     """
     machine = _Machine(makers, persistent)
     try:
@@ -176,7 +176,11 @@ def check_name(name: str) -> None:
 
 
 _MARKED = {"APPENDS", "SETITEMS", "ADDITEMS", "TUPLE", "LIST", "DICT", "FROZENSET", "OBJ", "INST", "POP_MARK"}
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_NEW: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": lambda: Inert("builtins.set", ()),
+}  # fmt: skip
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _VALUES = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE "  # noqa: SIM905
     "BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
@@ -209,8 +213,10 @@ class _Machine:
             if isinstance(argument, int) and argument.bit_length() > 8 * _MAX_INTEGER:
                 raise UnreadableError(f"its pickle has a number of {argument.bit_length()} bits")
             push(argument)
-        elif name in _CONSTANTS:
-            push(_CONSTANTS[name])
+        elif name in _NEW:
+            push(_NEW[name]())
+        elif name in _TUPLES:
+            self._gather(_TUPLES[name])
         elif name == "MARK":
             self._below.append(self._stack)
             self._stack = []
@@ -228,27 +234,6 @@ class _Machine:
             method(argument)
 
     # Containers
-
-    def _empty_tuple(self, _: None) -> None:
-        self._stack.append(())
-
-    def _empty_list(self, _: None) -> None:
-        self._stack.append([])
-
-    def _empty_dict(self, _: None) -> None:
-        self._stack.append({})
-
-    def _empty_set(self, _: None) -> None:
-        self._stack.append(Inert("builtins.set", ()))
-
-    def _tuple1(self, _: None) -> None:
-        self._gather(1)
-
-    def _tuple2(self, _: None) -> None:
-        self._gather(2)
-
-    def _tuple3(self, _: None) -> None:
-        self._gather(3)
 
     def _gather(self, count: int) -> None:
         if len(self._stack) < count:
@@ -279,8 +264,7 @@ class _Machine:
             raise TypeError(f"entries for a {type(target).__name__}")
         (target if isinstance(target, list) else target.values).extend(items)
 
-    def _additems(self, items: list[Any], _: None) -> None:
-        self._appends(items, None)
+    _additems = _appends
 
     def _setitem(self, _: None) -> None:
         value, key = self._stack.pop(), self._stack.pop()
@@ -350,8 +334,7 @@ class _Machine:
         args, what = self._stack.pop(), self._stack.pop()
         self._stack.append(self._make(what, args))
 
-    def _newobj(self, _: None) -> None:
-        self._reduce(None)
+    _newobj = _reduce
 
     def _newobj_ex(self, _: None) -> None:
         named, args, what = self._stack.pop(), self._stack.pop(), self._stack.pop()

@@ -118,7 +118,7 @@ def count_blocks(weights: Mapping[str, Tensor], stage: str) -> int:
 
 
 def _ratio(hidden: int, width: int) -> float:
-    """A ratio of which the model, which rounds down, makes ``hidden`` channels again."""
+    """A ratio from which the model, which rounds down, gets ``hidden`` channels again."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 

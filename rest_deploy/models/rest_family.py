@@ -13,17 +13,13 @@ from rest_deploy.machine import describe_cpu
 from rest_deploy.models.stages_family import (
     MAX_BLOCKS,
     OF_STAGES,
-    Grid,
     StagesFamily,
     StageSize,
     check_stages,
-    convolution,
-    grid_after,
-    patch_embedding,
 )
 from rest_deploy.recipes import recipe_of
-from rest_deploy.specs import BATCH, FACTOR, NUM_HEADS, FeatureNorm, ImageSize, Precision
-from rest_deploy.values import Real, Whole, check, hold, shown
+from rest_deploy.specs import FACTOR, NUM_HEADS, FeatureNorm, Precision
+from rest_deploy.values import Real, Whole, hold, shown
 
 if TYPE_CHECKING:
     from rest_deploy.models.checkpoint import LoadedWeights
@@ -115,55 +111,6 @@ CONFIGS: Mapping[str, ResTConfig] = MappingProxyType(
 )
 
 
-# Operations
-
-
-def count_flops(config: ResTConfig, batch: int, size: ImageSize) -> int:
-    """Floating-point operations of one run of the network as its authors wrote it (arXiv 2105.13677, section 3).
-
-    Two for each multiply-add of convolutions (the depthwise ones too; taps on padding count), of linear layers, of the
-    products of queries with keys and of attention with values, and of the 1x1 convolution that mixes heads. That is
-    the convention of ``torch.utils.flop_counter.FlopCounterMode``, whose figure is the same. Biases, norms, softmax,
-    GELU, sigmoid, sums and means are not counted.
-
-    The authors give 1.4, 1.9, 4.3 and 7.9 G "FLOPs" at 224x224 (README of github.com/wofmanaf/ResT): multiply-adds, by
-    a counter that they do not name. Half of this figure is 6 to 10 % more than that.
-
-    Args:
-        config: Of the network.
-        batch: Images, 1 or more.
-        size: Of the images, from 1x1 up.
-
-    Raises:
-        ConfigError: ``batch`` is no whole number of at least 1.
-    """
-    batch = check(BATCH, batch, "batch")
-    hidden = config.embed_dims[0] // 2
-    grid = grid_after((size.height, size.width), 3, 2)
-    multiply_adds = convolution(grid, config.in_channels, hidden, 3) + convolution(grid, hidden, hidden, 3)
-    for stage, channels in enumerate((hidden, *config.embed_dims[:-1])):
-        grid = grid_after(grid, 3, 2)
-        multiply_adds += patch_embedding(config.embed_dims[stage], grid, channels)
-        multiply_adds += config.depths[stage] * _block(config, stage, grid)
-    multiply_adds += config.embed_dims[-1] * config.num_classes
-    return 2 * batch * multiply_adds
-
-
-def _block(config: ResTConfig, stage: int, grid: Grid) -> int:
-    """Multiply-adds of attention over reduced keys (section 3.2) and MLP, of one block."""
-    channels, heads, reduction = config.embed_dims[stage], config.num_heads[stage], config.sr_ratios[stage]
-    reduced, total = grid, 0
-    if reduction > 1:
-        reduced = grid_after(grid, reduction + 1, reduction)
-        total += convolution(reduced, 1, channels, reduction + 1)
-    queries, keys = grid[0] * grid[1], reduced[0] * reduced[1]
-    total += 2 * channels**2 * (queries + keys)  # q and the projection; k and v
-    total += 2 * channels * queries * keys  # queries with keys, attention with values
-    if config.interacts(stage):
-        total += heads**2 * queries * keys  # the mixing of heads
-    return total + 2 * queries * channels * config.hidden_dim(stage)
-
-
 # Memory
 
 #: PyTorch 2.13 on the CPU: with one head the product, what is scaled of it and the softmax. With several it mixes heads
@@ -195,18 +142,7 @@ class ResTFamily(StagesFamily[ResTConfig]):
     variants = CONFIGS
     anchors = ("patch_embed_2.conv.weight", "stem.conv1.weight")  # ResNets in detectors have the second
     beginnings = frozenset(
-        [
-            "stem",
-            "patch_embed_2",
-            "patch_embed_3",
-            "patch_embed_4",
-            "stage1",
-            "stage2",
-            "stage3",
-            "stage4",
-            "norm",
-            "head",
-        ]
+        "stem patch_embed_2 patch_embed_3 patch_embed_4 stage1 stage2 stage3 stage4 norm head".split()  # noqa: SIM905
     )
     operators = frozenset(
         "Add Cast Constant Conv Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul Reciprocal ReduceMean Relu "  # noqa: SIM905
@@ -241,8 +177,12 @@ class ResTFamily(StagesFamily[ResTConfig]):
 
         return to_deploy(model)
 
-    def flops(self, config: ResTConfig, batch: int, size: ImageSize) -> int:
-        return count_flops(config, batch, size)
+    def stem_products(self, dim: int, half: int, quarter: int) -> int:
+        return 9 * half * (dim // 2) ** 2
+
+    def block_products(self, config: ResTConfig, stage: StageSize, ratio: int) -> int:
+        """Of the mixing of heads."""
+        return stage.heads * stage.attention if config.apply_transform and stage.heads > 1 else 0
 
     def attention_numbers(self, stage: StageSize, precision: Precision, format: str) -> int:
         if format == "pytorch":

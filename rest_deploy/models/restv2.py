@@ -255,12 +255,5 @@ class DeployResTv2(DeployStages):
 
 
 def to_deploy(model: ResTv2) -> DeployResTv2:
-    """The deploy form of a model, in eval mode, sharing nothing with it.
-
-    Args:
-        model: A ResTv2 in any floating dtype; it is left as it was. Folding is done in float64 and rounded once.
-
-    Returns:
-        A module of the same function in eval mode: (B, in_channels, H, W) -> (B, num_classes).
-    """
+    """The deploy form of a ResTv2, by :func:`deploy_stages`."""
     return deploy_stages(model, DeployResTv2, DeployStem, DeployEmbed, DeployAttention)

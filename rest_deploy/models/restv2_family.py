@@ -15,17 +15,13 @@ from rest_deploy.models.stages_family import (
     MAX_BLOCKS,
     OF_STAGES,
     STAGES,
-    Grid,
     StagesFamily,
     StageSize,
     check_stages,
-    convolution,
-    grid_after,
-    patch_embedding,
 )
 from rest_deploy.recipes import recipe_of
-from rest_deploy.specs import BATCH, NUM_HEADS, FeatureNorm, ImageSize, Precision
-from rest_deploy.values import Whole, check, hold, read
+from rest_deploy.specs import NUM_HEADS, FeatureNorm, Precision
+from rest_deploy.values import Whole, hold, read
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,53 +96,6 @@ CONFIGS: Mapping[str, ResTv2Config] = MappingProxyType(
 #: Widths that published networks have -> their heads.
 _HEADS: Mapping[tuple[int, ...], tuple[int, ...]] = {c.embed_dims: c.num_heads for c in CONFIGS.values()}
 
-
-# Operations
-
-
-def count_flops(config: ResTv2Config, batch: int, size: ImageSize) -> int:
-    """Floating-point operations of one run of the network as its authors wrote it (arXiv 2204.07366, section 3).
-
-    By the convention of :func:`rest_deploy.models.rest_family.count_flops`. Half of it are the 4.1, 6.0, 7.9 and 13.8 G
-    that the authors give at 224x224.
-
-    Args:
-        config: Of the network.
-        batch: Images, 1 or more.
-        size: Of the images, from 1x1 up.
-
-    Raises:
-        ConfigError: ``batch`` is no whole number of at least 1.
-    """
-    batch = check(BATCH, batch, "batch")
-    first = config.embed_dims[0]
-    grid = grid_after((size.height, size.width), 3, 2)
-    multiply_adds = convolution(grid, config.in_channels, first // 2, 3)
-    for stage, channels in enumerate((first // 2, *config.embed_dims[:-1])):
-        grid = grid_after(grid, 3, 2)
-        multiply_adds += patch_embedding(config.embed_dims[stage], grid, channels)
-        multiply_adds += config.depths[stage] * _block(config, stage, grid)
-        if stage == 0:
-            multiply_adds += convolution(grid, first, first, 1)
-    multiply_adds += config.embed_dims[-1] * config.num_classes
-    return 2 * batch * multiply_adds
-
-
-def _block(config: ResTv2Config, stage: int, grid: Grid) -> int:
-    """Multiply-adds of attention, of the values' way up again, and of the MLP, of one block."""
-    channels, reduction = config.embed_dims[stage], config.sr_ratios[stage]
-    reduced, total = grid, 0
-    if reduction > 1:
-        reduced = grid_after(grid, reduction + 1, reduction)
-        total += convolution(reduced, 1, channels, reduction + 1)
-    queries, keys = grid[0] * grid[1], reduced[0] * reduced[1]
-    total += 2 * channels**2 * (queries + keys)  # q and the projection; k and v
-    total += 2 * channels * queries * keys  # queries with keys, attention with values
-    total += convolution(reduced, 1, channels * reduction**2, 3)
-    return total + 2 * queries * channels * config.hidden_dim(stage)
-
-
-# Memory
 
 #: Maps of queries x keys at a time in PyTorch: what is scaled of the product, and the softmax.
 _PYTORCH_MAPS = 2
@@ -246,8 +195,12 @@ class ResTv2Family(StagesFamily[ResTv2Config]):
 
         return to_deploy(model)
 
-    def flops(self, config: ResTv2Config, batch: int, size: ImageSize) -> int:
-        return count_flops(config, batch, size)
+    def stem_products(self, dim: int, half: int, quarter: int) -> int:
+        return quarter * dim**2
+
+    def block_products(self, config: ResTv2Config, stage: StageSize, ratio: int) -> int:
+        """Of the values' way up again."""
+        return 9 * stage.keys * stage.dim * ratio**2
 
     def attention_numbers(self, stage: StageSize, precision: Precision, format: str) -> int:
         copies = recipe_of(precision).attention_maps[0] if format == "onnx" else _PYTORCH_MAPS

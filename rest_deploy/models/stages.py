@@ -277,10 +277,10 @@ def deploy_stages(
     embed: Callable[[Any], nn.Module],
     attention: Callable[[nn.LayerNorm, Any], nn.Module],
 ) -> D:
-    """The deploy form of a model, in eval mode, sharing nothing with it.
+    """The deploy form of a model: the same function in eval mode, sharing nothing with it.
 
     Args:
-        model: In any floating dtype; it is left as it was. Folding is done in float64 and rounded once.
+        model: In any floating dtype; it stays as it was. Folding is done in float64 and rounded once.
         form: Class of the result.
         stem, embed: What opens a stage -> its piece of the deploy form.
         attention: LayerNorm and attention of a block -> what takes their place.
@@ -296,11 +296,11 @@ def deploy_stages(
     return deploy.eval().requires_grad_(False)
 
 
-def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution of the same geometry with new weights, cast to the dtype of the old."""
     new = nn.utils.skip_init(
         nn.Conv2d, conv.in_channels, conv.out_channels, conv.kernel_size,
-        stride=conv.stride, padding=conv.padding, groups=conv.groups, bias=bias is not None,
+        stride=conv.stride, padding=conv.padding, groups=conv.groups,
         dtype=conv.weight.dtype, device=conv.weight.device,
     )  # fmt: skip
     _set(new, weight, bias)

@@ -12,8 +12,8 @@ from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import ConfigError
 from rest_deploy.models.family import MLP_WEIGHT, WHOLE_BLOCKS, Family, NetworkConfig
 from rest_deploy.recipes import recipe_of
-from rest_deploy.specs import ImageSize, Precision, Preprocessing
-from rest_deploy.values import Many
+from rest_deploy.specs import BATCH, ImageSize, Precision, Preprocessing
+from rest_deploy.values import Many, check
 
 if TYPE_CHECKING:
     from rest_deploy.models.evidence import Evidence, Setting
@@ -38,32 +38,20 @@ _SCRATCH_BYTES, _BESIDE_BYTES = 16 << 20, 6 << 20
 
 
 class StagesConfig(NetworkConfig, Protocol):
-    """Hyper-parameters of four stages, one entry per stage where a tuple."""
+    """Hyper-parameters of four stages, as :class:`~rest_deploy.models.rest_family.ResTConfig` explains them."""
 
     @property
-    def embed_dims(self) -> tuple[int, ...]:
-        """Channels of each stage."""
-
+    def embed_dims(self) -> tuple[int, ...]: ...
     @property
-    def depths(self) -> tuple[int, ...]:
-        """Blocks in each stage."""
-
+    def depths(self) -> tuple[int, ...]: ...
     @property
-    def num_heads(self) -> tuple[int, ...]:
-        """Attention heads."""
-
+    def num_heads(self) -> tuple[int, ...]: ...
     @property
-    def sr_ratios(self) -> tuple[int, ...]:
-        """Spatial reduction of keys and values."""
-
+    def sr_ratios(self) -> tuple[int, ...]: ...
     @property
-    def qk_scale(self) -> float | None:
-        """Factor of the logits; None for one over the square root of a head's channels."""
-
+    def qk_scale(self) -> float | None: ...
     @property
-    def norm_eps(self) -> float:
-        """Of the LayerNorms."""
-
+    def norm_eps(self) -> float: ...
     def hidden_dim(self, stage: int) -> int:
         """Hidden channels of the MLP in stage 0 to 3."""
 
@@ -86,28 +74,9 @@ def check_stages(embed_dims: Sequence[int], num_heads: Sequence[int], sr_ratios:
             raise ConfigError(f"stage {stage} has {width} channels, which {heads} heads do not divide")
 
 
-# Operations
+# Sizes
 
 Grid = tuple[int, int]
-
-
-def grid_after(grid: Grid, kernel: int, stride: int) -> Grid:
-    """What a convolution of odd kernel, padded by half of it, makes of a map."""
-    height, width = ((length + 2 * (kernel // 2) - kernel) // stride + 1 for length in grid)
-    return height, width
-
-
-def convolution(grid: Grid, in_channels: int, out_channels: int, kernel: int) -> int:
-    """Multiply-adds of a convolution that yields ``grid``; of a depthwise one, with one channel in."""
-    return grid[0] * grid[1] * in_channels * out_channels * kernel**2
-
-
-def patch_embedding(channels: int, grid: Grid, in_channels: int) -> int:
-    """Multiply-adds of the convolution into a stage, and of its position code (section 3.3)."""
-    return convolution(grid, in_channels, channels, 3) + convolution(grid, 1, channels, 3)
-
-
-# Sizes
 
 
 @dataclass(frozen=True)
@@ -152,7 +121,9 @@ C = TypeVar("C", bound=StagesConfig)
 
 
 class StagesFamily(Family[C]):
-    """A family of four stages. It says the maps of queries x keys of a stage, and what is alive beside them."""
+    """A family of four stages. It says what its stem and its blocks compute beside what all of them do, the maps of
+    queries x keys of a stage, and what is alive beside them.
+    """
 
     settings = frozenset(
         "qk_scale norm_layer norm_eps layer_norm_eps layernorm_eps ln_eps act_layer hidden_act activation act act_fn "  # noqa: SIM905
@@ -168,6 +139,25 @@ class StagesFamily(Family[C]):
     engine_first: ClassVar[int]
 
     @abstractmethod
+    def stem_products(self, dim: int, half: int, quarter: int) -> int:
+        """Multiply-adds of the stem for an image, but for its first convolution and its position code.
+
+        Args:
+            dim: Channels that it ends with; it begins with half of them.
+            half, quarter: Positions of its maps at a half and a quarter of the image's sides.
+        """
+
+    @abstractmethod
+    def block_products(self, config: C, stage: StageSize, ratio: int) -> int:
+        """Multiply-adds of a block for an image, but for attention over reduced keys and the MLP.
+
+        Args:
+            config: Of the network.
+            stage: The stage of the block.
+            ratio: Its reduction of keys and values.
+        """
+
+    @abstractmethod
     def attention_numbers(self, stage: StageSize, precision: Precision, format: str) -> int:
         """Numbers in the maps of queries x keys that are alive at a time on the CPU."""
 
@@ -179,6 +169,30 @@ class StagesFamily(Family[C]):
 
     def stage_channels(self, config: C) -> tuple[int, ...]:
         return config.embed_dims
+
+    def flops(self, config: C, batch: int, size: ImageSize) -> int:
+        """Two for each multiply-add of convolutions (taps on padding count), linear layers and products of matrices.
+
+        That is the convention of ``torch.utils.flop_counter.FlopCounterMode``, whose figure is the same. Biases, norms,
+        softmax, GELU, sigmoid, sums and means are not counted. Half of it is what ResTv2's authors give at 224x224, and
+        6 to 10 % more than what ResT's give, whose counter has no name (README of github.com/wofmanaf/ResT).
+
+        Raises:
+            ConfigError: ``batch`` is no whole number of at least 1.
+        """
+        batch = check(BATCH, batch, "batch")
+        sizes, hidden = list(stage_sizes(config, size.height, size.width)), config.embed_dims[0] // 2
+        half = -(-size.height // 2) * -(-size.width // 2)
+        total = 9 * half * config.in_channels * hidden + self.stem_products(2 * hidden, half, sizes[0].tokens)
+        stages = zip(sizes, (hidden, *config.embed_dims), config.depths, config.sr_ratios, strict=False)
+        for stage, entry, depth, ratio in stages:
+            tokens, keys, dim = stage.tokens, stage.keys, stage.dim
+            block = 2 * dim**2 * (tokens + keys) + 2 * dim * tokens * keys  # linear layers, queries x keys x values
+            block += 2 * tokens * dim * stage.hidden + self.block_products(config, stage, ratio)
+            if ratio > 1:
+                block += keys * dim * (ratio + 1) ** 2
+            total += 9 * tokens * dim * (entry + 1) + depth * block  # the convolution into it, its position code
+        return 2 * batch * (total + config.embed_dims[-1] * config.num_classes)
 
     def call_bytes(
         self,

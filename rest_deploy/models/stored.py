@@ -55,8 +55,8 @@ class StoredTensor:
         return 0 < self.numel * self.dtype.itemsize <= self.storage.nbytes
 
 
-def _whole(value: object, at_least: int = 0) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= MAX_STORED:
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_STORED:
         raise UnreadableError("damaged: a tensor in it has an impossible size")
     return value
 
@@ -133,12 +133,12 @@ def _ordered(*args: Any) -> Any:
     """``OrderedDict()``, or of pairs."""
     if not args:
         return {}
-    made = Inert("collections.OrderedDict", args)
-    if len(args) == 1 and isinstance(args[0], list):
-        if all(isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in args[0]):
-            return {key: value for key, value in args[0]}  # noqa: C416  (pairs of a pickle, not of a type)
-        return made
-    return made
+    pairs: Any = args[0] if len(args) == 1 else None
+    if isinstance(pairs, list) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
+    ):
+        return dict(pairs)
+    return Inert("collections.OrderedDict", args)
 
 
 def _reconstructed(*args: Any) -> Any:

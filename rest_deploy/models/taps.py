@@ -139,7 +139,7 @@ class Tapped(Network):
         return deploy.eval().requires_grad_(False)
 
     def _leaf(self, name: str) -> nn.Module:
-        """A piece of the deploy form that the family's has not."""
+        """A piece that the family's deploy form does not have."""
         last = family_of(self.config).channels_last
         if name.startswith("map"):
             return ChannelsFirst() if last else nn.Identity()

@@ -352,7 +352,7 @@ _UNPICKLE = (
 
 
 class _Bounded:
-    """A file of which no read asks for more than there is."""
+    """A file whose reads ask for no more than there is."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size

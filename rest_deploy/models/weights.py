@@ -74,10 +74,10 @@ class Found:
     """The weights that were chosen.
 
     Args:
-        entry: Which.
+        entry: The state dict.
         names: What it holds, by the authors' names.
         told: What was chosen, taken off and left out, in sentences.
-        assumed: What was chosen or left out and nobody said, by subject, in words.
+        assumed: Subject -> what was chosen or left out without a request, in words.
     """
 
     entry: Entry
@@ -213,10 +213,10 @@ def choose(
         content: As a file has it.
         read: Reads a tensor, as an average that holds NaN is not taken.
         weights_key: The key of the entry to take; None to choose.
-        key_prefix: What stands before the names to take; None to find out.
+        key_prefix: Prefix of the names to take; None to find it.
 
     Raises:
-        UnreadableError: There are none, there are several that nothing ranks, or the key is not there.
+        UnreadableError: There are none, there are several without a rank, or the key is not there.
     """
     entries = find_entries(content)
     if not entries:
@@ -276,7 +276,7 @@ def _there(entries: list[Entry], taken: Entry) -> str:
     return "; ".join(said)
 
 
-def is_average(key: str, content: Any = None) -> bool:
+def is_average(key: str, content: Any) -> bool:
     """Whether a key names a moving average of weights.
 
     Two libraries put the average where others put the weights: mmengine's EMAHook swaps ``state_dict`` and

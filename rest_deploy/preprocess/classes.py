@@ -139,7 +139,7 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:80] + "...")
 
 
-def some(words: Sequence[str]) -> str:
-    """The first three of some words for a message, and the number of others."""
-    others = f" and {len(words) - 3} more" if len(words) > 3 else ""
-    return ", ".join(map(quoted, words[:3])) + others
+def some(words: Sequence[str], most: int = 3) -> str:
+    """The first of some words for a message, and the number of others."""
+    others = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(map(quoted, words[:most])) + others

@@ -114,8 +114,8 @@ def images_below(folder: str | Path, *, arrays: bool = False) -> Dataset:
     found = [path for path in files if is_array(path) and _is_file(path)] if arrays else []
     if images and found:
         raise ImageError(
-            f"{folder}: it has both {ARRAY_SUFFIX} files ({_names(folder, found, 3)}) and images "
-            f"({_names(folder, images, 3)}); give a folder with one kind"
+            f"{folder}: it has both {ARRAY_SUFFIX} files ({_names(folder, found)}) and images "
+            f"({_names(folder, images)}); give a folder with one kind"
         )
     wanted = images or found
     taken = set(wanted)
@@ -194,9 +194,8 @@ def _left_out_note(folder: Path, left_out: Sequence[Path], kinds: str) -> str:
     return f"{files} left out, not {kinds} that can be read here: {_names(folder, left_out, _LISTED)}"
 
 
-def _names(folder: Path, paths: Sequence[Path], most: int) -> str:
-    others = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return ", ".join(quoted(name_below(folder, path)) for path in paths[:most]) + others
+def _names(folder: Path, paths: Sequence[Path], most: int = 3) -> str:
+    return some([name_below(folder, path) for path in paths], most)
 
 
 def open_dataset(

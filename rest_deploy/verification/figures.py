@@ -31,7 +31,7 @@ class LogitFigures:
     """What was measured on some images. Errors are absolute differences of logits from the reference's.
 
     Args:
-        images: How many.
+        images: Number of them.
         max_error, mean_error, rms_error: Largest, mean, root of the mean square; over images and classes.
         reference_error: The baseline error: the largest of PyTorch in float32; None where the reference has none.
         logit_scale: Largest absolute logit of the reference.
@@ -79,7 +79,7 @@ def measure_logits(
 ) -> LogitFigures:
     """Compare logits of shape (images, classes) with the reference's.
 
-    Logits that are no numbers, on either side, give errors that are none, and agree with nothing.
+    Logits that are not finite, on either side, give errors that are not finite, and agree with nothing.
 
     Raises:
         VerificationError: The shapes differ.
@@ -110,7 +110,7 @@ def measure_logits(
 
 
 def best_classes(logits: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The five best classes of each image, or all where there are fewer; of ties the lower number first."""
+    """The five best classes of each image, or all if there are fewer; among equal ones the lower number is first."""
     return np.argsort(-logits, axis=1, kind="stable")[:, :_TOP]
 
 
@@ -141,8 +141,8 @@ class Accuracy:
 
     Args:
         top1, top5: Share of images whose class is the best one, and is among the five best.
-        by_class: (class, its images, how many of them are answered rightly), by class.
-        confused: (class, wrong answer, how many images), the most first; without answers that are no numbers.
+        by_class: (class, its images, how many of them have the right answer), by class.
+        confused: (class, wrong answer, how many images), the most frequent first; without answers that are not finite.
     """
 
     top1: float
@@ -167,7 +167,7 @@ class Accuracy:
 
 
 def accuracy_of(logits: NDArray[np.float64], classes: Sequence[int | None]) -> Accuracy | None:
-    """Accuracy on images whose classes are known; None where one is not. Logits that are no numbers are wrong."""
+    """Accuracy on images whose classes are known; None if one is not. Logits that are not finite are wrong."""
     labels = [known for known in classes if known is not None]
     if len(labels) < len(classes):
         return None
@@ -216,15 +216,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class ImageFigures:
-    """An artifact on all images, brought to one size.
+    """An artifact on all images at one size.
 
     Args:
-        size: In place of the transform's own; None for that.
+        size: None for the size of the transform.
         figures: Of the logits, against the reference's.
         maps: Of the other outputs, by name.
         accuracy: Where the classes are known.
         flips: Images whose best class differs from the reference's, surest first.
-        wrong: Images with another best class than their own, those that the reference answers rightly first.
+        wrong: Images with a wrong best class; those that the reference gets right come first.
         worst: Images with the largest errors, the largest first.
     """
 
@@ -245,7 +245,7 @@ def measure_images(
     names: Sequence[str],
     classes: Sequence[int | None],
     reference_error: float | None,
-    maps: Mapping[str, ValueFigures] | None = None,
+    maps: Mapping[str, ValueFigures],
 ) -> ImageFigures:
     """Measure logits of shape (images, classes) against the reference's, beside what is known of other outputs.
 
@@ -270,7 +270,7 @@ def measure_images(
     return ImageFigures(
         size,
         figures,
-        maps or {},
+        maps,
         accuracy,
         tuple(difference(int(i)) for i in flips),
         tuple(difference(i) for i in wrong),
@@ -279,7 +279,7 @@ def measure_images(
 
 
 def _margins(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Best logit minus the second, of each image; of a single class there is none to lose to, and it is 0."""
+    """Best logit minus the second, of each image; 0 if there is only one class."""
     if logits.shape[1] < 2:
         return np.zeros(len(logits))
     ordered = np.sort(logits, axis=1)
@@ -348,7 +348,7 @@ def _cosines(ours: NDArray[np.float64], exact: NDArray[np.float64], axis: int) -
 def measure_outputs(
     ours: Outputs, exact: Outputs, reference_errors: Mapping[str, float] | None
 ) -> dict[str, LogitFigures | ValueFigures]:
-    """Compare every output with the reference's; only those called logits are.
+    """Compare every output with the reference's; only the output with that name counts as logits.
 
     Raises:
         VerificationError: The outputs or their shapes differ.
@@ -386,24 +386,23 @@ def summary(figures: Mapping[str, LogitFigures | ValueFigures]) -> LogitFigures 
     if LOGITS in figures:
         return figures[LOGITS]
     maps = list(figures.values())
-
-    def most(name: str) -> float:
-        return float(np.max([getattr(own, name) for own in maps]))  # NaN stays NaN
-
+    errors = _largest(maps, "max_error"), _largest(maps, "rms_error")
     cosine = float(np.min([own.cosine for own in maps]))
-    return ValueFigures(most("max_error"), most("rms_error"), None, most("scale"), most("std"), cosine)
+    return ValueFigures(*errors, None, _largest(maps, "scale"), _largest(maps, "std"), cosine)
+
+
+def _largest(figures: Sequence[LogitFigures | ValueFigures], name: str) -> float:
+    return float(np.max([getattr(own, name) for own in figures]))  # NaN stays NaN
 
 
 def joined(parts: Sequence[tuple[int, ValueFigures]]) -> ValueFigures:
     """Figures of values that were measured a part at a time: (how many values, figures). ``std`` is within a part."""
-    weights = [count for count, _ in parts]
+    counts, figures = zip(*parts, strict=True)
 
     def root_mean(name: str) -> float:
-        return float(np.sqrt(np.average([getattr(part, name) ** 2 for _, part in parts], weights=weights)))
+        return float(np.sqrt(np.average([getattr(part, name) ** 2 for part in figures], weights=counts)))
 
-    def largest(name: str) -> float:
-        return float(np.max([getattr(part, name) for _, part in parts]))  # NaN stays NaN
-
-    lost = largest("reference_error") if parts[0][1].reference_error is not None else None
-    cosine = float(np.min([part.cosine for _, part in parts]))
-    return ValueFigures(largest("max_error"), root_mean("rms_error"), lost, largest("scale"), root_mean("std"), cosine)
+    lost = _largest(figures, "reference_error") if figures[0].reference_error is not None else None
+    errors = _largest(figures, "max_error"), root_mean("rms_error")
+    cosine = float(np.min([part.cosine for part in figures]))
+    return ValueFigures(*errors, lost, _largest(figures, "scale"), root_mean("std"), cosine)

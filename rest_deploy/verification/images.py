@@ -1,4 +1,4 @@
-"""Real images through every network in one go: each is read once, and every network gets the same array."""
+"""Real images through every network in one pass: each is read once, and every network gets the same array."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class Images:
     """Real images to compare answers on.
 
     Args:
-        folder: Of images; one subfolder for each class tells their classes.
-        ground_truth: File that tells them instead, a line an image (``preprocess/dataset.py``).
-        change: Of the transform that the artifacts declare.
-        most: How many images at most, chosen by the seed; None for all.
+        folder: Folder of images; a subfolder for each class gives their classes.
+        ground_truth: File that gives the classes instead, one line per image (``preprocess/ground_truth.py``).
+        change: Change of the transform that the artifacts declare.
+        most: Largest number of images, chosen by the seed; None for all.
         batch: Images of a call. INT8 for the CPU takes its range from a whole batch, so that more than one changes it.
 
     Raises:
@@ -79,7 +79,7 @@ class ImagesResult:
         data: Of the images themselves.
         figures: Artifact's name -> its figures at each size.
         errors: Artifact's name -> where it could not be run, in words.
-        thumbnails: Image's name -> a small copy of it, of those that are listed as flipped or wrong.
+        thumbnails: Name of each image that is listed as flipped or wrong -> a small copy of it.
     """
 
     data: DataResult
@@ -98,26 +98,15 @@ def on_images(
     seed: int,
     report: Callable[[float, str], None],
 ) -> ImagesResult:
-    """Measure every artifact on images, brought to some sizes, or to what the transform gives.
+    """Measure every artifact on images at some sizes, or at the size that the transform gives.
 
     Raises:
         ConfigError: There are no images, the artifacts' transforms differ, or classes that are needed are not known.
-        InputError: A batch of the size that images are brought to would take more memory than is free.
+        InputError: A batch of one of the sizes would take more memory than is free.
         VerificationError: None of the images can be read.
     """
     first = subjects[0].info
-    for subject in subjects:
-        if not subject.info.num_classes:
-            raise ConfigError(
-                f"{subject.path} is a backbone: images are judged by logits, and it gives "
-                f"{', '.join(subject.info.taps.names)}; leave --data out and compare on synthetic images"
-            )
-    for subject in subjects:
-        if subject.way and (sizes or wish.change is not None):
-            raise ConfigError(
-                f"{subject.path}: it takes pictures, and its transform is in the file; leave sizes and flags of the "
-                "transform out, or give a file exported with --input float"
-            )
+    _check_files(subjects, changed=bool(sizes) or wish.change is not None)
     steps = _one_transform(subjects, wish.change)
     data = open_dataset(wish.folder, labels=first.labels, num_classes=first.num_classes, ground_truth=wish.ground_truth)
     if needs_classes and not data.labelled:
@@ -127,22 +116,38 @@ def on_images(
     if wish.most is not None:
         data = data.limited(wish.most, seed)
     answers = [_Answers(size) for size in sizes] or [_Answers(None)]
-    going = _Going(data, steps, answers, reference, subjects, wish.batch)
-    going.run(lambda share: report(share, "images"))
-    figures = {subject.name: tuple(_figures(subject, going.answers, data)) for subject in subjects}
+    run = _Pass(data, steps, answers, reference, subjects, wish.batch)
+    run.all(lambda share: report(share, "images"))
+    figures = {subject.name: tuple(_figures(subject, run.answers, data)) for subject in subjects}
     errors = {
         subject.name: tuple(
             f"images at {answers.size or 'their size'}: {answers.errors[subject.name]}"
-            for answers in going.answers
+            for answers in run.answers
             if subject.name in answers.errors
         )
         for subject in subjects
     }
-    return ImagesResult(_data_result(data, going), figures, errors, _thumbnails(data, figures, steps.alpha))
+    return ImagesResult(_data_result(data, run), figures, errors, _thumbnails(data, figures, steps.alpha))
+
+
+def _check_files(subjects: Sequence[Subject], *, changed: bool) -> None:
+    """Refuse backbones, and files with their transform in the graph where that is to be changed."""
+    for subject in subjects:
+        if not subject.info.num_classes:
+            raise ConfigError(
+                f"{subject.path} is a backbone: images are judged by logits, and it gives "
+                f"{', '.join(subject.info.taps.names)}; leave --data out and compare on synthetic images"
+            )
+    for subject in subjects:
+        if subject.way and changed:
+            raise ConfigError(
+                f"{subject.path}: it takes pictures, and its transform is in the file; leave sizes and flags of the "
+                "transform out, or give a file exported with --input float"
+            )
 
 
 def _one_transform(subjects: Sequence[Subject], change: PreprocessingChange | None) -> Preprocessing:
-    """The transform that all artifacts declare, with the changes that were asked for.
+    """The transform that all artifacts declare, with the requested changes.
 
     Raises:
         ConfigError: They declare different ones, or one takes no pictures.
@@ -163,7 +168,7 @@ def _one_transform(subjects: Sequence[Subject], change: PreprocessingChange | No
 
 
 def _of_pictures(subject: Subject, said: Preprocessing | None) -> Preprocessing:
-    """What an artifact declares, or the caller says in its place, of pictures."""
+    """The transform of pictures that an artifact declares, or that the caller gives if it declares none."""
     steps = subject.info.preprocessing or said
     if steps is not None and steps.takes_pictures:
         return steps
@@ -175,11 +180,11 @@ def _of_pictures(subject: Subject, said: Preprocessing | None) -> Preprocessing:
 
 @dataclass
 class _Answers:
-    """What all networks say of the images at one size.
+    """The answers of all networks to the images at one size.
 
     Args:
-        size: In place of the transform's own; None for that.
-        images: Which of the data set's images were read, by number.
+        size: None for the size of the transform.
+        images: Numbers of the images in the data set that were read.
         exact: Reference's logits of each.
         ours: Artifact's name -> its logits of each.
         maps: (artifact's name, map) -> of each call, how many values it gave, and their figures.
@@ -196,7 +201,7 @@ class _Answers:
     errors: dict[str, str] = field(default_factory=dict)
 
     def cut(self) -> None:
-        """Leave what all have answered, where they were interrupted."""
+        """After an interrupt, keep the images that all networks have answered."""
         whole = min(len(self.exact), len(self.images), *(len(rows) for rows in self.ours.values()))
         del self.images[whole:], self.exact[whole:]
         for rows in self.ours.values():
@@ -206,7 +211,7 @@ class _Answers:
             del parts[calls:]
 
     def add_maps(self, artifact: str, ours: Outputs, exact: Outputs, lost: Mapping[str, float] | None) -> None:
-        """Measure the outputs of a call that are no logits."""
+        """Measure the outputs of a call other than logits."""
         for name in exact:
             if name != LOGITS:
                 figures = measure_values(ours[name], exact[name], lost[name] if lost is not None else None)
@@ -223,8 +228,8 @@ class _Image:
 
 
 @dataclass
-class _Going:
-    """A data set on its way through the networks, ``batch`` images a call. ``skipped`` could not be read, and why."""
+class _Pass:
+    """A data set through the networks, ``batch`` images a call. ``skipped`` has (name, why) of unreadable images."""
 
     data: Dataset
     steps: Preprocessing
@@ -239,7 +244,7 @@ class _Going:
     def _networks(self) -> tuple[Subject, ...]:
         return self.reference.subject, *self.subjects
 
-    def run(self, report: Callable[[float], None]) -> None:
+    def all(self, report: Callable[[float], None]) -> None:
         """Go through all images, or those before Ctrl-C.
 
         Raises:
@@ -247,7 +252,7 @@ class _Going:
             KeyboardInterrupt: It came before the first was done.
         """
         try:
-            self._go(report)
+            self._answer_all(report)
         except KeyboardInterrupt:
             for answers in self.answers:
                 answers.cut()
@@ -255,7 +260,7 @@ class _Going:
                 raise
             self.interrupted = True
 
-    def _go(self, report: Callable[[float], None]) -> None:
+    def _answer_all(self, report: Callable[[float], None]) -> None:
         for size in (own.size for own in self._steps() if own.size is not None):  # as all images come
             self._check_memory(size, "images", InputError)
         waiting: dict[int, list[_Image]] = {i: [] for i in range(len(self.answers))}
@@ -292,7 +297,7 @@ class _Going:
                 self.skipped.append((self.data.name(path), str(exc)))
 
     def _check(self, steps: Sequence[Preprocessing], name: str, height: int, width: int) -> None:
-        """Refuse an image that a network, or the reference, has no memory for in a batch."""
+        """Refuse an image if a network or the reference has too little memory for a batch of it."""
         for own in steps:
             self._check_memory(fed_size(own, height, width, name), name, ImageError)
         for network in self._networks:
@@ -327,7 +332,7 @@ class _Going:
 
 
 def _outputs(network: Subject, group: Sequence[_Image]) -> Outputs:
-    """What a network gives for images; for pictures one at a time, as each may have another size."""
+    """What a network gives for images; pictures go one at a time, because their sizes may differ."""
     kind = network.info.input_kind
     if kind is InputKind.FLOAT:
         return network.run(np.stack([image.values for image in group]))
@@ -347,28 +352,28 @@ def _figures(subject: Subject, answers: Sequence[_Answers], data: Dataset) -> It
         yield measure_images(at.size, ours, exact, names=names, classes=classes, reference_error=lost, maps=maps)
 
 
-def _data_result(data: Dataset, going: _Going) -> DataResult:
+def _data_result(data: Dataset, run: _Pass) -> DataResult:
     accuracy = {
         str(at.size) if at.size is not None else None: accuracy_of(
             np.stack(at.exact), [data.classes[number] for number in at.images]
         )
-        for at in going.answers
+        for at in run.answers
     }
     return DataResult(
         folder=str(data.folder),
-        images=len(going.answers[0].images),
+        images=len(run.answers[0].images),
         labelled=data.labelled,
-        skipped=tuple(going.skipped),
-        transform=_in_words(going.steps, [at.size for at in going.answers if at.size is not None]),
+        skipped=tuple(run.skipped),
+        transform=_in_words(run.steps, [at.size for at in run.answers if at.size is not None]),
         reference=accuracy,
         note="; ".join(filter(None, (data.note, data.left_out_note))),
         left_out=tuple(data.name(path) for path in data.left_out),
-        interrupted=going.interrupted,
+        interrupted=run.interrupted,
     )
 
 
 def _in_words(steps: Preprocessing, sizes: Sequence[ImageSize]) -> str:
-    """What was done with the images, at the sizes in place of the transform's own."""
+    """What was done with the images, at the given sizes."""
     if not sizes:
         return str(steps)
     return str(steps.at(sizes[0])).replace(str(sizes[0]), ", ".join(map(str, sizes)), 1)

@@ -1,8 +1,8 @@
 """The one place that judges figures: ``figures.py`` measures them, ``recipes.py`` says what is allowed, and why.
 
 Logits are compared with PyTorch's in float64. The baseline error is what PyTorch itself loses in float32, measured in
-the same run on the same images: some weights amplify rounding a thousandfold, and an artifact is not to blame for what
-its model does too.
+the same run on the same images: some weights amplify rounding a thousandfold, and the artifact is not at fault for
+what its model does too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NOTHING = Limits()
 
 
 def on_synthetic(recipe: Recipe, asked: Limits = _NOTHING) -> Limits:
-    """What is allowed on synthetic images; what was asked for goes first."""
+    """What is allowed on synthetic images; requested limits replace the precision's own."""
     own, rms = recipe.on_synthetic, _rms(recipe.on_synthetic.max_block_rms, asked)
     if asked.limits_error:
         own = replace(asked, min_top1_agreement=None, max_accuracy_loss=None)
@@ -26,12 +26,12 @@ def on_synthetic(recipe: Recipe, asked: Limits = _NOTHING) -> Limits:
 
 
 def on_images(recipe: Recipe, asked: Limits = _NOTHING, *, random: bool = False) -> Limits:
-    """What is allowed on real images; what was asked for goes first.
+    """What is allowed on real images; requested limits replace the precision's own.
 
     Args:
         recipe: Of the artifact.
-        asked: What was asked for.
-        random: Whether the weights are random. Their classes mean nothing, so that no agreement is asked for unasked.
+        asked: Requested limits.
+        random: Whether the weights are random. Their classes mean nothing, so agreement counts only if it is requested.
     """
     own = recipe.on_images
     agreement = asked.min_top1_agreement
@@ -47,9 +47,9 @@ def of_export(recipe: Recipe, asked: Limits, *, images: bool, random: bool) -> t
 
     Args:
         recipe: Of the artifact.
-        asked: What was asked for. A ``max_error`` tighter than the precision's own is meant of real images where there
-            are any: INT8 loses more on noise, which its ranges are not for.
-        images: Whether there are any.
+        asked: Requested limits. A ``max_error`` tighter than the precision's own applies to real images if there are
+            any: INT8 loses more on noise, for which its ranges are not made.
+        images: Whether there are real images.
         random: Whether the weights are random.
     """
     tighter = asked.max_error is not None and asked.max_error < (recipe.on_synthetic.max_error or 0.0)
@@ -58,14 +58,14 @@ def of_export(recipe: Recipe, asked: Limits, *, images: bool, random: bool) -> t
 
 
 def of_maps(recipe: Recipe, asked: Limits = _NOTHING) -> Limits:
-    """What is allowed of maps on real images: of their many values the root mean squared error is judged."""
+    """What is allowed of maps on real images: they have many values, so their root mean squared error is judged."""
     own, limits = recipe.on_synthetic.max_block_rms, on_images(recipe, asked)
     rms = _rms(own if own is not None else recipe.on_images.max_error, asked)
     return replace(limits, min_top1_agreement=None, max_block_rms=rms)
 
 
 def _rms(own: float | None, asked: Limits) -> float | None:
-    """The limit of a root mean squared error: the precision's own, and less where less was asked for the largest."""
+    """The limit of a root mean squared error: the precision's own, or the requested one if that is lower."""
     if asked.max_block_rms is not None or own is None:
         return asked.max_block_rms
     return own if asked.max_error is None else min(own, asked.max_error)
@@ -82,27 +82,27 @@ def budget_record(recipe: Recipe, synthetic: Limits, images: Limits) -> dict[str
 
 
 def of_artifact(info: ArtifactInfo, asked: Limits = _NOTHING) -> Limits:
-    """What is allowed of an artifact on synthetic images: what is asked for, else what its own export was allowed."""
+    """What is allowed of an artifact on synthetic images: what is requested, else the limits of its export."""
     if not asked.limits_error and info.precision_plan is not None:
         asked = replace(asked, max_error=info.precision_plan.budget.get("synthetic_max_error"))
     return on_synthetic(info.recipe, asked)
 
 
 def of_blocks(recipe: Recipe, synthetic: Limits, asked: Limits) -> Limits:
-    """What is allowed of blocks, by what is on synthetic images. Where blocks are judged by their root mean square, a
-    ``max_error`` that was asked for is not meant of them: inside of the network more may be lost than of the logits.
+    """What is allowed of blocks. If they are judged by their root mean square, a requested ``max_error`` does not apply
+    to them: inside the network more may be lost than of the logits.
     """
     rms = asked.max_block_rms if asked.max_block_rms is not None else recipe.on_synthetic.max_block_rms
     return replace(synthetic, max_block_rms=rms)
 
 
 def judge(figures: LogitFigures | ValueFigures, limits: Limits, *, accuracy_loss: float | None = None) -> list[str]:
-    """Why figures are past the limits, in words; nothing where they are within. What is no number is past them.
+    """Why figures are past the limits, in words; empty if they are within. What is not finite is past them.
 
     Args:
         figures: What was measured.
         limits: What is allowed.
-        accuracy_loss: Top-1 accuracy of the reference less the artifact's; None where the classes are not known.
+        accuracy_loss: Top-1 accuracy of the reference minus the artifact's; None if the classes are not known.
     """
     if isinstance(figures, ValueFigures):
         verdict = judge_values(figures, limits)
@@ -128,7 +128,7 @@ def judge(figures: LogitFigures | ValueFigures, limits: Limits, *, accuracy_loss
 
 @dataclass(frozen=True)
 class ValueVerdict:
-    """By which error values are judged, ``max_error`` or ``rms_error``, and what is allowed of it."""
+    """The error that judges values, ``max_error`` or ``rms_error``, and its limit."""
 
     judged_by: str
     limit: float
@@ -139,12 +139,12 @@ _JUDGED_BY = {"max_error": "largest", "rms_error": "root mean squared"}
 
 
 def judge_values(figures: ValueFigures, limits: Limits, *, largest: bool = False) -> ValueVerdict:
-    """Judge a map or a block; an error that is no number is not within.
+    """Judge a map or a block; an error that is not finite is past the limit.
 
     Args:
         figures: What was measured.
         limits: What is allowed.
-        largest: Whether the largest error is judged in any case, as of the block whose output is the logits.
+        largest: Whether the largest error is judged in any case, as for the block that gives the logits.
     """
     if limits.max_block_rms is None or largest:
         allowed = limits.allowed(figures, least_scale=1.0 if largest else 0.0)

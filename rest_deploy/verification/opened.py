@@ -32,20 +32,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_candidate(
-    path: str | Place, device: str | None = None, threads: int | None = None
-) -> Iterator[tuple[Run, ArtifactInfo]]:
+def open_candidate(path: str | Place, device: str | None = None) -> Iterator[tuple[Run, ArtifactInfo]]:
     """Open an artifact for measuring: what the machine that it is made for would compute, and its record.
 
-    ONNX files that the CPU's own runtime does not compute as they are meant are computed as their recipe says.
+    Where ONNX Runtime on the CPU does not compute an ONNX file as intended, the file is computed as its recipe says.
     """
     place = located(path)
-    with open_subject(place.name, place, device, threads) as subject:
+    with open_subject(place.name, place, device, None) as subject:
         yield subject.run, subject.info
 
 
 def candidate_of(model: onnx.ModelProto, recipe: Recipe, threads: int | None = None) -> Run:
-    """A graph in a precision as a function: what its recipe says that is computed, every Q/DQ pair as written.
+    """A graph in a precision as a function: computed as its recipe says, with every Q/DQ pair as written.
 
     Raises:
         ExportError: ONNX Runtime does not load it, or later does not run it.
@@ -58,9 +56,17 @@ def candidate_of(model: onnx.ModelProto, recipe: Recipe, threads: int | None = N
 
 @dataclass(frozen=True)
 class Subject:
-    """An artifact that is open. ``name`` is its own among those that are measured, ``computed`` what runs it, in words;
-    ``blocks`` gives its blocks, or raises ConfigError where they cannot be seen; ``threads`` are those of a call, None
-    for each core that may be used; ``memory`` is the format by which that is predicted, where not its own.
+    """An open artifact.
+
+    Args:
+        name: Its name, unique among those that are measured.
+        path, info: Of the artifact.
+        run: Gives its outputs.
+        device: Where it runs.
+        computed: What runs it, in words.
+        blocks: Gives its blocks; raises ConfigError if they cannot be seen.
+        threads: CPU threads of a call; None for one per usable core.
+        memory: The format by which memory is predicted, if it is not its own.
     """
 
     name: str
@@ -75,12 +81,12 @@ class Subject:
 
     @property
     def own_cases(self) -> tuple[Case, ...]:
-        """Batches and sizes that it is checked at where none are asked for."""
+        """Batches and sizes at which it is checked if none are requested."""
         return cases_of(self.info)
 
     @property
     def way(self) -> tuple[Any, ...]:
-        """Equal for artifacts that make the same input of an image; empty where the image is the network's input."""
+        """Equal for artifacts that make the same input of an image; empty if the image is the network's input."""
         info = self.info
         return () if info.input_kind is InputKind.FLOAT else (info.input_kind, info.preprocessing, info.engine is None)
 
@@ -91,9 +97,9 @@ class Subject:
 
         Args:
             size: Of its input.
-            images: What a message calls the images.
+            images: What the message calls the images.
             refusal: The error.
-            step: What to do then.
+            step: What the message advises.
 
         Raises:
             PredictorError: Too little is free for any image.
@@ -127,7 +133,8 @@ def open_subject(name: str, path: Place, device: str | None, threads: int | None
     """Open an artifact under a name of its own."""
     info, in_graph = read_info(path), partial(onnx_blocks, Path(str(path)), threads)
     if info.input_kind is not InputKind.FLOAT:
-        in_graph = partial(_no_blocks, path)
+        why = "it takes pictures, and blocks are compared on the network's input"
+        in_graph = partial(_no_blocks, f"{path}: {why}; give the same file exported with --input float")
     if isinstance(path, Path) and info.format == "onnx" and info.recipe.emulator and device in (None, "cpu"):
         import onnx
 
@@ -140,21 +147,15 @@ def open_subject(name: str, path: Place, device: str | None, threads: int | None
     with open_runtime(path, device, threads) as runtime:
         blocks = in_graph if info.format == "onnx" else runtime.blocks
         if info.format == "onnx" and runtime.target.kind != "cpu":
-            blocks = partial(_no_blocks_there, path, runtime.device)
+            why = f"blocks are computed by ONNX Runtime on the CPU, not on {runtime.device}; leave --device out"
+            blocks = partial(_no_blocks, f"{path}: {why}")
         own = runtime.info, runtime.run, runtime.device
         computed = "by its server" if is_address(path) else "as it runs"
         yield Subject(name, path, *own, computed, blocks, threads, runtime.memory)
 
 
-def _no_blocks(path: Place) -> BlockRun:
-    raise ConfigError(
-        f"{path}: it takes pictures, and blocks are compared on the network's input; give the same file "
-        "exported with --input float"
-    )
-
-
-def _no_blocks_there(path: Place, device: str) -> BlockRun:
-    raise ConfigError(f"{path}: blocks are computed by ONNX Runtime on the CPU, not on {device}; leave --device out")
+def _no_blocks(why: str) -> BlockRun:
+    raise ConfigError(why)
 
 
 def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, list[Any]]:
@@ -170,7 +171,7 @@ class OpenReference:
         self.baseline = cache(self._baseline)
 
     def _baseline(self, precision: Precision) -> Run | None:
-        """What has the baseline error of a precision; None where an artifact is the reference."""
+        """What gives the baseline error of a precision; None if an artifact is the reference."""
         if self._model is None:
             return None
         from rest_deploy.models.reference import reference_runs
@@ -193,12 +194,12 @@ class OpenReference:
 
 @dataclass(frozen=True)
 class WeightsChoice:
-    """Which weights of a checkpoint, where it holds several, and what they do not tell.
+    """Which weights of a checkpoint, if it holds several, and what the weights do not say.
 
     Args:
-        weights_key: Entry to take; None for the one there is, or the moving average.
-        key_prefix: What stands before the names of the network's weights; None for the one there is.
-        num_heads: Heads of each stage; None for those that the weights tell.
+        weights_key: Entry to take; None for the only one, or the moving average.
+        key_prefix: Prefix of the names of the network's weights; None for the only one.
+        num_heads: Heads of each stage; None if the weights say them.
     """
 
     weights_key: str | None = None
@@ -221,11 +222,11 @@ def open_reference(
     """Open a checkpoint, to be run in float64 on the CPU, or an artifact, to be run as it is.
 
     Args:
-        path: Of it.
+        path: Of the checkpoint or artifact.
         device: Where an artifact runs.
-        threads: CPU threads of a call; None for each core that may be used.
-        choice: Of the weights in a checkpoint; None for those that one of the records was made of.
-        records: Of the artifacts that are to be measured.
+        threads: CPU threads of a call; None for one per usable core.
+        choice: Of the weights in a checkpoint; None for the weights that the records name.
+        records: Of the artifacts that will be measured.
 
     Raises:
         MissingPackageError: A checkpoint needs torch.
@@ -252,10 +253,10 @@ def open_reference(
 
 
 def _loaded(path: Path, choice: WeightsChoice | None, records: Sequence[ArtifactInfo]) -> LoadedModel:
-    """The network of a checkpoint: the one that records say they were made of, with what was chosen in its place.
+    """The network of a checkpoint: the one that the records name, unless another one was chosen.
 
     Raises:
-        ConfigError: The records tell of different weights of it, and nothing was chosen.
+        ConfigError: The records name different weights, and none were chosen.
     """
     from rest_deploy.models.factory import load_model
 

@@ -38,7 +38,7 @@ Run = Callable[[NDArray[Any]], Outputs]
 #: A batch of images of one size.
 Case = InputSize
 
-#: Odd and even, square and not, tiny and large, one image and several, and no size that the exporter traces with.
+#: Odd and even, square and not, tiny and large, one image and several; the exporter traces with none of these sizes.
 CASES = (
     Case(1, ImageSize(224, 224)),
     Case(3, ImageSize(20, 27)),
@@ -74,8 +74,8 @@ def cases_within(profiles: Sequence[Profile], cases: Sequence[Case] = CASES) -> 
     return tuple(dict.fromkeys([*fitting, *ends]))
 
 
-#: Callers pad images for maps to multiples of the largest stride, with zeros at the right and at the bottom: so many
-#: where the size of a case is one.
+#: Callers pad images for maps to multiples of the largest stride, with zeros at the right and at the bottom. If a case
+#: has such a size, this many rows and columns are zeros.
 _PADDING = 24
 
 
@@ -87,7 +87,7 @@ def synthetic_images(
     Args:
         rng: Of the values.
         case: Batch and size.
-        channels: How many.
+        channels: Of the images.
         padded: Whether images with sides that are multiples of 32 are smaller ones that were padded.
     """
     height, width = case.size.height, case.size.width
@@ -108,7 +108,7 @@ def pictures_of(info: ArtifactInfo) -> Transform | None:
     """What an artifact does with pictures, by Pillow; None where it takes the network's input.
 
     An engine computes the resize in float32, and a level in a thousand may be off (``export/pixels.py``): its network
-    is judged by what the same graph gives in ONNX Runtime. How far that is from Pillow, its record says (``levels``).
+    is judged by what the same graph gives in ONNX Runtime. Its record says how far that is from Pillow (``levels``).
 
     Raises:
         ConfigError: It was made with a Pillow that goes through tall pictures in another order than the one here.
@@ -132,7 +132,7 @@ def pictures_of(info: ArtifactInfo) -> Transform | None:
 
 
 def _transformed(picture: Image.Image, steps: Preprocessing, kind: InputKind) -> NDArray[np.float32]:
-    """The network's input; of a picture that was resized before without that."""
+    """The network's input; without a resize if the picture was resized before."""
     return transform(picture, steps if kind is InputKind.PIXELS else replace(steps, resize=Resize.NATIVE, size=None))
 
 
@@ -170,7 +170,7 @@ class CaseFigures:
 
     @property
     def others(self) -> bool:
-        """Whether there are outputs that are no logits."""
+        """Whether there are other outputs than logits."""
         return set(self.outputs) != {LOGITS}
 
 
@@ -211,7 +211,7 @@ class Comparison:
 
     @property
     def others(self) -> bool:
-        """Whether there are outputs that are no logits."""
+        """Whether there are other outputs than logits."""
         return any(own.others for own in self.cases)
 
     def to_dict(self) -> dict[str, Any]:
@@ -287,8 +287,8 @@ class Reference:
     """What a network must give on synthetic images.
 
     Args:
-        exact: It in float64, or what stands for it.
-        baseline: It in float32; None where there is none.
+        exact: The network in float64, or what stands for it.
+        baseline: The network in float32; None if there is none.
         channels: Of the images.
         cases: Batches and sizes.
         seed: Of the images.
@@ -327,16 +327,16 @@ class Reference:
         return other
 
     def images(self, case: Case) -> NDArray[Any] | None:
-        """The images of a case; None where it is none of the reference's."""
+        """The images of a case; None if the reference does not have the case."""
         return next((known.images for known in self._known if known.case == case), None)
 
     def compare(self, candidate: Run, limits: Limits, *, cases: Sequence[Case] | None = None) -> Comparison:
         """Measure a network.
 
         Args:
-            candidate: It.
-            limits: What is allowed of it.
-            cases: Those of the reference's that it takes; None for all.
+            candidate: The network.
+            limits: What is allowed.
+            cases: The cases of the reference that it takes; None for all.
 
         Raises:
             VerificationError: It gives other outputs, or of other shapes.
@@ -346,7 +346,7 @@ class Reference:
 
 
 def _measured(known: _Known, candidate: Run) -> CaseFigures:
-    with np.errstate(invalid="ignore", over="ignore"):  # an artifact that gives no numbers fails, without noise
+    with np.errstate(invalid="ignore", over="ignore"):  # values that are not finite fail below, without warnings
         ours = candidate(known.images)
     try:
         return CaseFigures(known.case, measure_outputs(ours, known.exact, known.lost))
@@ -360,11 +360,11 @@ def losses(baseline: Run | None, images: NDArray[np.float32], exact: Outputs) ->
 
 
 class Pictures:
-    """Real images with the FP32 network's outputs, to measure those of narrower ones by.
+    """Real images with the FP32 network's outputs, against which lower precisions are measured.
 
     Args:
         reference: The FP32 network.
-        batches: Images, those of a batch of one size; gone through again for every measurement.
+        batches: Batches of images of one size each; every measurement goes through them again.
     """
 
     def __init__(self, reference: Run, batches: Iterable[NDArray[np.float32]]) -> None:
@@ -391,10 +391,10 @@ class Pictures:
         return some
 
     def compare(self, candidate: Run) -> dict[str, LogitFigures | ValueFigures]:
-        """Measure the outputs of a narrower network, errors in standard deviations of the FP32 network's."""
+        """Measure the outputs in a lower precision; errors in standard deviations of the FP32 network's."""
         logits: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
         parts: dict[str, list[tuple[int, ValueFigures]]] = {}
-        with np.errstate(invalid="ignore", over="ignore"):  # what gives no numbers agrees with nothing, without noise
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite agrees with nothing, without warnings
             for batch, known in zip(self._batches, self._known(), strict=True):
                 made = candidate(batch)
                 for name, values in known.items():

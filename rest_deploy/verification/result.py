@@ -29,9 +29,9 @@ class DataResult:
         skipped: (name, why) of those that could not be read.
         transform: From an image to the input, in words.
         reference: Size, or None for the transform's own -> accuracy of the reference, where classes are known.
-        note: What the user should know of how the folder was read.
+        note: How the folder was read, for the user.
         interrupted: Whether Ctrl-C ended it; figures are of the images before.
-        left_out: Names of the files that are no images.
+        left_out: Names of the files that are not images.
     """
 
     folder: str
@@ -64,9 +64,9 @@ class ArtifactResult:
     Args:
         about: What it is, as plain values.
         recipe: Whose limits judge.
-        synthetic: Figures on synthetic images; None where none were run.
-        blocks: Figures of its blocks; None where they were not asked for.
-        asked: What is allowed in place of the precision's own limits.
+        synthetic: Figures on synthetic images; None if none were run.
+        blocks: Figures of its blocks; None if they were not requested.
+        asked: Limits that replace those of the precision.
         images: Figures on real images, one for each size.
         data: Of the images; None where there were none.
         errors: What could not be run, in words.
@@ -113,7 +113,7 @@ class ArtifactResult:
 
     @property
     def allowed_of_maps(self) -> Limits:
-        """What is allowed of other outputs than the logits."""
+        """What is allowed of outputs other than the logits."""
         return of_maps(self.recipe, self.asked)
 
     def _accuracy_loss(self, images: ImageFigures) -> float | None:
@@ -164,9 +164,9 @@ class Verification:
     """A run.
 
     Args:
-        environment: What it was made on (``environment.py``).
+        environment: The machine (``environment.py``).
         reference: What artifacts were measured against, as plain values.
-        artifacts: What was found of each.
+        artifacts: The results of each.
         data: Of the images; None where there were none.
         seed: Of the synthetic images.
     """

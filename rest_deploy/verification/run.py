@@ -56,27 +56,26 @@ def verify(
 ) -> Verification:
     """Compare artifacts with the checkpoint they were made from, or with another artifact.
 
-    A checkpoint runs in PyTorch on the CPU in float64; what it loses itself in float32 is the baseline error, by which
-    others are judged. On the CPU, ONNX files in FP16, and INT8 ones for TensorRT, are computed with every half value
-    rounded, as a GPU would hold it; ONNX Runtime itself does not round there.
+    A checkpoint runs in PyTorch on the CPU in float64. What it loses in float32 is the baseline error, by which others
+    are judged. On the CPU, ONNX files in FP16, and INT8 ones for TensorRT, are computed with every half value rounded,
+    as a GPU would hold it; ONNX Runtime itself does not round there.
 
     Args:
         artifacts: One or several of what :class:`Predictor` opens.
         reference: ``.pth``, ``.pt`` or ``.safetensors`` checkpoint, or an artifact.
-        data: Folder of real images, or more of it as :class:`Images`; None for synthetic images alone.
-        sizes: (height, width) of synthetic images, and that real ones are brought to; None for :data:`CASES`, of an
-            engine for those that it accepts, and for the size that the artifacts' own transform gives.
+        data: Folder of real images, or :class:`Images`; None for synthetic images alone.
+        sizes: (height, width) of synthetic images, and of real ones after the resize; None for :data:`CASES` (of an
+            engine, those that it accepts), and for the size of the artifacts' own transform.
         cases: Batches and sizes of synthetic images, in place of ``sizes``.
-        synthetic: Whether to look at synthetic images at all.
+        synthetic: Whether to use synthetic images.
         per_block: Whether to compare block by block too, and name the block at which a difference begins.
-        limits: What is allowed in place of the limits of each precision.
-        device: Where the artifacts run; None for the CPU, of an engine for the first GPU.
-        threads: CPU threads of a call, of the reference too; None for each core that may be used.
-        choice: Of the weights in the reference, where it is a checkpoint; None for those that the artifacts' records
-            tell of.
+        limits: Limits that replace those of each precision.
+        device: Where the artifacts run; None for the CPU, and for the first GPU with an engine.
+        threads: CPU threads of a call, of the reference too; None for one per usable core.
+        choice: Of the weights, if the reference is a checkpoint; None for those that the artifacts' records name.
         seed: Of the synthetic images, and of the choice of real ones.
-        command: That asked for it, for the record.
-        report: Called with the share of a step that is done, 0 to 1, and its name.
+        command: The command line, for the record.
+        report: Called with the finished share of a step, 0 to 1, and its name.
 
     Returns:
         The figures; ``passed`` and ``failures`` judge them.
@@ -90,19 +89,9 @@ def verify(
     seed = check(SEED, seed, "seed")
     given = [artifacts] if isinstance(artifacts, (str, Path, Address)) else artifacts
     wanted = [located(path) for path in given]
-    if not wanted:
-        raise ConfigError("no artifacts were given; a comparison needs at least one")
-    if cases is not None and not cases:
-        raise ConfigError("no cases were given; a comparison needs at least one")
-    if not (synthetic or data is not None or per_block):
-        raise ConfigError("neither synthetic nor real images were asked for; give --data, or leave --no-synthetic out")
-    judged = limits is not None and (limits.min_top1_agreement, limits.max_accuracy_loss) != (None, None)
-    if judged and data is None:
-        raise ConfigError("a limit of agreement or accuracy was given without images to judge; give --data DIR")
-    for case in cases or ():
-        input_size(case.size)
-    at = [input_size(size) for size in sizes or ()]
-    limits, say = limits or Limits(), report or (lambda share, step: None)
+    at, limits = [input_size(size) for size in sizes or ()], limits or Limits()
+    _check_request(wanted, cases, limits, images=data is not None, anything=synthetic or per_block or data is not None)
+    say = report or (lambda share, step: None)
     with ExitStack() as stack:
         named = zip(distinct_names(wanted), wanted, strict=True)
         subjects = [stack.enter_context(open_subject(name, path, device, threads)) for name, path in named]
@@ -111,22 +100,40 @@ def verify(
         known = stack.enter_context(opened)
         for subject in subjects:
             _check_alike(subject, known.subject)
-        made = _Synthetic()
+        made, images, blocks = _Synthetic(), None, dict[str, BlockComparison]()
         if synthetic:
             at_cases = cases or [Case(1, size) for size in at] or None
             made = _on_synthetic(known, subjects, at_cases, limits=limits, seed=seed, say=say)
-        images = None
         if data is not None:
             wish = data if isinstance(data, Images) else Images(Path(data))
             needs_classes = limits.max_accuracy_loss is not None
             images = on_images(known, subjects, wish, at, needs_classes=needs_classes, seed=seed, report=say)
-        blocks = {}
         if per_block:
             first = Case(1, at[0] if at else _BLOCK_SIZE)
             blocks = _by_block(known, subjects, synthetic=made, first=first, limits=limits, seed=seed, say=say)
         results = tuple(_result(subject, made, images, blocks.get(subject.name), limits) for subject in subjects)
         about, found = known.subject.to_dict(), images.data if images is not None else None
         return Verification(describe_environment(command), about, results, found, seed)
+
+
+def _check_request(
+    artifacts: Sequence[Place], cases: Sequence[Case] | None, limits: Limits, *, images: bool, anything: bool
+) -> None:
+    """Refuse a request that compares nothing, or has limits that nothing is judged by.
+
+    Raises:
+        ConfigError: Says what is missing.
+    """
+    if not artifacts:
+        raise ConfigError("no artifacts were given; a comparison needs at least one")
+    if cases is not None and not cases:
+        raise ConfigError("no cases were given; a comparison needs at least one")
+    if not anything:
+        raise ConfigError("neither synthetic nor real images were asked for; give --data, or leave --no-synthetic out")
+    if not images and (limits.min_top1_agreement, limits.max_accuracy_loss) != (None, None):
+        raise ConfigError("a limit of agreement or accuracy was given without images to judge; give --data DIR")
+    for case in cases or ():
+        input_size(case.size)
 
 
 def _check_alike(subject: Subject, reference: Subject) -> None:
@@ -145,17 +152,20 @@ def _check_alike(subject: Subject, reference: Subject) -> None:
 
 def _outputs(subject: Subject) -> str:
     """Its outputs, in words."""
-    told = [f"{own.name} of {own.shape[1]} channels and stride {own.stride}" if own.stride is not None
-            else f"{own.shape[1]} {'classes' if own.name == LOGITS else f'channels of {own.name}'}"
-            for own in subject.info.outputs]  # fmt: skip
+    told = [
+        f"{own.name} of {own.shape[1]} channels and stride {own.stride}"
+        if own.stride is not None
+        else f"{own.shape[1]} {'classes' if own.name == LOGITS else f'channels of {own.name}'}"
+        for own in subject.info.outputs
+    ]
     norm = subject.info.feature_norm
     return ", ".join(told) + (f" (feature norm {norm.value})" if norm is not None else "")
 
 
 @dataclass(frozen=True)
 class _Synthetic:
-    """What was found on synthetic images: answers that are right, by the way to the network's input, and of each
-    artifact its figures and what it did not run, in words.
+    """Results on synthetic images: the right answers, by the way to the network's input; of each artifact its figures
+    and, in words, what it did not run.
     """
 
     reference: Mapping[tuple[Any, ...], Reference] = field(default_factory=dict)
@@ -188,9 +198,8 @@ def _on_synthetic(
         for case in cases or subject.own_cases:
             try:
                 subject.check_memory(case, *_SYNTHETIC)
-                figures += (
-                    measured[subject.way, subject.info.precision].compare(subject.run, allowed, cases=[case]).cases
-                )
+                against = measured[subject.way, subject.info.precision]
+                figures += against.compare(subject.run, allowed, cases=[case]).cases
             except RestDeployError as exc:  # as of an engine that was not built for the size; others are looked at
                 failed.append(f"{case}: {exc}")
         comparisons[subject.name] = Comparison(seed, tuple(figures), allowed)
@@ -221,7 +230,7 @@ def _by_block(
     say: StepProgress,
 ) -> dict[str, BlockComparison]:
     """Compare block by block: each artifact on the images of the first case that it failed, else of the first."""
-    runs = {subject.name: subject.blocks() for subject in subjects}  # what cannot be looked into is told at once
+    runs = {subject.name: subject.blocks() for subject in subjects}  # refuse what has no blocks before anything runs
     found = {}
     for number, subject in enumerate(subjects):
         say(number / len(subjects), f"{subject.name} block by block")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -43,9 +44,9 @@ def edit(engine, change):
     path.write_text(json.dumps(values), encoding="utf-8")
 
 
-def refused(engine, said, line=ANY_LINE):
+def refusal(engine, line=ANY_LINE):
     """The message of a refusal: it names a file, says why, and ends with the line that rebuilds this engine."""
-    with pytest.raises(ArtifactError, match=said) as caught:
+    with pytest.raises(ArtifactError) as caught:
         read_manifest(engine)
     message = str(caught.value)
     assert message.startswith(str(engine))
@@ -92,17 +93,17 @@ def test_a_missing_plan(tmp_path, make_folder):
     path = tmp_path / "none.engine"
     if make_folder:
         path.mkdir()
-    refused(path, "a folder, not a file; make it: " if make_folder else "no such file; make it: ")
+    assert ("a folder, not a file" if make_folder else "no such file") in refusal(path)
 
 
 def test_a_missing_manifest(engine):
     manifest_path(engine).unlink()
-    refused(engine, r"its manifest rest\.engine\.json is not beside it; copy it along, or rebuild both: ")
+    assert "rest.engine.json is not beside it; copy it along" in refusal(engine)
 
 
 def test_a_manifest_of_another_name_is_not_taken(engine):
     other = engine.rename(engine.with_name("renamed.engine"))
-    refused(other, r"its manifest renamed\.engine\.json is not beside it")
+    assert "renamed.engine.json is not beside it" in refusal(other)
 
 
 @pytest.mark.parametrize(
@@ -117,14 +118,15 @@ def test_a_manifest_of_another_name_is_not_taken(engine):
 )
 def test_a_damaged_plan(engine, content, why):
     engine.write_bytes(content)
-    said = rf"rest\.engine: it is {why}.*its manifest tells of 10,240 bytes of SHA-256 .*; it is damaged, or of another"
-    refused(engine, said, OWN_LINE)
+    said = refusal(engine, OWN_LINE)
+    assert f"rest.engine: it is {why}" in said
+    assert "its manifest tells of 10,240 bytes" in said
 
 
 def test_a_manifest_of_another_plan(engine):
     """Foreign, or edited: its SHA-256 is not that of the plan."""
     edit(engine, lambda values: values["engine"].update(plan_sha256="0" * 64))
-    refused(engine, r"tells of 10,240 bytes of SHA-256 0{16}\.\.\.; it is damaged, or of another build", OWN_LINE)
+    assert "SHA-256 0000000000000000..." in refusal(engine, OWN_LINE)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_a_manifest_of_another_plan(engine):
 )
 def test_a_damaged_manifest(engine, content, said):
     manifest_path(engine).write_bytes(content)
-    refused(engine, rf"rest\.engine\.json: {said}.*; copy it again with its engine, or rebuild both: ")
+    assert f"rest.engine.json: {said}" in refusal(engine)
 
 
 def test_a_truncated_manifest_is_refused_wherever_it_was_cut(engine):
@@ -151,51 +153,50 @@ def test_a_truncated_manifest_is_refused_wherever_it_was_cut(engine):
     whole = path.read_bytes()
     for length in range(0, len(whole) - 2, 101):
         path.write_bytes(whole[:length])
-        refused(engine, "metadata is not JSON|it is not text")
+        assert re.search("is not JSON|is not text", refusal(engine)), length
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda values: values.update(schema=4), "metadata of schema 4; this version reads 3; upgrade rest_deploy"),
-        (lambda values: values["engine"].update(library="x"), "metadata cannot be read: engine.library is 'x'"),
-        (lambda values: values["engine"].pop("targets"), "metadata cannot be read: engine.targets is missing"),
-        (lambda values: values["engine"].update(profiles=[]), "metadata cannot be read: engine.profiles has 0 values"),
-        (
-            lambda values: values["engine"].update(plan_sha256="00"),
-            "metadata cannot be read: engine.plan_sha256 is '00'",
-        ),
-        (lambda values: values.update(engine=[]), r"metadata cannot be read: engine is \[\]"),
+        (lambda values: values.update(schema=4), "schema 4; this version reads 3"),
+        (lambda values: values["engine"].update(library="x"), "engine.library is 'x'"),
+        (lambda values: values["engine"].pop("targets"), "engine.targets is missing"),
+        (lambda values: values["engine"].update(profiles=[]), "engine.profiles has 0 values"),
+        (lambda values: values["engine"].update(plan_sha256="00"), "engine.plan_sha256 is '00'"),
+        (lambda values: values.update(engine=[]), "engine is []"),
         (lambda values: values.update(labels=["cat"]), "1 labels for 3 classes"),
     ],
     ids=["schema", "library", "targets", "profiles", "digest", "list", "labels"],
 )
 def test_an_edited_manifest(engine, change, said):
     edit(engine, change)
-    refused(engine, rf"rest\.engine\.json: {said}.*; copy it again with its engine, or rebuild both: ")
+    message = refusal(engine)
+    assert said in message
+    assert "rest.engine.json: " in message
 
 
 def test_a_manifest_of_something_else_than_an_engine(engine):
     edit(engine, lambda values: values.pop("engine"))
-    refused(engine, r"rest\.engine\.json: its engine is missing; copy it again")
+    assert "rest.engine.json: its engine is missing" in refusal(engine)
 
 
 def test_a_manifest_without_end(engine, monkeypatch):
     """No more of it is read than a manifest may have."""
     monkeypatch.setattr(manifest, "_MAX_BYTES", 100)
-    refused(engine, r"rest\.engine\.json: too large for a manifest; copy it again")
+    assert "rest.engine.json: too large" in refusal(engine)
 
 
 def test_a_folder_in_place_of_the_manifest(engine):
     manifest_path(engine).unlink()
     manifest_path(engine).mkdir()
-    refused(engine, r"rest\.engine\.json: it is not a file; copy it again")
+    assert "rest.engine.json: it is not a file" in refusal(engine)
 
 
 def test_a_pipe_in_place_of_the_manifest_is_not_waited_for(engine):
     manifest_path(engine).unlink()
     os.mkfifo(manifest_path(engine))
-    refused(engine, r"rest\.engine\.json: it is not a file; copy it again")
+    assert "rest.engine.json: it is not a file" in refusal(engine)
 
 
 def test_a_plan_that_cannot_be_read(engine, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -64,7 +64,7 @@ def test_a_process_that_dies(
 def test_what_was_known_before_a_process_was_killed(
     contender: Contender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = cold.Cold(12.0, 5.0, {"1x16x16": 80.0}, None).to_dict()
+    told = asdict(cold.Cold(12.0, 5.0, {"1x16x16": 80.0}, None))
     code = f"import os, signal; print({json.dumps(told)!r}, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     (tmp_path / "dies.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)

@@ -70,7 +70,7 @@ def test_bursts(seconds: float, settle: int, timed: int) -> None:
 
 def _time(clock: Clock, effort: Effort, **contenders: Callable[[], None]) -> CaseTimes:
     times = CaseTimes({name: [0.01] * 3 for name in contenders})
-    time_case(contenders, times, effort)
+    time_case(contenders, times, effort, probe=lambda: None, report=lambda done: None)
     return times
 
 
@@ -104,7 +104,10 @@ def test_an_interrupted_run_keeps_its_whole_rounds(clock: Clock) -> None:
 
 def test_the_probe_is_timed_in_every_round_and_counts_for_nothing(clock: Clock) -> None:
     times = CaseTimes({"a": [0.01] * 3})
-    time_case({"a": clock.call(0.01)}, times, Effort(min_rounds=4, min_seconds=0.0), probe=clock.call(2**-10))
+    done: list[int] = []
+    effort = Effort(min_rounds=4, min_seconds=0.0)
+    time_case({"a": clock.call(0.01)}, times, effort, probe=clock.call(2**-10), report=done.append)
+    assert done == [1, 2, 3, 4]
     assert times.probe == [2**-10] * 4
     assert list(times.rounds) == ["a"]
 
@@ -116,7 +119,7 @@ def test_where_all_fail_nothing_is_said_of_the_rounds(clock: Clock) -> None:
         return 0.01
 
     times = CaseTimes({"a": [0.01] * 3})
-    time_case({"a": clock.call(fails)}, times, Effort(), probe=clock.call(2**-10))
+    time_case({"a": clock.call(fails)}, times, Effort(), probe=clock.call(2**-10), report=lambda done: None)
     assert (times.errors, times.rounds, times.probe) == ({"a": "out of memory"}, {}, [])
 
 

@@ -24,7 +24,8 @@ from rest_deploy.benchmarking.contenders import Contender, artifact_contenders, 
 from rest_deploy.benchmarking.sessions import Session
 from rest_deploy.errors import ArtifactError, CheckpointError, ConfigError, RestDeployError
 from rest_deploy.export import as_written
-from rest_deploy.models.rest_family import ResTConfig, count_flops
+from rest_deploy.models.family import family_of
+from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.models.restv2_family import ResTv2Config
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import Predictor
@@ -71,7 +72,7 @@ def test_what_is_derived_from_the_raw_times(real: BenchmarkReport) -> None:
     assert result["p50_ms"] == pytest.approx(np.median(calls))
     assert result["mean_ms"] == pytest.approx(np.mean(calls))
     assert result["images_per_second"] == pytest.approx(2e3 / np.median(calls))
-    assert result["gflop"] == count_flops(TINY, 2, ImageSize(24, 32)) / 1e9
+    assert result["gflop"] == family_of(TINY).flops(TINY, 2, ImageSize(24, 32)) / 1e9
     assert result["gflops"] == pytest.approx(result["gflop"] * 1e3 / np.median(calls))
     assert result["share_of_machine"] == pytest.approx(result["gflops"] / record["machine"]["gflops"])
     assert len(result["warmup_ms"]) >= 2
@@ -512,7 +513,7 @@ def test_all_contenders_get_the_same_pictures(tiny_by_input: dict[str, Path]) ->
     found = benchmark(list(tiny_by_input.values()), sizes=[(70, 90)], effort=QUICK, cold=False)
     assert found.failures == []
     flops = {result.flop for result in found.cases[0].results}
-    assert flops == {count_flops(TINY, 1, ImageSize(48, 33))}
+    assert flops == {family_of(TINY).flops(TINY, 1, ImageSize(48, 33))}
 
 
 def test_pictures_in_different_ways_are_not_compared(tiny_by_input: dict[str, Path], tiny_onnx: Path) -> None:

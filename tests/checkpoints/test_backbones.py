@@ -543,6 +543,8 @@ def test_a_backbone_beside_one_of_another_kind(
     resnet = {"teacher.backbone.bottom_up.stem.conv1.weight": torch.ones(64, 3, 7, 7)}
     loaded = load(saved(tmp_path / "a.pth", {"model": {**weights(ROWS["Detectron2"]), **resnet}}))
     check_maps(loaded, tiny_model)
+    assert loaded.checkpoint is not None
+    assert loaded.checkpoint.key_prefix == "backbone.bottom_up."
 
 
 OTHERS: dict[str, tuple[State, str]] = {

@@ -367,7 +367,8 @@ def test_settings_that_agree_or_are_of_other_things_are_none_of_ours(tiny_model:
         qk_scale=None, opt_eps=1e-8, act_layer="gelu", activation="softmax", norm_layer=nn.LayerNorm, norm_eps=1e-5,
         num_heads=np.array(TINY.num_heads), hidden_act=str(nn.GELU),
     )  # fmt: skip
-    load_model(None, saved(tmp_path / "a.pth", {"model": tiny_model.state_dict(), "args": args}))
+    loaded = load_model(None, saved(tmp_path / "a.pth", {"model": tiny_model.state_dict(), "args": args}))
+    assert loaded.model.config == TINY
 
 
 def _nested(depth: int) -> Any:

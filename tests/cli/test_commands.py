@@ -43,6 +43,13 @@ class Outcome:
             self.code = exc.code
         self.out, self.err = capsys.readouterr()
 
+    def refusal(self) -> str:
+        """The one line of a command that refuses what it was given, and prints nothing else."""
+        assert (self.code, self.out) == (1, "")
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
 
 def test_export_predict_info(tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "tiny.onnx"
@@ -316,12 +323,7 @@ def test_bad_input_is_one_clear_line(
 ) -> None:
     command, argv, words = _bad_inputs(tmp_path, tiny_onnx, tiny_checkpoint)[name]
     before = sorted(tmp_path.rglob("*"))
-    done = Outcome(command, argv, capsys)
-    assert done.code == 1
-    assert done.out == ""
-    (line,) = done.err.splitlines()
-    assert line.startswith("error: ")
-    assert words in line
+    assert words in Outcome(command, argv, capsys).refusal()
     assert sorted(tmp_path.rglob("*")) == before
 
 

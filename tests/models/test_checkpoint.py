@@ -120,7 +120,7 @@ def test_weights_stay_as_stored(tmp_path, dtype):
     ],
 )
 def test_what_is_no_card_is_refused(tmp_path, text):
-    with pytest.raises(CheckpointError, match="the checkpoint's 'rest_deploy' entry is not a model card"):
+    with pytest.raises(CheckpointError, match="'rest_deploy' entry"):
         Card.from_json(text)
     save_file(SMALL, tmp_path / "a.safetensors", metadata={"rest_deploy": text})
     torch.save({**SMALL, "rest_deploy": text}, tmp_path / "a.pth")
@@ -267,7 +267,7 @@ def test_finite_weights_whose_sum_is_infinite_are_read(tmp_path):
 
 def test_at_most_ten_tensors_of_nan_are_named(tmp_path):
     path = saved(tmp_path / "a.pth", {**{f"key {n}": torch.tensor([float("nan")]) for n in range(12)}, **SMALL})
-    with pytest.raises(CheckpointError, match=r"in 12 tensors: key 0, .*key 9, \.\.\.; such a model"):
+    with pytest.raises(CheckpointError, match=r"in 12 tensors: key 0, .*key 9, \.\.\.;"):
         load_checkpoint(path)
 
 

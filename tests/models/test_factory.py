@@ -129,7 +129,7 @@ def test_an_unknown_name_is_refused_before_the_checkpoint_is_read(tmp_path):
 
 
 def test_nothing_to_load_is_refused():
-    with pytest.raises(ConfigError, match="neither a model nor a checkpoint was given; known models: rest_lite"):
+    with pytest.raises(ConfigError, match="known models: rest_lite"):
         load_model(None)
 
 
@@ -217,11 +217,11 @@ def test_a_checkpoint_of_another_model_says_what_it_is(tmp_path):
         lite = family_of(CONFIGS["rest_lite"]).network()(CONFIGS["rest_lite"])
     weights = {key: torch.zeros(value.shape) for key, value in lite.state_dict().items()}
     save_checkpoint(tmp_path / "lite.safetensors", weights, Card())
-    with pytest.raises(CheckpointError, match=r"missing: .*; by its shapes it is rest_lite: ask for that, or"):
+    with pytest.raises(CheckpointError, match=r"missing: .*it is rest_lite"):
         create_model("rest_small", tmp_path / "lite.safetensors")
     grey = {**weights, "stem.conv1.weight": weights["stem.conv1.weight"][:, :1].contiguous()}
     save_checkpoint(tmp_path / "grey.safetensors", grey, Card())
-    with pytest.raises(CheckpointError, match="by its shapes it is another ResT: leave --model out"):
+    with pytest.raises(CheckpointError, match="another ResT: leave --model out"):
         create_model("rest_lite", tmp_path / "grey.safetensors")
     assert load_model(None, tmp_path / "grey.safetensors").model.config.in_channels == 1
     for more in ("rest_lite", "rest_small", TINY):  # no architecture has such a key
@@ -232,7 +232,7 @@ def test_a_checkpoint_of_another_model_says_what_it_is(tmp_path):
 
 
 def test_a_seed_beside_a_checkpoint_is_refused(checkpoint):
-    with pytest.raises(ConfigError, match="seed 0 is of random weights; with a checkpoint leave it out"):
+    with pytest.raises(ConfigError, match=r"seed 0 .* leave it out"):
         create_model(TINY, checkpoint, seed=0)
 
 

@@ -163,7 +163,7 @@ def test_what_is_of_another_family_is_refused(checkpoint: Path, tiny_checkpoint:
             load_model(model, path)  # type: ignore[arg-type]
     weights = load_model(None, checkpoint).model.state_dict()
     save_checkpoint(tmp_path / "a.safetensors", weights, Card(config=TINY))
-    with pytest.raises(CheckpointError, match="says of itself to be a ResT"):
+    with pytest.raises(CheckpointError, match="to be a ResT"):
         load_model(None, tmp_path / "a.safetensors")
     both = {**weights, **ResT(TINY).state_dict()}
     torch.save(both, tmp_path / "both.pth")
@@ -302,10 +302,12 @@ def test_a_request_is_written_down_again() -> None:
 # Planted faults
 
 
-def _refused(checkpoint: Path, tmp_path: Path, error: type[Exception], fact: str) -> None:
-    with pytest.raises(error, match=fact):
+def _refusal(checkpoint: Path, tmp_path: Path, error: type[Exception]) -> str:
+    """What an export says that fails, and leaves nothing."""
+    with pytest.raises(error) as caught:
         export(None, tmp_path / "x.onnx", checkpoint=checkpoint)
     assert list(tmp_path.iterdir()) == []
+    return str(caught.value)
 
 
 def test_a_deploy_form_that_computes_something_else(
@@ -317,7 +319,7 @@ def test_a_deploy_form_that_computes_something_else(
         return conv
 
     monkeypatch.setattr(toy_network, "fused", wrong)
-    _refused(checkpoint, tmp_path, VerificationError, r"x\.onnx")
+    assert "x.onnx" in _refusal(checkpoint, tmp_path, VerificationError)
     made = export(None, tmp_path / "x.onnx", checkpoint=checkpoint, verify=False)
     found = verify(made, checkpoint, sizes=[(33, 47)], per_block=True)
     assert not found.passed
@@ -329,19 +331,19 @@ def test_a_size_that_is_baked_in(checkpoint: Path, tmp_path: Path, monkeypatch: 
         return x.sum(dim=(2, 3)) / (x.shape[2] * x.shape[3]) ** 0.5
 
     monkeypatch.setattr(toy_network.OverPixels, "forward", baked)
-    _refused(checkpoint, tmp_path, ExportError, "image size got into the traced graph")
+    assert "size" in _refusal(checkpoint, tmp_path, ExportError)
 
 
 def test_an_operator_that_it_does_not_declare(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ToyFamily, "operators", ToyFamily.operators - {"LeakyRelu"})
-    _refused(checkpoint, tmp_path, ExportError, "does not have: LeakyRelu")
+    assert "LeakyRelu" in _refusal(checkpoint, tmp_path, ExportError)
 
 
 def test_another_structure(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DeployToy, "structure", lambda self: Structure({"Conv": 6}))
-    _refused(checkpoint, tmp_path, ExportError, "5 Conv nodes, the deploy form 6")
+    assert "5 Conv nodes, the deploy form 6" in _refusal(checkpoint, tmp_path, ExportError)
 
 
 @pytest.mark.parametrize(

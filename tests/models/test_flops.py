@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from rest_deploy.errors import ConfigError
 from rest_deploy.models.family import NetworkConfig, family_of, get_config, list_models
 from rest_deploy.models.rest import ResT
-from rest_deploy.models.rest_family import count_flops
 from rest_deploy.specs import ImageSize
 from tests.conftest import TINY, TINY_V2, slow
 
@@ -66,13 +65,13 @@ def test_the_figures_of_the_second_are_the_authors(name: str, at_224: float, at_
 def test_a_run_with_numbers_counts_the_same(tiny_model: ResT) -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         tiny_model(torch.zeros(2, 3, 33, 47))
-    assert count_flops(TINY, 2, ImageSize(33, 47)) == counter.get_total_flops()
+    assert _count(TINY, 2, ImageSize(33, 47)) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("batch", [0, -1, 1.0, True, None])
 def test_a_batch_of_none_is_refused(batch: int) -> None:
     with pytest.raises(ConfigError, match=f"batch is {batch!r}; accepted: a whole number from 1"):
-        count_flops(TINY, batch, ImageSize(224, 224))
+        _count(TINY, batch, ImageSize(224, 224))
 
 
 def test_counting_loads_neither_torch_nor_numpy() -> None:

@@ -266,5 +266,6 @@ def test_no_estimate_for_an_engine() -> None:
 def test_it_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None; "
     code += "from rest_deploy.models import family; "
-    code += "family.network_bytes(family.get_config('rest_lite'), 1, 224, 224)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code += "print(family.network_bytes(family.get_config('rest_lite'), 1, 224, 224))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == network_bytes(get_config("rest_lite"), 1, 224, 224)

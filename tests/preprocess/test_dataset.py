@@ -112,7 +112,7 @@ def test_files_come_in_order_of_name(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_names_what_it_has(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"x: no images in this folder or below it; 2 files .*'a.npy', 'b.txt'"):
+    with pytest.raises(ImageError, match=r"x: no images .*; 2 files .*'a.npy', 'b.txt'"):
         images_below(_images(tmp_path / "x", "a.npy", "b.txt"))
     with pytest.raises(ImageError, match=r"y: no such folder"):
         images_below(tmp_path / "y")
@@ -512,7 +512,7 @@ def test_a_file_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     full = _truth(folder, "a.png 0\n#".ljust(1 << 20, "#"))
     assert _open(folder, truth=full).classes == (0,)
     full.write_bytes(full.read_bytes() + b"\n")
-    with pytest.raises(ConfigError, match=r"truth\.txt: more than the 1 MiB that a ground-truth file may have"):
+    with pytest.raises(ConfigError, match=r"truth\.txt: more than the 1 MiB"):
         _open(folder, truth=full)
 
 

@@ -173,7 +173,7 @@ def test_sixteen_bit_grey_is_scaled_over_its_whole_range():
 
 @pytest.mark.parametrize("values", [(-1, 5), (0, 65536)])
 def test_32_bit_pixels_beyond_16_bits_have_no_one_meaning(values):
-    with pytest.raises(ImageError, match=r"32-bit pixels .* 16 bits; save the image with 8 or 16"):
+    with pytest.raises(ImageError, match=r"32-bit pixels .* 8 or 16 bits"):
         load_image(make("I", *values))
 
 
@@ -181,7 +181,7 @@ def test_float_pixels_have_no_one_meaning(tmp_path):
     path = tmp_path / "float.tif"
     make("F", 0.0, 1.0).save(path)
     for source in (path, make("F", 0.0, 1.0)):
-        with pytest.raises(ImageError, match="float pixels have no fixed range"):
+        with pytest.raises(ImageError, match="float pixels"):
             load_image(source)
 
 
@@ -308,7 +308,7 @@ def test_whole_samples_are_read(tmp_path, kind):
 def test_truncated_files_are_refused(tmp_path, kind, tenths):
     path = tmp_path / "image"
     path.write_bytes(SAMPLES[kind][: len(SAMPLES[kind]) * tenths // 10])
-    with pytest.raises(ImageError, match=r"not an image|damaged or unsupported image"):
+    with pytest.raises(ImageError, match=r"not an image|damaged"):
         load_image(path)
 
 
@@ -335,7 +335,8 @@ def test_exif_cut_anywhere_gives_an_image_or_is_refused(tmp_path, kind):
     whole = described(6).tobytes()
     for length in range(len(b"Exif\0\0"), len(whole)):
         path.write_bytes(encoded(photo(8, 6), kind, exif=whole[:length]))
-        image_or_image_error(path)
+        image = image_or_image_error(path)
+        assert image is None or sorted(image.size) == [6, 8]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")  # "Corrupt EXIF data"
@@ -349,7 +350,8 @@ def test_damaged_exif_gives_an_image_or_is_refused(tmp_path, kind):
         for _ in range(generator.choice([1, 2, 4])):
             damaged[generator.randrange(8, len(whole))] = generator.randrange(256)
         path.write_bytes(encoded(photo(8, 6), kind, exif=bytes(damaged)))
-        image_or_image_error(path)
+        image = image_or_image_error(path)
+        assert image is None or sorted(image.size) == [6, 8]
 
 
 # Opened by the caller with Pillow, and not decoded
@@ -523,7 +525,7 @@ def test_an_unknown_pixel_format_is_refused(tmp_path):
     content = bytearray(encoded(photo(), "DDS"))
     content[80:84] = struct.pack("<I", 1)  # DDS_PIXELFORMAT.dwFlags
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"image\.dds: damaged or unsupported image"):
+    with pytest.raises(ImageError, match=r"image\.dds: damaged"):
         load_image(path)
 
 
@@ -533,7 +535,7 @@ def test_a_damaged_avif_file_is_refused(tmp_path):
     path = tmp_path / "image.avif"
     head, _, frame = encoded(photo(), "AVIF").partition(b"mdat")
     path.write_bytes(head + b"mdat" + bytes(len(frame)))
-    with pytest.raises(ImageError, match=r"image\.avif: damaged or unsupported image"):
+    with pytest.raises(ImageError, match=r"image\.avif: damaged"):
         load_image(path)
 
 
@@ -589,7 +591,7 @@ def test_an_image_that_was_closed_is_refused(tmp_path):
 def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(side, side))
-    with pytest.raises(ImageError, match=r"bomb\.png: .* 89,478,485; scale it down first"):
+    with pytest.raises(ImageError, match=r"bomb\.png: .* 89,478,485;"):
         load_image(path)
 
 
@@ -1020,4 +1022,4 @@ def test_of_a_file_of_another_kind_the_first_bytes_alone_are_read(tmp_path, star
     with open(path, "wb") as file:
         file.write(start)
         file.truncate(1 << 40)
-    is_image(path)
+    assert is_image(path) is start.startswith(b"GIF89a")

@@ -21,15 +21,15 @@ def _written(tmp_path: Path, content: Any) -> Path:
     return path
 
 
-def _check_refused(path: Path, *facts: str) -> None:
+def _refusal(path: Path) -> str:
+    """What is said of a file that is no record: one short line that begins with its path."""
     with pytest.raises(ArtifactError) as caught:
         read_record(path)
     told = str(caught.value)
     assert told.startswith(f"{path}: ")
     assert told.isprintable()
     assert len(told) < 300 + len(str(path))
-    for fact in facts:
-        assert fact in told
+    return told
 
 
 @pytest.mark.parametrize("record", [samples.verification(), samples.benchmark(), *samples.troubled()])
@@ -55,7 +55,7 @@ def test_what_was_written_is_read(tmp_path: Path, record: dict[str, Any]) -> Non
     ids=lambda value: str(value)[:30],
 )
 def test_what_is_no_record(tmp_path: Path, content: bytes, fact: str) -> None:
-    _check_refused(_written(tmp_path, content), fact)
+    assert fact in _refusal(_written(tmp_path, content))
 
 
 CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str, str]] = [
@@ -81,22 +81,24 @@ def test_values_of_another_type(
 ) -> None:
     record = samples.benchmark()
     change(record)
-    _check_refused(_written(tmp_path, record), fact, accepted)
+    told = _refusal(_written(tmp_path, record))
+    assert fact in told
+    assert accepted in told
 
 
 def test_a_number_past_all_others_is_no_number(tmp_path: Path) -> None:
     content = json.dumps(samples.benchmark()).replace('"calls": 240', '"calls": 1e999')
-    _check_refused(_written(tmp_path, content.encode()), "results[0].calls is inf", "a finite number")
+    assert "results[0].calls is inf" in _refusal(_written(tmp_path, content.encode()))
 
 
 def test_missing_folder_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _check_refused(tmp_path / "nothing.json", "no such file", "rest-verify or rest-bench")
-    _check_refused(tmp_path, "a folder, not a file")
+    assert "no such file" in _refusal(tmp_path / "nothing.json")
+    assert "a folder, not a file" in _refusal(tmp_path)
     path = _written(tmp_path, samples.benchmark())
     monkeypatch.setattr(fields, "_LARGEST_FILE", path.stat().st_size)
-    read_record(path)
+    assert read_record(path) == samples.benchmark()
     monkeypatch.setattr(fields, "_LARGEST_FILE", path.stat().st_size - 1)
-    _check_refused(path, "MiB")
+    assert "MiB" in _refusal(path)
 
 
 def test_names_that_are_missing_count_as_null_and_others_are_let_be(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rest_deploy.report.fields import check_record
 from rest_deploy.report.report import render
 from tests.conftest import slow
 from tests.report import samples
-from tests.report.pages import at, read, wrong_numbers
+from tests.report.pages import Page, at, read, wrong_numbers
 
 Record = dict[str, Any]
 Pair = tuple[Record | None, Record | None]
@@ -133,7 +133,7 @@ def test_hostile_strings_are_text(make: Callable[[], Pair], request: pytest.Fixt
     hostile = _changed(list(make()), lambda value: HOSTILE if isinstance(value, str) else value)
     for record, kind in zip(hostile, ("rest-verify", "rest-bench"), strict=True):
         record["kind"] = kind
-    _check_harmless(render(*hostile))
+    assert _page_with_text_alone(render(*hostile)).all("table")
 
 
 def test_hostile_names_are_text() -> None:
@@ -143,11 +143,12 @@ def test_hostile_names_are_text() -> None:
     timed["contenders"][0]["cold"]["peak_mib"] = {HOSTILE: 3.5}
     timed["settings"][HOSTILE] = HOSTILE
     html = render(checked, timed)
-    _check_harmless(html)
+    _page_with_text_alone(html)
     assert wrong_numbers(html, _records((checked, timed))) == []
 
 
-def _check_harmless(html: str) -> None:
+def _page_with_text_alone(html: str) -> Page:
+    """A page in which hostile strings are text."""
     assert "<img src=x" not in html
     assert "onerror" in html, "it was left out, not escaped"
     assert not [character for character in html if not character.isprintable() and character != "\n"]
@@ -156,6 +157,7 @@ def _check_harmless(html: str) -> None:
     assert not [name for _, own in page.elements for name in own if name.startswith("on")]
     assert "{{7*7}}$x^2$\\u202e\\x1b[31m\\ud800" in page.text
     html.encode("utf-8")
+    return page
 
 
 @pytest.mark.parametrize("value", [5e-324, -1e100, *slow([0.0, -1.5, 1e100])])

@@ -103,7 +103,7 @@ def test_images_are_listed_by_how_sure_the_reference_was() -> None:
     ours = exact.copy()
     ours[[0, 1]] = ours[[0, 1]][:, ::-1]
     ours[2, 0] += 0.5
-    found = measure_images(None, ours, exact, names=list("abcd"), classes=[0, 1, 0, 1], reference_error=0.1)
+    found = measure_images(None, ours, exact, names=list("abcd"), classes=[0, 1, 0, 1], reference_error=0.1, maps={})
     assert [(flip.image, flip.margin) for flip in found.flips] == [("a", 3.0), ("b", 1.0)]
     assert [wrong.image for wrong in found.wrong] == ["a", "c"]  # of c the reference is wrong too
     assert [worst.image for worst in found.worst] == ["a", "b", "c", "d"]

@@ -125,7 +125,7 @@ def test_a_file_fails_against_another_checkpoint(tiny_onnx: Path, tmp_path: Path
 def test_another_number_of_classes_is_refused(tiny_onnx: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     save_checkpoint(other, create_model(TINY, num_classes=3).state_dict(), Card())
-    with pytest.raises(ConfigError, match="give the checkpoint it was made from"):
+    with pytest.raises(ConfigError, match="give the checkpoint"):
         verify(tiny_onnx, other)
 
 
@@ -411,7 +411,7 @@ def test_images_are_read_with_the_transforms_own_alpha(tiny_onnx: Path, tiny_che
 
 def test_no_image_can_be_read(tmp_path: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"nothing")
-    with pytest.raises(VerificationError, match=r"none of 1 images could be read; the first is bad.png"):
+    with pytest.raises(VerificationError, match=r"none of 1 images .* bad.png"):
         verify(tiny_onnx, tiny_checkpoint, data=tmp_path, synthetic=False)
 
 
@@ -570,11 +570,13 @@ def test_ctrl_c_keeps_the_images_that_were_done(
 
 def test_a_graph_with_other_outputs_than_its_record(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Files in half precision are computed by another session than a runtime's."""
-    path = export(None, tmp_path / "half.onnx", checkpoint=tiny_checkpoint, precision="fp16", compare_speed=False)
+    path = export(
+        None, tmp_path / "half.onnx", checkpoint=tiny_checkpoint, precision="fp16", verify=False, compare_speed=False
+    )
     model, record = onnx.load(path), read_info(path).to_json()
     del model.metadata_props[:]
     (last,) = (node for node in model.graph.node if "logits" in node.output)
     last.output[0] = model.graph.output[0].name = "other"
     sealed_with(model.SerializeToString(), path, record)
-    with pytest.raises(ArtifactError, match=r"half\.onnx: its record describes another network than its graph"):
+    with pytest.raises(ArtifactError, match=r"half\.onnx: its record .* its graph"):
         verify(path, tiny_checkpoint, sizes=[ImageSize(20, 20)])
