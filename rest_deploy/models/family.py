@@ -301,11 +301,12 @@ def spaced(numbers: Iterable[int]) -> str:
 
 # Memory
 
-#: Formats that run on the CPU.
-_FORMATS = ("onnx", "pytorch", "float64", "openvino")
-#: What OpenVINO 2026.4.1 takes, over ONNX Runtime without blocks: 2.8 to 3.4 were measured (digits at 1000x1000 and
-#: 1600x1600, rest_lite at 1000x1000).
-_OPENVINO_TIMES = 3.4
+#: What others take, over ONNX Runtime without blocks. OpenVINO 2026.4.1: 2.8 to 3.4 were measured (digits at 1000x1000
+#: and 1600x1600, rest_lite at 1000x1000). WebGPU in software, plugin 0.4.0 on SwiftShader, which keeps each buffer of a
+#: call: 4.1 to 5.2 (digits at 2x448x448, 640x640, 800x800), and 1.4 to 3.2 of rest_lite (224x224 to 576x576).
+_TIMES = {"openvino": 3.4, "webgpu": 5.2}
+#: Formats that run in this machine's memory.
+_FORMATS = ("onnx", "pytorch", "float64", *_TIMES)
 #: ONNX files compute large maps in blocks of rows (``export/blockwise.py``). Numbers of all heads and images that a
 #: block has at most, where a row does not have more: 8 MiB in float32, with which products of 64 channels are nearly as
 #: fast as the machine multiplies (docs/benchmarks.md). Maps of up to so many blocks are computed whole.
@@ -332,8 +333,8 @@ def network_bytes(
         batch: Images of the call.
         height, width: Of the images, in pixels.
         precision: Of the file.
-        format: ``"onnx"`` in ONNX Runtime, ``"openvino"`` in OpenVINO, which has no blocks, ``"pytorch"`` for a
-            checkpoint, ``"float64"`` for one as the reference.
+        format: ``"onnx"`` in ONNX Runtime, ``"openvino"`` in OpenVINO, which has no blocks, ``"webgpu"`` in WebGPU in
+            software, predicted as without them, ``"pytorch"`` for a checkpoint, ``"float64"`` for one as the reference.
         block: As a record's ``map_block``.
 
     Raises:
@@ -341,8 +342,8 @@ def network_bytes(
     """
     if format not in _FORMATS:
         raise ConfigError(f"no estimate of memory for format {format!r}; there is one for: {', '.join(_FORMATS)}")
-    if format == "openvino":
-        return int(_OPENVINO_TIMES * network_bytes(config, batch, height, width, precision=precision))
+    if format in _TIMES:
+        return int(_TIMES[format] * network_bytes(config, batch, height, width, precision=precision))
     return family_of(config).call_bytes(config, batch, height, width, precision=precision, format=format, block=block)
 
 

@@ -29,10 +29,6 @@ _FLOAT = 4  # bytes
 #: At 12 megapixels 34 bytes were measured (224x224 to 1024x1024, Lanczos, warp), and 20 where most is cut off. Of
 #: another: its levels, these by channels, and those as float32.
 _RESIZED_BYTES, _TAKEN_BYTES = 36, 3 * (1 + 1 + 4)
-#: What WebGPU takes in software, plugin 0.4.0 on SwiftShader, over ONNX Runtime without blocks: it keeps each buffer of
-#: a call. 4.1 to 5.2 were measured (digits at 2x448x448, 640x640, 800x800), 1.4 to 3.2 of rest_lite (224x224 to
-#: 576x576).
-_WEBGPU_TIMES = 5.2
 
 
 def call_bytes(info: ArtifactInfo, count: int, height: int, width: int, format: str = "") -> int:
@@ -42,16 +38,14 @@ def call_bytes(info: ArtifactInfo, count: int, height: int, width: int, format: 
         info: Record of the file; not of an engine.
         count: Images of the call.
         height, width: Of the images as they go into the file, in pixels.
-        format: As of :func:`~rest_deploy.models.family.network_bytes`, or ``"webgpu"`` for WebGPU in software; empty
-            for that of the runtime.
+        format: As of :func:`~rest_deploy.models.family.network_bytes`; empty for that of the runtime.
     """
     size = info.network_sizes(count, height, width)
     pixels = 0 if info.input_kind is InputKind.FLOAT else picture_bytes(count, height, width, resized=info.resizes)
     maps = sum(math.prod(own.sizes(*size)) for own in info.outputs if own.stride is not None)
-    network = functools.partial(network_bytes, config_of(info), *size, precision=info.precision)
-    if format == "webgpu":  # large maps in blocks take less
-        return pixels + _FLOAT * maps + int(_WEBGPU_TIMES * network())
-    return pixels + _FLOAT * maps + network(format=format or RUNTIMES[info.format].memory, block=info.map_block)
+    runtime = format or RUNTIMES[info.format].memory
+    network = network_bytes(config_of(info), *size, precision=info.precision, format=runtime, block=info.map_block)
+    return pixels + _FLOAT * maps + network
 
 
 def picture_bytes(count: int, height: int, width: int, *, resized: bool) -> int:

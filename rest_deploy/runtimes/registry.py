@@ -36,8 +36,8 @@ class RuntimeRow:
         packages: Import names that it needs -> the distributions that may bring each, first the one that an extra
             installs. The version of the first that is installed is told of in benchmarks.
         devices: Kinds of devices that it runs on, the default first -> the extra that installs what it needs there.
-        memory: Whose measured use of memory on the CPU is its own too (``models/family.py``): ``"onnx"`` for ONNX
-            Runtime's, ``"openvino"`` for OpenVINO's, ``"pytorch"`` for PyTorch's.
+        memory: Whose measured use of memory on the CPU is its own too (``models/family.py``): ``"onnx"``,
+            ``"openvino"``, ``"webgpu"`` in software, ``"pytorch"``.
         opens: Format of the records of its files; empty for its own name in :data:`RUNTIMES`.
         device_names: What may follow its kind of device and a colon, in words.
         default_name: What follows where nothing is given.
@@ -136,7 +136,7 @@ _ROWS = {
         runtime=("rest_deploy.runtimes.webgpu", "WebGpuRuntime"),
         packages={"onnxruntime_ep_webgpu": ("onnxruntime-ep-webgpu",)},
         devices={"webgpu": "webgpu"},
-        memory="openvino",  # for rest-bench in software; the runtime itself has a larger factor
+        memory="webgpu",  # in software
         opens="onnx",
         device_names="software",
     ),
