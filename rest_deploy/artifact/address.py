@@ -98,21 +98,11 @@ def located(place: str | Path | Address) -> Place:
     return place
 
 
-#: Address -> what a server last told this process of its model.
-_told: dict[Address, dict[str, Any]] = {}
-
-
-def tell(address: Address, server: str, sha256: str | None) -> None:
-    """Keep what a server said of itself and of its model's file, for :func:`facts_of`."""
-    _told[address] = {"sha256": sha256, "bytes": None, "server": server}
-
-
 def facts_of(place: Place) -> dict[str, Any]:
-    """What a record of a measurement says of an artifact's bytes: ``sha256`` and ``bytes``.
+    """What a record of a measurement says of an artifact's bytes: ``sha256`` and ``bytes``, None of a server's.
 
-    Of a model on a server that is the digest that the server told, None for the number of bytes, and ``server``, its
-    name and version; all None before it was asked.
+    What the server says of these is in ``Runtime.facts``.
     """
     if isinstance(place, Address):
-        return dict(_told.get(place, {"sha256": None, "bytes": None, "server": None}))
+        return {"sha256": None, "bytes": None}
     return {"sha256": sha256_of(place), "bytes": place.stat().st_size}

@@ -122,6 +122,7 @@ class BenchmarkReport:
         cold: Contender -> its first start.
         errors: Contender -> why it could not be opened.
         descriptions: Contender -> what runs it.
+        facts: Contender -> what a server says of it.
         cases: The figures.
         interrupted: Whether Ctrl-C ended it; the results are from before.
         comparison: With an earlier run; None if not requested.
@@ -135,6 +136,7 @@ class BenchmarkReport:
     cold: dict[str, Cold] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     descriptions: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     cases: list[CaseResult] = field(default_factory=list)
     interrupted: bool = False
     comparison: Regressions | None = None
@@ -174,6 +176,7 @@ class BenchmarkReport:
         cold = self.cold.get(contender.name)
         return {
             **contender.to_dict(),
+            **self.facts.get(contender.name, {}),
             "description": self.descriptions.get(contender.name, ""),
             "error": self.errors.get(contender.name),
             "cold": asdict(cold) if cold is not None else None,

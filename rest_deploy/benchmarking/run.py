@@ -304,7 +304,7 @@ def _measure(made: BenchmarkReport, cases: Sequence[InputSize], effort: Effort, 
             except (RestDeployError, MemoryError) as exc:
                 made.errors[contender.name] = one_line(exc)
                 continue
-            made.descriptions[contender.name] = session.description
+            made.descriptions[contender.name], made.facts[contender.name] = session.description, session.facts
             sessions[contender.name] = session
         made.machine = measure_rate(made.settings["threads"])
         product = probe()

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -34,10 +34,12 @@ class Session(ABC):
     Attributes:
         run: float32 (B, channels, H, W) on the host -> logits (B, classes) on the host; raises RestDeployError.
         description: What runs it, in words.
+        facts: As of :class:`~rest_deploy.runtimes.base.Runtime`.
     """
 
     run: Callable[[NDArray[np.float32]], Any]
     description: str
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Parts of the time of calls on a GPU; empty without a GPU, or if the runtime does not measure them."""
@@ -65,7 +67,8 @@ class PicturesSession(Session):
     """
 
     def __init__(self, of: Session, inputs_of: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
-        self._of, self._inputs_of, self.description = of, inputs_of, of.description
+        self._of, self._inputs_of = of, inputs_of
+        self.description, self.facts = of.description, of.facts
         self.run = lambda pictures: of.run(inputs_of(pictures))
 
     def gpu_calls(self, batch: NDArray[Any], count: int) -> list[GpuCall]:
@@ -87,6 +90,7 @@ class ArtifactSession(Session):
 
     def __init__(self, path: Place, device: str | None, threads: int | None) -> None:
         self._runtime = open_runtime(path, device, threads)
+        self.facts = self._runtime.facts
         self.run = self._runtime.run  # without a call in between, which would be timed too
         row = row_for(path, self._runtime.device)
         versions = (installed_version(name) for names in row.packages.values() for name in names)

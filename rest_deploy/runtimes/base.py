@@ -7,8 +7,9 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -65,6 +66,8 @@ class Runtime(ABC):
     """
 
     info: ArtifactInfo
+    #: ``server``, its name and version, and ``sha256`` of the file, as a server says; empty for a file that is here.
+    facts: Mapping[str, Any] = MappingProxyType({})
     #: Format by which the memory of a call is predicted; empty for that of its record.
     memory: ClassVar[str] = ""
     #: What to do where ``allow_spinning=False`` cannot be had; None where it can.

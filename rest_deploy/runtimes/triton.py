@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.artifact.address import Address, Place, tell
+from rest_deploy.artifact.address import Address, Place
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, fitting
 from rest_deploy.errors import ArtifactError, DeviceError, PredictorError
 from rest_deploy.runtimes.base import Runtime
-from rest_deploy.runtimes.kserve import DATATYPES, Busy, Client, Refused, Served, open_client
+from rest_deploy.runtimes.kserve import DATATYPES, Busy, Refused, Served, open_client
 from rest_deploy.specs import ImageSize, TensorSpec
 
 #: Seconds after which a server is asked whether its model is still the same: to load another takes it longer.
@@ -43,10 +43,16 @@ class TritonRuntime(Runtime):
         super().__init__(path, device, threads, allow_spinning)
         self._client = open_client(self.path)
         try:
-            self.served, self.info = _described(self.path, self._client)
+            self.served = self._client.describe()
+            self.info = record_of(self.path, self.served)
         except BaseException:
             self._client.close()
             raise
+        digest = self.served.parameters.get(SHA256_KEY, "")
+        self.facts = {
+            "server": self.served.server,
+            "sha256": digest if re.fullmatch("[0-9a-f]{64}", digest) else None,
+        }
         self._looked = time.monotonic()
         if self.served.cached:
             self.note = f"{self.path}: the server answers inputs that it has seen from its cache"
@@ -55,7 +61,7 @@ class TritonRuntime(Runtime):
     def read_info(cls, path: Any) -> ArtifactInfo:
         """The record that a server tells of its model."""
         with closing(open_client(path)) as client:
-            return _described(path, client)[1]
+            return record_of(path, client.describe())
 
     def max_batch(self, height: int, width: int) -> int | None:
         """As many as the server's configuration says."""
@@ -98,14 +104,6 @@ class TritonRuntime(Runtime):
 
     def _close(self) -> None:
         self._client.close()
-
-
-def _described(address: Address, client: Client) -> tuple[Served, ArtifactInfo]:
-    """What a server says of a model, and the model's record."""
-    served = client.describe()
-    digest = served.parameters.get(SHA256_KEY, "")
-    tell(address, served.server, digest if re.fullmatch("[0-9a-f]{64}", digest) else None)
-    return served, record_of(address, served)
 
 
 def record_of(address: Address, served: Served) -> ArtifactInfo:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rest_deploy.artifact.address import Place, facts_of, is_address, located
@@ -67,6 +68,7 @@ class Subject:
         blocks: Gives its blocks; raises ConfigError if they cannot be seen.
         threads: CPU threads of a call; None for one per usable core.
         memory: The format by which memory is predicted, if it is not its own.
+        facts: What a server says of it, as of :class:`~rest_deploy.runtimes.base.Runtime`.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Subject:
     blocks: Callable[[], BlockRun]
     threads: int | None = None
     memory: str = ""
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def own_cases(self) -> tuple[Case, ...]:
@@ -118,6 +121,7 @@ class Subject:
             "name": self.name,
             "path": str(self.path),
             **facts_of(self.path),
+            **self.facts,
             "format": self.info.format,
             "precision": self.info.precision.value,
             "model": self.info.model,
@@ -151,7 +155,7 @@ def open_subject(name: str, path: Place, device: str | None, threads: int | None
             blocks = partial(_no_blocks, f"{path}: {why}")
         own = runtime.info, runtime.run, runtime.device
         computed = "by its server" if is_address(path) else "as it runs"
-        yield Subject(name, path, *own, computed, blocks, threads, runtime.memory)
+        yield Subject(name, path, *own, computed, blocks, threads, runtime.memory, runtime.facts)
 
 
 def _no_blocks(why: str) -> BlockRun:

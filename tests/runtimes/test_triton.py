@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from rest_deploy import Predictor, benchmark, verify
-from rest_deploy.artifact.address import Address, facts_of, is_address, located
+from rest_deploy.artifact.address import Address, is_address, located
 from rest_deploy.artifact.identity import sha256_of
 from rest_deploy.benchmarking.measure import Effort
 from rest_deploy.cli import info as info_command
@@ -228,18 +228,12 @@ def test_a_record_of_what_no_server_has(standin: StandIn, tiny_onnx: Path) -> No
 
 @pytest.mark.parametrize(("digest", "told"), [("a" * 64, "a" * 64), ("A" * 64, None), ("\x1b[2J", None), (None, None)])
 def test_a_record_says_which_bytes_by_which_server(standin: StandIn, digest: str | None, told: str | None) -> None:
-    address = Address.parse(standin.url())
-    assert facts_of(address) == {"sha256": None, "bytes": None, "server": None}
     standin.answers["/v2"] = 200, {"name": "stand\nin", "version": "1" * 1000}
     if digest is not None:
         own = {"sha256": {"string_value": digest}}
         _with(standin, _CONFIG, lambda config: {**config, "parameters": {**config["parameters"], **own}})
-    read_info(address)
-    assert facts_of(Address.parse(standin.url())) == {
-        "sha256": told,
-        "bytes": None,
-        "server": f"stand in {'1' * 91}",
-    }
+    with open_runtime(standin.url()) as runtime:
+        assert dict(runtime.facts) == {"sha256": told, "server": f"stand in {'1' * 91}"}
 
 
 def test_models_that_are_not_there_or_not_ready(standin: StandIn) -> None:

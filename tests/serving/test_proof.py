@@ -23,9 +23,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rest_deploy import Predictor, benchmark, export
+from rest_deploy import Predictor, benchmark, export, verify
 from rest_deploy.archives.results import Output
 from rest_deploy.archives.run import ArchiveRequest, run
+from rest_deploy.artifact.identity import sha256_of
+from rest_deploy.artifact.profile import InputSize
 from rest_deploy.benchmarking.run import Effort
 from rest_deploy.cli import serve as command
 from rest_deploy.errors import ConfigError, PredictorError, VerificationError
@@ -35,6 +37,7 @@ from rest_deploy.serving.config import TritonConfig
 from rest_deploy.serving.model import Model, read_model
 from rest_deploy.serving.proof import PROTOCOLS, prove, running
 from rest_deploy.serving.repository import serve_triton, write_models
+from rest_deploy.specs import ImageSize
 from tests.cli.test_commands import Outcome
 from tests.conftest import DIGITS, ROOT, further
 from tests.serving.servers import serving
@@ -267,8 +270,15 @@ def test_the_cache_answers_what_was_seen(tmp_path: Path, tritonserver: Path, tin
         assert (counted[0].requests, counted[0].executions, counted[0].cache_hits) == (2, 1, 1)
         for protocol in PROTOCOLS:  # a time of it is no time of the model, and is not taken for one
             quick = {"sizes": [(16, 16)], "effort": Effort(1, 0.0), "cold": False}
-            (told,) = benchmark([str(served.address(protocol, "tiny"))], **quick).descriptions.values()
-            assert told.endswith("answers inputs that it has seen from its cache")
+            address = str(served.address(protocol, "tiny"))
+            (told,) = benchmark([address], **quick).to_dict()["contenders"]
+            assert told["description"].endswith("answers inputs that it has seen from its cache")
+            (judged,) = verify([address], reference=tiny_onnx, cases=[InputSize(1, ImageSize(16, 16))]).to_dict()[
+                "artifacts"
+            ]
+            for record in (told, judged):
+                assert (record["sha256"], record["bytes"]) == (sha256_of(tiny_onnx), None)
+                assert record["server"].startswith("triton 2.")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
