@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rest_deploy.artifact.address import Place, facts_of, is_address, located
@@ -80,7 +79,7 @@ class Subject:
     blocks: Callable[[], BlockRun]
     threads: int | None = None
     memory: str = ""
-    facts: Mapping[str, Any] = MappingProxyType({})
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def own_cases(self) -> tuple[Case, ...]:

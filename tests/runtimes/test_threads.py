@@ -19,13 +19,13 @@ import torch
 from rest_deploy import machine
 from rest_deploy.benchmarking import conditions
 from rest_deploy.benchmarking.contenders import Contender
-from rest_deploy.benchmarking.run import _checked_threads
 from rest_deploy.errors import ConfigError
 from rest_deploy.export import as_written
 from rest_deploy.export.blockwise import whole
 from rest_deploy.export.checks import answers, simplify
 from rest_deploy.export.cpu_session import CpuSession
 from rest_deploy.export.precision.calibration import calibrate
+from rest_deploy.machine import usable_cores
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.family import FAMILIES
 from rest_deploy.models.reference import reference_runs, torch_threads
@@ -96,7 +96,7 @@ def _run(path: Path) -> None:
 
 def _baseline(name: str, file: Path) -> None:
     """As ``benchmark`` opens it where it is told no number of threads."""
-    contender = Contender("x", "x", "rest", {}, str(file), name, None, _checked_threads(None), "onnx", "fp32", 3)
+    contender = Contender("x", "x", "rest", {}, str(file), name, None, usable_cores(), "onnx", "fp32", 3)
     with contender.open() as session:
         session.run(IMAGE)
 
@@ -122,7 +122,7 @@ def _simplify(given: Any) -> None:
 
 
 def _machine() -> None:
-    conditions.measure_rate(_checked_threads(None))
+    conditions.measure_rate(usable_cores())
 
 
 #: What opens a session of ONNX Runtime -> how.

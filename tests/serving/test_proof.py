@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -278,7 +279,7 @@ def test_the_cache_answers_what_was_seen(tmp_path: Path, tritonserver: Path, tin
             ]
             for record in (told, judged):
                 assert (record["sha256"], record["bytes"]) == (sha256_of(tiny_onnx), None)
-                assert record["server"].startswith("triton 2.")
+                assert re.fullmatch(r"rest-deploy-\w+ 2\.\d+\.\d+", record["server"])  # its name here, and version
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
