@@ -81,20 +81,23 @@ def blockwise(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def inferred_shapes(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Types and shapes of all values of a graph, as far as they can be told.
+    """Types and shapes of all values of a graph, as far as they can be told."""
+    return list(onnx.shape_inference.infer_shapes(light(model)).graph.value_info)
 
-    ``onnx.shape_inference`` copies a graph twice; it needs the numbers of the small weights alone, which are sizes.
-    """
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    graph, own = light.graph, model.graph
+
+def light(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with all but its small weights, which are sizes, as inputs: what looks at a graph copies the others."""
+    made = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph, own = made.graph, model.graph
+    graph.name = own.name
     for kind in ("node", "input", "output", "value_info"):
         getattr(graph, kind).extend(getattr(own, kind))
     for tensor in own.initializer:
         if tensor.ByteSize() < _SIZES_BYTES:
             graph.initializer.append(tensor)
         else:
-            graph.initializer.add(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-    return list(onnx.shape_inference.infer_shapes(light).graph.value_info)
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return made
 
 
 def with_block(model: onnx.ModelProto, numbers: int) -> onnx.ModelProto:
