@@ -119,9 +119,15 @@ class Output:
 
         with self._reached():
             system, path = pyarrow.fs.FileSystem.from_uri(self.target)
-            with system.open_output_stream(f"{path}.rest-trial") as file:
-                file.write(b"\n")
-            system.delete_file(f"{path}.rest-trial")
+            trial = f"{path}.rest-trial"
+            try:
+                with system.open_output_stream(trial) as file:
+                    file.write(b"\n")
+            except BaseException:
+                with suppress(OSError):
+                    system.delete_file(trial)
+                raise
+            system.delete_file(trial)
 
     def write(self, rows: Path) -> None:
         """Make the results of the rows, whole or not at all.

@@ -303,8 +303,8 @@ def spaced(numbers: Iterable[int]) -> str:
 
 #: What others take, over ONNX Runtime without blocks. OpenVINO 2026.4.1: 2.8 to 3.4 were measured (digits at 1000x1000
 #: and 1600x1600, rest_lite at 1000x1000). WebGPU in software, plugin 0.4.0 on SwiftShader, which keeps each buffer of a
-#: call: 4.1 to 5.2 (digits at 2x448x448, 640x640, 800x800), and 1.4 to 3.2 of rest_lite (224x224 to 576x576).
-_TIMES = {"openvino": 3.4, "webgpu": 5.2}
+#: call: 4.1 to 7.6 (digits at 2x448x448, 640x640, 800x800; more on a busy machine), 1.4 to 3.2 of rest_lite.
+_TIMES = {"openvino": 3.4, "webgpu": 7.6}
 #: Formats that run in this machine's memory.
 _FORMATS = ("onnx", "pytorch", "float64", *_TIMES)
 #: ONNX files compute large maps in blocks of rows (``export/blockwise.py``). Numbers of all heads and images that a

@@ -443,7 +443,7 @@ class GrpcClient(Client):
             if status == "DEADLINE_EXCEEDED":
                 raise self._unreachable(f"no answer within {TIMEOUT_S:g} s") from exc
             busy = _BUSY_TEXT.search(text) if status == "UNAVAILABLE" else None
-            if busy or status == "RESOURCE_EXHAUSTED":
+            if busy or (status == "RESOURCE_EXHAUSTED" and "larger than max" not in text):  # the message, gRPC means
                 raise Busy(f"{_BUSY[int(busy[1] or 503) if busy else 429]} ({text})") from exc
             if status == "UNAVAILABLE" and "parsing HTTP" not in text:
                 raise self._unreachable(f"no answer ({text.rpartition(': ')[2]})") from exc

@@ -11,6 +11,8 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ from rest_deploy.archives.results import Output
 from rest_deploy.archives.run import ArchiveRequest, run
 from rest_deploy.archives.sources import BLOCK, Item
 from rest_deploy.cli import predict
-from rest_deploy.errors import ImageError, PredictorError
+from rest_deploy.errors import ExportError, ImageError, PredictorError
 from tests.archives.conftest import Command, rows, save
 
 
@@ -142,6 +144,35 @@ def test_elsewhere_is_tried_before_the_work(
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert err.startswith(f"error: file://{tmp_path}/no/{name}: cannot be reached or written: ")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_that_fails_half_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed")
+    there = set[str]()
+
+    class Full:
+        """A file system that takes names and no bytes."""
+
+        def open_output_stream(self, path: str) -> Any:
+            there.add(path)
+            return self
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def write(self, _: bytes) -> None:
+            raise OSError("no space left")
+
+        def delete_file(self, path: str) -> None:
+            there.remove(path)
+
+    monkeypatch.setattr(fs, "FileSystem", SimpleNamespace(from_uri=lambda uri: (Full(), uri)))
+    with pytest.raises(ExportError, match="no space left"):
+        Output("s3://bucket/r.jsonl").check()
+    assert not there
 
 
 def test_without_pyarrow(

@@ -394,6 +394,17 @@ def test_a_server_that_may_answer_by_grpc_at_another_time(status: str, text: str
         raise grpc.InferenceServerException(text, status=f"StatusCode.{status}")
 
 
+def test_an_input_too_large_for_the_server_is_no_matter_of_time() -> None:
+    grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+    text = "SERVER: Received message larger than max (25165861 vs. 4194304)"
+    with (
+        closing(kserve.open_client(Address.parse("grpc://h:1/x"))) as client,
+        pytest.raises(kserve.Refused, match="larger than max"),
+        client._asking(),  # type: ignore[attr-defined]
+    ):
+        raise grpc.InferenceServerException(text, status="StatusCode.RESOURCE_EXHAUSTED")
+
+
 def test_an_answer_of_more_than_was_asked_for(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows of seven logits in float32, and a head: what is beyond is not read."""
     monkeypatch.setattr(kserve, "_MOST_HEAD", 100)
