@@ -72,7 +72,7 @@ def container_of(models: Sequence[Model]) -> Container:
 
 def known(version: str) -> tuple[str, str] | None:
     """The row of a TensorRT; None where there is none, or several, as there may be of one with three numbers."""
-    found = re.fullmatch(r"(\d+\.\d+\.\d+(?:\.\d+)?)(?:\.post\d+)?", version)  # .post1 is a wheel packed again
+    found = re.fullmatch(r"(\d+\.\d+\.\d+(?:\.\d+)?)(?:\.post\d+)?", version)
     rows = [row for row in TAGS.items() if found and found[1] in (row[0], row[0].rpartition(".")[0])]
     return rows[0] if len(rows) == 1 else None
 
@@ -86,7 +86,7 @@ def _tensorrt(models: Sequence[Model]) -> tuple[str, str]:
     decides, record = strict[0] if strict else max(plans, key=lambda own: _numbers(own[1].version))
     for model, own in plans:  # a version-compatible one runs on later versions too
         older = own.version_compatible and _numbers(own.version) <= _numbers(record.version)
-        if own.version != record.version and not older:
+        if _numbers(own.version) != _numbers(record.version) and not older:
             raise ConfigError(
                 f"{decides.file} needs TensorRT {record.version}, and {model.file} {own.version}; an image has one: "
                 "make a repository of each"
@@ -95,4 +95,4 @@ def _tensorrt(models: Sequence[Model]) -> tuple[str, str]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version)))
+    return tuple(map(int, re.findall(r"\d+", version.partition(".post")[0])))  # .post1 is a wheel packed again

@@ -142,9 +142,11 @@ def _container(container: Container) -> str:
     """Which image is to be taken, in words."""
     first = "Triton 2.75 or later: earlier ones may use freed memory in the dynamic batcher"
     if container.needs:
-        first = f"TensorRT {container.needs}, which built the plans here, and among these with {first}"
+        first = f"TensorRT {container.needs}, as the plans here need it, and among these with {first}"
     if container.assumed:
-        last = f"{container.assumed}. Its Triton is earlier than 2.75; a later one takes a plan of a later TensorRT"
+        last = f"{container.assumed}. Its Triton is earlier than 2.75"
+        if not container.needs.endswith("later"):
+            last += "; a later one takes a plan of a later TensorRT"
     else:
         last = f"NVIDIA's support matrix ({_MATRIX}) says what is in which image"
     return textwrap.fill(

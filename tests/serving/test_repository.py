@@ -178,6 +178,7 @@ def test_plans_that_need_two_servers_are_refused_before_the_work(
         ([("10.9.0.34", True), ("10.13.3.9", True)], "10.13.3.9 or later", "25.10"),
         ([("10.9.0.34", True), ("10.13.3.9", False)], "10.13.3.9", "25.10"),
         ([("10.9.0.34", False), ("10.9.0.34", True)], "10.9.0.34", "25.04"),
+        ([("10.13.3.9", False), ("10.13.3.9.post1", True)], "10.13.3.9", "25.10"),
     ],
 )
 def test_plans_that_run_on_later_ones(plan: Path, builds: list[tuple[str, bool]], needs: str, tag: str) -> None:
