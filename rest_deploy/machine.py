@@ -12,7 +12,7 @@ import platform
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rest_deploy.errors import PredictorError, RestDeployError
@@ -157,11 +157,13 @@ def importing(module: str) -> Iterator[None]:
             _log.debug("%s does not load", module, exc_info=True)
 
     thread = threading.Thread(target=load, name=f"rest_deploy-{module}")
-    thread.start()
+    with suppress(RuntimeError):  # no thread is to be had: it is imported where it is needed
+        thread.start()
     try:
         yield
     finally:
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
 
 
 def threads_for_images() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -231,3 +232,13 @@ def test_threads_for_images_leave_the_share_of_a_task(monkeypatch: MonkeyPatch, 
 
 def test_this_process_may_take_some() -> None:
     assert 0 < (machine.available_bytes() or 0) < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_a_module_is_imported_later_where_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with machine.importing("json"):
+        ran = True
+    assert ran
