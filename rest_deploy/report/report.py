@@ -141,16 +141,22 @@ class Records:
         """The verified artifact of a contender, and the verdict in words.
 
         They match by the SHA-256 of the file, and by name only if the benchmark has no SHA-256. If several artifacts
-        are the same file, the one on the contender's device matches.
+        are the same file, the one on the contender's device matches. A server only says what its file is, so that no
+        file that is here speaks for it, nor it for one.
         """
         by = "sha256" if one.node["sha256"] else "name"
-        alike = [artifact for artifact in self.artifacts if artifact[by].text == one.node[by].text]
+        alike = [
+            artifact
+            for artifact in self.artifacts
+            if artifact[by].text == one.node[by].text
+            and (artifact["device"].text == "server") == (one.node["device"].text == "server")
+        ]
         alike.sort(key=lambda artifact: artifact["device"].text != one.node["device"].text)
         if alike:
             return alike[0], "passed" if alike[0]["passed"].value else "FAILED"
         if self.reference and self.reference[by].text == one.node[by].text:
             return None, "is the reference"
-        named = any(artifact["name"].text == one.name for artifact in self.artifacts)
+        named = one.node["device"].text != "server" and any(own["name"].text == one.name for own in self.artifacts)
         return None, "not verified: the file of that name has another SHA-256" if named else "not verified"
 
     # Accuracy against latency ----------------------------------------------------------------------------------------

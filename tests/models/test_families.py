@@ -331,7 +331,7 @@ def test_a_size_that_is_baked_in(checkpoint: Path, tmp_path: Path, monkeypatch: 
         return x.sum(dim=(2, 3)) / (x.shape[2] * x.shape[3]) ** 0.5
 
     monkeypatch.setattr(toy_network.OverPixels, "forward", baked)
-    assert "size" in _refusal(checkpoint, tmp_path, ExportError)
+    assert "traced graph" in _refusal(checkpoint, tmp_path, ExportError)
 
 
 def test_an_operator_that_it_does_not_declare(

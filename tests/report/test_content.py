@@ -278,6 +278,17 @@ def test_matches_go_by_content() -> None:
     assert _match(sha256=samples.sha("rest_small.safetensors")) == ("is the reference", None)
 
 
+def test_what_a_server_says_of_its_file_proves_nothing() -> None:
+    """It tells the digest of a file that was verified here; only a verification of the server speaks for it."""
+    timed, checked = samples.benchmark(), samples.verification()
+    timed["contenders"][1]["device"] = "server"
+    alone = Records(checked, timed)
+    assert alone.match(alone.contenders[1])[1].startswith("not verified")
+    own = checked["artifacts"][1]
+    both = Records({**checked, "artifacts": [own, own | {"device": "server", "passed": False}]}, timed)
+    assert both.match(both.contenders[1])[1] == "FAILED"
+
+
 def test_of_one_file_on_two_devices_the_one_on_the_contenders_is_taken() -> None:
     timed, checked = samples.benchmark(), samples.verification()
     own = checked["artifacts"][1]
