@@ -48,6 +48,8 @@ _BUSY = {
 }
 #: What gRPC says where a gateway answered by HTTP, and Triton where a queue of requests is full.
 _BUSY_TEXT = re.compile(r"http2? header with status: (429|502|503|504)|maximum queue size")
+#: What Triton says of a model that it does not have (any more), with a status of a server that is overloaded.
+_GONE = re.compile("unknown model|no available versions", re.IGNORECASE)
 #: Of the protocol -> ours.
 DTYPES: Mapping[str, str] = {"FP32": "float32", "FP16": "float16", "UINT8": "uint8"}
 DATATYPES = {ours: theirs for theirs, ours in DTYPES.items()}
@@ -290,7 +292,7 @@ class HttpClient(Client):
             told = load_json(content.decode())
         error = told.get("error") if isinstance(told, dict) else None
         said = " ".join(str(error).split())[:300] if error else ""
-        if status in _BUSY:
+        if status in _BUSY and not _GONE.search(said):
             raise Busy(
                 f"{_BUSY[status]} (HTTP status {status}{f': {said}' if said else ''})", headers.get("Retry-After") or ""
             )
@@ -445,6 +447,8 @@ class GrpcClient(Client):
             busy = _BUSY_TEXT.search(text) if status == "UNAVAILABLE" else None
             if busy or (status == "RESOURCE_EXHAUSTED" and "larger than max" not in text):  # the message, gRPC means
                 raise Busy(f"{_BUSY[int(busy[1] or 503) if busy else 429]} ({text})") from exc
+            if _GONE.search(text):
+                raise Refused(text) from exc
             if status == "UNAVAILABLE" and "parsing HTTP" not in text:
                 raise self._unreachable(f"no answer ({text.rpartition(': ')[2]})") from exc
             if status in ("UNAVAILABLE", "UNIMPLEMENTED", "UNKNOWN"):

@@ -110,13 +110,18 @@ def _add_rtx(options: Any, device: Device) -> None:
             "onnxruntime_ep_nv_tensorrt_rtx", "run .onnx files on tensorrt-rtx", "ort-rtx"
         ) from exc
     number = _number(device)
-    found = plugin_devices("rest_deploy-tensorrt-rtx", plugin.get_library_path(), _RTX, device)
-    if number >= len(found):
+    if (count := gpu_count()) > 1:  # the plugin lists GPUs in an order of its own, and not by CUDA_VISIBLE_DEVICES
         raise DeviceError(
-            f"device {device}: GPUs that TensorRT-RTX takes here: {len(found)}; it takes NVIDIA's from Ampere on, with "
-            "a driver for its CUDA; use another number, or device cpu"
+            f"device {device}: {count} GPUs are here, and nothing tells which of them the plugin would take for number "
+            f"{number}; use device tensorrt:{number} or cuda:{number}"
         )
-    options.add_provider_for_devices(found[number : number + 1], {})
+    found = plugin_devices("rest_deploy-tensorrt-rtx", plugin.get_library_path(), _RTX, device)
+    if len(found) != 1:
+        raise DeviceError(
+            f"device {device}: GPUs that TensorRT-RTX takes here: {len(found)}, and CUDA shows one; it takes NVIDIA's "
+            "from Ampere on, with a driver for its CUDA; use device cuda or cpu"
+        )
+    options.add_provider_for_devices(found, {})
 
 
 class OnnxTensorRTRuntime(OnnxRuntime):

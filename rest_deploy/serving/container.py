@@ -57,9 +57,11 @@ def container_of(models: Sequence[Model]) -> Container:
     Raises:
         ConfigError: Two plans need two, as an image has one TensorRT.
     """
-    given = models[0].config.container
-    version, needs = _tensorrt(models)
-    row = known(version)
+    given, plans = models[0].config.container, [model for model in models if model.is_plan]
+    if not plans:
+        return Container("", given or "")
+    version, strict = _tensorrt(plans)
+    needs, row = (version, known(version)) if strict else (f"{version} or later", _newest(version))
     if given is not None or row is None:
         return Container(needs, given or "")
     image = f"{IMAGES}:{row[1]}-py3"
@@ -77,22 +79,28 @@ def known(version: str) -> tuple[str, str] | None:
     return rows[0] if len(rows) == 1 else None
 
 
-def _tensorrt(models: Sequence[Model]) -> tuple[str, str]:
-    """The TensorRT of all plans, and what a server's must be, in words; empty where there are none."""
-    plans = [(model, model.info.engine) for model in models if model.info.engine is not None]
-    if not plans:
-        return "", ""
-    strict = [own for own in plans if not own[1].version_compatible]
-    decides, record = strict[0] if strict else max(plans, key=lambda own: _numbers(own[1].version))
-    for model, own in plans:  # a version-compatible one runs on later versions too
+def _newest(version: str) -> tuple[str, str] | None:
+    """The newest row for a plan that later versions run too, up to the next major one; None where it is of an older."""
+    newest = next(iter(TAGS.items()))
+    own, theirs = _numbers(version), _numbers(newest[0])
+    return newest if own[:1] == theirs[:1] and own <= theirs else None
+
+
+def _tensorrt(plans: Sequence[Model]) -> tuple[str, bool]:
+    """The TensorRT of all plans, and whether a server's must be the same; else a later one will do."""
+    records = [(plan, plan.info.engine) for plan in plans if plan.info.engine is not None]
+    strict = [own for own in records if not own[1].version_compatible]
+    decides, record = strict[0] if strict else max(records, key=lambda own: _numbers(own[1].version))
+    for model, own in records:  # a version-compatible one runs on later versions too
         older = own.version_compatible and _numbers(own.version) <= _numbers(record.version)
         if _numbers(own.version) != _numbers(record.version) and not older:
             raise ConfigError(
                 f"{decides.file} needs TensorRT {record.version}, and {model.file} {own.version}; an image has one: "
                 "make a repository of each"
             )
-    return record.version, record.version if strict else f"{record.version} or later"
+    return record.version, bool(strict)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version.partition(".post")[0])))  # .post1 is a wheel packed again
+    row = known(version)
+    return tuple(map(int, re.findall(r"\d+", row[0] if row is not None else version.partition(".post")[0])))

@@ -29,13 +29,14 @@ KINDS = pytest.mark.parametrize("kind", PROVIDERS)
 @KINDS
 def test_options_are_pinned(kind: str, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strong typing is what the absence of narrower numbers means; the file is whole, without loops."""
-    fake = FakeProvider(kind, gpus=4).install(monkeypatch)
-    with open_runtime(tiny_onnx, f"{kind}:3") as runtime:
-        assert (runtime.device, runtime.target.in_memory) == (f"{kind}:3", False)
+    number = 3 if kind == "tensorrt" else 0
+    fake = FakeProvider(kind, gpus=number + 1).install(monkeypatch)
+    with open_runtime(tiny_onnx, f"{kind}:{number}") as runtime:
+        assert (runtime.device, runtime.target.in_memory) == (f"{kind}:{number}", False)
     narrower = ("fp16_enable", "bf16_enable", "int8_enable", "engine_cache_enable", "dla_enable")
     own = {f"trt_{name}": "False" for name in narrower} if kind == "tensorrt" else {}
     ((options, content),) = fake.asked
-    assert options == {"device_id": "3", **own}
+    assert options == {"device_id": str(number), **own}
     assert content == bytes(OnnxFile(tiny_onnx).without_blocks()[0])
     onnx.checker.check_model(onnx.load_model_from_string(content))
 
@@ -78,9 +79,20 @@ def test_a_gpu_that_is_not_there(
 
 def test_a_gpu_that_the_plugin_does_not_take(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one before Ampere is."""
-    FakeProvider("tensorrt-rtx", gpus=2, taken=1).install(monkeypatch)
-    with pytest.raises(DeviceError, match=r"device tensorrt-rtx:1: GPUs that TensorRT-RTX takes here: 1; .*Ampere"):
-        open_runtime(tiny_onnx, "tensorrt-rtx:1")
+    FakeProvider("tensorrt-rtx", taken=0).install(monkeypatch)
+    with pytest.raises(DeviceError, match=r"device tensorrt-rtx:0: GPUs that TensorRT-RTX takes here: 0, .*Ampere"):
+        open_runtime(tiny_onnx, "tensorrt-rtx")
+
+
+@pytest.mark.parametrize(("gpus", "taken"), [(2, 2), (2, 1), (1, 2)])
+def test_of_several_gpus_the_plugin_takes_none(
+    gpus: int, taken: int, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its numbers may be other GPUs than CUDA's; the third case is CUDA_VISIBLE_DEVICES, which it does not know."""
+    fake = FakeProvider("tensorrt-rtx", gpus=gpus, taken=taken).install(monkeypatch)
+    with pytest.raises(DeviceError, match=r"^device tensorrt-rtx:0: .*; use device"):
+        open_runtime(tiny_onnx, "tensorrt-rtx")
+    assert not fake.asked
 
 
 @KINDS
@@ -105,7 +117,8 @@ def test_a_provider_that_lies(
 @KINDS
 def test_arithmetic_on_sizes_may_be_elsewhere(kind: str, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeProvider(kind, stray={"Shape": CPU_EP, "Concat": CPU_EP}).install(monkeypatch)
-    open_runtime(tiny_onnx, kind).close()
+    with open_runtime(tiny_onnx, kind) as runtime:
+        assert runtime.run(np.zeros((1, 3, 8, 8), np.float32))["logits"].shape == (1, 7)
 
 
 @KINDS

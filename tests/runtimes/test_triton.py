@@ -394,6 +394,24 @@ def test_a_server_that_may_answer_by_grpc_at_another_time(status: str, text: str
         raise grpc.InferenceServerException(text, status=f"StatusCode.{status}")
 
 
+def test_a_model_that_is_gone_is_no_matter_of_time(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the status is that says so."""
+    monkeypatch.setattr(triton, "_CHECK_S", 0.0)
+    text = "Request for unknown model: 'tiny' has no available versions"
+    with Predictor(standin.url()) as predictor:
+        standin.answers[_CONFIG] = 503, {"error": text}
+        with pytest.raises(PredictorError, match=f"the server does not have the model now: {text}"):
+            predictor.logits(np.zeros((1, 3, 8, 8), np.float32))
+    grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
+    with (
+        closing(kserve.open_client(Address.parse("grpc://h:1/x"))) as client,
+        pytest.raises(kserve.Refused, match=text) as caught,
+        client._asking(),  # type: ignore[attr-defined]
+    ):
+        raise grpc.InferenceServerException(text, status="StatusCode.UNAVAILABLE")
+    assert not isinstance(caught.value, kserve.Busy)
+
+
 def test_an_input_too_large_for_the_server_is_no_matter_of_time() -> None:
     grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
     text = "SERVER: Received message larger than max (25165861 vs. 4194304)"

@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +230,12 @@ def test_200_requests_at_once(tmp_path: Path, tritonserver: Path, tiny_onnx: Pat
     assert counted[0].executions < 200
 
 
+def _post(port: int, path: str) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("POST", path)
+        assert connection.getresponse().status == 200
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_another_model_is_loaded_under_the_name(  # noqa: PLR0917
     protocol: str,
@@ -251,15 +258,15 @@ def test_another_model_is_loaded_under_the_name(  # noqa: PLR0917
             before.logits(batch)
             shutil.rmtree(folder / "tiny")
             write_models([read_model(other, TritonConfig())], folder)
-            connection = http.client.HTTPConnection("127.0.0.1", server.ports["http"])
-            connection.request("POST", "/v2/repository/models/tiny/load")
-            assert connection.getresponse().status == 200
-            connection.close()
+            _post(server.ports["http"], "/v2/repository/models/tiny/load")
             with pytest.raises(PredictorError, match="another model of this name now; open it again"):
                 before.logits(batch)
             with Predictor(address) as after:
                 assert after.info.labels == tuple("gfedcba")
                 after.logits(batch)
+                _post(server.ports["http"], "/v2/repository/models/tiny/unload")
+                with pytest.raises(PredictorError, match="the server does not have the model now: "):
+                    after.logits(batch)
 
 
 def test_the_cache_answers_what_was_seen(tmp_path: Path, tritonserver: Path, tiny_onnx: Path) -> None:
