@@ -310,7 +310,11 @@ _PLAIN: Mapping[Any, _Reader] = {int: _WHOLE, float: _REAL, str: _TEXT}
 
 @functools.cache
 def reader(kind: Any) -> _Reader:  # noqa: PLR0911
-    """A function that reads a plain value as a type, or refuses it."""
+    """A function that reads a plain value as a type, or refuses it.
+
+    Python takes ``int | float`` and ``float | int`` for equal, so the first of them would be read for both: here no two
+    declarations differ in their order alone.
+    """
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         return _annotated(parts[0], [rule for rule in parts[1:] if rule is not ABSENT])

@@ -143,12 +143,12 @@ def show(
         content, rows: As of :func:`write_outputs`.
         **records: As of :func:`~rest_deploy.report.write_report`.
     """
-    from rest_deploy.report import write_report
-
     print(to_json(record, sys.stdout.encoding) if arguments.json else text(), flush=True)
     write_outputs(arguments.output, record, content, rows)
     paths = [*arguments.output]
     if arguments.report is not None:
+        from rest_deploy.report import write_report
+
         write_report(arguments.report, **records)
         paths.append(arguments.report)
     if paths and not arguments.json:

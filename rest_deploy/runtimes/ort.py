@@ -363,29 +363,15 @@ def open_session(
     """
     ort = import_onnxruntime(device)
     _check_provider(ort, device)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what fails is told by us, and what matters of the warnings is checked below
-    options.intra_op_num_threads = threads or usable_cores()
-    if device.kind == "cpu":
-        # The second call of a size would take all its memory in one piece, beside the pieces of the first, which stay:
-        # 9.8 GB in place of 4.9 for rest_lite in INT8 at 480x6400. At 224 pixels times showed no difference.
-        options.enable_mem_pattern = False
-    if not allow_spinning:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not fuse_qdq:  # as TensorRT rounds them; fused into integer operators they may saturate, and are no faster
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options = _options(ort, device, threads, fuse_qdq=fuse_qdq, allow_spinning=allow_spinning)
     providers: list[Any] | None = [_CPU]
     if plugin is not None:
         providers = None
         plugin.add(options, device)
     elif device.kind == "cuda":
         providers = [(_CUDA, {"device_id": device.index, "use_tf32": 0})]  # TF32, its default, has 10 bits
-    if device.kind != "cpu":
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    given = model
-    apart = without_weights is not None and (plugin is None or plugin.weights_apart)
-    if apart and hasattr(options, "add_external_initializers_from_files_in_memory"):  # from 1.24
-        assert without_weights is not None
+    given, apart = model, hasattr(options, "add_external_initializers_from_files_in_memory")  # from 1.24
+    if without_weights is not None and apart and (plugin is None or plugin.weights_apart):
         options.add_external_initializers_from_files_in_memory([_IN_MEMORY], [model], [len(model)])
         given = without_weights(_IN_MEMORY)
     try:
@@ -405,6 +391,24 @@ def open_session(
         if strict:
             _check_on_gpu(session, device, path, provider, plugin.on_cpu if plugin is not None else frozenset())
     return session
+
+
+def _options(ort: Any, device: Device, threads: int | None, *, fuse_qdq: bool, allow_spinning: bool) -> Any:
+    """Options of a session: as of :func:`open_session`."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what fails is told by us, and what matters of the warnings is checked below
+    options.intra_op_num_threads = threads or usable_cores()
+    if device.kind == "cpu":
+        # The second call of a size would take all its memory in one piece, beside the pieces of the first, which stay:
+        # 9.8 GB in place of 4.9 for rest_lite in INT8 at 480x6400. At 224 pixels times showed no difference.
+        options.enable_mem_pattern = False
+    else:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if not allow_spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not fuse_qdq:  # as TensorRT rounds them; fused into integer operators they may saturate, and are no faster
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
 
 
 #: Kind of device -> the extra that brings ONNX Runtime there.

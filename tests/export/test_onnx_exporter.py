@@ -14,7 +14,8 @@ import torch
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, ExportError
+from rest_deploy.export import checks
 from rest_deploy.export.blockwise import whole
 from rest_deploy.export.onnx_exporter import OnnxConfig, export
 from rest_deploy.models.deploy import to_deploy
@@ -141,6 +142,16 @@ def test_the_same_model_gives_the_same_bytes(tiny_model: ResT, tmp_path: Path) -
     for path in paths:
         export(to_deploy(tiny_model), IMAGE, [LOGITS], path, OnnxConfig())
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_traced_graph_that_does_not_run_is_no_export(
+    tiny_model: ResT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither onnxsim's result nor the blocks could be compared with it."""
+    monkeypatch.setattr(checks, "_SIZES", ((1, 0, 5),))
+    with pytest.raises(ExportError, match=r"does not run it on \(1, 3, 0, 5\)"):
+        export(to_deploy(tiny_model), IMAGE, [LOGITS], tmp_path / "tiny.onnx", OnnxConfig())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_simplifying(tiny_model: ResT, tmp_path: Path) -> None:

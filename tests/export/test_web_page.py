@@ -191,8 +191,8 @@ def _give(browser: Browser, *files: Path) -> str:
     return _said(browser)
 
 
-def _compare(browser: Browser, page: Path, pictures: list[Path], tolerance: float) -> None:
-    """Logits and predictions of the page are Python's."""
+def _compare(browser: Browser, page: Path, pictures: list[Path], tolerance: float) -> int:
+    """Logits and predictions of the page are Python's; how many pictures were compared."""
     with Predictor(page / "model.onnx") as predictor:
         for picture in pictures:
             found = _classify(browser, picture)
@@ -209,6 +209,7 @@ def _compare(browser: Browser, page: Path, pictures: list[Path], tolerance: floa
                 score = given[prediction.index]["score"]
                 assert given[prediction.index]["label"] == prediction.label
                 assert score == pytest.approx(prediction.score, abs=tolerance * float(np.abs(wanted).max()))
+    return len(pictures)
 
 
 # -- Python's logits
@@ -565,7 +566,7 @@ def test_lines_of_pixels(browser: Browser, page_of: Callable[[str], Path], tmp_p
     page = page_of("crop")
     with Server(page) as server:
         _open(browser, server)
-        _compare(browser, page, [tmp_path / "wide.png", tmp_path / "tall.png"], SAME)
+        assert _compare(browser, page, [tmp_path / "wide.png", tmp_path / "tall.png"], SAME) == 2
 
 
 def test_stop_ends_a_network_that_computes(

@@ -42,9 +42,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return make
 
 
-def refused(error: type[Exception], said: str, format: str = "trt", **options: Any) -> str:
+def refusal(error: type[Exception], format: str = "trt", **options: Any) -> str:
     """The message of a refusal, FP32 being asked for."""
-    with pytest.raises(error, match=said) as caught:
+    with pytest.raises(error) as caught:
         choose_library(format, EngineConfig(**options), Precision.FP32)
     return str(caught.value)
 
@@ -88,7 +88,7 @@ def test_an_engine_that_the_gpu_here_could_not_run_has_to_be_asked_for(machine: 
         r"^TensorRT-RTX 1\.7\.1\.116 builds no fp32 engines for the GPU here, NVIDIA H200 \(sm90\), and TensorRT "
         r"is not installed; pip install \"rest-deploy\[trt\]\", or build for other GPUs with --format trt-rtx$"
     )
-    refused(DeviceError, said)
+    assert re.search(said, refusal(DeviceError))
 
 
 @pytest.mark.parametrize(("format", "targets"), [("trt", ("sm86",)), ("trt-rtx", ("sm86",)), ("trt-rtx", ())])
@@ -102,13 +102,13 @@ def test_other_gpus_may_be_asked_for(machine: Machine, format: str, targets: tup
 def test_a_gpu_that_was_asked_for_must_be_there(machine: Machine, files: tuple[str, ...]) -> None:
     """No building elsewhere in its place."""
     machine(*files)
-    refused(DeviceError, "^device cuda:5: .* 2; accepted: cuda:0 to cuda:1$", gpu=5)
+    assert re.search("^device cuda:5: .* 2; accepted: cuda:0 to cuda:1$", refusal(DeviceError, gpu=5))
 
 
 @pytest.mark.parametrize("gpu", [0, 1])
 def test_a_gpu_that_was_asked_for_where_there_is_none(machine: Machine, gpu: int) -> None:
     machine(TRT, RTX, cuda=FakeCuda.no_driver())
-    refused(DeviceError, f"^device cuda:{gpu}: there is no NVIDIA driver here", gpu=gpu)
+    assert re.search(f"^device cuda:{gpu}: there is no NVIDIA driver here", refusal(DeviceError, gpu=gpu))
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,15 @@ def test_rtx_is_taken_where_there_is_no_gpu_for_tensorrt(machine: Machine, cuda:
 
 def test_tensorrt_alone_without_a_gpu(machine: Machine) -> None:
     machine(TRT, cuda=FakeCuda.no_driver())
-    said = refused(DeviceError, "^TensorRT builds only on a GPU, and device cuda:0: there is no NVIDIA driver here; ")
+    said = refusal(DeviceError)
+    assert re.search("^TensorRT builds only on a GPU, and device cuda:0: there is no NVIDIA driver here; ", said)
     assert re.search(r"; to build without one: pip install .rest-deploy\[trt-rtx\].$", said)
 
 
 def test_tensorrt_alone_without_cuda_python(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(TRT)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    refused(MissingPackageError, "^cuda-bindings is needed to use an NVIDIA GPU; install it")
+    assert re.search("^cuda-bindings is needed to use an NVIDIA GPU; install it", refusal(MissingPackageError))
 
 
 def test_rtx_does_not_stand_in_where_only_cuda_python_is_missing(
@@ -146,25 +147,27 @@ def test_rtx_does_not_stand_in_where_only_cuda_python_is_missing(
     """There may be a GPU: TensorRT was installed for one."""
     machine(TRT, RTX)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    refused(MissingPackageError, "^cuda-bindings is needed to use an NVIDIA GPU; install it")
+    assert re.search("^cuda-bindings is needed to use an NVIDIA GPU; install it", refusal(MissingPackageError))
 
 
 def test_neither_is_installed(machine: Machine) -> None:
     machine()
     said = r'^tensorrt-rtx-cu13-bindings or tensorrt is needed to build engines; .* "rest-deploy\[trt-rtx\]"$'
-    refused(MissingPackageError, said)
+    assert re.search(said, refusal(MissingPackageError))
 
 
 @pytest.mark.parametrize("files", [(), (TRT,)])
 def test_tensorrt_does_not_stand_for_rtx(machine: Machine, files: tuple[str, ...]) -> None:
     machine(*files)
-    refused(MissingPackageError, "^tensorrt-rtx-cu13-bindings is needed to build engines; install it", "trt-rtx")
+    told = refusal(MissingPackageError, "trt-rtx")
+    assert told.startswith("tensorrt-rtx-cu13-bindings is needed to build engines; install it")
 
 
 def test_tensorrt_builds_for_no_other_target(machine: Machine) -> None:
     machine(TRT, RTX)
+    told = refusal(ConfigError, targets=("sm86", "sm120"))
     said = r"^target sm86, sm120: TensorRT builds for the GPU it runs on, here NVIDIA GeForce RTX 4090 \(sm89\); leave"
-    assert refused(ConfigError, said, targets=("sm86", "sm120")).endswith("or build with --format trt-rtx")
+    assert re.search(f"{said}.*or build with --format trt-rtx$", told)
 
 
 @pytest.mark.parametrize("format", ["trt", "trt-rtx"])
@@ -198,7 +201,7 @@ def test_tensorrt_builds_for_no_other_target(machine: Machine) -> None:
 )
 def test_what_rtx_does_not_have(machine: Machine, format: str, options: dict[str, Any], said: str) -> None:
     machine(RTX)
-    refused(ConfigError, said, format, **options)
+    assert re.search(said, refusal(ConfigError, format, **options))
 
 
 @pytest.mark.parametrize(

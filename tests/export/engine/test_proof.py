@@ -50,7 +50,7 @@ SOFTMAX = ["stage1_0/softmax"]
     ],
 )
 def test_what_was_asked_for(layers: list[Layer], precision: Precision, fp32_nodes: Sequence[str]) -> None:
-    prove(layers, precision, fp32_nodes)
+    assert prove(layers, precision, fp32_nodes) is None  # type: ignore[func-returns-value]
 
 
 @pytest.mark.parametrize("precision", Precision)
