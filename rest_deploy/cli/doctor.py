@@ -52,6 +52,7 @@ def _main(arguments: argparse.Namespace) -> int:
 _WIDTH = 100
 _CELLS = {Possible.YES: "yes", Possible.NO: "no", Possible.NEVER: "-", Possible.UNKNOWN: "?"}
 _NAME, _FACT, _VERSION = 22, 12, 14
+_PACKAGE = len("onnxruntime-ep-nv-tensorrt-rtx")  # the longest
 _COLUMNS = (10, 33, 7, 11, 11, 0)
 #: Commands are not broken over lines, so that they can be copied.
 _COMMAND = re.compile(r"""pip (?:un)?install(?: --[\w-]+)* (?:"[^"]*"|'[^']*'|\S+)""")
@@ -96,7 +97,7 @@ def _integers(report: Report) -> str:
 
 def _package(package: Package) -> list[str]:
     name = package.module if package.module.startswith("tensorrt") else package.name  # of one name are several
-    start = f"{clean(name):<{_NAME}} {clean(package.version or ''):<{_VERSION}}"
+    start = f"{clean(name):<{_PACKAGE}} {clean(package.version or ''):<{_VERSION}}"
     return _lines(start, f"{package.state.value}{': ' if package.note else ''}{package.note}")
 
 

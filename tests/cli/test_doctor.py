@@ -75,8 +75,8 @@ def test_the_report(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
     cpu = "Some CPU (avx2), 2 cores, 4 processors usable, limited to the time of 1.5"
     assert f"  CPU          {cpu}\n" in done.out
     assert "  8-bit sums   exact\n  OMP_NUM_THREADS 2\n" in done.out
-    assert "  tensorrt                              not installed\n" in done.out
-    assert "  torch                  2.13.0         works\n" in done.out
+    assert "  tensorrt                                      not installed\n" in done.out
+    assert "  torch                          2.13.0         works\n" in done.out
     assert "  CPUExecutionProvider   runs\n  CUDAExecutionProvider  does not run without a GPU\n" in done.out
     assert done.out.count("there is no NVIDIA driver here") == 1
     assert "rest-deploy[gpu]" not in done.out
