@@ -198,9 +198,11 @@ def query_gpus() -> tuple[list[dict[str, Any]], str | None]:
             answer.put(([], f"nvidia-ml-py fails: {type(exc).__name__}: {one_line(exc)}"))
 
     # in its own thread, because a driver that hangs never answers
-    threading.Thread(target=ask, name="nvml", daemon=True).start()
     try:
+        threading.Thread(target=ask, name="nvml", daemon=True).start()
         return answer.get(timeout=_NVML_TIMEOUT_S)
+    except RuntimeError as exc:
+        return [], f"NVML was not asked: {one_line(exc)}"
     except queue.Empty:
         return [], f"NVML did not answer within {_NVML_TIMEOUT_S:g} s"
 

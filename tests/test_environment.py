@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
@@ -522,3 +523,11 @@ def test_without_psutil(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(DeviceError, match=r"psutil is installed but does not load: _psutil_linux\.so"):
         CpuTimes.now()
+
+
+def test_gpus_are_not_known_where_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert query_gpus() == ([], "NVML was not asked: can't start new thread")

@@ -144,19 +144,20 @@ class Records:
         are the same file, the one on the contender's device matches. A server only says what its file is, so that no
         file that is here speaks for it, nor it for one.
         """
-        by = "sha256" if one.node["sha256"] else "name"
+        by, served = "sha256" if one.node["sha256"] else "name", one.node["device"].text == "server"
         alike = [
             artifact
             for artifact in self.artifacts
-            if artifact[by].text == one.node[by].text
-            and (artifact["device"].text == "server") == (one.node["device"].text == "server")
+            if artifact[by].text == one.node[by].text and (artifact["device"].text == "server") == served
         ]
         alike.sort(key=lambda artifact: artifact["device"].text != one.node["device"].text)
         if alike:
             return alike[0], "passed" if alike[0]["passed"].value else "FAILED"
+        if served:
+            return None, "not verified"
         if self.reference and self.reference[by].text == one.node[by].text:
             return None, "is the reference"
-        named = one.node["device"].text != "server" and any(own["name"].text == one.name for own in self.artifacts)
+        named = any(artifact["name"].text == one.name for artifact in self.artifacts)
         return None, "not verified: the file of that name has another SHA-256" if named else "not verified"
 
     # Accuracy against latency ----------------------------------------------------------------------------------------

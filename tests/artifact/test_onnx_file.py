@@ -6,6 +6,7 @@ import io
 import os
 import random
 import struct
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,24 @@ def test_the_seal_covers_all(model_file: Path, graph: bytes, where: str) -> None
     file = OnnxFile(model_file)
     with pytest.raises(ArtifactError, match="not as it was when it was made"):
         file.check_seal()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_seal_is_checked_beside_a_block_or_before_it(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch, *, there: bool
+) -> None:
+    """Before it where no thread is to be had."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    if not there:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    with OnnxFile(model_file).checking_seal():
+        pass
+    model_file.write_bytes(model_file.read_bytes()[:-1] + b"0")
+    with pytest.raises(ArtifactError, match="not as it was when it was made"), OnnxFile(model_file).checking_seal():
+        pass
 
 
 def test_no_record_and_a_record_of_another_kind(model_file: Path, graph: bytes) -> None:

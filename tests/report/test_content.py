@@ -283,7 +283,11 @@ def test_what_a_server_says_of_its_file_proves_nothing() -> None:
     timed, checked = samples.benchmark(), samples.verification()
     timed["contenders"][1]["device"] = "server"
     alone = Records(checked, timed)
-    assert alone.match(alone.contenders[1])[1].startswith("not verified")
+    assert alone.match(alone.contenders[1]) == (None, "not verified")
+    timed["contenders"][1]["sha256"] = samples.sha("rest_small.safetensors")  # nor is it the reference
+    alone = Records(checked, timed)
+    assert alone.match(alone.contenders[1]) == (None, "not verified")
+    timed["contenders"][1]["sha256"] = samples.sha("rest_small_fp16.onnx")
     own = checked["artifacts"][1]
     both = Records({**checked, "artifacts": [own, own | {"device": "server", "passed": False}]}, timed)
     assert both.match(both.contenders[1])[1] == "FAILED"
