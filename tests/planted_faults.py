@@ -392,6 +392,27 @@ FAULTS = (
         "if subgraph.ep_name != _CPU:",
         "tests/runtimes/test_onnx_tensorrt.py::test_a_provider_that_lies",
     ),
+    Fault(
+        "a server's word for the file that was verified here",
+        "report/report.py",
+        '(artifact["device"].text == "server") == served',
+        "True",
+        "tests/report/test_content.py::test_what_a_server_says_of_its_file_proves_nothing",
+    ),
+    Fault(
+        "a number of a GPU that may be another one",
+        "runtimes/onnx_tensorrt.py",
+        "(count := gpu_count()) > 1",
+        "(count := gpu_count()) > 9",
+        "tests/runtimes/test_onnx_tensorrt.py::test_of_several_gpus_the_plugin_takes_none",
+    ),
+    Fault(
+        "a plan in an image of another TensorRT",
+        "serving/container.py",
+        'found[1] in (row[0], row[0].rpartition(".")[0])',
+        'found[1].rpartition(".")[0] == row[0].rpartition(".")[0]',
+        "tests/serving/test_repository.py::test_an_image_is_that_of_all_four_numbers",
+    ),
 )
 
 
