@@ -75,13 +75,14 @@ pythons: $(VENV)/.made
 		echo "Python $$version answers as $(VENV) does"; \
 	done
 
-# Archives by Ray, on a real cluster of this machine, in an environment of its own as Ray takes half a gigabyte.
+# Archives by Ray, on real clusters of this machine, in an environment of its own as Ray takes half a gigabyte. Ray ends the
+# process that it runs in where its own fail, and says so to the standard error alone.
 RAY := $(VENV)-ray
 ray: $(VENV)/.made
 	$(BIN)/rest-export --checkpoint examples/digits/rest_digits.safetensors --output $(VENV)/digits.onnx
 	$(PYTHON) -m venv $(RAY)
 	$(RAY)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[cpu,ray]" "pytest>=8" "hypothesis>=6.100"
-	REST_DEPLOY_TEST_ARTIFACT=$(abspath $(VENV)/digits.onnx) $(RAY)/bin/python -m pytest -p no:cacheprovider -m ray tests/archives
+	REST_DEPLOY_TEST_ARTIFACT=$(abspath $(VENV)/digits.onnx) $(RAY)/bin/python -m pytest -p no:cacheprovider --capture=sys -m ray tests/archives
 
 lint: $(VENV)/.made
 	$(BIN)/python -m ruff check .

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from rest_deploy.predictor import Predictor
 
 _PATIENCE = 10.0  # seconds for a cluster to answer
+#: Kinds of devices that Ray counts, and gives to a worker as the only one that it sees.
+_GPU_BY_NUMBER = ("cuda", "tensorrt", "tensorrt-rtx")
 
 
 def check_installed() -> None:
@@ -81,9 +83,7 @@ def answers_on_ray(request: ArchiveRequest, digest: str, blocks: Iterator[list[I
         DeviceError: One GPU is asked for by its number, or the cluster has no room for a worker.
         PredictorError: The cluster cannot be reached, or it or a worker fails.
     """
-    if not is_address(request.artifact):
-        request = replace(request, artifact=os.path.abspath(request.artifact))
-    needs = _needs(request)
+    request, needs = worker_of(request)
     with _cluster(request.ray or None) as ray:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         workers = sum(min(int(has.get(kind, 0) // number) for kind, number in needs.items()) for has in machines)
@@ -111,13 +111,23 @@ def answers_on_ray(request: ArchiveRequest, digest: str, blocks: Iterator[list[I
             yield row["rows"]
 
 
-def _needs(request: ArchiveRequest) -> dict[str, int]:
-    """What a worker takes of a machine: a thread, and a GPU where the artifact runs on one."""
-    default = RUNTIMES[read_info(request.artifact).format].default_device
-    device = Device.parse(request.device or default)
-    if request.device and ":" in request.device:
+def worker_of(request: ArchiveRequest) -> tuple[ArchiveRequest, dict[str, int]]:
+    """The request of one worker, and what it takes of a machine: a thread, and a GPU where the artifact runs on one.
+
+    Raises:
+        DeviceError: One GPU is asked for by its number.
+    """
+    row = RUNTIMES[read_info(request.artifact).format]
+    device = Device.parse(request.device or row.default_device)
+    on_gpu = device.kind in _GPU_BY_NUMBER
+    if on_gpu and request.device and ":" in request.device:
         raise DeviceError(f"--device {request.device} with --ray: Ray chooses the GPU; give --device {device.kind}")
-    return {"CPU": request.threads or 1} | ({"GPU": 1} if device.kind == "cuda" else {})
+    if not is_address(request.artifact):
+        request = replace(request, artifact=os.path.abspath(request.artifact))
+    needs = {"CPU": request.threads or 1}
+    if device.kind != "server":  # whose threads are its own
+        request = replace(request, threads=needs["CPU"])
+    return request, needs | ({"GPU": 1} if on_gpu else {})
 
 
 @contextmanager
@@ -132,6 +142,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
         PredictorError: It cannot be reached, or it fails.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it reports to its makers unless told not to
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else a thread of Ray Data's that is late would start a cluster
     if address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # binds to loopback, on Linux too; read on import
     import ray.data

@@ -18,6 +18,7 @@ import pytest
 
 from rest_deploy import Predictor
 from rest_deploy.archives import results
+from rest_deploy.archives.on_ray import worker_of
 from rest_deploy.archives.results import Output
 from rest_deploy.archives.run import ArchiveRequest, run
 from rest_deploy.archives.sources import BLOCK, Item
@@ -203,6 +204,25 @@ def test_ray_chooses_the_gpu(
     words = (tiny_onnx, folder, "--output", tmp_path / "r.jsonl", "--device", "cuda:1", "--ray")
     code, _, err = rest_predict(*words)
     assert (code, err) == (1, "error: --device cuda:1 with --ray: Ray chooses the GPU; give --device cuda\n")
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "needs"),
+    [
+        (None, None, {"CPU": 1}),
+        (None, 3, {"CPU": 3}),
+        ("openvino:GPU", None, {"CPU": 1}),  # Ray knows no such GPUs
+        ("webgpu:software", 2, {"CPU": 2}),
+        ("cuda", None, {"CPU": 1, "GPU": 1}),
+        ("tensorrt", 2, {"CPU": 2, "GPU": 1}),
+    ],
+)
+def test_a_worker_of_ray_computes_with_the_cores_that_it_takes(
+    tiny_onnx: Path, tmp_path: Path, device: str | None, threads: int | None, needs: dict[str, int]
+) -> None:
+    asked = ArchiveRequest(str(tiny_onnx), [], Output(str(tmp_path / "r.jsonl")), device=device, threads=threads)
+    of_one, taken = worker_of(asked)
+    assert (of_one.threads, taken) == (needs["CPU"], needs)
 
 
 @pytest.mark.parametrize(
