@@ -1,8 +1,8 @@
 """Latency and peak memory against the same model exported as written: python -m benchmarks.latency
 
-Both in ONNX Runtime on the CPU, the latter in OpenVINO too where that is installed. The golden weights: random ones
-have biases of zero, which onnxsim leaves out. Each size is timed in pairs, ours and one other, alone in memory; peaks
-are of a process of its own that opens a file and runs an image twice.
+Both in ONNX Runtime on the CPU, the latter in OpenVINO too where that is installed, and ours there with ``--device
+openvino``. The golden weights: random ones have biases of zero, which onnxsim leaves out. Each size is timed in pairs,
+ours and one other, alone in memory; peaks are of a process of its own that opens a file and runs an image twice.
 
 For ResTv2: ``--models restv2_tiny restv2_small --sizes 224 512``. Its authors' code has no cut to the grid and runs at
 multiples of 32 alone, so none is in the file as written either.
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["rest_small"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[224, 512, 1024, 2048])
     parser.add_argument("--against", nargs="+", choices=_OTHERS, default=_OTHERS)
+    parser.add_argument("--device", choices=["cpu", "openvino"], default="cpu", help="where our file runs")
     parser.add_argument("--seconds", type=float, default=40, help="about how long each row takes")
     arguments = parser.parse_args()
     others = [name for name in arguments.against if name != "openvino" or importlib.util.find_spec("openvino")]
@@ -52,7 +53,7 @@ def main() -> None:
     held = True
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            contenders = _contenders(name, Path(folder))
+            contenders = _contenders(name, Path(folder), arguments.device)
             for size in arguments.sizes:
                 ours = _peak(contenders["ours"], size)
                 for other in others:
@@ -86,8 +87,8 @@ def _peak(contender: Contender, size: int) -> float:
     return max(found.peak_mib.values(), default=float("nan"))
 
 
-def _contenders(name: str, folder: Path) -> dict[str, Contender]:
-    """A model as we export it, and as written in both runtimes."""
+def _contenders(name: str, folder: Path, device: str) -> dict[str, Contender]:
+    """A model as we export it, on a device, and as written in both runtimes."""
     ours, theirs = folder / "ours.onnx", folder / "as_written.onnx"
     run_export(ExportRequest(None, ours, checkpoint=golden_checkpoint(name, folder), verify=False))
     model = golden_model(name).float()
@@ -105,7 +106,7 @@ def _contenders(name: str, folder: Path) -> dict[str, Contender]:
             config=model.config.to_dict(),
             file=str(path),
             baseline=baseline,
-            device="cpu",
+            device="cpu" if baseline else device,
             threads=usable_cores(),
             format="onnx",
             precision="fp32",
