@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -63,9 +63,11 @@ class Worker:
         (block,) = batch["block"]
         items = [Item(*item) for item in json.loads(zlib.decompress(block))]
         try:
-            return {"rows": [answer(self._opened(), items, self._request.top_k)], "error": [""]}
+            predictor = self._opened()
+            rows = answer(predictor, items, self._request.top_k)
+            return {"rows": [rows], "error": [""], "note": [predictor.note]}
         except (RestDeployError, OSError, MemoryError) as exc:
-            return {"rows": [b""], "error": [one_line(exc)]}
+            return {"rows": [b""], "error": [one_line(exc)], "note": [""]}
 
     def _opened(self) -> Predictor:
         if self._predictor is None:
@@ -76,8 +78,10 @@ class Worker:
         return self._predictor
 
 
-def answers_on_ray(request: ArchiveRequest, digest: str, blocks: Iterator[list[Item]]) -> Answers:
-    """Rows of blocks by a Ray cluster, in order.
+def answers_on_ray(
+    request: ArchiveRequest, digest: str, blocks: Iterator[list[Item]], warn: Callable[[str], None]
+) -> Answers:
+    """Rows of blocks by a Ray cluster, in order; what there is to know of where they compute is warned of once.
 
     Raises:
         DeviceError: One GPU is asked for by its number, or the cluster has no room for a worker.
@@ -105,9 +109,13 @@ def answers_on_ray(request: ArchiveRequest, digest: str, blocks: Iterator[list[I
             num_cpus=needs["CPU"],
             num_gpus=needs.get("GPU"),
         )
+        told = {""}
         for row in answered.iter_rows():
             if row["error"]:
                 raise PredictorError(f"{row['error']}; what is done is kept for --resume")
+            if row["note"] not in told:
+                told.add(row["note"])
+                warn(row["note"])
             yield row["rows"]
 
 

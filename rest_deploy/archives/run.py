@@ -114,7 +114,7 @@ def run(
             begin = first + rows.kept(listing.blocks(first, end))
             before, start = rows.images, time.monotonic()
             if begin < end:
-                with closing(answers(request, digest, listing.blocks(begin, end))) as made:
+                with closing(answers(request, digest, listing.blocks(begin, end), warn)) as made:
                     for lines in made:
                         rows.append(lines)
                         rate = (rows.images - before) / max(time.monotonic() - start, 1e-9)
@@ -145,9 +145,13 @@ def _record(request: ArchiveRequest, info: ArtifactInfo, digest: str, listing: L
     }
 
 
-def answers_here(request: ArchiveRequest, digest: str, blocks: Iterator[list[Item]]) -> Answers:
-    """Rows of blocks by this process."""
+def answers_here(
+    request: ArchiveRequest, digest: str, blocks: Iterator[list[Item]], warn: Callable[[str], None]
+) -> Answers:
+    """Rows of blocks by this process; what there is to know of where it computes is warned of."""
     with request.predictor() as predictor:
+        if predictor.note:
+            warn(predictor.note)
         for block in blocks:
             yield answer(predictor, block, request.top_k)
 

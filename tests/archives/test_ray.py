@@ -8,9 +8,11 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rest_deploy.archives.on_ray import Worker
 from rest_deploy.archives.results import Output
 from rest_deploy.archives.run import ArchiveRequest, run
 from rest_deploy.errors import DeviceError, RestDeployError
@@ -99,7 +101,19 @@ def test_five_thousand_images_with_actors_killed_are_those_of_one_run(artifact: 
     ]
 
 
-def test_what_a_shard_less_run_has_begun_ray_ends(cluster: str, artifact: Path, folder: Path, tmp_path: Path) -> None:
+def _noted() -> type[Worker]:
+    """Workers with something to know of where they compute; made here, as Ray looks others up by their module."""
+
+    class Noted(Worker):
+        def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+            return super().__call__(batch) | {"note": ["in software"]}
+
+    return Noted
+
+
+def test_what_a_shard_less_run_has_begun_ray_ends(
+    cluster: str, artifact: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To a file system of pyarrow's, in Parquet, out of a folder and of a list that names the half of it again."""
     (tmp_path / "list.txt").write_text("\n".join(str(path) for path in sorted(folder.rglob("*1.png"))))
     sources = [str(tmp_path / "list.txt"), str(folder)]
@@ -113,7 +127,10 @@ def test_what_a_shard_less_run_has_begun_ray_ends(cluster: str, artifact: Path, 
     one, other = f"file://{tmp_path}/one.parquet", str(tmp_path / "other.parquet")
     with pytest.raises(Stop):
         run(ArchiveRequest(str(artifact), sources, Output(other)), report=stop)
-    run(ArchiveRequest(str(artifact), sources, Output(other), ray=cluster, resume=True))
+    told: list[str] = []
+    monkeypatch.setattr("rest_deploy.archives.on_ray.Worker", _noted())
+    run(ArchiveRequest(str(artifact), sources, Output(other), ray=cluster, resume=True), warn=told.append)
+    assert told.count("in software") == 1
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         done = run(ArchiveRequest(str(artifact), sources, Output(one), ray=cluster))

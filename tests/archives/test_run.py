@@ -206,6 +206,14 @@ def test_ray_chooses_the_gpu(
     assert (code, err) == (1, "error: --device cuda:1 with --ray: Ray chooses the GPU; give --device cuda\n")
 
 
+def test_what_there_is_to_know_of_where_it_computes_is_said(
+    tiny_onnx: Path, folder: Path, tmp_path: Path, rest_predict: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predictor, "note", "webgpu:software computes on the CPU")
+    code, _, err = rest_predict(tiny_onnx, folder, "--output", tmp_path / "r.jsonl")
+    assert (code, err.count("warning: webgpu:software computes on the CPU\n")) == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("device", "threads", "needs"),
     [

@@ -134,12 +134,13 @@ def test_it_is_verified_timed_and_named_in_every_output(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("adapter")
-def test_it_is_said_to_programs_too(made: dict[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_said_to_programs_too(made: dict[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Answers alone go to stdout: what they come from is on stderr there, and in the records of the others."""
     digit = IMAGES.parent / "digits" / "images" / "eight-57x91.png"
-    done = Outcome(cli, [made[DIGITS], digit, "--device", SOFTWARE, "--json"], capsys)
-    assert (done.code, len(json.loads(done.out))) == (0, 1)
-    assert f"warning: {SOFTWARE} computes on the CPU, in software" in done.err
+    for words in ([], ["--output", tmp_path / "r.jsonl"]):
+        done = Outcome(cli, [made[DIGITS], digit, "--device", SOFTWARE, "--json", *words], capsys)
+        assert (done.code, len(json.loads(done.out))) == (0, 3 if words else 1)  # answers, or numbers of rows
+        assert f"warning: {SOFTWARE} computes on the CPU, in software" in done.err
     own = [made[DIGITS], "--device", SOFTWARE, "--json"]
     done = Outcome(verify_cli, [*own, "--reference", DIGITS, "--sizes", "33x40"], capsys)
     assert [found["device"] for found in json.loads(done.out)["artifacts"]] == [SOFTWARE]
