@@ -118,7 +118,8 @@ class Predictor:
             ``"tensorrt-rtx:N"``, ``"openvino"``, ``"openvino:NAME"``, ``"webgpu"``,
             ``"webgpu:software"``, a ``torch.device`` or the number of a GPU; never another than asked. None takes the
             CPU, for an engine the first GPU, and for a server's model what the server does.
-        threads: CPU threads for one call; None takes one for each core that this process may use. A server has its own.
+        threads: CPU threads for one call, and the most that decode images ahead of it; None takes one for each core
+            that this process may use. A server has its own.
         allow_spinning: Whether ONNX Runtime's threads go on turning for a while after a call, so that the next one
             starts sooner; False where calls are rare, or cores busy: many images are decoded beside the network.
         max_pixels: Most pixels (height times width) of the network's input, and most work: no shape may take over four
@@ -430,6 +431,7 @@ class Predictor:
         size = self.info.image_size if self.info.input_kind is not InputKind.PIXELS else None
         several = operator.length_hint(images, 2) > 1
         threads = threads_for_images() if several and size is not None else 0
+        threads = min(threads, self._options["threads"] or threads)
         if size is None or not threads:
             yield from map(self._input_or_error, images)
             return

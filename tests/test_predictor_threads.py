@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,16 @@ def test_answers_and_their_order_are_those_without_threads(
         for threads in (1, 2, 5):
             assert answers(threads) == wanted
     assert not _threads()
+
+
+@pytest.mark.parametrize(("asked", "most"), [(None, 2), (1, 1), (8, 2)])
+def test_no_more_threads_decode_than_were_asked_for(
+    own: Predictor, rng: np.random.Generator, asked: int | None, most: int
+) -> None:
+    own._options["threads"] = asked
+    with closing(own.stream(_encoded(rng, 24))) as answers:
+        next(answers)
+        assert len(_threads()) == most
 
 
 def test_a_list_is_answered_as_its_images_alone(own: Predictor, rng: np.random.Generator) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rest_deploy.predictor import Predictor
 
 _PATIENCE = 10.0  # seconds for a cluster to answer
-#: Kinds of devices that Ray counts, and gives to a worker as the only one that it sees.
+#: Kinds of devices that are GPUs as Ray counts them, of which CUDA_VISIBLE_DEVICES shows a worker its own.
 _GPU_BY_NUMBER = ("cuda", "tensorrt", "tensorrt-rtx")
 
 

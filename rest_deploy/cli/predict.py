@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--device", help=device_help())
     made.add_argument(
-        "--threads", type=number_as(THREADS), help="CPU threads (default: one for each core that may be used)"
+        "--threads",
+        type=number_as(THREADS),
+        help="CPU threads (default: one for each core that may be used; for a worker of Ray one)",
     )
     made.add_argument(
         "--max-pixels",

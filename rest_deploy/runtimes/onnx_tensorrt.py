@@ -117,9 +117,11 @@ def _add_rtx(options: Any, device: Device) -> None:
         )
     found = plugin_devices("rest_deploy-tensorrt-rtx", plugin.get_library_path(), _RTX, device)
     if len(found) != 1:
+        why = "it takes NVIDIA's from Ampere on, with a driver for its CUDA; use device cuda or cpu"
+        if found:
+            why = f"it does not know CUDA_VISIBLE_DEVICES; use device tensorrt:{number} or cuda:{number}"
         raise DeviceError(
-            f"device {device}: GPUs that TensorRT-RTX takes here: {len(found)}, and CUDA shows one; it takes NVIDIA's "
-            "from Ampere on, with a driver for its CUDA; use device cuda or cpu"
+            f"device {device}: GPUs that TensorRT-RTX takes here: {len(found)}, and CUDA shows one; {why}"
         )
     options.add_provider_for_devices(found, {})
 

@@ -24,6 +24,7 @@ from rest_deploy.archives.run import ArchiveRequest, run
 from rest_deploy.archives.sources import BLOCK, Item
 from rest_deploy.cli import predict
 from rest_deploy.errors import ExportError, ImageError, PredictorError
+from rest_deploy.runtimes.registry import read_info
 from tests.archives.conftest import Command, rows, save
 
 
@@ -231,6 +232,16 @@ def test_a_worker_of_ray_computes_with_the_cores_that_it_takes(
     asked = ArchiveRequest(str(tiny_onnx), [], Output(str(tmp_path / "r.jsonl")), device=device, threads=threads)
     of_one, taken = worker_of(asked)
     assert (of_one.threads, taken) == (needs["CPU"], needs)
+
+
+def test_a_worker_of_ray_leaves_a_server_its_threads(
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are its own; ``Predictor`` refuses to be given any."""
+    info = replace(read_info(tiny_onnx), format="triton")
+    monkeypatch.setattr("rest_deploy.archives.on_ray.read_info", lambda _: info)
+    of_one, taken = worker_of(ArchiveRequest("http://host:8000/x", [], Output(str(tmp_path / "r.jsonl"))))
+    assert (of_one.artifact, of_one.threads, taken) == ("http://host:8000/x", None, {"CPU": 1})
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from rest_deploy import Predictor
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.specs import Alpha, Preprocessing
-from tests.conftest import DIGITS, IMAGES, TINY
+from tests.conftest import DIGITS, IMAGES, TINY, further
 from tests.export.npm import real_package
 from tests.report import browser as browsers
 from tests.report.browser import NAMES, Browser, started
@@ -237,20 +237,22 @@ def test_pythons_logits_in_lower_precision(
         _compare(browser, page, pictures, SAME_IN[name])
 
 
-def test_pythons_logits_on_a_gpu(with_gpu: Browser, page_of: Callable[[str], Path], pictures: list[Path]) -> None:
+@pytest.mark.parametrize("name", ["digits", *further(["drop"])])
+def test_pythons_logits_on_a_gpu(
+    with_gpu: Browser, page_of: Callable[[str], Path], pictures: list[Path], name: str
+) -> None:
     small = [path for path in pictures if path.stat().st_size < 60_000]
-    for name in ("digits", "drop"):
-        page = page_of(name)
-        with Server(page) as server:
-            _open(with_gpu, server)
-            if not with_gpu.evaluate("navigator.gpu ? navigator.gpu.requestAdapter().then(Boolean) : false"):
-                pytest.skip("this browser has no WebGPU adapter, not even in software")
-            _choose_backend(with_gpu, "webgpu")
-            said = _said(with_gpu)
-            assert said.startswith("Ready: WebGPU."), said
-            _compare(with_gpu, page, small, SAME)
-            assert "by WebGPU" in with_gpu.evaluate("document.getElementById('times').textContent")
-            assert with_gpu.complaints() == []
+    page = page_of(name)
+    with Server(page) as server:
+        _open(with_gpu, server)
+        if not with_gpu.evaluate("navigator.gpu ? navigator.gpu.requestAdapter().then(Boolean) : false"):
+            pytest.skip("this browser has no WebGPU adapter, not even in software")
+        _choose_backend(with_gpu, "webgpu")
+        said = _said(with_gpu)
+        assert said.startswith("Ready: WebGPU."), said
+        _compare(with_gpu, page, small, SAME)
+        assert "by WebGPU" in with_gpu.evaluate("document.getElementById('times').textContent")
+        assert with_gpu.complaints() == []
 
 
 def _choose_backend(browser: Browser, name: str) -> None:

@@ -77,10 +77,15 @@ def test_a_gpu_that_is_not_there(
     assert not fake.asked
 
 
-def test_a_gpu_that_the_plugin_does_not_take(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one before Ampere is."""
-    FakeProvider("tensorrt-rtx", taken=0).install(monkeypatch)
-    with pytest.raises(DeviceError, match=r"device tensorrt-rtx:0: GPUs that TensorRT-RTX takes here: 0, .*Ampere"):
+@pytest.mark.parametrize(("taken", "why"), [(0, "from Ampere on"), (2, "does not know CUDA_VISIBLE_DEVICES")])
+def test_a_gpu_that_the_plugin_does_not_take(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, taken: int, why: str
+) -> None:
+    """As one before Ampere is; or it is one of several, which the plugin sees all."""
+    FakeProvider("tensorrt-rtx", taken=taken).install(monkeypatch)
+    with pytest.raises(
+        DeviceError, match=rf"device tensorrt-rtx:0: GPUs that TensorRT-RTX takes here: {taken}, .*{why}"
+    ):
         open_runtime(tiny_onnx, "tensorrt-rtx")
 
 

@@ -174,6 +174,7 @@ with Predictor(sys.argv[1], "webgpu:software", max_pixels=None) as predictor:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.usefixtures("adapter")
 def test_memory_is_as_predicted(made: dict[Path, Path]) -> None:
     """Hardly ever more: it varies from call to call, as buffers are given back late (166 to 266 MiB were measured)."""
