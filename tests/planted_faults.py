@@ -421,13 +421,6 @@ FAULTS = (
         "tests/archives/test_run.py::test_a_worker_of_ray_computes_with_the_cores_that_it_takes",
     ),
     Fault(
-        "a norm over a map that OpenVINO computes by rows",
-        "runtimes/openvino.py",
-        " and _is_last(taken[1].get_node())",
-        "",
-        "tests/runtimes/test_openvino.py::test_maps_of_another_kind_stay",
-    ),
-    Fault(
         "maps that OpenVINO turns round",
         "runtimes/openvino.py",
         'kind == "Transpose"',

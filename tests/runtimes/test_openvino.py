@@ -58,18 +58,18 @@ def test_digits_at_any_size(digits: Path) -> None:
 
 
 def test_no_map_is_turned_round(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Norms, residual additions and what puts channels last: by maps they take a quarter more time."""
+    """Residual additions and what puts channels last: by maps a network takes a quarter more time."""
     left: list[str] = []
 
     def in_rows(model: Any, own: Callable[[Any], None] = module.in_rows) -> None:
         before = [node.get_type_name() for node in model.get_ops() if len(_shape(node)) == 4]
-        assert {"MVN", "Transpose"} < set(before)
+        assert {"Add", "Transpose"} < set(before)
         own(model)
         alike = module._alike(model)
         for node in model.get_ops():
             if len(_shape(node)) == 4 and _shape(node)[3].is_static:  # its channels
                 turns = node.get_type_name() == "Transpose" and node.input_value(1).get_node().get_data()[3] == 1
-                if turns or node.get_type_name() == "MVN" or node.get_friendly_name() in alike:
+                if turns or node.get_friendly_name() in alike:
                     left.append(node.get_friendly_name())
 
     monkeypatch.setattr(module, "in_rows", in_rows)
@@ -77,7 +77,7 @@ def test_no_map_is_turned_round(digits: Path, monkeypatch: pytest.MonkeyPatch) -
         network = runtime._request.get_compiled_model().get_runtime_model()  # type: ignore[attr-defined]
         turned = [node for node in network.get_ops() if node.get_rt_info()["layerType"].astype(str) == "Reorder"]
     assert left == []
-    assert len(turned) < 30  # 16 with OpenVINO 2026.4.1, and 60 by maps
+    assert len(turned) < 45  # and 60 by maps, with OpenVINO 2026.4.1
 
 
 def _shape(node: Any) -> Any:
@@ -85,7 +85,7 @@ def _shape(node: Any) -> Any:
 
 
 def test_maps_of_another_kind_stay(rng: np.random.Generator) -> None:
-    """What would be another network by rows: a norm over a map, and additions of what has not one shape."""
+    """What would be another network by rows: additions of what has not one shape."""
     graph = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["": 18]>
         maps (float[b, 5, w, 6] x, float[6] g) => (float[b, 5, w, 6] normed, float[b, 5, w, 6] twice,
                                                    float[b, 5, w, 6] lined, float[b, 5, w, 6] crossed,
@@ -121,7 +121,7 @@ def test_maps_of_another_kind_stay(rng: np.random.Generator) -> None:
     found = request.create_infer_request().infer(feeds)
     for own, value in zip(found.values(), wanted, strict=True):
         np.testing.assert_allclose(own, value, atol=1e-5)
-    assert reshapes[1] - reshapes[0] == 2 + 3 + 2  # of the LayerNormalization, of one Add and of one Transpose
+    assert reshapes[1] - reshapes[0] == 3 + 2  # of one Add and of one Transpose
 
 
 def test_fused_attention_is_found_to_be_wrong(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
