@@ -30,8 +30,6 @@ _ON_CPU = MappingProxyType({"SNIPPETS_MODE": "DISABLE"})
 _TAKEN = frozenset({"f32", "i32", "i64", "u8", "boolean"})
 #: Layers that compute nothing: a file may take and give halves.
 _BORDER = frozenset({"Input", "Output", "Const", "Convert"})
-
-
 #: Batch, height and width that tell values of one shape from others.
 _PROBED = (2, 67, 131)
 
