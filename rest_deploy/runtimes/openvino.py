@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import read_checked, sealed_info
-from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, PredictorError, one_line
+from rest_deploy.errors import ArtifactError, DeviceError, MissingPackageError, PredictorError, install, one_line
 from rest_deploy.machine import usable_cores
 from rest_deploy.models.family import operators_of
 from rest_deploy.runtimes.base import Runtime
@@ -135,8 +135,11 @@ def _computed_in(compiled: Any) -> set[str]:
 def _core() -> Any:
     try:
         import openvino
-        import openvino.opset13  # from 2025.0 on
+        import openvino.opset13
     except ModuleNotFoundError as exc:
+        if exc.name == "openvino.opset13":
+            told = f"the openvino that is installed is older than 2025.0; {install('openvino')}"
+            raise DeviceError(told) from exc
         raise MissingPackageError("openvino", "run .onnx files in OpenVINO", "openvino") from exc
     except ImportError as exc:
         raise DeviceError(f"openvino is installed but does not load: {one_line(exc)}") from exc

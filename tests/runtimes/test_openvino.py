@@ -268,3 +268,9 @@ def test_without_its_package(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(MissingPackageError) as caught:
         open_runtime(tiny_onnx, "openvino")
     assert (caught.value.package, caught.value.extra) == ("openvino", "openvino")
+
+
+def test_with_an_older_one(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino.opset13", None)
+    with pytest.raises(DeviceError, match=r"openvino that is installed is older than 2025\.0; pip install"):
+        open_runtime(tiny_onnx, "openvino")
