@@ -47,7 +47,7 @@ _LIMITS = {
 }
 #: Operators whose output may be larger than all of their inputs together.
 _WIDENING = frozenset(
-    "Add Sub Mul Div Max Min Greater Less Where MatMul MatMulInteger Gemm Conv Gather".split()  # noqa: SIM905
+    "Add Sub Mul Div Max Min Greater Less Where MatMul MatMulInteger Gemm Conv Gather Pad".split()  # noqa: SIM905
 )
 #: Numbers that such a one may make where no image is needed, unless it makes no more than it was given: of sizes, of
 #: which there are a few.
@@ -60,7 +60,7 @@ _MOST_RANGE = 1 << 20
 #: Numbers that all nodes together may make of constants alone, for each byte of a file: weights that it unpacks.
 _MADE = 4
 #: Operators whose inputs after the first are axes, sizes or places of axes. A runtime compares each with each.
-_OF_AXES = frozenset("CumSum ReduceMean ReduceSum Reshape Slice Split Squeeze Unsqueeze".split())  # noqa: SIM905
+_OF_AXES = frozenset("CumSum Pad ReduceMean ReduceSum Reshape Slice Split Squeeze Unsqueeze".split())  # noqa: SIM905
 #: Operators that hold graphs -> the names of these.
 _HOLDERS = {"If": {"then_branch", "else_branch"}, "Scan": {"body"}}
 #: TensorProto.DataType -> bytes of a value: FLOAT, UINT8, INT8, INT32, INT64, FLOAT16, DOUBLE.
@@ -453,7 +453,7 @@ class _Known(NamedTuple):
 
     Args:
         numbers: How many numbers one has at most; infinite where an image tells.
-        sizes: The constants that are one small whole number.
+        sizes: Of constants of a few small whole numbers the largest.
         largest: Of what is a size the largest that it may be; infinite for a side of an image.
     """
 
@@ -505,6 +505,8 @@ class _Examiner:
             if not known.keys().isdisjoint(given) or len(set(given)) != len(given):
                 raise Refused("two values of one name")
             known |= dict.fromkeys(given, numbers)
+            held = [one["t"] for one in node.get("attribute", ()) if "t" in one]  # of a Constant
+            sizes |= {name: size for name in given for one in held if (size := self._size(one)) is not None}
             if (most := self._largest(node, largest)) is not None:
                 largest |= dict.fromkeys(given, most)
         outputs = [_name(one) for one in graph.get("output", [])]
@@ -513,9 +515,15 @@ class _Examiner:
         return max((known[name] for name in outputs), default=0.0)
 
     def _size(self, tensor: Mapping[str, Any]) -> int | None:
-        """The size that a constant is; None where it is none, or one beyond all bounds."""
-        number = _one_number(self._content, tensor) if tensor.get("data_type") == _WHOLE else None
-        return number if number is not None and 0 <= number <= _MOST_RANGE else None
+        """The largest of the sizes that a constant is; None where it is none, many, or one beyond all bounds."""
+        begin, end = tensor.get("raw_data", (0, 0)) if tensor.get("data_type") == _WHOLE else (0, 0)
+        item = _ITEM_BYTES[_WHOLE]
+        if not 0 < end - begin <= _MOST_DIMS * item:
+            return None
+        numbers = [
+            int.from_bytes(self._content[at : at + item], "little", signed=True) for at in range(begin, end, item)
+        ]
+        return max(numbers) if min(numbers) >= 0 and max(numbers) <= _MOST_RANGE else None
 
     def _largest(self, node: Mapping[str, Any], largest: Mapping[str, float]) -> float | None:
         """The largest size that a node gives; None where that is not known."""
@@ -582,6 +590,8 @@ def _made(node: Mapping[str, Any], named: Mapping[str, Any], taken: Sequence[flo
         if known.sizes.get(names[2], 0) < 1:
             raise Refused("a Range whose steps may be none")
         made = known.largest[names[1]]
+    elif operator == "Pad" and known.sizes.get("".join(names[1:2]), math.inf) > _LIMITS["pads"][1]:
+        raise Refused("a Pad by more than a few numbers that it holds")
     elif operator in _WIDENING and not math.isinf(made):
         made = math.prod(taken)
         if made > max([_FEW, *taken]):  # two vectors of a few bytes make a matrix of terabytes

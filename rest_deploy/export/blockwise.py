@@ -169,7 +169,8 @@ class _Part:
         nodes: All of it, in order.
         rows: Value that goes in in blocks: queries (B, heads, N, C/heads), or tokens (B, H, W, C).
         end: The last node.
-        keys: Of an attention, the other factor of its first product, (B, heads, C/heads, K).
+        keys, values: Of an attention, the other factors of its products, (B, heads, C/heads, K) and (B, heads, K,
+            C/heads), the latter before it is scaled; the queries may have more channels than the values.
         width, hidden: Of an MLP, channels of a token, and of it inside; 0 in an attention.
         squares: Where heads interact, the mean squares of a map's rows, one a query; else empty.
         factor: What hangs on them: the nodes from the mean over queries to the factor of a head, in order.
@@ -180,6 +181,7 @@ class _Part:
     rows: str
     end: onnx.NodeProto
     keys: str = ""
+    values: str = ""
     width: int = 0
     hidden: int = 0
     squares: str = ""
@@ -226,7 +228,7 @@ class _Flow:
             self._known(self._next(softmax, way, self._is_product), softmax) for way in (self._into, self._out)
         )
         inside = self._between(start, end)
-        part = _Part(inside, start.input[0], end, keys=start.input[1])
+        part = _Part(inside, start.input[0], end, keys=start.input[1], values=end.input[1])
         tail = [node for node in inside if node.op_type == "ReduceMean" and self._over_rows(node)]
         if not tail:
             return part
@@ -235,7 +237,8 @@ class _Flow:
         scaled = self._known(self._maker.get(end.input[1]), softmax)
         if len(tail) != 1 or late[-1] is not scaled or scaled.op_type != "Mul" or late[-2].output[0] != scaled.input[1]:
             self._known(None, softmax)
-        return replace(part, squares=tail[0].input[0], factor=late[:-1], scaled=scaled)
+        values = scaled.input[0]
+        return replace(part, values=values, squares=tail[0].input[0], factor=late[:-1], scaled=scaled)
 
     def _mlp(self, gelu: onnx.NodeProto) -> _Part | None:
         """That around a GELU; None where its weights are large, or its layers are not in FP32."""
@@ -386,7 +389,7 @@ class _Ways:
         scan = helper.make_node("Scan", [blocks], made, f"{self._module}/node_scan")
         _set(scan, {"body": self._body(given), "num_scan_inputs": 1})
         self._made.append(scan)
-        result = self._joined(made[0], width, count)
+        result = self._joined(made[0], self._size(own.values, 3) if own.values else width, count)
         if own.scaled is not None:
             names = {own.squares: self._joined(made[1], _ONE, count)}
             for node in own.factor:
@@ -406,7 +409,7 @@ class _Ways:
         names = {name: f"{name}/block" for node in inside for name in node.output}
         names[own.rows] = f"{own.rows}/block"
         if own.scaled is not None:
-            names[own.scaled.output[0]] = own.scaled.input[0]  # not scaled yet
+            names[own.scaled.output[0]] = own.values  # not scaled yet
         nodes = [_renamed(node, names, f"{node.name}/block") for node in inside]
         values = []
         for name in [name for node in inside for name in node.output if name in self._declared]:

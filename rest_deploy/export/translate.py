@@ -12,21 +12,21 @@ import onnx
 import torch
 from onnxscript import opset18
 
-import rest_deploy.models.network  # noqa: F401  (registers the operators)
+from rest_deploy.models.network import split_shape  # its import registers the operators
 
 op: Any = opset18  # its stubs know NumPy-like values, not the graph's
 
 
 def _split_heads(x: Any, num_heads: int) -> Any:
     """(B, H, W, C) -> (B, num_heads, H*W, C/num_heads)."""
-    head_dim = int(x.shape[3]) // num_heads
-    tokens = op.Reshape(x, op.Constant(value_ints=[0, -1, num_heads, head_dim]))  # 0: the batch as it is
-    return op.Transpose(tokens, perm=[0, 2, 1, 3])
+    tokens = op.Reshape(x, op.Constant(value_ints=list(split_shape(num_heads, int(x.shape[3])))))
+    return tokens if num_heads == 1 else op.Transpose(tokens, perm=[0, 2, 1, 3])
 
 
 def _merge_heads(x: Any, like: Any) -> Any:
     """(B, heads, H*W, C/heads) -> (B, H, W, C)."""
-    return op.Reshape(op.Transpose(x, perm=[0, 2, 1, 3]), op.Shape(like))
+    tokens = x if int(x.shape[1]) == 1 else op.Transpose(x, perm=[0, 2, 1, 3])
+    return op.Reshape(tokens, op.Shape(like))
 
 
 def _mix_heads(x: Any, weight: Any) -> Any:

@@ -27,6 +27,7 @@ from rest_deploy.models.stages import (
     in_blocks,
     is_large,
     linear_like,
+    queries_and_keys,
     widened,
 )
 
@@ -87,12 +88,10 @@ class DeployAttention(nn.Module):
         super().__init__()
         self.norm = norm
         self.num_heads, self.interacts = attn.num_heads, attn.interacts
-        k_weight, v_weight = attn.kv.weight.double().chunk(2)
+        _, v_weight = attn.kv.weight.double().chunk(2)
         _, v_bias = attn.kv.bias.double().chunk(2)
         proj_weight, proj_bias = attn.proj.weight.double(), attn.proj.bias.double()
-        self.q = linear_like(attn.q, attn.q.weight.double() * attn.scale, attn.q.bias.double() * attn.scale)  # (1)
-        self.k = linear_like(attn.q, k_weight)  # (2): the softmax does not see a key's bias
-        self.v = linear_like(attn.q, v_weight)
+        self.q, self.k = queries_and_keys(attn)
         if self.interacts:  # (4): a value's bias is centred away
             self.mix = nn.Parameter(
                 attn.transform_conv.weight.data.flatten(1)
@@ -101,7 +100,11 @@ class DeployAttention(nn.Module):
         else:  # rows of each head's softmax sum to one, so a value's bias goes straight to the projection
             proj_bias = proj_bias + proj_weight @ v_bias
             self.softmax = Softmax()  # type: ignore[assignment]  # one of the two
-        self.proj = linear_like(attn.proj, proj_weight, proj_bias)
+        self.proj: nn.Module = nn.Identity()
+        if self.num_heads == 1:  # (5)
+            self.v = linear_like(attn.q, proj_weight @ v_weight, proj_bias)
+        else:
+            self.v, self.proj = linear_like(attn.q, v_weight), linear_like(attn.proj, proj_weight, proj_bias)
         self.sr = attn.sr if attn.sr_ratio > 1 else None
         self.sr_norm = attn.sr_norm if attn.sr_ratio > 1 else None
 
@@ -114,7 +117,7 @@ class DeployAttention(nn.Module):
             context = self.sr_norm(self.sr(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))  # (B, H/s, W/s, C), ceil
         if self.interacts:
             context = self.centre(context)  # (4); (2): softmax sees no shift of all keys
-        q = split_heads(self.q(tokens), self.num_heads)  # (B, heads, N, C/heads)
+        q = split_heads(self.q(tokens), self.num_heads)  # (B, heads, N, C/heads); (5): one channel more
         k = split_heads(self.k(context), self.num_heads)  # (B, heads, K, C/heads)
         v = split_heads(self.v(context), self.num_heads)  # (B, heads, K, C/heads)
         return x + self.proj(merge_heads(self._attend(q, k, v), x))

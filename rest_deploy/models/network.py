@@ -168,6 +168,13 @@ class DeployForm(nn.Sequential, ABC):
 # sizes when they run (``export/translate.py``), and checks that no other operator with a size in it got through.
 
 
+def split_shape(num_heads: int, channels: int) -> tuple[int, ...]:
+    """What :func:`split_heads` reshapes to in ONNX, where 0 keeps a size and -1 takes what is left; with several heads
+    these go before the tokens then.
+    """
+    return (0, 1, -1, channels) if num_heads == 1 else (0, -1, num_heads, channels // num_heads)
+
+
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, H, W, C) map -> (B, num_heads, H*W, C/num_heads)."""
     if torch.compiler.is_exporting():

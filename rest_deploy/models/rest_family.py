@@ -145,8 +145,8 @@ class ResTFamily(StagesFamily[ResTConfig]):
         "stem patch_embed_2 patch_embed_3 patch_embed_4 stage1 stage2 stage3 stage4 norm head".split()  # noqa: SIM905
     )
     operators = frozenset(
-        "Add Cast Constant Conv Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul Reciprocal ReduceMean Relu "  # noqa: SIM905
-        "Reshape Shape Sigmoid Softmax Sqrt Sub Transpose".split()
+        "Add Cast Constant Conv Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul Pad Reciprocal ReduceMean "  # noqa: SIM905
+        "Relu Reshape Shape Sigmoid Softmax Sqrt Sub Transpose".split()
     )
     attributes = ("num_heads", "scale", "sr_ratio")
     operator_modules: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {

@@ -27,6 +27,7 @@ from rest_deploy.models.stages import (
     deploy_stages,
     fold,
     linear_like,
+    queries_and_keys,
     to_map,
     to_tokens,
 )
@@ -203,17 +204,16 @@ class DeployAttention(nn.Module):
         super().__init__()
         self.norm = norm
         self.num_heads, self.sr_ratio = attn.num_heads, attn.sr_ratio
-        k_weight, v_weight = attn.kv.weight.double().chunk(2)
+        _, v_weight = attn.kv.weight.double().chunk(2)
         _, v_bias = attn.kv.bias.double().chunk(2)
         proj_weight = attn.proj.weight.double()
-        self.q = linear_like(attn.q, attn.q.weight.double() * attn.scale, attn.q.bias.double() * attn.scale)  # (1)
-        self.k = linear_like(attn.q, k_weight)  # (2): the softmax does not see a key's bias
+        self.q, self.k = queries_and_keys(attn)
         self.v = linear_like(attn.q, v_weight, v_bias)  # kept, as the way up sees it at the border
         self.softmax = Softmax()
         self.up, self.up_norm = attn.up[0], _without_bias(attn.up_norm)
         self.proj = linear_like(
             attn.proj, proj_weight, attn.proj.bias.double() + proj_weight @ attn.up_norm.bias.double()
-        )  # (5)
+        )  # (6)
         self.sr = attn.sr if attn.sr_ratio > 1 else None
         self.sr_norm = attn.sr_norm if attn.sr_ratio > 1 else None
 

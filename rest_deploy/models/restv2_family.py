@@ -167,8 +167,8 @@ class ResTv2Family(StagesFamily[ResTv2Config]):
     anchors = ("patch_2.proj.weight", "stem.proj.0.weight")  # the second remains where a file lost the first
     beginnings = frozenset("stem patch_2 patch_3 patch_4 stage1 stage2 stage3 stage4 norm head".split())  # noqa: SIM905
     operators = frozenset(
-        "Add Cast Constant Conv DepthToSpace Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul ReduceMean Relu "  # noqa: SIM905
-        "Reshape Shape Sigmoid Slice Softmax Transpose".split()
+        "Add Cast Constant Conv DepthToSpace Div Erf Gelu Gemm Identity LayerNormalization MatMul Mul Pad ReduceMean "  # noqa: SIM905
+        "Relu Reshape Shape Sigmoid Slice Softmax Transpose".split()
     )
     attributes = ("num_heads", "scale", "sr_ratio", "upscale_factor")
     operator_modules: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {"pos.sigmoid": ("Sigmoid", {})}

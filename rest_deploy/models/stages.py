@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rest_deploy.models.network import DeployForm, Network, Pool, Structure
+from rest_deploy.models.network import DeployForm, Network, Pool, Structure, split_shape
 from rest_deploy.models.stages_family import TORCH_BLOCK, TORCH_WHOLE, Grid, StagesConfig
 
 
@@ -260,10 +260,30 @@ class DeployStages(DeployForm):
 
     def structure(self) -> Structure:
         attentions = self.attentions()
-        heads = {(a.num_heads, a.q.out_features // a.num_heads) for a in attentions}
+        split = {split_shape(a.num_heads, linear.out_features) for a in attentions for linear in (a.k, a.v)}
         norms = sum(isinstance(module, nn.LayerNorm) for module in self.modules())
         counts = {"Softmax": len(attentions), "LayerNormalization": norms}
-        return Structure(counts, tuple((0, -1, *each) for each in sorted(heads)))
+        return Structure(counts, tuple(sorted(split)))
+
+
+class AppendOne(nn.Module):
+    """(B, H, W, C) map -> (B, H, W, C + 1) map, whose last channel is 1: what a bias is a weight of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, (0, 1), value=1.0)
+
+
+def queries_and_keys(attn: Any) -> tuple[nn.Module, nn.Linear]:
+    """What makes queries of a block's tokens, and keys of its reduced tokens, both (B, H, W, C) -> (B, H, W, ...).
+
+    Args:
+        attn: Of either network, with ``q``, ``kv``, ``scale`` and ``num_heads``.
+    """
+    q_weight, q_bias = attn.q.weight.double() * attn.scale, attn.q.bias.double() * attn.scale  # (1)
+    k_weight, _ = attn.kv.weight.double().chunk(2)  # (2): the softmax does not see a key's bias
+    if attn.num_heads > 1:
+        return linear_like(attn.q, q_weight, q_bias), linear_like(attn.q, k_weight)
+    return AppendOne(), linear_like(attn.q, torch.cat([q_weight.T, q_bias[None]]) @ k_weight)  # (5)
 
 
 D = TypeVar("D", bound=DeployStages)

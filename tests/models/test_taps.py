@@ -163,7 +163,7 @@ def test_blocks_are_the_same_on_both_sides(tiny_model: ResT, names: tuple[str, .
     exact, ours = as_written_blocks(model, torch.float64)(image), deploy_blocks(model, torch.float64)(image)
     assert list(exact) == list(ours)
     for name, values in exact.items():
-        np.testing.assert_allclose(ours[name], values, rtol=0, atol=1e-5)  # folded in float32
+        np.testing.assert_allclose(ours[name], values, rtol=0, atol=2e-5)  # folds are rounded to float32
 
 
 def test_norms_means_and_maps_stay_in_float32(tiny_model: ResT) -> None:

@@ -519,6 +519,27 @@ def _no_input(operator: str) -> Change:
     return change
 
 
+def _padded(numbers: list[int]) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        _first(model, _node("Pad", "pixels", _weight(model, "amounts", numbers)))
+
+    return change
+
+
+def _padded_by_what_is_computed(model: onnx.ModelProto) -> None:
+    _first(
+        model,
+        _node("Abs", _weight(model, "numbers", [0, 0, 0, 0, 0, 0, 0, 1]), output="amounts"),
+        _node("Pad", "pixels", "amounts"),
+    )
+
+
+def _padded_constants(model: onnx.ModelProto) -> None:
+    """Each makes a thousand times as much."""
+    _first(model, _node("Pad", _weight(model, "row", [0] * 32), _weight(model, "amounts", [1024, 1024])))
+
+
+_PAD = "a Pad by more than a few numbers that it holds"
 _RANGE = "a Range of more than a size"
 _ALONE = "of constants alone"
 HOSTILE_PIXELS: dict[str, tuple[Change, str]] = {
@@ -560,9 +581,15 @@ HOSTILE_PIXELS: dict[str, tuple[Change, str]] = {
     "a cast to type 1000": (_cast(1000), "a Cast to another type"),
     **{
         f"{operator} by a million axes": (_axes_of(operator), f"'{operator}' by more than 8 axes")
-        for operator in ("Unsqueeze", "Squeeze", "Reshape", "ReduceSum", "Split")
+        for operator in ("Unsqueeze", "Squeeze", "Reshape", "ReduceSum", "Split", "Pad")
     },
     "a split into 2^40": (_parts(1 << 40), "num_outputs of 1.1e"),
+    "a pad by terabytes": (_padded([0, 0, 0, 0, 0, 0, 0, 1 << 40]), _PAD),
+    "a pad by 1025": (_padded([0, 0, 0, 0, 1025, 0, 0, 1]), _PAD),
+    "a pad by less than nothing": (_padded([0, 0, 0, 0, -1, 0, 0, 1]), _PAD),
+    "a pad by what is computed": (_padded_by_what_is_computed, _PAD),
+    "a pad by nothing": (_no_input("Pad"), _PAD),
+    "a pad of constants": (_padded_constants, f"'Pad' {_ALONE}"),
     "a split into -1": (_parts(-1), "num_outputs of -1"),
 }
 

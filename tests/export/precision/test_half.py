@@ -82,15 +82,17 @@ def test_rounding_is_what_the_reference_evaluator_computes(
 ) -> None:
     """Both round every node; sums are in another order and exp has other last bits, so errors are alike in size."""
     half = to_half(tiny_graph, plan_for(tiny_deploy, Precision.FP16, half_io=half_io))
-    image = _image(size)
-    given = image.astype(np.float16) if half_io else image
-    with np.errstate(over="ignore", invalid="ignore"):
-        theirs = ReferenceEvaluator(half).run(None, {"image": given})[0].astype(np.float32)
-    exact = run_of(tiny_graph)(image)
-    ours = run_of(half)(image)
-    error, their_error = np.abs(ours - exact).max(), np.abs(theirs - exact).max()
-    assert 0.2 * their_error < error < 5 * their_error
-    assert error > 30 * np.finfo(np.float32).eps * np.abs(exact).max()  # it does round, as ONNX Runtime would not
+    theirs, exact_run, our_run = ReferenceEvaluator(half), run_of(tiny_graph), run_of(half)
+    errors = []
+    for seed in range(3):
+        image = _image(size, seed)
+        with np.errstate(over="ignore", invalid="ignore"):
+            (given,) = theirs.run(None, {"image": image.astype(np.float16) if half_io else image})
+        exact = exact_run(image)
+        errors.append([np.abs(given - exact).mean(), np.abs(our_run(image) - exact).mean()])
+        assert errors[-1][1] > 30 * np.finfo(np.float32).eps * np.abs(exact).mean()  # it does round
+    their_error, error = np.median(errors, axis=0)
+    assert 0.25 * their_error < error < 4 * their_error
 
 
 def test_each_half_value_of_one_node_is_exactly_rounded() -> None:
