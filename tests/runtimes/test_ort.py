@@ -23,6 +23,7 @@ from rest_deploy.runtimes import ort as module
 from rest_deploy.runtimes.ort import OnnxRuntime, open_session
 from rest_deploy.specs import Device
 from tests.conftest import TINY
+from tests.export.conftest import all_nodes
 
 
 class FakeSession:
@@ -86,6 +87,25 @@ def test_a_gpu_session_asks_for_its_gpu_and_disables_fallback(tiny_onnx: Path, m
     assert asked["options"].get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
     assert session.fallback is False
     assert asked["enable_fallback"] == 0
+
+
+def test_gelu_is_one_operator_apart_from_its_bias(
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's kernel for both takes longer than those of each."""
+    own = module._options
+    optimized = tmp_path / "optimized.onnx"
+
+    def options(*arguments: Any, **named: Any) -> Any:
+        made = own(*arguments, **named)
+        made.optimized_model_filepath = str(optimized)
+        return made
+
+    monkeypatch.setattr(module, "_options", options)
+    OnnxRuntime(tiny_onnx).close()
+    fused = Counter(node.op_type for node in all_nodes(onnx.load(optimized).graph))
+    assert fused["Gelu"] == 2 * sum(TINY.depths)  # as traced, and in blocks
+    assert not fused.keys() & {"Erf", "BiasGelu"}
 
 
 def test_a_provider_that_did_not_start_is_an_error(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
