@@ -36,6 +36,10 @@ _SMALL_BLOCK = 64
 #: Largest difference of an output, relative to its largest value or 1. Folding constants changes at most the rounding.
 _TOLERANCE = 1e-4
 
+#: What images are multiplied by to see what rounding does to a graph. A number that is rounded to another of 255 levels
+#: changes many behind it: INT8 of the golden weights moves by up to half of its largest logit, FP32 by some 1e-5.
+_NUDGE = 1 + 2.0**-20
+
 #: What a graph gives for images of a few sizes: output's name -> its values.
 Answers: TypeAlias = "Sequence[Mapping[str, NDArray[Any]]]"
 
@@ -90,13 +94,13 @@ def _check_sizes(model: onnx.ModelProto, structure: Structure) -> None:
             raise ExportError(f"node {node.name} cuts at {ends}: a size of the traced image is baked in")
 
 
-def answers(model: onnx.ModelProto) -> Answers:
-    """What a graph gives, for others of the same function to be compared with."""
+def answers(model: onnx.ModelProto, scale: float = 1.0) -> Answers:
+    """What a graph gives for images times ``scale``, for others of the same function to be compared with."""
     rng = np.random.default_rng(0)
     channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     dtype = onnx.helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
     session = CpuSession(model)
-    return [session.run(rng.standard_normal((n, channels, h, w)).astype(dtype)) for n, h, w in _SIZES]
+    return [session.run((scale * rng.standard_normal((n, channels, h, w))).astype(dtype)) for n, h, w in _SIZES]
 
 
 def simplify(
@@ -119,7 +123,7 @@ def simplify(
     try:
         check_graph(simplified, structure, operators)
         _require_as_many_reductions(model, simplified)
-        differences = _largest_differences(wanted, simplified)
+        differences = _largest_differences(wanted, answers(simplified))
     except ExportError as exc:
         return model, f"onnxsim broke the graph: {exc}"
     for name, difference in differences.items():
@@ -134,7 +138,8 @@ def checked_blockwise(model: onnx.ModelProto, tolerance: float, wanted: Answers)
 
     Args:
         model: In any precision.
-        tolerance: Largest difference of an output, relative to its largest value or 1.
+        tolerance: Largest difference of an output, relative to its largest value or 1. What a millionth of its
+            images makes of the graph is allowed too.
         wanted: What the graph gives.
 
     Raises:
@@ -147,10 +152,15 @@ def checked_blockwise(model: onnx.ModelProto, tolerance: float, wanted: Answers)
         onnx.checker.check_model(light(both))  # its weights are those of the graph
     except onnx.checker.ValidationError as exc:
         raise ExportError(f"the graph in blocks is not valid ONNX: {str(exc).splitlines()[0]}") from exc
-    for name, difference in _largest_differences(wanted, with_block(both, _SMALL_BLOCK)).items():
-        if not difference <= tolerance:
+    differences = _largest_differences(wanted, answers(with_block(both, _SMALL_BLOCK)))
+    if all(difference <= tolerance for difference in differences.values()):
+        return both
+    noise = _largest_differences(wanted, answers(model, _NUDGE))
+    for name, difference in differences.items():
+        allowed = max(tolerance, noise[name])
+        if not difference <= allowed:
             changed = f"blocks changed the {name} by {difference:.2g}"
-            raise ExportError(f"{changed} (relative; allowed {tolerance:g}); export with --no-blockwise")
+            raise ExportError(f"{changed} (relative; allowed {allowed:.2g}); export with --no-blockwise")
     return both
 
 
@@ -160,10 +170,10 @@ def _require_as_many_reductions(one: onnx.ModelProto, other: onnx.ModelProto) ->
         raise ExportError(f"{before} ReduceMean nodes became {after}; sums in one go lose accuracy at large sizes")
 
 
-def _largest_differences(wanted: Answers, model: onnx.ModelProto) -> dict[str, float]:
-    """Of each output of a graph from what was wanted."""
+def _largest_differences(wanted: Answers, given: Answers) -> dict[str, float]:
+    """Of each output from what was wanted."""
     differences: dict[str, list[float]] = {}
-    for before, after in zip(wanted, answers(model), strict=True):
+    for before, after in zip(wanted, given, strict=True):
         for name, a in before.items():
             if name not in after or a.shape != (b := after[name]).shape:
                 found = {own: values.shape for own, values in after.items()}

@@ -126,6 +126,20 @@ def test_a_fault_in_the_blocks_is_found(tiny_onnx: Path, fault: str, monkeypatch
         checked_blockwise(graph, 1e-4, answers(graph))
 
 
+def test_what_rounding_does_to_a_graph_is_no_fault_of_its_blocks(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INT8 rounds a number that is near the middle of two levels to one or the other, and all behind it is changed."""
+    graph = whole(onnx.load(tiny_onnx))
+    wanted = answers(graph)
+    noisy = [{name: values + 0.2 for name, values in given.items()} for given in wanted]
+    monkeypatch.setattr(checks, "answers", lambda model, scale=1.0: wanted if scale == 1 and model is graph else noisy)
+    assert checked_blockwise(graph, 1e-4, wanted)
+    monkeypatch.setattr(checks, "answers", lambda model, scale=1.0: wanted if scale != 1 else noisy)
+    with pytest.raises(ExportError, match="blocks changed the logits by"):
+        checked_blockwise(graph, 1e-4, wanted)
+
+
 def test_an_attention_of_another_form_is_refused(tiny_onnx: Path) -> None:
     graph = whole(onnx.load(tiny_onnx))
     softmax = next(node for node in graph.graph.node if node.op_type == "Softmax")
