@@ -22,7 +22,7 @@ class CpuSession:
         model: The graph.
         outputs: Names of values in it to be given in place of its own outputs.
         threads: CPU threads of a call; None for :func:`~rest_deploy.machine.usable_cores`.
-        as_written: Whether the graph is run as it is; else ONNX Runtime rewrites it first, a third of the time.
+        quick: Whether ONNX Runtime simplifies the graph alone; its fusions and layouts are a quarter of opening it.
 
     Raises:
         ExportError: ONNX Runtime does not load it.
@@ -34,7 +34,7 @@ class CpuSession:
         outputs: Sequence[str] = (),
         threads: int | None = None,
         *,
-        as_written: bool = False,
+        quick: bool = False,
     ) -> None:
         (value,) = model.graph.input
         self._input = value.name
@@ -42,8 +42,8 @@ class CpuSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what fails here is told by us
         options.intra_op_num_threads = threads or usable_cores()
-        if as_written:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if quick:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # Q/DQ pairs as they are written
         serialized = (_watched(model, outputs) if outputs else model).SerializeToString()
         try:
