@@ -45,9 +45,11 @@ _LIMITS = {
     "blocksize": (1, 1024),
     "num_outputs": (1, 16),
 }
+#: What a Pad may add at an end of an axis.
+_MOST_PAD = 1
 #: Operators whose output may be larger than all of their inputs together.
 _WIDENING = frozenset(
-    "Add Sub Mul Div Max Min Greater Less Where MatMul MatMulInteger Gemm Conv Gather Pad".split()  # noqa: SIM905
+    "Add Sub Mul Div Max Min Greater Less Where MatMul MatMulInteger Gemm Conv Gather".split()  # noqa: SIM905
 )
 #: Numbers that such a one may make where no image is needed, unless it makes no more than it was given: of sizes, of
 #: which there are a few.
@@ -505,8 +507,11 @@ class _Examiner:
             if not known.keys().isdisjoint(given) or len(set(given)) != len(given):
                 raise Refused("two values of one name")
             known |= dict.fromkeys(given, numbers)
-            held = [one["t"] for one in node.get("attribute", ()) if "t" in one]  # of a Constant
-            sizes |= {name: size for name in given for one in held if (size := self._size(one)) is not None}
+            if (
+                node.get("op_type") == "Constant"
+                and (size := self._size(node["attribute"][0].get("t", {}))) is not None
+            ):
+                sizes |= dict.fromkeys(given, size)
             if (most := self._largest(node, largest)) is not None:
                 largest |= dict.fromkeys(given, most)
         outputs = [_name(one) for one in graph.get("output", [])]
@@ -552,6 +557,8 @@ class _Examiner:
         taken = [known.numbers[name] for name in node.get("input", []) if name]
         if operator in _OF_AXES and max(taken[1:], default=0) > _MOST_DIMS:
             raise Refused(f"{shown(operator)} by more than {_MOST_DIMS} axes")
+        if operator == "Constant" and (len(named) != 1 or not next(iter(named)).startswith("value")):
+            raise Refused("a Constant of no value, or of several")
         if operator == "Cast" and named.get("to", {}).get("i") not in _ITEM_BYTES:
             raise Refused("a Cast to another type than tensors have")
         if held:
@@ -590,8 +597,13 @@ def _made(node: Mapping[str, Any], named: Mapping[str, Any], taken: Sequence[flo
         if known.sizes.get(names[2], 0) < 1:
             raise Refused("a Range whose steps may be none")
         made = known.largest[names[1]]
-    elif operator == "Pad" and known.sizes.get("".join(names[1:2]), math.inf) > _LIMITS["pads"][1]:
-        raise Refused("a Pad by more than a few numbers that it holds")
+    elif operator == "Pad":
+        if known.sizes.get("".join(names[1:2]), math.inf) > _MOST_PAD:
+            raise Refused("a Pad by more than a few numbers that it holds")
+        if named.get("mode", {}).get("s", "constant") != "constant":  # older runtimes reflect what is not there
+            raise Refused("a Pad of another mode than with a constant")
+        if not math.isinf(known.numbers[names[0]]):
+            raise Refused("'Pad' of constants alone")
     elif operator in _WIDENING and not math.isinf(made):
         made = math.prod(taken)
         if made > max([_FEW, *taken]):  # two vectors of a few bytes make a matrix of terabytes
@@ -657,6 +669,8 @@ def _numbers(constant: Mapping[str, Any]) -> int:
 def _refuse_attribute(attribute: Mapping[str, Any]) -> str:
     """The name of an attribute that may be."""
     name, kind = attribute.get("name", ""), _VALUE_OF.get(attribute.get("type", 0))
+    if name.startswith("__"):  # of any name that begins so runtimes take any value, and make nothing of it
+        raise Refused(f"the attribute {shown(name)}")
     if not attribute.keys() <= {"name", "type", kind} or kind is None:  # which of two a runtime would take, it knows
         raise Refused(f"a value of another type than it says in {shown(name)}")
     if kind == "t":

@@ -22,7 +22,7 @@ class CpuSession:
         model: The graph.
         outputs: Names of values in it to be given in place of its own outputs.
         threads: CPU threads of a call; None for :func:`~rest_deploy.machine.usable_cores`.
-        quick: Whether ONNX Runtime simplifies the graph alone; its fusions and layouts are a quarter of opening it.
+        quick: Whether ONNX Runtime simplifies the graph alone; its fusions and layouts take a quarter of the opening.
 
     Raises:
         ExportError: ONNX Runtime does not load it.

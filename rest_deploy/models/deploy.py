@@ -117,7 +117,7 @@ class DeployAttention(nn.Module):
             context = self.sr_norm(self.sr(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))  # (B, H/s, W/s, C), ceil
         if self.interacts:
             context = self.centre(context)  # (4); (2): softmax sees no shift of all keys
-        q = split_heads(self.q(tokens), self.num_heads)  # (B, heads, N, C/heads); (5): one channel more
+        q = split_heads(self.q(tokens), self.num_heads)  # (B, heads, N, C/heads); (5): one more, as the keys
         k = split_heads(self.k(context), self.num_heads)  # (B, heads, K, C/heads)
         v = split_heads(self.v(context), self.num_heads)  # (B, heads, K, C/heads)
         return x + self.proj(merge_heads(self._attend(q, k, v), x))

@@ -225,7 +225,7 @@ class DeployAttention(nn.Module):
         if self.sr is not None and self.sr_norm is not None:
             context = self.sr_norm(self.sr(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))  # (B, h, w, C)
         values = self.v(context)  # (B, h, w, C)
-        q = split_heads(self.q(tokens), self.num_heads)  # (B, heads, N, C/heads)
+        q = split_heads(self.q(tokens), self.num_heads)  # (B, heads, N, C/heads); (5): one more, as the keys
         k = split_heads(self.k(context), self.num_heads)  # (B, heads, K, C/heads)
         v = split_heads(values, self.num_heads)  # (B, heads, K, C/heads)
         mixed = by_queries(lambda some: self.softmax(some @ k.transpose(2, 3)) @ v, q, k, v)  # (B, heads, N, C/heads)

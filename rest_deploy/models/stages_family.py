@@ -173,9 +173,10 @@ class StagesFamily(Family[C]):
     def flops(self, config: C, batch: int, size: ImageSize) -> int:
         """Two for each multiply-add of convolutions (taps on padding count), linear layers and products of matrices.
 
-        That is the convention of ``torch.utils.flop_counter.FlopCounterMode``, whose figure is the same. Biases, norms,
-        softmax, GELU, sigmoid, sums and means are not counted. Half of it is what ResTv2's authors give at 224x224, and
-        6 to 10 % more than what ResT's give, whose counter has no name (README of github.com/wofmanaf/ResT).
+        Of the network as its authors wrote it; the deploy form has a few less. That is the convention of
+        ``torch.utils.flop_counter.FlopCounterMode``, whose figure is the same. Biases, norms, softmax, GELU, sigmoid,
+        sums and means are not counted. Half of it is what ResTv2's authors give at 224x224, and 6 to 10 % more than
+        what ResT's give, whose counter has no name (README of github.com/wofmanaf/ResT).
 
         Raises:
             ConfigError: ``batch`` is no whole number of at least 1.

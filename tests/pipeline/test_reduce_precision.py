@@ -368,7 +368,7 @@ def test_without_onnxsim_too(tmp_path: Path, pictures: Path, *, simplify: bool) 
     options = {"int8_target": "trt", "calibration": pictures, "simplify": simplify}
     made = _export(tmp_path / "x.onnx", "int8", **options)
     weights = [t for t in onnx.load(str(made.path)).graph.initializer if t.data_type == 3 and len(t.dims) > 1]
-    assert len(weights) == 45
+    assert len(weights) == 43
 
 
 # Which parts are to blame, and what is kept because of it, on a network whose costs are known.

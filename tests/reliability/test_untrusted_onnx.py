@@ -519,11 +519,34 @@ def _no_input(operator: str) -> Change:
     return change
 
 
-def _padded(numbers: list[int]) -> Change:
+def _padded(numbers: list[int], **mode: str) -> Change:
     def change(model: onnx.ModelProto) -> None:
-        _first(model, _node("Pad", "pixels", _weight(model, "amounts", numbers)))
+        _first(model, _node("Pad", "pixels", _weight(model, "amounts", numbers), **mode))
 
     return change
+
+
+def _tensor(numbers: Any) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.asarray(numbers))
+
+
+def _padded_beside(**more: Any) -> Change:
+    """By a Constant whose value is out of bounds, and another that is not."""
+
+    def change(model: onnx.ModelProto) -> None:
+        far = _tensor([0, 0, 0, 0, 0, 0, 0, 1 << 27])
+        _first(model, _node("Constant", value=far, output="amounts", **more), _node("Pad", "pixels", "amounts"))
+
+    return change
+
+
+def _range_beside(model: onnx.ModelProto) -> None:
+    far = _node("Constant", value=_tensor(-(1 << 27)), __t=_tensor(1), output="start")
+    _first(model, far, _node("Range", "start", _weight(model, "no", 0), _weight(model, "one", 1)))
+
+
+def _divided_beside(model: onnx.ModelProto) -> None:
+    _divided_behind(_node("Constant", value=_tensor([0]), __f=1.0, output="zero"))(model)
 
 
 def _padded_by_what_is_computed(model: onnx.ModelProto) -> None:
@@ -534,9 +557,14 @@ def _padded_by_what_is_computed(model: onnx.ModelProto) -> None:
     )
 
 
-def _padded_constants(model: onnx.ModelProto) -> None:
-    """Each makes a thousand times as much."""
-    _first(model, _node("Pad", _weight(model, "row", [0] * 32), _weight(model, "amounts", [1024, 1024])))
+def _padded_constants(shape: tuple[int, ...]) -> Change:
+    """Of few numbers, or none, many: they grow with each axis."""
+
+    def change(model: onnx.ModelProto) -> None:
+        amounts = _weight(model, "amounts", [0, 1] * len(shape))
+        _first(model, _node("Pad", _weight(model, "few", np.zeros(shape, np.int64)), amounts))
+
+    return change
 
 
 _PAD = "a Pad by more than a few numbers that it holds"
@@ -585,11 +613,18 @@ HOSTILE_PIXELS: dict[str, tuple[Change, str]] = {
     },
     "a split into 2^40": (_parts(1 << 40), "num_outputs of 1.1e"),
     "a pad by terabytes": (_padded([0, 0, 0, 0, 0, 0, 0, 1 << 40]), _PAD),
-    "a pad by 1025": (_padded([0, 0, 0, 0, 1025, 0, 0, 1]), _PAD),
+    "a pad by 2": (_padded([0, 0, 0, 0, 2, 0, 0, 1]), _PAD),
+    "a pad that reflects": (_padded([0, 0, 0, 0, 0, 0, 0, 1], mode="reflect"), "a Pad of another mode"),
+    "a pad by an attribute beside the constant": (_padded_beside(__t=_tensor([1])), "the attribute '__t'"),
+    "a pad by one of two values": (_padded_beside(value_int=1), "a Constant of no value, or of several"),
+    "a range from an attribute beside the constant": (_range_beside, "the attribute '__t'"),
+    "a division by an attribute beside the constant": (_divided_beside, "the attribute '__f'"),
     "a pad by less than nothing": (_padded([0, 0, 0, 0, -1, 0, 0, 1]), _PAD),
     "a pad by what is computed": (_padded_by_what_is_computed, _PAD),
     "a pad by nothing": (_no_input("Pad"), _PAD),
-    "a pad of constants": (_padded_constants, f"'Pad' {_ALONE}"),
+    "a pad of constants": (_padded_constants((32,)), f"'Pad' {_ALONE}"),
+    "a pad of one constant": (_padded_constants((1, 1, 1, 1)), f"'Pad' {_ALONE}"),
+    "a pad of no constants": (_padded_constants((0,)), f"'Pad' {_ALONE}"),
     "a split into -1": (_parts(-1), "num_outputs of -1"),
 }
 

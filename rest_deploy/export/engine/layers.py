@@ -42,6 +42,8 @@ NUMBERS = ("int4", "fp4", "int8", "fp8", "fp16", "bf16", "fp32")
 _INDICES = frozenset({"uint8", "int32", "int64", "bool"})
 _NAMED_AT_MOST = 3
 _CAST = "/cast:"  # in the names of casts that export/precision/half.py writes
+#: In the name of a kernel that TensorRT made of several operators, which it names; what rounds to INT8 ends in RounCast
+_CAST_INSIDE = re.compile(r"^__myl_\w*(?<!Roun)Cast")
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ def prove(layers: Sequence[Layer], precision: Precision, fp32_nodes: Collection[
         precision: Asked for.
         fp32_nodes: ONNX nodes that must stay in FP32 though the rest is narrower, as an attention core. A layer that
             TensorRT fused with a cast at its edge has tensors of both types, or where it took in the casts at both
-            edges none in FP32 and the casts among its nodes; either counts as FP32.
+            edges none in FP32, and the casts among its nodes, or in its name beside weights in FP32; each counts as
+            FP32.
 
     Raises:
         ExportError: The log tells of no layers; FP32 was asked and a layer is narrower; FP16 or INT8 was asked and no
@@ -177,7 +180,8 @@ def prove(layers: Sequence[Layer], precision: Precision, fp32_nodes: Collection[
 
 
 def _may_be_fp32(layer: Layer) -> bool:
-    return "fp32" in (layer.data or {"fp32"}) or any(_CAST in node for node in layer.nodes)
+    cast = _CAST_INSIDE.search(layer.name) is not None and "fp32" in layer.constants
+    return cast or "fp32" in (layer.data or {"fp32"}) or any(_CAST in node for node in layer.nodes)
 
 
 def _named(layers: Sequence[Layer]) -> str:

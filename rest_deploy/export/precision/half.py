@@ -18,7 +18,7 @@ from rest_deploy.specs import Precision
 
 #: Operators whose types are fixed: sizes are integers, quantization is FP32 to INT8 and back.
 _FIXED = frozenset({"Shape", "Cast", "QuantizeLinear", "DequantizeLinear"})
-#: Operators that move numbers and make none: their results are as round as what goes in.
+#: Operators that move numbers and make none, but for ones: their results are as round as what goes in.
 _MOVES = frozenset({"DepthToSpace", "Identity", "Pad", "Relu", "Reshape", "Slice", "Transpose"})
 #: Those that compute nothing in floating point, or are there to change the type.
 _NO_ARITHMETIC = _MOVES - {"Relu"} | _FIXED | {"Constant"}

@@ -31,6 +31,12 @@ CAST_CORE = layer("fp16", name="cast core", outputs=["fp32"], node="stage1_0/sof
 SCALED_CORE = layer("fp16", name="half core", constants=["fp32"], outputs=["fp16"], node="stage1_0/softmax")
 SIZE_CORE = layer("int64", name="size core", outputs=["int64"], node="stage1_0/softmax")
 SOFTMAX = ["stage1_0/softmax"]
+#: As TensorRT-RTX 1.7 names what it makes of a residual, a LayerNorm and what rounds it to INT8.
+_NORM = "__myl_{}MeanSubMulMeanAddSqrtDivMulMulAddMulMinMaxRounCast_myl1_47"
+
+
+def norm(name: str, weights: str) -> Layer:
+    return layer("fp16", name=_NORM.format(name), constants=[weights] * 3, outputs=["int8", "fp16"], node=SOFTMAX[0])
 
 
 @pytest.mark.parametrize(
@@ -47,6 +53,7 @@ SOFTMAX = ["stage1_0/softmax"]
         ([FP16, SIZE_CORE], Precision.FP16, SOFTMAX),
         ([FP16, HALF_CORE], Precision.FP16, ["stage2_0/softmax"]),
         ([INT8, CORE], Precision.INT8, SOFTMAX),
+        ([INT8, norm("AddCast", "fp32")], Precision.INT8, SOFTMAX),
     ],
 )
 def test_what_was_asked_for(layers: list[Layer], precision: Precision, fp32_nodes: Sequence[str]) -> None:
@@ -108,6 +115,12 @@ def test_a_part_that_must_stay_in_fp32_and_did_not_is_refused(layers: list[Layer
         ExportError, match=r"^FP32 was asked for parts of the network, and TensorRT built half core in fp16"
     ):
         prove(layers, precision, SOFTMAX)
+
+
+@pytest.mark.parametrize(("name", "weights"), [("Add", "fp32"), ("AddCast", "fp16"), ("Add", "fp16")])
+def test_a_norm_in_half_that_rounds_to_int8_is_refused(name: str, weights: str) -> None:
+    with pytest.raises(ExportError, match=r"^FP32 was asked for parts .* __myl_Add"):
+        prove([INT8, norm(name, weights)], Precision.INT8, SOFTMAX)
 
 
 def test_a_real_log_proves_fp32_and_nothing_else() -> None:
