@@ -155,6 +155,7 @@ class Predictor:
         family, config = family_named(self.info.family), config_of(self.info)
         self._operations = functools.lru_cache(_SIZES_KNOWN)(lambda size: family.flops(config, 1, size))
         self._gives = {output.name for output in self.info.outputs}
+        self._usual: set[tuple[int, ...]] = set()  # shapes that are within the limits, however little memory is free
         for told in (assumed_of(path, self.info), self.note):
             if told:
                 _log.warning("%s", told)
@@ -241,18 +242,23 @@ class Predictor:
             )
 
     def _outputs(self, batch: Any) -> dict[str, Any]:
-        if not isinstance(batch, np.ndarray):  # on a GPU, of whose memory this says nothing
-            outputs: dict[str, Any] = self._runtime.run(batch)
+        outputs: dict[str, Any]
+        # of the memory of a GPU, where other arrays lie, nothing is said here
+        if not isinstance(batch, np.ndarray) or batch.shape in self._usual:
+            outputs = self._runtime.run(batch)
             return outputs
         self._runtime.check(batch)
-        if self._runtime.call_bytes(*self.info.input_sizes(batch.shape)) <= USUAL:
-            return self._checked_outputs(batch)
-        with self._large:  # so that what is free is not promised twice
-            return self._checked_outputs(batch)
-
-    def _checked_outputs(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-        self._check_input(*self.info.input_sizes(batch.shape), "the batch", InputError)
-        outputs: dict[str, NDArray[np.float32]] = self._runtime.run(batch)
+        sizes = self.info.input_sizes(batch.shape)
+        if self._runtime.call_bytes(*sizes) > USUAL:
+            with self._large:  # so that what is free is not promised twice
+                self._check_input(*sizes, "the batch", InputError)
+                outputs = self._runtime.run(batch)
+                return outputs
+        self._check_input(*sizes, "the batch", InputError)
+        if len(self._usual) == _SIZES_KNOWN:
+            self._usual = set()
+        self._usual.add(batch.shape)
+        outputs = self._runtime.run(batch)
         return outputs
 
     @overload

@@ -207,10 +207,11 @@ class OnnxRuntime(Runtime):
     def _run(self, batch: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         self._turns.get()
         try:
-            session = self._session_for(self.info.network_sizes(*self.info.input_sizes(batch.shape)))
+            sizes = self.info.input_sizes(batch.shape)
+            session = self._session_for(sizes)
             if session is None:  # closed by another thread, after run() looked
                 self.check_usable()
-            more = (_giving_back(),) if self.call_bytes(*self.info.input_sizes(batch.shape)) > USUAL else ()
+            more = (_giving_back(),) if self.call_bytes(*sizes) > USUAL else ()
             return dict(zip(self._names, session.run(self._names, {self._input: batch}, *more), strict=True))
         except RestDeployError:
             raise
@@ -219,10 +220,11 @@ class OnnxRuntime(Runtime):
         finally:
             self._turns.put(None)
 
-    def _session_for(self, size: tuple[int, int, int]) -> Any:
+    def _session_for(self, sizes: tuple[int, int, int]) -> Any:
         """The session; on a GPU for large maps another, which is opened with the first of them."""
         if self.target.kind == "cpu" or self._session is None:
             return self._session
+        size = self.info.network_sizes(*sizes)
         taken = network_bytes(config_of(self.info), *size)
         loops = self.plugin is None or self.plugin.blocks
         if taken > _GPU_WRONG and not (loops and self.info.map_block):
