@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -54,12 +53,13 @@ def median_interval(values: Sequence[float], confidence: float) -> tuple[float, 
         (low, high) that contain the median with at least this confidence; None with too few values.
     """
     ordered, n = sorted(values), len(values)
-    tail, most = 0.0, (1 - confidence) / 2
+    tosses, ways, most = 0, 1, (1 - confidence) / 2  # with at most k heads, with exactly k; whole, as 2.0**1024 is none
     k = 0
     while k < n:
-        tail += math.comb(n, k) / 2.0**n
-        if tail > most:
+        tosses += ways
+        if tosses / 2**n > most:
             break
+        ways = ways * (n - k) // (k + 1)
         k += 1
     return (ordered[k - 1], ordered[n - k]) if k else None
 

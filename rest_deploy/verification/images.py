@@ -115,7 +115,7 @@ def on_images(
         )
     if wish.most is not None:
         data = data.limited(wish.most, seed)
-    answers = [_Answers(size) for size in sizes] or [_Answers(None)]
+    answers = [_Answers(size, {subject.name: [] for subject in subjects}) for size in sizes or [None]]
     run = _Pass(data, steps, answers, reference, subjects, wish.batch)
     run.all(lambda share: report(share, "images"))
     figures = {subject.name: tuple(_figures(subject, run.answers, data)) for subject in subjects}
@@ -184,18 +184,18 @@ class _Answers:
 
     Args:
         size: None for the size of the transform.
+        ours: Name of each artifact that could be run so far -> its logits of each image.
         images: Numbers of the images in the data set that were read.
         exact: Reference's logits of each.
-        ours: Artifact's name -> its logits of each.
         maps: (artifact's name, map) -> of each call, how many values it gave, and their figures.
         lost: Precision -> its baseline error of the logits.
         errors: Artifact's name -> why it gave no answers.
     """
 
     size: ImageSize | None
+    ours: dict[str, list[NDArray[np.floating[Any]]]]
     images: list[int] = field(default_factory=list)
     exact: list[NDArray[np.float64]] = field(default_factory=list)
-    ours: dict[str, list[NDArray[np.floating[Any]]]] = field(default_factory=dict)
     maps: dict[tuple[str, str], list[tuple[int, ValueFigures]]] = field(default_factory=dict)
     lost: dict[Precision, float | None] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
@@ -209,6 +209,12 @@ class _Answers:
         calls = min(map(len, self.maps.values()), default=0)
         for parts in self.maps.values():
             del parts[calls:]
+
+    def fail(self, artifact: str, why: str) -> None:
+        """Leave out an artifact that could not be run."""
+        self.errors[artifact] = why
+        del self.ours[artifact]
+        self.maps = {key: parts for key, parts in self.maps.items() if key[0] != artifact}
 
     def add_maps(self, artifact: str, ours: Outputs, exact: Outputs, lost: Mapping[str, float] | None) -> None:
         """Measure the outputs of a call other than logits."""
@@ -325,9 +331,9 @@ class _Pass:
                 with np.errstate(invalid="ignore", over="ignore"):
                     outputs = _outputs(subject, group)
             except RestDeployError as exc:  # of an engine that was not built for the size; the others are answered
-                answers.errors[subject.name] = str(exc)
+                answers.fail(subject.name, str(exc))
                 continue
-            answers.ours.setdefault(subject.name, []).extend(outputs[LOGITS])  # of all images: float32 as it is
+            answers.ours[subject.name].extend(outputs[LOGITS])  # of all images: float32 as it is
             answers.add_maps(subject.name, outputs, exact, lost[subject.info.precision])
 
 

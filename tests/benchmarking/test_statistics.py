@@ -38,6 +38,7 @@ def test_a_percentile_that_too_few_values_reach_is_none(share: float, needed: in
         (8, 0.99, 1),
         (15, 0.99, 3),
         (20, 0.99, 4),
+        (2000, 0.99, 942),  # of a long run
     ],
 )
 def test_intervals_are_those_of_the_sign_test(n: int, confidence: float, rank: int) -> None:

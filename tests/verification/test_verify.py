@@ -568,6 +568,38 @@ def test_ctrl_c_keeps_the_images_that_were_done(
     assert found.to_dict()["data"]["interrupted"] is True
 
 
+def _planted(monkeypatch: pytest.MonkeyPatch, errors: dict[int, BaseException]) -> None:
+    """Errors in place of the answers of ONNX Runtime's n-th calls, counted from 1 over all artifacts."""
+    honest, calls = OnnxRuntime.run, [0]
+
+    def run(self: OnnxRuntime, *arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] in errors:
+            raise errors[calls[0]]
+        return honest(self, *arguments, **options)
+
+    monkeypatch.setattr(OnnxRuntime, "run", run)
+
+
+def test_ctrl_c_before_every_artifact_has_answered_once(
+    folder: Path, tiny_onnx: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _planted(monkeypatch, {2: KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        verify([tiny_onnx, tiny_onnx], tiny_checkpoint, data=folder, synthetic=False)
+
+
+def test_ctrl_c_after_an_artifact_failed_keeps_what_the_others_answered(
+    folder: Path, tiny_onnx: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second artifact fails on its second image, the first goes on alone and is interrupted on its sixth."""
+    _planted(monkeypatch, {4: InputError("no such size"), 8: KeyboardInterrupt()})
+    found = verify([tiny_onnx, tiny_onnx], tiny_checkpoint, data=folder, synthetic=False)
+    assert found.interrupted
+    assert [images.figures.images for images in found.artifacts[0].images] == [5]
+    assert found.artifacts[1].failures == ["images at their size: no such size"]
+
+
 def test_a_graph_with_other_outputs_than_its_record(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Files in half precision are computed by another session than a runtime's."""
     path = export(
