@@ -6,18 +6,21 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from rest_deploy.errors import ConfigError
 from rest_deploy.specs import Device
+from rest_deploy.values import Many, Real, check
 
 #: Runs on different days differ by more than contenders of one run; a smaller change does not count.
 LEAST_CHANGE = 0.05
 _RESAMPLES = 2000
 #: Entries of the environment that must be equal for times to be comparable.
 _ALIKE = ("cpu", "physical_cores", "affinity")
+_Milliseconds = Annotated[float, Real(0, over=True)]
+_Rounds = tuple[Annotated[tuple[_Milliseconds, ...], Many(1)], ...]
 
 
 class Change(str, Enum):
@@ -109,10 +112,10 @@ def compare_runs(new: Mapping[str, Any], old: Mapping[str, Any], name: str, conf
 
 
 def check_comparable(environment: Mapping[str, Any], old: Mapping[str, Any], name: str) -> None:
-    """Refuse a record of another command or another machine.
+    """Refuse a record of another command or another machine, or with times that are none.
 
     Raises:
-        ConfigError: Says what differs.
+        ConfigError: Says what differs, or what a time is.
     """
     if old.get("kind") != "rest-bench":
         raise ConfigError(f"{name}: the kind of the record is {old.get('kind')}; accepted: rest-bench")
@@ -124,6 +127,10 @@ def check_comparable(environment: Mapping[str, Any], old: Mapping[str, Any], nam
     if differing:
         told = "; ".join(f"{key} {before} then, {now} now" for key, (before, now) in differing.items())
         raise ConfigError(f"{name}: made on another machine, so its times cannot be compared ({told})")
+    for (contender, size), result, case in _results(old):
+        where = f"{name}: {contender} at {size}"
+        check(_Rounds, result["rounds_ms"], f"{where}: rounds_ms")
+        check(_Milliseconds | None, _probe_ms(case), f"{where}: probe_ms")
 
 
 def _results(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Mapping[str, Any], Mapping[str, Any]]]:
@@ -163,8 +170,12 @@ def _interval(now: Any, then: Any, confidence: float) -> tuple[float, float]:
 
 
 def _machine_ratio(new: Mapping[str, Any], old: Mapping[str, Any]) -> float:
-    now, then = ((case.get("conditions") or {}).get("probe_ms") for case in (new, old))
+    now, then = _probe_ms(new), _probe_ms(old)
     return now / then if now and then else 1.0
+
+
+def _probe_ms(case: Mapping[str, Any]) -> Any:
+    return (case.get("conditions") or {}).get("probe_ms")
 
 
 def _notes(new: Mapping[str, Any], old: Mapping[str, Any]) -> Iterator[str]:

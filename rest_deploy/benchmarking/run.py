@@ -53,7 +53,7 @@ _COLD_SHARE = 0.2  # of the progress
 
 
 def benchmark(
-    artifacts: Sequence[str | Place],
+    artifacts: str | Place | Sequence[str | Place],
     *,
     sizes: Iterable[tuple[int, int] | ImageSize] = (DEFAULT_SIZE,),
     batches: Iterable[int] = (1,),
@@ -76,7 +76,7 @@ def benchmark(
     a round, to the first contender of each network.
 
     Args:
-        artifacts: Files that :class:`Predictor` opens.
+        artifacts: One or several of what :class:`Predictor` opens.
         sizes: (height, width) of the images, in pixels.
         batches: Images of a call; every batch is measured at every size.
         baselines: Of each network: ``"torch"``, ``"torch-compile"``, ``"as-written"``, ``"openvino"``; without files.
@@ -107,9 +107,10 @@ def benchmark(
     threads = usable_cores() if threads is None else int(check(THREADS, threads, "threads"))
     seed = check(SEED, seed, "seed")
     confidence = check(CONFIDENCES, confidence, "confidence")
-    _check_used(artifacts, models, baselines, checkpoint)
+    given = [artifacts] if isinstance(artifacts, str | Place) else artifacts
+    _check_used(given, models, baselines, checkpoint)
     names, effort = check_baselines(baselines), effort or Effort()
-    found = artifact_contenders([artifacts] if isinstance(artifacts, (str, Path)) else artifacts, device, threads)
+    found = artifact_contenders(given, device, threads)
     networks = _networks([*found, *(model_contender(name, device, threads) for name in models)])
     with _workshop() as folder:
         cases = _cases(sizes, batches)

@@ -115,7 +115,7 @@ def on_images(
         )
     if wish.most is not None:
         data = data.limited(wish.most, seed)
-    answers = [_Answers(size, {subject.name: [] for subject in subjects}) for size in sizes or [None]]
+    answers = [_Answers(size, {subject.name: [] for subject in subjects}) for size in sizes or (None,)]
     run = _Pass(data, steps, answers, reference, subjects, wish.batch)
     run.all(lambda share: report(share, "images"))
     figures = {subject.name: tuple(_figures(subject, run.answers, data)) for subject in subjects}

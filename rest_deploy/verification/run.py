@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rest_deploy.artifact.address import Address, Place, located
+from rest_deploy.artifact.address import Place, located
 from rest_deploy.artifact.files import distinct_names
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.environment import describe_environment
@@ -87,7 +87,7 @@ def verify(
     """
     threads = check(THREADS, threads, "threads") if threads is not None else None
     seed = check(SEED, seed, "seed")
-    given = [artifacts] if isinstance(artifacts, (str, Path, Address)) else artifacts
+    given = [artifacts] if isinstance(artifacts, str | Place) else artifacts
     wanted = [located(path) for path in given]
     at, limits = [input_size(size) for size in sizes or ()], limits or Limits()
     _check_request(wanted, cases, limits, images=data is not None, anything=synthetic or per_block or data is not None)

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from rest_deploy import benchmark, create_model, save_checkpoint
+from rest_deploy.artifact.address import located
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.benchmarking import BenchmarkReport, Effort
 from rest_deploy.benchmarking.cold import Cold
@@ -486,6 +487,12 @@ def test_a_network_by_name_that_an_artifact_has_with_other_classes(
     monkeypatch.setattr("rest_deploy.benchmarking.contenders.get_config", lambda name: other)
     with pytest.raises(ConfigError, match=r"^tiny is .* tiny\.onnx"):
         benchmark([tiny_onnx], models=["tiny"], baselines=["torch"], cold=False)
+
+
+def test_one_artifact_by_its_address() -> None:
+    """As :func:`verify` takes it, and :func:`located` gives it; nothing listens there."""
+    with pytest.raises(RestDeployError, match="localhost:1"):
+        benchmark(located("http://localhost:1/tiny"))
 
 
 def test_a_missing_artifact(tmp_path: Path) -> None:

@@ -140,6 +140,20 @@ def test_a_slower_run_is_a_failed_check(tiny_onnx: Path, tmp_path: Path, capsys:
     assert "regression" in done.out
 
 
+def test_times_that_are_none_are_refused_before_anything_is_measured(
+    tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, honest = tmp_path / "old.json", tmp_path / "honest.json"
+    assert Outcome(bench, [tiny_onnx, *QUICK, "-o", honest], capsys).code == 0
+    monkeypatch.setattr("rest_deploy.benchmarking.run._measure", lambda *_: pytest.fail("it measured"))
+    for entry, planted in (("rounds_ms", 5), ("rounds_ms", [["1"]]), ("rounds_ms", [[]]), ("probe_ms", "1")):
+        record = json.loads(honest.read_text())
+        case = record["cases"][0]
+        (case["results"][0] if entry in case["results"][0] else case["conditions"])[entry] = planted
+        old.write_text(json.dumps(record))
+        assert entry in Outcome(bench, [tiny_onnx, *QUICK, "--compare", old], capsys).refusal()
+
+
 def test_ctrl_c_prints_and_writes_what_there_is(
     tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
