@@ -14,7 +14,7 @@ from rest_deploy.benchmarking.measure import Effort
 from rest_deploy.benchmarking.regression import Regressions
 from rest_deploy.benchmarking.results import BenchmarkReport, CaseResult, Result
 from rest_deploy.benchmarking.statistics import CONFIDENCES
-from rest_deploy.cli.preprocessing_flags import number_as, number_of, typed
+from rest_deploy.cli.flags import number_as, number_of, typed
 from rest_deploy.cli.process import INTERRUPTED, start
 from rest_deploy.cli.tables import (
     Table,

@@ -7,13 +7,12 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterable
 from typing import Any
 
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_display
 from rest_deploy.doctor import Demand, examine
-from rest_deploy.doctor.records import ABILITIES, CUDA, Ability, Package, Possible, Provider, Report
+from rest_deploy.doctor.records import ABILITIES, CUDA, Package, Possible, Provider, Report
 from rest_deploy.errors import ConfigError
 
 
@@ -128,28 +127,17 @@ def _provider(provider: Provider, report: Report) -> str:
 def _artifacts(report: Report) -> list[str]:
     if report.artifacts_problem:
         return _lines("", f"the artifacts cannot be listed: {report.artifacts_problem}")
-    lines, steps, notes = [_row("artifact", "", "export", "run on cpu", "run on gpu", "missing step")], _Steps(), []
+    lines, steps, notes = [_row("artifact", "", "export", "run on cpu", "run on gpu", "missing step")], list[str](), []
     for artifact in report.artifacts:
         abilities = [artifact.abilities[name] for name in ABILITIES]
-        cells = (_CELLS[ability.possible] for ability in abilities)
-        lines.append(_row(artifact.key, artifact.title, *cells, steps.numbers(abilities)))
-        notes += [f"{artifact.key}: {note}" for note in dict.fromkeys(ability.note for ability in abilities) if note]
-    for number, step in enumerate(steps.known, 1):
+        missing = [step for own in abilities if own.possible is not Possible.NEVER for step in own.steps]
+        steps += [step for step in dict.fromkeys(missing) if step not in steps]  # each is told once, by its number
+        numbers = ", ".join(str(number) for number, step in enumerate(steps, 1) if step in missing)
+        lines.append(_row(artifact.key, artifact.title, *(_CELLS[own.possible] for own in abilities), numbers))
+        notes += [f"{artifact.key}: {note}" for note in dict.fromkeys(own.note for own in abilities) if note]
+    for number, step in enumerate(steps, 1):
         lines += _lines(f"{number:>2}", step)
     return lines + [line for note in notes for line in _lines(" *", note)]
-
-
-class _Steps:
-    """Missing steps, each told once, by number."""
-
-    def __init__(self) -> None:
-        self.known: list[str] = []
-
-    def numbers(self, abilities: Iterable[Ability]) -> str:
-        """Numbers of the steps that are missing for these."""
-        missing = [step for ability in abilities if ability.possible is not Possible.NEVER for step in ability.steps]
-        self.known += [step for step in dict.fromkeys(missing) if step not in self.known]
-        return ", ".join(str(number) for number, step in enumerate(self.known, 1) if step in missing)
 
 
 def _row(*cells: str) -> str:

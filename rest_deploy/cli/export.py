@@ -11,8 +11,14 @@ from typing import Any
 
 from rest_deploy.artifact.files import bytes_of
 from rest_deploy.artifact.info import ASSUMABLE
-from rest_deploy.cli.option_flags import add_options, given_options
-from rest_deploy.cli.preprocessing_flags import add_preprocessing_flags, add_weights_flags, preprocessing_change, typed
+from rest_deploy.cli.flags import (
+    add_options,
+    add_preprocessing_flags,
+    add_weights_flags,
+    given_options,
+    preprocessing_change,
+    typed,
+)
 from rest_deploy.cli.process import start
 from rest_deploy.cli.record_text import (
     assumed,

@@ -14,7 +14,7 @@ from typing import Any
 from rest_deploy.artifact.address import Address, Place, located
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.profile import InputSize
-from rest_deploy.cli.preprocessing_flags import typed
+from rest_deploy.cli.flags import typed
 from rest_deploy.cli.process import start
 from rest_deploy.cli.record_text import assumed, engine_rows, figures, layer_table, outputs, precision_rows, record_rows
 from rest_deploy.cli.tables import Table

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.cli.preprocessing_flags import number_as
+from rest_deploy.cli.flags import number_as
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, ON_A_SERVER, clean, command, parser, progress_display
 from rest_deploy.errors import ConfigError, ImageError, counted

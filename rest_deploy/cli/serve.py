@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from rest_deploy.artifact.files import bytes_of
-from rest_deploy.cli.option_flags import add_options, given_options
+from rest_deploy.cli.flags import add_options, given_options
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import OK, clean, command, parser
 from rest_deploy.serving.config import TritonConfig

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rest_deploy.cli.preprocessing_flags import (
+from rest_deploy.cli.flags import (
     add_preprocessing_flags,
     add_weights_flags,
     number_as,

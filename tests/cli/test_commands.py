@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from rest_deploy.cli import bench, export, info, predict, verify
-from rest_deploy.cli.preprocessing_flags import preprocessing_change
+from rest_deploy.cli.flags import preprocessing_change
 from rest_deploy.cli.terminal import clean, progress_display
 from rest_deploy.models.factory import create_model
 from rest_deploy.models.family import FAMILIES, MAP_BLOCK, family_of, network_bytes

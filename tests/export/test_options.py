@@ -11,7 +11,7 @@ import pytest
 
 from rest_deploy.artifact.profile import Profile
 from rest_deploy.cli import export as cli
-from rest_deploy.cli.option_flags import given_options
+from rest_deploy.cli.flags import given_options
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.export.onnx_format import OnnxConfig
 from rest_deploy.export.options import Declared, command_line, declared
