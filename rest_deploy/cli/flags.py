@@ -7,12 +7,14 @@ import functools
 import typing
 from collections.abc import Callable
 from enum import Enum
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from rest_deploy.errors import ConfigError, DeviceError
-from rest_deploy.export.options import Declared, declared
 from rest_deploy.specs import CROP_RATIO, HEADS, MEAN, STD, Alpha, ImageSize, Interpolation, PreprocessingChange, Resize
 from rest_deploy.values import number, rule_of
+
+if TYPE_CHECKING:
+    from rest_deploy.export.options import Declared  # the commands with options load it; rest-predict has none
 
 _T = TypeVar("_T")
 
@@ -44,6 +46,8 @@ def number_of(kind: type, field: str) -> Callable[[str], Any]:
 
 def add_options(group: argparse._ActionsContainer, kind: type) -> None:
     """The flags of a dataclass, as its fields declare them."""
+    from rest_deploy.export.options import declared
+
     for name, own in declared(kind).items():
         if own.option.help:
             group.add_argument(own.flag, dest=name, help=own.option.help, **_arguments(own))
@@ -70,6 +74,8 @@ def _arguments(own: Declared) -> dict[str, Any]:
 
 def given_options(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
     """Values of a dataclass's options that the arguments give."""
+    from rest_deploy.export.options import declared
+
     found: dict[str, Any] = {}
     for name, own in declared(kind).items():
         value = getattr(arguments, name)
