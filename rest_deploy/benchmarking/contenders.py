@@ -314,7 +314,7 @@ def baseline_contender(name: str, of: Contender, folder: Path, *, alone: bool) -
         name: A key of :data:`BASELINES`.
         of: A contender of the network.
         folder: Folder of the network's files.
-        alone: Whether there is only one network, so that names do not include it.
+        alone: Whether its name identifies it without that of its network.
 
     Raises:
         ConfigError: It is a backbone, or the baseline does not run on its device.

@@ -186,10 +186,11 @@ def _with_baselines(
         raise ConfigError(
             "nothing to measure; give artifacts, which checkpoints are too, or --model NAME with --baseline NAME"
         )
+    taken = {artifact.name for artifact in artifacts}  # a model on a server may be named as a baseline is
     for number, network in enumerate(networks):
         yield from (artifact for artifact in artifacts if artifact.network == network.network)
-        own = folder / str(number)
-        yield from (baseline_contender(name, network, own, alone=len(networks) == 1) for name in names)
+        own, alone = folder / str(number), len(networks) == 1 and taken.isdisjoint(names)
+        yield from (baseline_contender(name, network, own, alone=alone) for name in names)
 
 
 def _check_named(name: str | None, contenders: Sequence[Contender]) -> None:

@@ -288,7 +288,7 @@ def _axis(
 
 
 def _marks(low: float, high: float, *, log: bool) -> list[float]:
-    """At most five values for the marks of an axis."""
+    """At most six values for the marks of an axis."""
     if log and high > 3 * low:
         subs = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
         found = LogLocator(subs=subs, numticks=5 if len(subs) == 1 else 9).tick_values(low, high)

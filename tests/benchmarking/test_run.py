@@ -22,6 +22,7 @@ from rest_deploy.artifact.profile import InputSize
 from rest_deploy.benchmarking import BenchmarkReport, Effort
 from rest_deploy.benchmarking.cold import Cold
 from rest_deploy.benchmarking.contenders import Contender, artifact_contenders, baseline_contender, on_pictures
+from rest_deploy.benchmarking.run import _with_baselines
 from rest_deploy.benchmarking.sessions import Session
 from rest_deploy.errors import ArtifactError, CheckpointError, ConfigError, RestDeployError
 from rest_deploy.export import as_written
@@ -487,6 +488,13 @@ def test_a_network_by_name_that_an_artifact_has_with_other_classes(
     monkeypatch.setattr("rest_deploy.benchmarking.contenders.get_config", lambda name: other)
     with pytest.raises(ConfigError, match=r"^tiny is .* tiny\.onnx"):
         benchmark([tiny_onnx], models=["tiny"], baselines=["torch"], cold=False)
+
+
+def test_a_baseline_and_a_model_of_one_name(tiny_onnx: Path, tmp_path: Path) -> None:
+    """Of files none has such a name: they have a suffix."""
+    served = replace(artifact_contenders([tiny_onnx], None, 1)[0], name="torch")
+    names = [own.name for own in _with_baselines([served], [served], ["torch"], tmp_path)]
+    assert names == ["torch", "tiny torch"]
 
 
 def test_one_artifact_by_its_address() -> None:
