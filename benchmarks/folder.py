@@ -18,11 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.environment import environment
+from benchmarks.environment import environment, golden_onnx
 from rest_deploy.machine import usable_cores
-from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.timing import time_paired
-from tests.golden import golden_checkpoint
 
 #: Least ratio of images a second, on two cores.
 NEEDED = 1.5
@@ -52,8 +50,7 @@ def main() -> None:
     print(environment())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        weights = golden_checkpoint(arguments.model, folder)
-        artifact = run_export(ExportRequest(None, folder / "model.onnx", checkpoint=weights, verify=False)).path
+        artifact = golden_onnx(arguments.model, folder)
         (folder / "images").mkdir()
         with ThreadPoolExecutor(usable_cores()) as pool:
             sizes = pool.map(

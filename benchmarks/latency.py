@@ -20,17 +20,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks.environment import environment
+from benchmarks.environment import environment, golden_onnx
 from rest_deploy.artifact.profile import InputSize
 from rest_deploy.benchmarking.cold import measure_cold
 from rest_deploy.benchmarking.contenders import Contender
 from rest_deploy.export.as_written import export_as_written
 from rest_deploy.machine import usable_cores
 from rest_deploy.models.family import family_of
-from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.specs import ImageSize
 from rest_deploy.timing import time_paired
-from tests.golden import golden_checkpoint, golden_model
+from tests.golden import golden_model
 
 #: Family -> size -> largest ratio to the model as written. To OpenVINO it is 1, beyond noise: by the lower quartile.
 ALLOWED = {"rest": {224: 0.97, 512: 0.92, 1024: 0.87, 2048: 0.45}, "restv2": {224: 1.00, 512: 1.00}}
@@ -93,8 +92,7 @@ def _peak(contender: Contender, size: int) -> float:
 
 def _contenders(name: str, folder: Path, device: str) -> dict[str, Contender]:
     """A model as we export it, on a device, and as written in both runtimes."""
-    ours, theirs = folder / "ours.onnx", folder / "as_written.onnx"
-    run_export(ExportRequest(None, ours, checkpoint=golden_checkpoint(name, folder), verify=False))
+    ours, theirs = golden_onnx(name, folder), folder / "as_written.onnx"
     model = golden_model(name).float()
     export_as_written(model, theirs)
     written = onnx.load(theirs)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.environment import environment
+from benchmarks.environment import DIGITS, environment
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.environment import peak_mib
 from rest_deploy.machine import available_bytes
@@ -24,7 +24,6 @@ from rest_deploy.runtimes.registry import open_runtime, read_info
 from rest_deploy.specs import Precision
 from tests.golden import golden_checkpoint
 
-DIGITS = Path(__file__).parents[1] / "examples" / "digits" / "rest_digits.safetensors"
 #: (batch, height, width). A line of pixels is the worst there is: nothing is reduced across it.
 SHAPES = (
     (1, 224, 224), (64, 224, 224), (16, 512, 512), (1, 1024, 1024), (1, 480, 6400), (1, 1536, 1536), (1, 1, 200_000),

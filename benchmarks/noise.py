@@ -16,13 +16,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.environment import environment
+from benchmarks.environment import environment, golden_onnx
 from rest_deploy.benchmarking import Effort, Result, benchmark
 from rest_deploy.benchmarking.contenders import Contender
 from rest_deploy.benchmarking.sessions import ArtifactSession
-from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.timing import Burst, take_turns, until_idle
-from tests.golden import golden_checkpoint
 
 _SLOWED, _CALL_SECONDS, _ALLOWED_OVERHEAD = "slowed.onnx", 0.005, 0.01
 _CALLS, _REPEATS = 20_000, 9
@@ -63,8 +61,7 @@ def main() -> None:
     )
     held = _overhead()
     with tempfile.TemporaryDirectory() as folder:
-        weights = golden_checkpoint(arguments.model, Path(folder))
-        first = run_export(ExportRequest(None, Path(folder) / "first.onnx", checkpoint=weights, verify=False)).path
+        first = golden_onnx(arguments.model, Path(folder))
         wishes = {"copy.onnx": "no difference beyond noise", _SLOWED: "slower"}
         for name, wanted in wishes.items():
             if arguments.only is not None and not name.startswith(arguments.only):

@@ -14,12 +14,10 @@ import numpy as np
 import onnxruntime
 
 import rest_deploy
-from benchmarks.environment import environment
+from benchmarks.environment import environment, golden_onnx
 from rest_deploy.machine import usable_cores
-from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.predictor import Predictor
 from rest_deploy.timing import Timing, time_paired
-from tests.golden import golden_checkpoint
 
 IMAGE = Path(__file__).parent.parent / "examples" / "images" / "chelsea.png"
 
@@ -58,8 +56,7 @@ def main() -> None:
     # as pip does it, which a checkout under PYTHONDONTWRITEBYTECODE never does: 60 ms of each start
     compileall.compile_dir(Path(rest_deploy.__file__).parent, quiet=1)
     with tempfile.TemporaryDirectory() as folder:
-        weights = golden_checkpoint(arguments.model, Path(folder))
-        path = run_export(ExportRequest(None, Path(folder) / "model.onnx", checkpoint=weights, verify=False)).path
+        path = golden_onnx(arguments.model, Path(folder))
         print(f"{'':<36} {'ours ms':>8} {'bare ms':>8} {'ratio':>6} {'quartiles':>13} {'allowed':>7}")
         calls = _calls(path, 8 * arguments.rounds)
         held = _print("Predictor.logits, 1x3x224x224", calls, 1.03)

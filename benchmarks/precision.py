@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
-from benchmarks.environment import environment
+from benchmarks.environment import DIGITS, environment
 from examples.digits.data import load_split, render
 from examples.digits.train import train_and_save
 from rest_deploy.artifact.onnx_file import read_checked
@@ -31,7 +31,6 @@ from rest_deploy.preprocess.transform import transform
 from rest_deploy.specs import Preprocessing
 from rest_deploy.verification import Run, open_candidate
 
-DIGITS = Path(__file__).parents[1] / "examples" / "digits" / "rest_digits.safetensors"
 SIZES = ((48, 48), (64, 64), (73, 81), (96, 96))
 CALIBRATION_IMAGES = 200
 BATCH = 45

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.environment import DIGITS
 from examples.digits.data import load_split, render
 from tests.golden import golden_checkpoint
 
-DIGITS = Path(__file__).parents[1] / "examples" / "digits" / "rest_digits.safetensors"
 NETWORKS = ("rest_lite", "rest_small", "rest_base", "rest_large")
 #: Name of the digits' artifact -> flags of its export. INT8 of 7 bits runs on every CPU.
 VARIANTS = {

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.environment import environment
+from benchmarks.environment import DIGITS, environment
 from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.registry import open_runtime
-
-DIGITS = Path(__file__).parents[1] / "examples" / "digits" / "rest_digits.safetensors"
 
 
 def main() -> None:

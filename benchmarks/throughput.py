@@ -15,13 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.environment import environment
+from benchmarks.environment import environment, golden_onnx
 from rest_deploy.machine import usable_cores
-from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.registry import open_runtime
 from rest_deploy.timing import time_paired
-from tests.golden import golden_checkpoint
 
 
 def main() -> None:
@@ -37,8 +35,7 @@ def main() -> None:
     print(environment())
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "ours.onnx"
-            run_export(ExportRequest(None, path, checkpoint=golden_checkpoint(name, path.parent), verify=False))
+            path = golden_onnx(name, Path(folder))
             for size in arguments.sizes:
                 _table(name, path, size, arguments)
 
