@@ -26,7 +26,7 @@ from rest_deploy.cli.tables import (
     show,
 )
 from rest_deploy.cli.terminal import ON_A_SERVER, clean, command, failed, parser, progress_display
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, counted
 from rest_deploy.runtimes.registry import device_help
 from rest_deploy.specs import BATCH, SEED, THREADS, ImageSize
 
@@ -204,7 +204,7 @@ def _rows(made: BenchmarkReport) -> list[Mapping[str, Any]]:
 
 def _head(made: BenchmarkReport) -> str:
     environment, settings = made.environment, made.settings
-    lines = [f"{environment.get('cpu') or 'unknown CPU'}, {settings['threads']} threads"]
+    lines = [f"{environment.get('cpu') or 'unknown CPU'}, {counted(settings['threads'], 'thread')}"]
     lines += [str(gpu.get("name")) for gpu in environment.get("gpus") or ()]
     if made.machine is not None:
         rate = made.machine
@@ -217,7 +217,7 @@ def _case_table(made: BenchmarkReport, case: CaseResult) -> Table:
     to = {result.ratio.to for result in case.results if result.ratio is not None}
     alone = f"x {next(iter(to))}" if len(to) == 1 else "x the first"
     head = ("contender", "p50 ms", "p90 ms", "p99 ms", "mean ms", "images/s", "GFLOP/s", "of machine", alone, "")
-    title = f"{case.case} (batch x height x width), {case.rounds} rounds"
+    title = f"{case.case} (batch x height x width), {counted(case.rounds, 'round')}"
     return Table(title, head, [_row(result, to) for result in case.results], words=1)
 
 

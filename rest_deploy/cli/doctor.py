@@ -13,7 +13,7 @@ from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import FAILED, OK, clean, command, parser, progress_display
 from rest_deploy.doctor import Demand, examine
 from rest_deploy.doctor.records import ABILITIES, CUDA, Package, Possible, Provider, Report
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, counted
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,7 +72,8 @@ def _report_text(report: Report) -> str:
 
 def _system(report: Report) -> list[str]:
     told = report.environment
-    usable = f"{told['physical_cores']} cores, {len(told['affinity']) or told['logical_cpus']} processors usable"
+    processors = len(told["affinity"]) or told["logical_cpus"] or 1
+    usable = f"{counted(told['physical_cores'], 'core')}, {counted(processors, 'processor')} usable"
     quota = f", limited to the time of {told['cpu_quota']:g}" if told["cpu_quota"] is not None else ""
     facts = {
         "rest-deploy": told["packages"].get("rest-deploy", "not installed, run from its folder"),

@@ -12,6 +12,7 @@ from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.artifact.precision import PrecisionRecord, speed_text
 from rest_deploy.cli.terminal import clean
+from rest_deploy.errors import counted
 from rest_deploy.specs import LOGITS, FeatureNorm, InputKind, Int8Target
 
 
@@ -22,7 +23,7 @@ def figures(verification: Mapping[str, Any]) -> str:
         outputs.setdefault(case.get("output", ""), []).append(case)
     sizes = max(map(len, outputs.values()))
     told = [_worst(f" of {name}" if name else "", cases) for name, cases in outputs.items()]
-    return "; ".join([f"against {verification['reference']} at {sizes} sizes", *told])
+    return "; ".join([f"against {verification['reference']} at {counted(sizes, 'size')}", *told])
 
 
 def _worst(of: str, cases: Sequence[Mapping[str, Any]]) -> str:

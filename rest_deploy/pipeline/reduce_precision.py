@@ -16,7 +16,7 @@ from rest_deploy.artifact.files import replacing
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.artifact.precision import AgreementFigures, CalibrationRecord, PrecisionRecord
-from rest_deploy.errors import VerificationError
+from rest_deploy.errors import VerificationError, counted
 from rest_deploy.export.checks import answers, checked_blockwise
 from rest_deploy.export.precision.config import PrecisionConfig
 from rest_deploy.export.precision.plan import Convert, ConvertInput, PrecisionPlan
@@ -147,7 +147,7 @@ class Judged:
         failures = self.comparison.failures if self.comparison is not None else []
         for name, figures in self.figures.items():
             allowed = self.limits if isinstance(figures, LogitFigures) else self.limits_of_maps
-            where = f"{self.images} images" + (f" {name}" if len(self.figures) > 1 else "")
+            where = counted(self.images, "image") + (f" {name}" if len(self.figures) > 1 else "")
             failures += [f"{where}: {why}" for why in judge(figures, allowed)]
         return failures
 

@@ -92,7 +92,7 @@ class ArtifactResult:
         if self.synthetic is not None:
             failures += self.synthetic.failures
         for images in self.images:
-            where = f"{images.figures.images} images" + (f" at {images.size}" if images.size is not None else "")
+            where = counted(images.figures.images, "image") + (f" at {images.size}" if images.size is not None else "")
             reasons = judge(images.figures, self.allowed, accuracy_loss=self._accuracy_loss(images))
             failures += [f"{where}: {reason}" for reason in reasons]
             for name, figures in images.maps.items():
