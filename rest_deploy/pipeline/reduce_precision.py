@@ -128,14 +128,14 @@ class Judged:
     """Figures, judged.
 
     Args:
-        comparison: On synthetic images, against PyTorch in float64; None where that was not asked for.
+        comparison: On synthetic images, against PyTorch in float64.
         figures: Of each output on real images, against FP32, in its standard deviations; empty where there are none.
         limits: What is allowed there of the logits.
         limits_of_maps: What is allowed there of outputs that are no logits.
         images: How many of them there are.
     """
 
-    comparison: Comparison | None
+    comparison: Comparison
     figures: Mapping[str, LogitFigures | ValueFigures]
     limits: Limits
     limits_of_maps: Limits
@@ -144,7 +144,7 @@ class Judged:
     @property
     def failures(self) -> list[str]:
         """What is over the limits, in words."""
-        failures = self.comparison.failures if self.comparison is not None else []
+        failures = self.comparison.failures
         for name, figures in self.figures.items():
             allowed = self.limits if isinstance(figures, LogitFigures) else self.limits_of_maps
             where = counted(self.images, "image") + (f" {name}" if len(self.figures) > 1 else "")
@@ -163,11 +163,9 @@ class Judged:
 
     def change_to(self, other: Judged) -> str:
         """From these figures to another verdict's, in words."""
-        if self.figures and other.figures:
-            return ", ".join(filter(None, map(_change, self.figures, self.figures.values(), other.figures.values())))
-        if self.comparison is not None and other.comparison is not None:
-            return f"largest error {_worst(self.comparison):.3g} -> {_worst(other.comparison):.3g}"
-        return ""
+        if self.figures:
+            return ", ".join(map(_change, self.figures, self.figures.values(), other.figures.values()))
+        return f"largest error {_worst(self.comparison):.3g} -> {_worst(other.comparison):.3g}"
 
 
 def _change(name: str, before: LogitFigures | ValueFigures, after: LogitFigures | ValueFigures) -> str:
@@ -256,9 +254,7 @@ class Reduction:
             known = [name for name in AgreementFigures.__annotations__ if hasattr(agreement, name)]
             figures = {"images": verdict.images, **{name: getattr(agreement, name) for name in known}}
             record = replace(record, agreement=figures, judged_images=sample.names(sample.judged))
-        comparison = verdict.comparison
-        proved = comparison.to_dict() if comparison is not None else None
-        return replace(info, precision_plan=record, verification=proved), comparison
+        return replace(info, precision_plan=record, verification=verdict.comparison.to_dict()), verdict.comparison
 
     def _write(self, plan: PrecisionPlan, path: Path, info: ArtifactInfo) -> ArtifactInfo:
         import onnx
@@ -282,13 +278,10 @@ class Reduction:
             return self._judge(run)
 
     def _judge(self, run: Run) -> Judged:
-        comparison, found = None, dict[str, LogitFigures | ValueFigures]()
+        assert self.reference is not None  # without it nothing is judged
         synthetic, images = self.limits
-        if self.reference is not None:
-            comparison = self.reference.compare(run, synthetic)
-            if self.images is not None:
-                found = self.images.compare(run)
-        count = self.images.count if self.images is not None else 0
+        comparison = self.reference.compare(run, synthetic)
+        found, count = (self.images.compare(run), self.images.count) if self.images is not None else ({}, 0)
         return Judged(comparison, found, images, self.limits_of_maps, count)
 
     def _run(self, plan: PrecisionPlan) -> Run:

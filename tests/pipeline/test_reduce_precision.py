@@ -25,7 +25,7 @@ from rest_deploy.recipes import recipe_of
 from rest_deploy.runtimes import ort
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import LOGITS, CalibrationMethod, ImageSize, Int8Target, Precision
-from rest_deploy.verification import Case, Limits, Pictures, open_candidate, synthetic_images
+from rest_deploy.verification import Case, Comparison, Limits, Pictures, open_candidate, synthetic_images
 from rest_deploy.verification.figures import measure_logits
 from rest_deploy.verification.limits import of_maps, on_synthetic
 from tests.conftest import DIGITS, TINY
@@ -377,6 +377,7 @@ COSTS = {"stem": 0.01, "stage1_0.attn": 0.05, "stage1_0.mlp": 0.002, "stage1_0.a
 PLAN = PrecisionPlan(
     {**dict.fromkeys(COSTS, Precision.FP16), "stage1_0.attn.norm": Precision.FP32}, blocks={"stage1_0": "stage1.0"}
 )
+ON_NOTHING = Comparison(0, (), Limits())  # on no synthetic images
 
 
 def _error(plan: PrecisionPlan) -> float:
@@ -392,7 +393,7 @@ def _judge(plan: PrecisionPlan, allowed: float = 0.02) -> Judged:
         max_error=error,
         logit_std=1.0,
     )
-    return Judged(None, {LOGITS: agreement}, Limits(allowed), Limits())
+    return Judged(ON_NOTHING, {LOGITS: agreement}, Limits(allowed), Limits())
 
 
 def test_each_part_is_looked_at_alone_and_the_worst_comes_first() -> None:
@@ -433,7 +434,7 @@ def test_int8_falls_back_to_half() -> None:
     plan = PrecisionPlan({"a": Precision.INT8, "b": Precision.INT8, "c": Precision.FP16})
     table = sensitivities(plan, Precision.FP16, lambda p: (float(p.parts["a"] is Precision.INT8), 1.0))
     assert list(table) == ["a", "b"]  # what is half already is not looked at
-    good = Judged(None, {}, Limits(1.0), Limits(1.0))
+    good = Judged(ON_NOTHING, {LOGITS: measure_logits(np.eye(2), np.eye(2))}, Limits(1.0), Limits(1.0))
     found, _, _ = keep_worst(plan, Precision.FP16, ["a", "b"], good, lambda p: good)
     assert dict(found.parts) == {"a": Precision.FP16, "b": Precision.INT8, "c": Precision.FP16}
 
@@ -446,7 +447,7 @@ def test_a_wrong_map_beside_right_logits_is_found_on_real_images() -> None:
         images = Pictures(lambda batch: {LOGITS: logits, "stage2": exact}, [np.zeros((4, 3, 8, 8), np.float32)])
         made = images.compare(lambda batch: {LOGITS: logits, "stage2": exact + error})
         recipe = recipe_of(Precision.INT8, Int8Target.CPU)
-        return Judged(None, made, recipe.on_images, of_maps(recipe), images.count)
+        return Judged(ON_NOTHING, made, recipe.on_images, of_maps(recipe), images.count)
 
     assert verdict(0.7 * exact.std()).passed
     (failure,) = verdict(0.8 * exact.std()).failures
