@@ -135,18 +135,18 @@ def time_case(
         times.rounds, times.probe = {name: [] for name in warm}, []
         try:
             with _no_garbage_collection():
-                return _time_rounds(warm, times, effort, probe, report)
+                _time_rounds(warm, times, effort, probe, report)
         except _ContenderError as exc:
             times.errors[exc.name] = str(exc)
             del warm[exc.name], times.rounds[exc.name]
             times.probe = []  # those rounds no longer count
+            continue
         except KeyboardInterrupt:
             times.interrupted = True
             whole = min(len(rounds) for rounds in times.rounds.values())
             times.rounds = {name: rounds[:whole] for name, rounds in times.rounds.items()}
             times.probe = times.probe[:whole]
-            return None
-    return None
+        return
 
 
 def _time_rounds(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,8 @@ def _main(arguments: argparse.Namespace) -> int:
         _parser().error("give --model NAME, --checkpoint FILE or both")
     request = request_of(arguments)
     if arguments.dry_run:
-        plans = _plans_of(prepare(request))
+        prepared = prepare(request)
+        plans = [_plan(prepared, job) for job in prepared.jobs]
         print(json.dumps(plans[0] if len(plans) == 1 else plans, indent=2) if arguments.json else _plan_text(plans))
         return OK
     with progress_display("exporting") as report:
@@ -135,12 +136,8 @@ def _plan_text(plans: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(["would make:", *lines])
 
 
-def _plans_of(prepared: Prepared) -> list[dict[str, str]]:
-    """The artifacts that a request would make, each in words."""
-    return [_plan(prepared, job) for job in prepared.jobs]
-
-
 def _plan(prepared: Prepared, job: Job) -> dict[str, str]:
+    """An artifact that a request would make, in words."""
     request = prepared.request
     info, pictures = prepared.info.taking(job.input), job.input is not InputKind.FLOAT
     rows: dict[str, object] = {
@@ -233,7 +230,7 @@ def _as_json(result: ExportResult) -> dict[str, object]:
     }
 
 
-main: Callable[..., Any] = command(_main, _parser, lambda arguments: arguments.json or arguments.dry_run)
+main = command(_main, _parser, lambda arguments: arguments.json or arguments.dry_run)
 
 if __name__ == "__main__":
     sys.exit(start("export"))

@@ -264,10 +264,10 @@ def _make_configs(formats: Sequence[str], options: Mapping[str, Any]) -> dict[st
 def _unknown_option(name: str, formats: Sequence[str], known: Mapping[str, set[str]]) -> str:
     """Whose option it is, or which there are."""
     asked = ", ".join(formats)
-    owners = {other: row.config_class for other, row in FORMATS.items() if other not in known}
-    owners = {other: made for other, made in owners.items() if name in {field.name for field in fields(made)}}
-    for made in owners.values():
-        own = declared(made).get(name)
+    others = {other: row.config_class for other, row in FORMATS.items() if other not in known}
+    owners = [other for other, made in others.items() if name in {field.name for field in fields(made)}]
+    if owners:
+        own = declared(others[owners[0]]).get(name)
         flag = own.flag if own is not None else name
         return f"{flag} is an option of {', '.join(owners)}, not of {asked}; leave it out"
     if name in _OF_STEPS:

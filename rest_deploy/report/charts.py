@@ -357,11 +357,8 @@ def _plain(one: ElementTree.Element, shapes: Mapping[str | None, ElementTree.Ele
     if one.tag == "text":
         anchor, weight = re.search(r"text-anchor: (\w+)", style), re.search(r"\b(?:bold|700)\b", style)
         colour = re.search(r"fill: (#\w+)", style)
-        style = "; ".join(
-            part
-            for part in (anchor[0] if anchor else "", "font-weight: 650" if weight else "", colour[0] if colour else "")
-            if part
-        )
+        parts = (anchor and anchor[0], weight and "font-weight: 650", colour and colour[0])
+        style = "; ".join(filter(None, parts))
         if own.get("transform", "").startswith("rotate(-0 "):
             del own["transform"]
     if "d" in one.attrib:
