@@ -250,85 +250,62 @@ class Intruder:
         return os.mkdir, (str(self.marker),)
 
 
-def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tuple[Any, list[Any], str]]:
-    """Name -> command, arguments, words that the one line must have."""
-    corrupt, evil, wrong = folder / "corrupt.pth", folder / "evil.pth", folder / "wrong.pth"
-    corrupt.write_bytes(b"PK\x03\x04" + checkpoint.read_bytes()[:1000])
-    torch.save({"model": Intruder(folder / "intruded")}, evil)
-    torch.save(create_model(TINY, num_classes=3).state_dict() | {"head.weight": torch.zeros(3, 5)}, wrong)
-    truncated, empty, foreign = folder / "truncated.jpg", folder / "empty.onnx", folder / "foreign.onnx"
-    truncated.write_bytes((IMAGES / "rocket.jpg").read_bytes()[:5000])
-    empty.write_bytes(b"")
-    foreign.write_bytes(b"\x08\x08")  # an ONNX file of IR version 8 and nothing else
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, tiny_checkpoint: Path) -> dict[str, Path]:
+    """What the arguments below name; ``bad`` is a folder of files that no command takes."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "corrupt.pth").write_bytes(b"PK\x03\x04" + tiny_checkpoint.read_bytes()[:1000])
+    torch.save({"model": Intruder(folder / "intruded")}, folder / "evil.pth")
+    wrong = create_model(TINY, num_classes=3).state_dict() | {"head.weight": torch.zeros(3, 5)}
+    torch.save(wrong, folder / "wrong.pth")
+    (folder / "truncated.jpg").write_bytes((IMAGES / "rocket.jpg").read_bytes()[:5000])
+    (folder / "empty.onnx").write_bytes(b"")
+    (folder / "foreign.onnx").write_bytes(b"\x08\x08")  # an ONNX file of IR version 8 and nothing else
     (folder / "no_images").mkdir()
-    out, cat = folder / "out.onnx", IMAGES / "chelsea.png"
-    return {
-        "unknown model": (
-            export,
-            ["--model", "resnet50", "-o", out],
-            "unknown model 'resnet50'; known models: rest_lite",
-        ),
-        "missing checkpoint": (export, ["--checkpoint", folder / "no.pth", "-o", out], "no such checkpoint file"),
-        "corrupt checkpoint": (export, ["--checkpoint", corrupt, "-o", out], "truncated: a ZIP archive"),
-        "code in checkpoint": (
-            export,
-            ["--checkpoint", evil, "-o", out],
-            "posix.mkdir",
-        ),
-        "wrong shapes": (export, ["--checkpoint", wrong, "-o", out], "1 mis-shaped: head.weight has (3, 5), the model"),
-        "wrong model": (
-            export,
-            ["--model", "rest_lite", "--checkpoint", checkpoint, "-o", out],
-            "does not fit the model",
-        ),
-        "bad labels": (export, ["--checkpoint", checkpoint, "--labels", cat, "-o", out], "labels must be UTF-8 text"),
-        "unwritable output": (export, ["--checkpoint", checkpoint, "-o", "/proc/out.onnx"], "cannot be written to"),
-        "no output folder": (
-            export,
-            ["--checkpoint", checkpoint, "-o", folder / "a" / "b.onnx"],
-            "does not exist; make it",
-        ),
-        "wrong suffix": (export, ["--checkpoint", checkpoint, "-o", "x.engine"], "files of format onnx end in .onnx"),
-        "missing artifact": (predict, [folder / "no.onnx", cat], "no such file; make it: rest-export"),
-        "empty artifact": (predict, [empty, cat], "empty file; export it again"),
-        "foreign artifact": (predict, [foreign, cat], "that rest-export did not make"),
-        "unknown artifact": (predict, [folder / "x.tflite", cat], "unknown kind of artifact; accepted: .onnx"),
-        "missing image": (predict, [artifact, folder / "no.png"], "no such image file"),
-        "truncated image": (predict, [artifact, truncated], "damaged or unsupported image"),
-        "decompression bomb": (
-            predict,
-            [artifact, _bomb(folder / "bomb.png")],
-            "89,478,485; scale it down",
-        ),
-        "no image": (predict, [artifact, __file__], "not an image that can be read"),
-        "empty folder": (predict, [artifact, folder / "no_images"], "no images in this folder"),
-        "no gpu": (predict, [artifact, cat, "--device", "cuda"], "use device cpu"),
-        "unknown device": (predict, [artifact, cat, "--device", "tpu"], "accepted: cpu, cuda"),
-        "info of nothing": (info, [folder / "no.onnx"], "no such file"),
-        "info of foreign": (info, [foreign], "that rest-export did not make"),
-    }
+    _bomb(folder / "bomb.png")
+    return {"bad": folder, "artifact": tiny_onnx, "checkpoint": tiny_checkpoint, "cat": IMAGES / "chelsea.png"}
 
 
-NAMES = [
-    "unknown model", "missing checkpoint", "corrupt checkpoint", "code in checkpoint", "wrong shapes", "wrong model",
-    "bad labels", "unwritable output", "no output folder", "wrong suffix", "missing artifact",
-    "empty artifact", "foreign artifact", "unknown artifact", "missing image", "truncated image", "decompression bomb",
-    "no image", "empty folder", "no gpu", "unknown device", "info of nothing", "info of foreign",
-]  # fmt: skip
+#: Name -> command, arguments, words that the one line must have.
+BAD: dict[str, tuple[Any, str, str]] = {
+    "unknown model": (export, "--model resnet50 -o {out}", "unknown model 'resnet50'; known models: rest_lite"),
+    "missing checkpoint": (export, "--checkpoint {bad}/no.pth -o {out}", "no such checkpoint file"),
+    "corrupt checkpoint": (export, "--checkpoint {bad}/corrupt.pth -o {out}", "truncated: a ZIP archive"),
+    "code in checkpoint": (export, "--checkpoint {bad}/evil.pth -o {out}", "posix.mkdir"),
+    "wrong shapes": (
+        *(export, "--checkpoint {bad}/wrong.pth -o {out}"),
+        "1 mis-shaped: head.weight has (3, 5), the model",
+    ),
+    "wrong model": (export, "--model rest_lite --checkpoint {checkpoint} -o {out}", "does not fit the model"),
+    "bad labels": (export, "--checkpoint {checkpoint} --labels {cat} -o {out}", "labels must be UTF-8 text"),
+    "unwritable output": (export, "--checkpoint {checkpoint} -o /proc/out.onnx", "cannot be written to"),
+    "no output folder": (export, "--checkpoint {checkpoint} -o {bad}/a/b.onnx", "does not exist; make it"),
+    "wrong suffix": (export, "--checkpoint {checkpoint} -o x.engine", "files of format onnx end in .onnx"),
+    "missing artifact": (predict, "{bad}/no.onnx {cat}", "no such file; make it: rest-export"),
+    "empty artifact": (predict, "{bad}/empty.onnx {cat}", "empty file; export it again"),
+    "foreign artifact": (predict, "{bad}/foreign.onnx {cat}", "that rest-export did not make"),
+    "unknown artifact": (predict, "{bad}/x.tflite {cat}", "unknown kind of artifact; accepted: .onnx"),
+    "missing image": (predict, "{artifact} {bad}/no.png", "no such image file"),
+    "truncated image": (predict, "{artifact} {bad}/truncated.jpg", "damaged or unsupported image"),
+    "decompression bomb": (predict, "{artifact} {bad}/bomb.png", "89,478,485; scale it down"),
+    "no image": (predict, f"{{artifact}} {__file__}", "not an image that can be read"),
+    "empty folder": (predict, "{artifact} {bad}/no_images", "no images in this folder"),
+    "no gpu": (predict, "{artifact} {cat} --device cuda", "use device cpu"),
+    "unknown device": (predict, "{artifact} {cat} --device tpu", "accepted: cpu, cuda"),
+    "info of nothing": (info, "{bad}/no.onnx", "no such file"),
+    "info of foreign": (info, "{bad}/foreign.onnx", "that rest-export did not make"),
+}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_clear_line(
-    name: str, tmp_path: Path, tiny_onnx: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+    name: str, places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command, argv, words = _bad_inputs(tmp_path, tiny_onnx, tiny_checkpoint)[name]
-    before = sorted(tmp_path.rglob("*"))
-    assert words in Outcome(command, argv, capsys).refusal()
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_every_bad_input_is_run(tmp_path: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
-    assert list(_bad_inputs(tmp_path, tiny_onnx, tiny_checkpoint)) == NAMES
+    command, words, told = BAD[name]
+    argv = [word.format(**places, out=tmp_path / "out.onnx") for word in words.split()]
+    before = sorted(places["bad"].rglob("*"))
+    assert told in Outcome(command, argv, capsys).refusal()
+    assert (sorted(places["bad"].rglob("*")), list(tmp_path.iterdir())) == (before, [])
 
 
 def test_one_bad_image_does_not_lose_the_others(

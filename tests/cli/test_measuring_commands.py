@@ -216,50 +216,44 @@ def test_a_report_of_both(
     assert "rest-bench " in report.read_text()
 
 
-def _bad_inputs(folder: Path, artifact: Path, checkpoint: Path) -> dict[str, tuple[Any, list[Any], str]]:
-    """Name -> command, arguments, words that the one line must have."""
-    record, broken = folder / "record.json", folder / "broken.json"
-    record.write_text('{"kind": "something", "schema": 1}')
-    broken.write_text("{")
-    against, report = ["--reference", checkpoint], ["--report", folder / "r.html"]
-    return {
-        "missing artifact": (verify, [folder / "no.onnx", *against], "no such file"),
-        "missing reference": (verify, [artifact, "--reference", folder / "no.pth"], "no such checkpoint file"),
-        "missing folder": (verify, [artifact, *against, "--data", folder / "no"], "no"),
-        "empty folder": (verify, [artifact, *against, "--data", folder / "empty"], "images"),
-        "flags of images": (verify, [artifact, *against, "--max-images", "5"], "give --data DIR"),
-        "nothing to look at": (verify, [artifact, *against, "--no-synthetic"], "give --data"),
-        "unknown output": (verify, [artifact, *against, "-o", folder / "x.xlsx"], "accepted: .json, .csv, .md"),
-        "unknown report": (bench, [artifact, "--report", folder / "x.pdf"], "accepted: .html"),
-        "no output folder": (bench, [artifact, "-o", folder / "no" / "x.json"], "does not exist; make it"),
-        "no record": (verify, [artifact, *against, "--benchmark", folder / "no.json", *report], "no.json"),
-        "no json": (bench, [artifact, "--verification", broken, *report], "broken.json"),
-        "no report": (bench, [artifact, "--verification", broken], "none was asked for; give --report FILE.html"),
-        "limit of nothing": (verify, [artifact, *against, "--min-top1-agreement", "0.9"], "give --data DIR"),
-        "foreign record": (bench, [artifact, "--compare", record], "record.json"),
-        "nothing to measure": (bench, [], "which checkpoints are too, or --model NAME with --baseline NAME"),
-        "unknown baseline": (bench, [artifact, "--baseline", "jax"], "accepted: torch, torch-compile, as-written"),
-        "no gpu": (verify, [artifact, *against, "--device", "cuda"], "use device cpu"),
-    }
+AGAINST, REPORT = "--reference {checkpoint}", "--report {folder}/r.html"
+#: Name -> command, arguments, words that the one line must have.
+BAD: dict[str, tuple[Any, str, str]] = {
+    "missing artifact": (verify, "{folder}/no.onnx " + AGAINST, "no such file"),
+    "missing reference": (verify, "{artifact} --reference {folder}/no.pth", "no such checkpoint file"),
+    "missing folder": (verify, "{artifact} --data {folder}/no " + AGAINST, "no"),
+    "empty folder": (verify, "{artifact} --data {folder}/empty " + AGAINST, "images"),
+    "flags of images": (verify, "{artifact} --max-images 5 " + AGAINST, "give --data DIR"),
+    "nothing to look at": (verify, "{artifact} --no-synthetic " + AGAINST, "give --data"),
+    "unknown output": (verify, "{artifact} -o {folder}/x.xlsx " + AGAINST, "accepted: .json, .csv, .md"),
+    "unknown report": (bench, "{artifact} --report {folder}/x.pdf", "accepted: .html"),
+    "no output folder": (bench, "{artifact} -o {folder}/no/x.json", "does not exist; make it"),
+    "no record": (verify, "{artifact} --benchmark {folder}/no.json " + AGAINST + " " + REPORT, "no.json"),
+    "no json": (bench, "{artifact} --verification {folder}/broken.json " + REPORT, "broken.json"),
+    "no report": (
+        bench,
+        "{artifact} --verification {folder}/broken.json",
+        "none was asked for; give --report FILE.html",
+    ),
+    "limit of nothing": (verify, "{artifact} --min-top1-agreement 0.9 " + AGAINST, "give --data DIR"),
+    "foreign record": (bench, "{artifact} --compare {folder}/record.json", "record.json"),
+    "nothing to measure": (bench, "", "which checkpoints are too, or --model NAME with --baseline NAME"),
+    "unknown baseline": (bench, "{artifact} --baseline jax", "accepted: torch, torch-compile, as-written"),
+    "no gpu": (verify, "{artifact} --device cuda " + AGAINST, "use device cpu"),
+}
 
 
-NAMES = [
-    "missing artifact", "missing reference", "missing folder", "empty folder", "flags of images", "nothing to look at",
-    "unknown output", "unknown report", "no output folder", "no record", "no json",
-    "no report", "limit of nothing", "foreign record", "nothing to measure", "unknown baseline", "no gpu",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_clear_line(
     name: str, tmp_path: Path, tiny_onnx: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    bad = _bad_inputs(tmp_path, tiny_onnx, tiny_checkpoint)
-    assert list(bad) == NAMES
-    command, argv, words = bad[name]
+    (tmp_path / "record.json").write_text('{"kind": "something", "schema": 1}')
+    (tmp_path / "broken.json").write_text("{")
+    command, words, told = BAD[name]
+    places = {"folder": tmp_path, "artifact": tiny_onnx, "checkpoint": tiny_checkpoint}
     before = sorted(tmp_path.rglob("*"))
-    assert words in Outcome(command, argv, capsys).refusal()
+    assert told in Outcome(command, [word.format(**places) for word in words.split()], capsys).refusal()
     assert sorted(tmp_path.rglob("*")) == before
 
 
