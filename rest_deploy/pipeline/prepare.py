@@ -86,12 +86,7 @@ def prepare(request: ExportRequest, report: StepProgress | None = None) -> Prepa
     config = request.precision_config
     if config.sensitivity is not None:
         check_writable(config.sensitivity)
-    sample = None
-    if config.calibration is not None:
-        count, seed = config.calibration_images, config.calibration_seed
-        recipe = request.recipe
-        calibrating, largest = recipe.calibrated, recipe.largest_input
-        sample = choose_images(config.calibration, count, seed, calibrating=calibrating, largest=largest)
+    sample = _sample(request)
     loaded = load_model(
         request.model,
         request.checkpoint,
@@ -109,11 +104,7 @@ def prepare(request: ExportRequest, report: StepProgress | None = None) -> Prepa
         Job(own, exporters[own], request.output_of(own, name), request.input_of(own)) for own in request.formats
     )
     for job in jobs:
-        assert job.output is not None  # it was asked for
-        for file in job.exporter.files(job.output):
-            if request.checkpoint is not None and file.resolve() == Path(request.checkpoint).resolve():
-                raise ConfigError(f"output {file}: it is the checkpoint; name another file, -o FILE")
-            check_writable(file, folder=get_format(job.format).folder)
+        _check_output(job, request.checkpoint)
         _check_pictures(job, info)
         job.exporter.check(info.taking(job.input))
     if sample is not None:  # what is no input of the network is told before the work
@@ -122,6 +113,16 @@ def prepare(request: ExportRequest, report: StepProgress | None = None) -> Prepa
         ImageInputs(sources, info.preprocessing, sizes, loaded.model.config.in_channels)
     source = next((job for job in jobs if job.format == SOURCE), Job(SOURCE, exporters[SOURCE], None))
     return Prepared(request, report, loaded, info, source, jobs, sample)
+
+
+def _sample(request: ExportRequest) -> Sample | None:
+    """Images of the folder that was given; None where none was."""
+    config, recipe = request.precision_config, request.recipe
+    if config.calibration is None:
+        return None
+    count, seed = config.calibration_images, config.calibration_seed
+    calibrating, largest = recipe.calibrated, recipe.largest_input
+    return choose_images(config.calibration, count, seed, calibrating=calibrating, largest=largest)
 
 
 def _file_name(loaded: LoadedModel) -> str:
@@ -193,6 +194,15 @@ def _check_limits(request: ExportRequest, info: ArtifactInfo) -> None:
             f"--max-error is of logits; maps in {request.precision.value} are judged by their root mean squared error, "
             f"{maps:g} standard deviations at most; leave it out"
         )
+
+
+def _check_output(job: Job, checkpoint: str | Path | None) -> None:
+    """Refuse files that cannot be written, or that would replace the checkpoint."""
+    assert job.output is not None  # it was asked for
+    for file in job.exporter.files(job.output):
+        if checkpoint is not None and file.resolve() == Path(checkpoint).resolve():
+            raise ConfigError(f"output {file}: it is the checkpoint; name another file, -o FILE")
+        check_writable(file, folder=get_format(job.format).folder)
 
 
 def _check_pictures(job: Job, info: ArtifactInfo) -> None:
