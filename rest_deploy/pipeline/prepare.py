@@ -20,6 +20,7 @@ from rest_deploy.errors import ConfigError, ImageError
 from rest_deploy.export.formats import SOURCE, Exporter, FormatRequest, get_format
 from rest_deploy.models.family import NetworkConfig, network_bytes, variant_of
 from rest_deploy.pipeline.request import ExportRequest, as_arguments
+from rest_deploy.pipeline.sensitivities import plot_of
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.preprocess.sample import ArrayInput, Sample, SampleSource, choose_images
 from rest_deploy.preprocess.transform import fed_size, transform
@@ -85,7 +86,8 @@ def prepare(request: ExportRequest, report: StepProgress | None = None) -> Prepa
     exporters = {name: _exporter(request, name, report) for name in dict.fromkeys((SOURCE, *request.formats))}
     config = request.precision_config
     if config.sensitivity is not None:
-        check_writable(config.sensitivity)
+        for file in (config.sensitivity, plot_of(config.sensitivity)):
+            check_writable(file)
     sample = _sample(request)
     loaded = load_model(
         request.model,

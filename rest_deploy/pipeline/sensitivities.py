@@ -34,6 +34,11 @@ class Sensitivity:
     top1_agreement: float | None
 
 
+def plot_of(table: Path) -> Path:
+    """The plot that goes with a table, beside it."""
+    return table.with_suffix(".svg")
+
+
 def write_sensitivities(path: Path, rows: Sequence[Sensitivity], precision: Precision, wider: Precision) -> None:
     """Write the table, and beside it the plot, as ``.svg``.
 
@@ -44,7 +49,7 @@ def write_sensitivities(path: Path, rows: Sequence[Sensitivity], precision: Prec
         wider: That the others were in.
     """
     text = _csv(rows) if path.suffix.lower() == ".csv" else _json(rows, precision, wider)
-    with replacing(path) as table, replacing(path.with_suffix(".svg")) as plot:
+    with replacing(path) as table, replacing(plot_of(path)) as plot:
         table.write_text(text, encoding="utf-8")
         plot.write_text(_svg(rows, precision, wider), encoding="utf-8")
 

@@ -24,7 +24,7 @@ from rest_deploy.errors import (
 )
 from rest_deploy.models.card import CARD_KEY, Card
 from rest_deploy.models.factory import create_model
-from rest_deploy.pipeline import ExportRequest, ExportResult, run, run_export
+from rest_deploy.pipeline import ExportRequest, ExportResult, prepare, run, run_export
 from rest_deploy.pipeline import request as request_module
 from rest_deploy.runtimes.registry import read_info
 from rest_deploy.specs import Precision, Preprocessing, PreprocessingChange, Resize
@@ -177,6 +177,10 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(tmp_path: Pat
     (tmp_path / "f.onnx").mkdir()
     with pytest.raises(ExportError, match="is a folder"):
         run_export(ExportRequest(TINY, tmp_path / "f.onnx"))
+    (tmp_path / "parts.svg").mkdir()  # the plot beside the table
+    options = {"sensitivity": tmp_path / "parts.csv"}
+    with pytest.raises(ExportError, match=r"parts\.svg.* is a folder"):
+        prepare(ExportRequest(TINY, tmp_path / "x.onnx", precision=Precision.FP16, options=options))
 
 
 def test_a_checkpoint_of_another_model(tmp_path: Path, tiny_checkpoint: Path) -> None:
