@@ -53,7 +53,8 @@ def median_interval(values: Sequence[float], confidence: float) -> tuple[float, 
         (low, high) that contain the median with at least this confidence; None with too few values.
     """
     ordered, n = sorted(values), len(values)
-    tosses, ways, most = 0, 1, (1 - confidence) / 2  # with at most k heads, with exactly k; whole, as 2.0**1024 is none
+    # tosses with at most k heads, and with exactly k: whole numbers, because floats end at 2**1024
+    tosses, ways, most = 0, 1, (1 - confidence) / 2
     k = 0
     while k < n:
         tosses += ways
