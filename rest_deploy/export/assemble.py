@@ -61,7 +61,7 @@ def assemble(kinds_model: onnx.ModelProto, deploy: DeployForm, kinds: Mapping[st
 
 
 def _module(node: onnx.NodeProto, piece: str) -> str:
-    """Path of the module that a node comes from: ``"stage3_2.attn.q"``. Kinds share constants, so it may be another's."""
+    """Path of the module that a node comes from: ``"stage3_2.attn.q"``; of constants that kinds share, in another."""
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
             path = [scope for scope in ast.literal_eval(entry.value) if scope.startswith(_PREFIX)][-1]

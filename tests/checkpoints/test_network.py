@@ -17,11 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from rest_deploy.errors import CheckpointError, ConfigError, RestDeployError
-from rest_deploy.models import rest_checkpoints
 from rest_deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from rest_deploy.models.evidence import settings_of
 from rest_deploy.models.factory import create_model, load_model
-from rest_deploy.models.family import FAMILIES
 from rest_deploy.models.rest import ResT
 from rest_deploy.models.rest_family import CONFIGS, ResTConfig
 from rest_deploy.runtimes.pytorch import describe
@@ -395,11 +393,6 @@ def test_only_settings_that_are_asked_for_are_kept() -> None:
     assert settings_of({"args": {"a": same, "b": same, "lr": 3}}) == (("args.a.qk_scale", "qk_scale", 0.5),)
     many = {f"key{number}": {"qk_scale": number} for number in range(100_000)}
     assert len(settings_of({"args": many})) < 100_000
-
-
-def test_all_settings_that_are_read_are_kept() -> None:
-    read = {"qk_scale", "norm_layer", *rest_checkpoints._EPS, *rest_checkpoints._ACTIVATIONS, *rest_checkpoints._HEADS}
-    assert read == FAMILIES["rest"].settings
 
 
 def test_a_transform_that_settings_name_is_told(tiny_model: ResT, tmp_path: Path) -> None:
