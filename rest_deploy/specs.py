@@ -77,15 +77,6 @@ class InputKind(str, Enum):
     UINT8 = "uint8"  # pictures (batch, height, width, 3) in RGB, resized; the scaling is in the graph
     PIXELS = "pixels"  # such pictures of any size; the resize is in the graph too
 
-    @classmethod
-    def parse(cls, value: str | InputKind) -> InputKind:
-        """Read ``"float"``, ``"uint8"`` or ``"pixels"``.
-
-        Raises:
-            ConfigError: Anything else.
-        """
-        return cls(check(cls, value, "input"))
-
 
 class CalibrationMethod(str, Enum):
     """How calibration computes the range of an activation from its values."""
@@ -184,15 +175,6 @@ class Activation(str, Enum):
     SOFTMAX = "softmax"  # one class of several
     SIGMOID = "sigmoid"  # each class by itself: several labels for an image, or one output
     NONE = "none"  # the logits unchanged
-
-    @classmethod
-    def parse(cls, value: str | Activation) -> Activation:
-        """Read ``"softmax"``, ``"sigmoid"`` or ``"none"``.
-
-        Raises:
-            ConfigError: Anything else.
-        """
-        return cls(check(cls, value, "activation"))
 
 
 PICTURE_CHANNELS = (1, 3)  # grey, RGB
@@ -463,15 +445,6 @@ class FeatureNorm(str, Enum):
     LAST = "last"  # on the map of stage 4
     OUTPUTS = "outputs"  # on every map that has one, as it leaves; the next stage gets it without
     CHAIN = "chain"  # on every map that has one, and the next stage gets it with it: another network
-
-    @classmethod
-    def parse(cls, value: str | FeatureNorm) -> FeatureNorm:
-        """Read ``"none"``, ``"last"``, ``"outputs"`` or ``"chain"``.
-
-        Raises:
-            ConfigError: Anything else.
-        """
-        return cls(check(cls, value, "feature norm"))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from rest_deploy.errors import CheckpointError, ConfigError, one_line
 from rest_deploy.models.family import NetworkConfig, family_named, family_of
 from rest_deploy.specs import Activation, Preprocessing
-from rest_deploy.values import load_json
+from rest_deploy.values import check, load_json
 
 CARD_KEY = "rest_deploy"
 _MAX_CARD = 16 << 20  # characters; labels of a thousand classes take 22 KiB
@@ -38,7 +38,7 @@ class Card:
             )
         if self.activation is not None:
             try:
-                object.__setattr__(self, "activation", Activation.parse(self.activation))
+                object.__setattr__(self, "activation", check(Activation, self.activation, "activation"))
             except ConfigError as exc:
                 raise CheckpointError(f"the checkpoint's {exc}") from exc
 
