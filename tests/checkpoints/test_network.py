@@ -521,7 +521,18 @@ def test_save_checkpoint_of_a_wrapped_model(tiny_model: ResT, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "said", [{"labels": NAMES[:3]}, {"activation": "relu"}, {"name": "../x"}], ids=["labels", "activation", "name"]
+    "said",
+    [
+        {"labels": NAMES[:3]},
+        {"labels": "abcdefg"},
+        {"labels": [*NAMES[:-1], 7]},
+        {"labels": [*NAMES[:-1], "a\n"]},
+        {"activation": "relu"},
+        {"name": "../x"},
+        {"name": 7},
+        {"preprocessing": {"resize": "crop"}},
+    ],
+    ids=str,
 )
 def test_what_cannot_be_meant_is_not_written(said: Any, tiny_model: ResT, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
