@@ -143,20 +143,7 @@ def load_model(
     if isinstance(model, nn.Module):
         if checkpoint is not None or seed is not None or weights_key is not None:
             raise ConfigError("a module brings its own weights; leave checkpoint, seed and weights_key out")
-        weights = read_module(model, key_prefix=key_prefix)
-        if weights.family.head not in weights.state_dict:
-            raise CheckpointError(
-                f"the module: no classifier head ({weights.family.head}), so what its forward gives cannot be compared "
-                'with logits; save its weights, torch.save(module.state_dict(), "weights.pth"), and give the file'
-            )
-        fitted = _fitted(None, weights, num_heads)
-        inner, outer = weights.evidence.module, unwrapped(model)
-        computes = type(outer).forward is not nn.Module.forward  # not so a container, such as a ModuleDict
-        _check_outputs(
-            inner if isinstance(inner, nn.Module) and (key_prefix is not None or not computes) else outer, fitted.model
-        )
-        alone = features is None or set(features) == {LOGITS}
-        return fitted if alone else _fitted(None, weights, num_heads, features, feature_norm)
+        return _of_module(model, key_prefix, num_heads, features, feature_norm)
     if checkpoint is None:
         of_files = {"weights_key": weights_key, "key_prefix": key_prefix, "num_heads": num_heads}
         return _random(model, seed, of_files, features, feature_norm)
@@ -164,6 +151,30 @@ def load_model(
         raise ConfigError(f"seed {seed} is of random weights; with a checkpoint leave it out")
     loaded = load_checkpoint(checkpoint, weights_key=weights_key, key_prefix=key_prefix)
     return _fitted(model, loaded, num_heads, features, feature_norm)
+
+
+def _of_module(
+    module: nn.Module,
+    key_prefix: str | None,
+    num_heads: Sequence[int] | None,
+    features: Sequence[str] | None,
+    feature_norm: FeatureNorm | None,
+) -> LoadedModel:
+    """A network for the weights of a module, which must be a classifier that computes the same."""
+    weights = read_module(module, key_prefix=key_prefix)
+    if weights.family.head not in weights.state_dict:
+        raise CheckpointError(
+            f"the module: no classifier head ({weights.family.head}), so what its forward gives cannot be compared "
+            'with logits; save its weights, torch.save(module.state_dict(), "weights.pth"), and give the file'
+        )
+    fitted = _fitted(None, weights, num_heads)
+    inner, outer = weights.evidence.module, unwrapped(module)
+    computes = type(outer).forward is not nn.Module.forward  # not so a container, such as a ModuleDict
+    own = inner if isinstance(inner, nn.Module) and (key_prefix is not None or not computes) else outer
+    _check_outputs(own, fitted.model)
+    if features is None or set(features) == {LOGITS}:
+        return fitted
+    return _fitted(None, weights, num_heads, features, feature_norm)
 
 
 def _check_outputs(module: nn.Module, made: Network) -> None:
@@ -267,7 +278,7 @@ def _fitted(
     if config.num_classes and card.labels is None:
         labels, more = loaded.evidence.class_names(config.num_classes)
         card, told = replace(card, labels=labels), (*told, *more)
-    beside = named_norms(loaded.family, whole.state_dict, loaded.source)[1].values()
+    beside = named_norms(whole)[1].values()
     assumed = "; ".join(filter(None, (architecture, loaded.evidence.unknown(config, beside))))
     return LoadedModel(
         model=made if taps == Taps() else Tapped(made, taps, norms),
@@ -284,9 +295,8 @@ def _fitted(
 
 def _taken(loaded: LoadedWeights) -> tuple[str, ...]:
     """The default outputs: the logits of a classifier, the maps of a backbone."""
-    family, weights = loaded.family, loaded.state_dict
-    by_names, _ = named_norms(family, weights, loaded.source)
-    return (LOGITS,) if family.head in weights and by_names is None else STAGE_MAPS
+    by_names, _ = named_norms(loaded)
+    return (LOGITS,) if loaded.family.head in loaded.state_dict and by_names is None else STAGE_MAPS
 
 
 def read_config(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple[NetworkConfig, str]:
