@@ -179,7 +179,7 @@ class Activation(str, Enum):
 
 PICTURE_CHANNELS = (1, 3)  # grey, RGB
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MIN_STD = 1e-6  # below, an input can overflow float32
 MEAN, STD = Real(-1e30, 1e30), Real(MIN_STD, 1e30)
 CHANNELS = Many(1, 1 << 16)
@@ -202,8 +202,6 @@ MIN_CROP_RATIO = 0.1  # below, the resized image has over a hundred times the pi
 CROP_RATIO = Real(MIN_CROP_RATIO, 1)
 
 MAX_MEAN = 1.0  # of images from 0 to 1; a larger mean belongs to another scale
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
