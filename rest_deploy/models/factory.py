@@ -27,7 +27,7 @@ from rest_deploy.models.inside import unwrapped
 from rest_deploy.models.names import is_counter
 from rest_deploy.models.network import Network
 from rest_deploy.models.taps import Tapped, check_taps, fresh_norms
-from rest_deploy.specs import LOGITS, NUM_HEADS, STAGE_MAPS, FeatureNorm, Taps
+from rest_deploy.specs import LOGITS, NUM_HEADS, SEED, STAGE_MAPS, FeatureNorm, Taps
 from rest_deploy.values import check
 
 _APART = 1e-3  # of the scale of logits
@@ -92,7 +92,7 @@ def create_model(
         Module of float32 (B, in_channels, H, W) -> (B, num_classes), any H and W from 1 up.
 
     Raises:
-        ConfigError: Unknown name, a config out of range, or a seed for the weights of a checkpoint.
+        ConfigError: Unknown name, a config or seed out of range, or a seed for the weights of a checkpoint.
         CheckpointError: The checkpoint cannot be read or does not fit.
     """
     if isinstance(model, str):
@@ -233,21 +233,22 @@ def _random(
     if given:
         raise ConfigError(f"{listed(given)} is for the weights of a checkpoint, and none was given")
     config: NetworkConfig = get_config(model) if isinstance(model, str) else model
+    seed = 0 if seed is None else check(SEED, seed, "seed")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed or 0)
+        torch.manual_seed(seed)
         made = family_of(config).network()(config).eval().requires_grad_(False)
     if features is None:
         features = (LOGITS,) if config.num_classes else STAGE_MAPS
     taps, family = Taps(tuple(features), feature_norm or FeatureNorm.NONE), family_of(config)
     if taps == Taps():
-        return LoadedModel(made, _name_of(config), Card(), None, seed or 0)
+        return LoadedModel(made, _name_of(config), Card(), None, seed)
     check_taps(config, taps)
     source = f"the random weights of {_name_of(config)}"
     loaded = LoadedWeights(source=source, sha256="", family=family, state_dict=made.state_dict())
     loaded, config, _ = as_backbone(loaded, config, features, FeatureNorm.NONE)
     made, _ = _with_weights(config, loaded)
     norms = fresh_norms(taps.norm, family.stage_channels(config))
-    return LoadedModel(Tapped(made, taps, norms), _name_of(config), Card(), None, seed or 0, norms=norms)
+    return LoadedModel(Tapped(made, taps, norms), _name_of(config), Card(), None, seed, norms=norms)
 
 
 def _fitted(
