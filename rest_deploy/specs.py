@@ -77,15 +77,6 @@ class InputKind(str, Enum):
     UINT8 = "uint8"  # pictures (batch, height, width, 3) in RGB, resized; the scaling is in the graph
     PIXELS = "pixels"  # such pictures of any size; the resize is in the graph too
 
-    @classmethod
-    def parse(cls, value: str | InputKind) -> InputKind:
-        """Read ``"float"``, ``"uint8"`` or ``"pixels"``.
-
-        Raises:
-            ConfigError: Anything else.
-        """
-        return cls(check(cls, value, "input"))
-
 
 class CalibrationMethod(str, Enum):
     """How calibration computes the range of an activation from its values."""
@@ -185,19 +176,10 @@ class Activation(str, Enum):
     SIGMOID = "sigmoid"  # each class by itself: several labels for an image, or one output
     NONE = "none"  # the logits unchanged
 
-    @classmethod
-    def parse(cls, value: str | Activation) -> Activation:
-        """Read ``"softmax"``, ``"sigmoid"`` or ``"none"``.
-
-        Raises:
-            ConfigError: Anything else.
-        """
-        return cls(check(cls, value, "activation"))
-
 
 PICTURE_CHANNELS = (1, 3)  # grey, RGB
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MIN_STD = 1e-6  # below, an input can overflow float32
 MEAN, STD = Real(-1e30, 1e30), Real(MIN_STD, 1e30)
 CHANNELS = Many(1, 1 << 16)
@@ -220,8 +202,6 @@ MIN_CROP_RATIO = 0.1  # below, the resized image has over a hundred times the pi
 CROP_RATIO = Real(MIN_CROP_RATIO, 1)
 
 MAX_MEAN = 1.0  # of images from 0 to 1; a larger mean belongs to another scale
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -463,15 +443,6 @@ class FeatureNorm(str, Enum):
     LAST = "last"  # on the map of stage 4
     OUTPUTS = "outputs"  # on every map that has one, as it leaves; the next stage gets it without
     CHAIN = "chain"  # on every map that has one, and the next stage gets it with it: another network
-
-    @classmethod
-    def parse(cls, value: str | FeatureNorm) -> FeatureNorm:
-        """Read ``"none"``, ``"last"``, ``"outputs"`` or ``"chain"``.
-
-        Raises:
-            ConfigError: Anything else.
-        """
-        return cls(check(cls, value, "feature norm"))
 
 
 @dataclass(frozen=True)

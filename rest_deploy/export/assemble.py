@@ -50,7 +50,7 @@ def assemble(kinds_model: onnx.ModelProto, deploy: DeployForm, kinds: Mapping[st
         for node in nodes[kind]:
             copy = graph.node.add()
             copy.CopyFrom(node)
-            copy.name = f"{_module(node, name, kind)}/{node.name}"
+            copy.name = f"{_module(node, name)}/{node.name}"
             copy.input[:] = [names[other] for other in node.input]
             copy.output[:] = [names[other] for other in node.output]
         values[name] = names[leave]
@@ -60,12 +60,13 @@ def assemble(kinds_model: onnx.ModelProto, deploy: DeployForm, kinds: Mapping[st
     return model
 
 
-def _module(node: onnx.NodeProto, piece: str, kind: int) -> str:
-    """Path of the module that a node comes from: ``"stage3_2.attn.q"``."""
+def _module(node: onnx.NodeProto, piece: str) -> str:
+    """Path of the module that a node comes from: ``"stage3_2.attn.q"``; of constants that kinds share, in another."""
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
             path = [scope for scope in ast.literal_eval(entry.value) if scope.startswith(_PREFIX)][-1]
-            return piece + path.removeprefix(f"{_PREFIX}{kind}")
+            _, dot, inner = path.removeprefix(_PREFIX).partition(".")
+            return piece + dot + inner
     raise ExportError(f"torch.onnx tells no module of node {node.name}; install a version that does, such as 2.13")
 
 

@@ -101,7 +101,7 @@ def light(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def with_block(model: onnx.ModelProto, numbers: int) -> onnx.ModelProto:
-    """A graph of both ways with other blocks, for tests: so many numbers at a time, and of a map computed whole."""
+    """A graph of both ways with other blocks, to check it: so many numbers at a time, and of a map computed whole."""
     other = onnx.ModelProto()
     other.CopyFrom(model)
     for tensor in other.graph.initializer:

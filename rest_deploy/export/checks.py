@@ -132,6 +132,7 @@ def simplify(
         simplified, _ = onnxsim.simplify(model, skipped_optimizers=_SKIPPED)
     except Exception as exc:  # onnxsim's native part raises RuntimeError, its Python part much else
         return model, f"onnxsim failed: {one_line(exc)}"
+    _name_fused(simplified, model)
     try:
         check_graph(simplified, structure, operators)
         _require_as_many_reductions(model, simplified)
@@ -143,6 +144,16 @@ def simplify(
             return model, f"onnxsim changed the {name} by {difference:.2g} (relative; allowed {_TOLERANCE:g})"
     _log.info("onnxsim: %d nodes -> %d", len(model.graph.node), len(simplified.graph.node))
     return simplified, None
+
+
+def _name_fused(simplified: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Name nodes that onnxsim fused, as Gelu from opset 20 on, by the module of what took their input before: a plan of
+    precisions finds nodes by their modules.
+    """
+    takers = {node.input[0]: node.name for node in reversed(model.graph.node) if node.input}
+    for node in simplified.graph.node:
+        if "/" not in node.name and node.input and node.input[0] in takers:
+            node.name = f"{takers[node.input[0]].partition('/')[0]}/{node.name}"
 
 
 def checked_blockwise(model: onnx.ModelProto, tolerance: float, wanted: Answers) -> onnx.ModelProto:

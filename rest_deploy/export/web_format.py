@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from rest_deploy.artifact.files import making_folder
 from rest_deploy.artifact.info import ArtifactInfo
@@ -68,8 +68,6 @@ class WebExporter(OnnxExporter):
     """A folder with the ONNX file, onnxruntime-web and the page."""
 
     package: NpmPackage
-
-    step: ClassVar[str] = ""
 
     def check(self, info: ArtifactInfo) -> None:
         if not info.num_classes:

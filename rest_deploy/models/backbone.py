@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rest_deploy.models.checkpoint import LoadedWeights
-    from rest_deploy.models.family import Family, NetworkConfig
+    from rest_deploy.models.family import NetworkConfig
     from rest_deploy.models.network import Network
 
 
@@ -47,7 +47,7 @@ def read_norms(loaded: LoadedWeights, asked: FeatureNorm | None, features: Colle
     Raises:
         CheckpointError: Their names leave it open, or tell something else than was asked for; a part of one is missing.
     """
-    by_names, names = named_norms(loaded.family, loaded.state_dict, loaded.source)
+    by_names, names = named_norms(loaded)
     final = loaded.family.final_norm
     if by_names is not None:
         accepted = [FeatureNorm.OUTPUTS, FeatureNorm.CHAIN, *([FeatureNorm.LAST] if list(names) == [4] else [])]
@@ -70,9 +70,7 @@ def read_norms(loaded: LoadedWeights, asked: FeatureNorm | None, features: Colle
     return StageNorms(mode, {} if mode is FeatureNorm.NONE else {s: _pair(loaded, n) for s, n in names.items()})
 
 
-def named_norms(
-    family: Family[Any], weights: Mapping[str, Any], source: str
-) -> tuple[FeatureNorm | None, dict[int, str]]:
+def named_norms(loaded: LoadedWeights) -> tuple[FeatureNorm | None, dict[int, str]]:
     """What the names of the norms of maps tell of them, and stage -> name.
 
     A final norm alone tells nothing: classifiers have it too.
@@ -80,21 +78,24 @@ def named_norms(
     Raises:
         CheckpointError: There are norms of two namings.
     """
+    final = loaded.family.final_norm
     found: list[tuple[FeatureNorm, dict[int, str]]] = []
-    for naming, mode in family.stage_norms.items():
-        names = {stage: name for stage, name in enumerate(naming, 1) if _is_there(name, weights)}
-        if set(names.values()) - {family.final_norm}:
+    for naming, mode in loaded.family.stage_norms.items():
+        names = {stage: name for stage, name in enumerate(naming, 1) if _is_there(name, loaded)}
+        if set(names.values()) - {final}:
             found.append((mode, names))
     if len(found) > 1:
         both = " and ".join(listed(list(names.values())) for _, names in found)
-        raise CheckpointError(f"{source}: norms of maps by two namings, {both}; save the weights of one backbone alone")
+        raise CheckpointError(
+            f"{loaded.source}: norms of maps by two namings, {both}; save the weights of one backbone alone"
+        )
     if found:
         return found[0]
-    return None, {4: family.final_norm} if _is_there(family.final_norm, weights) else {}
+    return None, {4: final} if _is_there(final, loaded) else {}
 
 
-def _is_there(name: str, weights: Mapping[str, Any]) -> bool:
-    return f"{name}.weight" in weights or f"{name}.bias" in weights
+def _is_there(name: str, loaded: LoadedWeights) -> bool:
+    return f"{name}.weight" in loaded.state_dict or f"{name}.bias" in loaded.state_dict
 
 
 def _pair(loaded: LoadedWeights, name: str) -> tuple[Tensor, Tensor]:
@@ -127,7 +128,7 @@ def as_backbone(
     if LOGITS in features and family.head not in loaded.state_dict:
         raise CheckpointError(f"{loaded.source}: no classifier head ({family.head}), so no {LOGITS}; leave them out")
     norms = read_norms(loaded, asked, features)
-    _, names = named_norms(family, loaded.state_dict, loaded.source)
+    _, names = named_norms(loaded)
     _check_taken(loaded, features, norms.mode)
     kept, heads, necks = {}, [], []
     for name, value in loaded.state_dict.items():
@@ -197,7 +198,7 @@ def check_norms(loaded: LoadedWeights, norms: StageNorms, model: Network) -> Non
     """
     if not norms.norms:
         return
-    _, names = named_norms(loaded.family, loaded.state_dict, loaded.source)
+    _, names = named_norms(loaded)
     channels = loaded.family.stage_channels(model.config)
     like: Any = model.get_submodule(loaded.family.final_norm)
     for stage, (weight, bias) in norms.norms.items():

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rest_deploy.errors import CheckpointError, ConfigError, one_line
 from rest_deploy.models.family import NetworkConfig, family_named, family_of
 from rest_deploy.specs import Activation, Preprocessing
-from rest_deploy.values import load_json
+from rest_deploy.values import check, load_json, shown
 
 CARD_KEY = "rest_deploy"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _MAX_CARD = 16 << 20  # characters; labels of a thousand classes take 22 KiB
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a checkpoint says of itself beside its weights; every field may be absent."""
+    """What a checkpoint says of itself beside its weights; every field may be absent.
+
+    Raises:
+        ConfigError: A value that is not accepted.
+    """
 
     name: str | None = None
     labels: tuple[str, ...] | None = None
@@ -31,16 +37,16 @@ class Card:
     activation: str | Activation | None = None
 
     def __post_init__(self) -> None:
-        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.name):
-            raise CheckpointError(
-                f"the checkpoint calls its model {self.name[:40]!r}; a name must be 1 to 100 letters, digits, '_', '-' "
+        if self.name is not None and not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
+            raise ConfigError(
+                f"the checkpoint calls its model {shown(self.name)}; a name must be 1 to 100 letters, digits, '_', '-' "
                 "and '.', as files are named after it"
             )
-        if self.activation is not None:
-            try:
-                object.__setattr__(self, "activation", Activation.parse(self.activation))
-            except ConfigError as exc:
-                raise CheckpointError(f"the checkpoint's {exc}") from exc
+        if self.labels is not None:
+            object.__setattr__(self, "labels", _printable(self.labels))
+        for name, kind in (("preprocessing", Preprocessing), ("activation", Activation)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, check(kind, getattr(self, name), name))
 
     def to_json(self) -> str:
         """JSON text; the inverse of :meth:`from_json`."""
@@ -68,21 +74,23 @@ class Card:
             )
         try:
             values = load_json(text)
-            labels, preprocessing = values["labels"], values["preprocessing"]
-            config, activation = values.get("config"), values.get("activation")  # absent from older cards
-            family = values.get("family", "rest")  # so is this, from when there was no other
-            if labels is not None and not isinstance(labels, list):
-                raise ValueError(f"its labels are a {type(labels).__name__}; needed: a list of text")
-            if labels is not None and not all(isinstance(label, str) and label.isprintable() for label in labels):
-                raise ValueError("its labels are not all printable text")
-            if not isinstance(values["name"], (str, type(None))):
-                raise ValueError(f"its name is a {type(values['name']).__name__}; needed: text")
+            config = values.get("config")  # older cards have none, and no activation
+            family = values.get("family", "rest")  # nor this, from when there was no other
             return cls(
                 name=values["name"],
-                labels=None if labels is None else tuple(labels),
-                preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing),
+                labels=values["labels"],
+                preprocessing=values["preprocessing"],
                 config=None if config is None else family_named(family).config.from_dict(config),
-                activation=activation,
+                activation=values.get("activation"),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             raise CheckpointError(f"the checkpoint's {CARD_KEY!r} entry is not a model card: {one_line(exc)}") from exc
+
+
+def _printable(labels: Any) -> tuple[str, ...]:
+    if isinstance(labels, (str, bytes, Mapping)) or not isinstance(labels, Iterable):
+        raise ConfigError(f"its labels are a {type(labels).__name__}; needed: a list of text")
+    labels = tuple(labels)
+    if not all(isinstance(label, str) and label.isprintable() for label in labels):
+        raise ConfigError("its labels are not all printable text")
+    return labels

@@ -252,10 +252,7 @@ def save_checkpoint(
     if card is not None and any(value is not None for value in said):
         raise ConfigError("a card and what it has were both given; leave one out")
     if card is None:
-        try:
-            card = Card(name, None if labels is None else tuple(labels), preprocessing, activation=activation)
-        except CheckpointError as exc:
-            raise ConfigError(str(exc)) from exc
+        card = Card(name, labels, preprocessing, activation=activation)  # type: ignore[arg-type]  # labels: made a tuple
     if isinstance(model, nn.Module):
         if not isinstance(model, Network) or type(model) is not family_of(model.config).network():
             from rest_deploy.models.factory import load_model  # which reads checkpoints by this module

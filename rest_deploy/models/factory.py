@@ -27,7 +27,7 @@ from rest_deploy.models.inside import unwrapped
 from rest_deploy.models.names import is_counter
 from rest_deploy.models.network import Network
 from rest_deploy.models.taps import Tapped, check_taps, fresh_norms
-from rest_deploy.specs import LOGITS, NUM_HEADS, STAGE_MAPS, FeatureNorm, Taps
+from rest_deploy.specs import LOGITS, NUM_HEADS, SEED, STAGE_MAPS, FeatureNorm, Taps
 from rest_deploy.values import check
 
 _APART = 1e-3  # of the scale of logits
@@ -92,7 +92,7 @@ def create_model(
         Module of float32 (B, in_channels, H, W) -> (B, num_classes), any H and W from 1 up.
 
     Raises:
-        ConfigError: Unknown name, a config out of range, or a seed for the weights of a checkpoint.
+        ConfigError: Unknown name, a config or seed out of range, or a seed for the weights of a checkpoint.
         CheckpointError: The checkpoint cannot be read or does not fit.
     """
     if isinstance(model, str):
@@ -143,20 +143,7 @@ def load_model(
     if isinstance(model, nn.Module):
         if checkpoint is not None or seed is not None or weights_key is not None:
             raise ConfigError("a module brings its own weights; leave checkpoint, seed and weights_key out")
-        weights = read_module(model, key_prefix=key_prefix)
-        if weights.family.head not in weights.state_dict:
-            raise CheckpointError(
-                f"the module: no classifier head ({weights.family.head}), so what its forward gives cannot be compared "
-                'with logits; save its weights, torch.save(module.state_dict(), "weights.pth"), and give the file'
-            )
-        fitted = _fitted(None, weights, num_heads)
-        inner, outer = weights.evidence.module, unwrapped(model)
-        computes = type(outer).forward is not nn.Module.forward  # not so a container, such as a ModuleDict
-        _check_outputs(
-            inner if isinstance(inner, nn.Module) and (key_prefix is not None or not computes) else outer, fitted.model
-        )
-        alone = features is None or set(features) == {LOGITS}
-        return fitted if alone else _fitted(None, weights, num_heads, features, feature_norm)
+        return _of_module(model, key_prefix, num_heads, features, feature_norm)
     if checkpoint is None:
         of_files = {"weights_key": weights_key, "key_prefix": key_prefix, "num_heads": num_heads}
         return _random(model, seed, of_files, features, feature_norm)
@@ -164,6 +151,30 @@ def load_model(
         raise ConfigError(f"seed {seed} is of random weights; with a checkpoint leave it out")
     loaded = load_checkpoint(checkpoint, weights_key=weights_key, key_prefix=key_prefix)
     return _fitted(model, loaded, num_heads, features, feature_norm)
+
+
+def _of_module(
+    module: nn.Module,
+    key_prefix: str | None,
+    num_heads: Sequence[int] | None,
+    features: Sequence[str] | None,
+    feature_norm: FeatureNorm | None,
+) -> LoadedModel:
+    """A network for the weights of a module, which must be a classifier that computes the same."""
+    weights = read_module(module, key_prefix=key_prefix)
+    if weights.family.head not in weights.state_dict:
+        raise CheckpointError(
+            f"the module: no classifier head ({weights.family.head}), so what its forward gives cannot be compared "
+            'with logits; save its weights, torch.save(module.state_dict(), "weights.pth"), and give the file'
+        )
+    fitted = _fitted(None, weights, num_heads)
+    inner, outer = weights.evidence.module, unwrapped(module)
+    computes = type(outer).forward is not nn.Module.forward  # not so a container, such as a ModuleDict
+    own = inner if isinstance(inner, nn.Module) and (key_prefix is not None or not computes) else outer
+    _check_outputs(own, fitted.model)
+    if features is None or set(features) == {LOGITS}:
+        return fitted
+    return _fitted(None, weights, num_heads, features, feature_norm)
 
 
 def _check_outputs(module: nn.Module, made: Network) -> None:
@@ -222,21 +233,22 @@ def _random(
     if given:
         raise ConfigError(f"{listed(given)} is for the weights of a checkpoint, and none was given")
     config: NetworkConfig = get_config(model) if isinstance(model, str) else model
+    seed = 0 if seed is None else check(SEED, seed, "seed")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed or 0)
+        torch.manual_seed(seed)
         made = family_of(config).network()(config).eval().requires_grad_(False)
     if features is None:
         features = (LOGITS,) if config.num_classes else STAGE_MAPS
     taps, family = Taps(tuple(features), feature_norm or FeatureNorm.NONE), family_of(config)
     if taps == Taps():
-        return LoadedModel(made, _name_of(config), Card(), None, seed or 0)
+        return LoadedModel(made, _name_of(config), Card(), None, seed)
     check_taps(config, taps)
     source = f"the random weights of {_name_of(config)}"
     loaded = LoadedWeights(source=source, sha256="", family=family, state_dict=made.state_dict())
     loaded, config, _ = as_backbone(loaded, config, features, FeatureNorm.NONE)
     made, _ = _with_weights(config, loaded)
     norms = fresh_norms(taps.norm, family.stage_channels(config))
-    return LoadedModel(Tapped(made, taps, norms), _name_of(config), Card(), None, seed or 0, norms=norms)
+    return LoadedModel(Tapped(made, taps, norms), _name_of(config), Card(), None, seed, norms=norms)
 
 
 def _fitted(
@@ -267,7 +279,7 @@ def _fitted(
     if config.num_classes and card.labels is None:
         labels, more = loaded.evidence.class_names(config.num_classes)
         card, told = replace(card, labels=labels), (*told, *more)
-    beside = named_norms(loaded.family, whole.state_dict, loaded.source)[1].values()
+    beside = named_norms(whole)[1].values()
     assumed = "; ".join(filter(None, (architecture, loaded.evidence.unknown(config, beside))))
     return LoadedModel(
         model=made if taps == Taps() else Tapped(made, taps, norms),
@@ -284,9 +296,8 @@ def _fitted(
 
 def _taken(loaded: LoadedWeights) -> tuple[str, ...]:
     """The default outputs: the logits of a classifier, the maps of a backbone."""
-    family, weights = loaded.family, loaded.state_dict
-    by_names, _ = named_norms(family, weights, loaded.source)
-    return (LOGITS,) if family.head in weights and by_names is None else STAGE_MAPS
+    by_names, _ = named_norms(loaded)
+    return (LOGITS,) if loaded.family.head in loaded.state_dict and by_names is None else STAGE_MAPS
 
 
 def read_config(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple[NetworkConfig, str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import CheckpointError, ConfigError
 from rest_deploy.machine import describe_cpu
+from rest_deploy.models.family import spaced
 from rest_deploy.models.stages_family import (
     MAX_BLOCKS,
     OF_STAGES,
+    STAGES,
     StagesFamily,
     StageSize,
     check_stages,
@@ -22,6 +25,8 @@ from rest_deploy.specs import FACTOR, NUM_HEADS, FeatureNorm, Precision
 from rest_deploy.values import Real, Whole, hold, shown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rest_deploy.models.checkpoint import LoadedWeights
     from rest_deploy.models.deploy import DeployResT
     from rest_deploy.models.rest import ResT
@@ -111,6 +116,74 @@ CONFIGS: Mapping[str, ResTConfig] = MappingProxyType(
 )
 
 
+# Checkpoints
+
+
+def infer(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> ResTConfig:
+    """The config that weights have.
+
+    Raises:
+        CheckpointError, KeyError, ValueError, IndexError, ZeroDivisionError: As of a family's ``read``.
+    """
+    from rest_deploy.models.stages_checkpoints import count_blocks, count_classes
+
+    weights = loaded.state_dict
+    stages = [f"stage{stage}.0" for stage in range(1, STAGES + 1)]
+    depths = [count_blocks(weights, f"stage{stage}.") for stage in range(1, STAGES + 1)]
+    widths = [weights[f"{stage}.norm1.weight"].shape[0] for stage in stages]
+    hidden = [weights[f"{stage}.mlp.fc1.weight"].shape[0] for stage in stages]
+    reductions = [weights.get(f"{stage}.attn.sr.weight") for stage in stages]
+    heads = _heads_of(loaded, stages, num_heads)
+    return ResTConfig(
+        embed_dims=tuple(widths),
+        depths=tuple(depths),
+        num_heads=heads,
+        mlp_ratios=tuple(_ratio(h, w) for h, w in zip(hidden, widths, strict=True)),
+        sr_ratios=tuple(1 if weight is None else weight.shape[-1] - 1 for weight in reductions),
+        num_classes=count_classes(weights),
+        in_channels=weights["stem.conv1.weight"].shape[1],
+        apply_transform=_heads_interact(weights) or max(heads) == 1,
+    )
+
+
+def _heads_interact(weights: Mapping[str, Tensor]) -> bool:
+    """Whether the heads of any stage go through a convolution across them."""
+    return any(key.endswith(".attn.transform_conv.weight") for key in weights)
+
+
+def _heads_of(loaded: LoadedWeights, stages: list[str], given: Sequence[int] | None) -> tuple[int, ...]:
+    """Heads of each stage.
+
+    The authors' class has the convolution in every stage of several heads or in none, so a stage without one has one
+    head if another stage has one, and any number if none has.
+    """
+    from rest_deploy.models.stages_checkpoints import heads_in, heads_wanted
+
+    weights = loaded.state_dict
+    if not _heads_interact(weights):
+        if given is None:
+            raise CheckpointError(
+                f"{loaded.source}: no block has attn.transform_conv, so its heads do not interact and the weights do "
+                f"not tell how many there are; say how many each stage has, as it was trained: "
+                f"{heads_wanted(CONFIGS.values())}{heads_in(loaded.evidence.settings)}"
+            )
+        return tuple(given)
+    mixing = [weights.get(f"{stage}.attn.transform_conv.weight") for stage in stages]
+    heads = tuple(1 if weight is None else weight.shape[0] for weight in mixing)
+    if given is not None and tuple(given) != heads:
+        raise CheckpointError(
+            f"{loaded.source}: its attn.transform_conv is of {spaced(heads)} heads, {spaced(given)} were given; leave "
+            "--num-heads out"
+        )
+    return heads
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """A ratio from which the model, which rounds down, gets ``hidden`` channels again."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
+
+
 # Memory
 
 #: PyTorch 2.13 on the CPU: with one head the product, what is scaled of it and the softmax. With several it mixes heads
@@ -134,7 +207,7 @@ def _maps_in_pytorch(stage: StageSize) -> int:
 
 
 class ResTFamily(StagesFamily[ResTConfig]):
-    """ResT. What its weights and settings tell of it is read in ``rest_checkpoints.py``."""
+    """ResT."""
 
     name = "rest"
     title = "ResT"
@@ -192,16 +265,43 @@ class ResTFamily(StagesFamily[ResTConfig]):
         return stage.attention * recipe_of(precision).attention_maps[stage.heads > 1]
 
     def read(self, loaded: LoadedWeights, num_heads: Sequence[int] | None) -> tuple[ResTConfig, str]:
-        from rest_deploy.models import rest_checkpoints
-
-        return rest_checkpoints.read(loaded, num_heads)
+        config, evidence = infer(loaded, num_heads), loaded.evidence
+        eps, scale = evidence.attribute("stage1.0.norm1", "eps"), evidence.attribute("stage1.0.attn", "scale")
+        if isinstance(eps, float):
+            config = replace(config, norm_eps=eps)
+        if isinstance(scale, float) and not math.isclose(scale, (config.embed_dims[0] // config.num_heads[0]) ** -0.5):
+            config = replace(config, qk_scale=scale)
+        gelu = evidence.kind("stage1.0.mlp.act")
+        if gelu and not gelu.startswith("__torch__.") and isinstance(eps, float) and isinstance(scale, float):
+            return config, ""
+        factor = "1/sqrt(head channels)" if config.qk_scale is None else f"{config.qk_scale:g}"
+        return config, (
+            f"LayerNorm eps {config.norm_eps:g}, logits scaled by {factor}, exact GELU: the authors' defaults, which "
+            "weights do not tell"
+        )
 
     def fit(
         self, config: ResTConfig, name: str | None, loaded: LoadedWeights, num_heads: Sequence[int] | None
     ) -> ResTConfig:
-        from rest_deploy.models import rest_checkpoints
+        """A published network's heads interact. Weights without that may be of its other parts, trained without it, and
+        then nothing but its user knows their heads.
+        """
+        lacking = any(config.interacts(stage) for stage in range(STAGES)) and not _heads_interact(loaded.state_dict)
+        if num_heads is not None and name is not None and lacking:
+            config = replace(config, num_heads=tuple(num_heads), apply_transform=max(num_heads) == 1)
+        elif lacking:
+            from rest_deploy.models.stages_checkpoints import heads_in, heads_wanted
 
-        return rest_checkpoints.fit(config, name, loaded, num_heads)
+            way = heads_wanted(CONFIGS.values()) if name else "a ResTConfig with apply_transform=False"
+            said = heads_in(loaded.evidence.settings)
+            raise CheckpointError(
+                f"{loaded.source}: no block has attn.transform_conv, through which the heads of "
+                f"{name or 'this config'} interact; if it was trained without it, say so with the heads it had: "
+                f"{way}{said}"
+            )
+        if num_heads is not None and tuple(num_heads) != config.num_heads:
+            raise ConfigError(f"num_heads {spaced(num_heads)}: the model that was named has {spaced(config.num_heads)}")
+        return config
 
     def filled(self, config: ResTConfig, missing: Collection[str]) -> tuple[list[str], str]:
         """The authors' class has all biases of queries, keys and values or none."""

@@ -110,7 +110,7 @@ def infer(loaded: LoadedWeights, num_heads: Sequence[int] | None) -> ResTv2Confi
     Raises:
         CheckpointError, KeyError, ValueError, IndexError, ZeroDivisionError: As of a family's ``read``.
     """
-    from rest_deploy.models.rest_checkpoints import count_blocks, count_classes
+    from rest_deploy.models.stages_checkpoints import count_blocks, count_classes
 
     weights = loaded.state_dict
     stages = [f"stage{stage}." for stage in range(1, STAGES + 1)]
@@ -143,7 +143,7 @@ def _heads_of(widths: tuple[int, ...], loaded: LoadedWeights) -> tuple[int, ...]
     The authors' detectors have the widths of the large classifier with the heads of the others; their stages end in
     norms of their own.
     """
-    from rest_deploy.models.rest_checkpoints import heads_in, heads_wanted
+    from rest_deploy.models.stages_checkpoints import heads_in, heads_wanted
 
     heads = _HEADS.get(widths)
     norms = sorted({name.partition(".")[0] for name in loaded.state_dict if re.match(r"norm_[1-4]\.", name)})

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 STAGES = 4
 OF_STAGES = Many(STAGES, STAGES)
 MAX_BLOCKS = 1000  # of a stage; rest_large has 18
+#: Names of settings of a training (``stages_checkpoints.py``): the eps of LayerNorms; the activation of the MLPs, those
+#: that can only be that, and with those that may be of another thing; heads.
+EPS = frozenset({"norm_eps", "layer_norm_eps", "layernorm_eps", "ln_eps"})
+OWN_ACTIVATIONS = frozenset({"act_layer", "hidden_act"})
+ACTIVATIONS = OWN_ACTIVATIONS | {"activation", "act", "act_fn", "act_type"}
+HEADS = frozenset({"num_heads", "heads"})
 #: Bytes of a number.
 _NUMBER = {"onnx": 4, "pytorch": 4, "float64": 8}
 #: In PyTorch: numbers that the maps of queries x keys of all heads and images have at most where attention is computed
@@ -125,10 +131,7 @@ class StagesFamily(Family[C]):
     queries x keys of a stage, and what is alive beside them.
     """
 
-    settings = frozenset(
-        "qk_scale norm_layer norm_eps layer_norm_eps layernorm_eps ln_eps act_layer hidden_act activation act act_fn "  # noqa: SIM905
-        "act_type num_heads heads".split()
-    )
+    settings = frozenset({"qk_scale", "norm_layer", *EPS, *ACTIVATIONS, *HEADS})
     #: By format: what a call takes beside its maps of queries x keys, as their multiple; maps of tokens beside those.
     call_overhead: ClassVar[Mapping[str, float]]
     call_around: ClassVar[Mapping[str, int]]
@@ -264,6 +267,6 @@ class StagesFamily(Family[C]):
         return tuple(found) if all(isinstance(heads, int) for heads in found) else None
 
     def contradictions(self, config: C, settings: Iterable[Setting]) -> Iterator[str]:
-        from rest_deploy.models import rest_checkpoints
+        from rest_deploy.models.stages_checkpoints import contradictions
 
-        return rest_checkpoints.contradictions(config, settings)
+        return contradictions(config, settings)

@@ -126,9 +126,9 @@ class ExportRequest:
         self._set("formats", parse_formats(self.format))
         self._set("precision", Precision.parse(self.precision))
         if self.input is not None:
-            self._set("input", InputKind.parse(self.input))
+            self._set("input", check(InputKind, self.input, "input"))
         if self.activation is not None:
-            self._set("activation", Activation.parse(self.activation))
+            self._set("activation", check(Activation, self.activation, "activation"))
         for name in ("strict", "verify"):
             check(bool, getattr(self, name), name)
         self._check_features()
@@ -194,7 +194,7 @@ class ExportRequest:
         if names is not None:
             names = tuple(names.split(",")) if isinstance(names, str) else tuple(names)
             self._set("features", Taps(names).names)
-        norm = None if self.feature_norm in (None, "auto") else FeatureNorm.parse(self.feature_norm)
+        norm = None if self.feature_norm in (None, "auto") else check(FeatureNorm, self.feature_norm, "feature norm")
         self._set("feature_norm", norm)
         if norm is not None and names is None:
             raise ConfigError(f"feature norm {norm.value} is of maps; give --features too, or leave --feature-norm out")

@@ -17,11 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from rest_deploy.errors import CheckpointError, ConfigError, RestDeployError
-from rest_deploy.models import rest_checkpoints
 from rest_deploy.models.checkpoint import load_checkpoint, save_checkpoint
 from rest_deploy.models.evidence import settings_of
 from rest_deploy.models.factory import create_model, load_model
-from rest_deploy.models.family import FAMILIES
 from rest_deploy.models.rest import ResT
 from rest_deploy.models.rest_family import CONFIGS, ResTConfig
 from rest_deploy.runtimes.pytorch import describe
@@ -397,11 +395,6 @@ def test_only_settings_that_are_asked_for_are_kept() -> None:
     assert len(settings_of({"args": many})) < 100_000
 
 
-def test_all_settings_that_are_read_are_kept() -> None:
-    read = {"qk_scale", "norm_layer", *rest_checkpoints._EPS, *rest_checkpoints._ACTIVATIONS, *rest_checkpoints._HEADS}
-    assert read == FAMILIES["rest"].settings
-
-
 def test_a_transform_that_settings_name_is_told(tiny_model: ResT, tmp_path: Path) -> None:
     args = Namespace(input_size=384, crop_pct=1.0, mean=[0.5, 0.5, 0.5], interpolation="bilinear", lr=0.1)
     loaded = load_model(None, saved(tmp_path / "a.pth", {"model": tiny_model.state_dict(), "args": args}))
@@ -528,7 +521,18 @@ def test_save_checkpoint_of_a_wrapped_model(tiny_model: ResT, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "said", [{"labels": NAMES[:3]}, {"activation": "relu"}, {"name": "../x"}], ids=["labels", "activation", "name"]
+    "said",
+    [
+        {"labels": NAMES[:3]},
+        {"labels": "abcdefg"},
+        {"labels": [*NAMES[:-1], 7]},
+        {"labels": [*NAMES[:-1], "a\n"]},
+        {"activation": "relu"},
+        {"name": "../x"},
+        {"name": 7},
+        {"preprocessing": {"resize": "crop"}},
+    ],
+    ids=str,
 )
 def test_what_cannot_be_meant_is_not_written(said: Any, tiny_model: ResT, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):

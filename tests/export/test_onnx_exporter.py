@@ -18,9 +18,10 @@ from rest_deploy.errors import ConfigError, ExportError
 from rest_deploy.export import checks
 from rest_deploy.export.blockwise import whole
 from rest_deploy.export.onnx_exporter import OnnxConfig, export
+from rest_deploy.export.precision.plan import plan_for
 from rest_deploy.models.deploy import to_deploy
 from rest_deploy.models.rest import ResT
-from rest_deploy.specs import TensorSpec
+from rest_deploy.specs import Precision, TensorSpec
 from tests.conftest import TINY, slow
 from tests.export.conftest import all_nodes
 
@@ -112,6 +113,8 @@ def test_gelu_is_written_as_runtimes_know_it(tiny_model: ResT, tmp_path: Path, o
         assert (half.input[0], _constant(model, half.input[1])) == (product.output[0], 0.5)
     single = sum(node.op_type == "Gelu" for node in model.graph.node)
     assert len(erfs) + single == sum(TINY.depths)
+    plan = plan_for(to_deploy(tiny_model), Precision.FP16)
+    assert all(plan.part_of(node.name) for node in model.graph.node)  # what onnxsim fused too
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # that the written graph is of this machine alone

@@ -202,7 +202,7 @@ def test_a_dry_run_tells_what_it_would_take(
     assert not output.exists()
     made = Outcome(export_command, [*words, "--no-verify", "--json"], capsys)
     assert made.code == 0, made.err
-    assert read_info(output).input_kind is InputKind.parse(kind)
+    assert read_info(output).input_kind is InputKind(kind)
 
 
 def test_strict_says_what_is_assumed(tiny_checkpoint: Path, tmp_path: Path) -> None:

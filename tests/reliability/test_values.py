@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rest_deploy import Predictor, benchmark, verify
+from rest_deploy import Predictor, benchmark, create_model, verify
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.artifact.manifest import manifest_path
 from rest_deploy.artifact.precision import PrecisionRecord
@@ -346,6 +346,7 @@ def _threads(path: Path) -> dict[str, Callable[[Any], object]]:
         "batch": lambda value: benchmark([path], batches=[value]),
         "min_rounds": lambda value: Effort(min_rounds=value),
         "seed  ": lambda value: ExportRequest("rest_lite", seed=value),
+        "seed   ": lambda value: create_model("rest_lite", seed=value),
         "opset": lambda value: ExportRequest("rest_lite", options={"opset": value}),
         "num_heads": lambda value: ExportRequest(None, checkpoint="x.pth", num_heads=value),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -127,13 +127,12 @@ class EngineConfig:
         """
         if self.profiles:
             return self.profiles
-        low = self.min_size or _smaller(DEFAULT_MIN_SIZE, self.opt_size, self.max_size)
-        given = [size for size in (self.min_size, self.opt_size) if size is not None]
+        low = self.min_size or _sides(min, DEFAULT_MIN_SIZE, self.opt_size, self.max_size)
         largest, usual = (DEFAULT_MAX_SIZE, image_size or DEFAULT_OPT_SIZE)
         if resizes:
             largest, usual = DEFAULT_MAX_PICTURE, DEFAULT_OPT_PICTURE
-        high = self.max_size or _larger(largest, *given, usual)
-        opt = self.opt_size or _between(low, usual, high)
+        high = self.max_size or _sides(max, largest, self.min_size, self.opt_size, usual)
+        opt = self.opt_size or _sides(min, _sides(max, usual, low), high)  # low over high is left for Profile to refuse
         batch = DEFAULT_MAX_BATCH if self.max_batch is None else self.max_batch
         return (Profile(InputSize(1, low), InputSize(1, opt), InputSize(batch, high)),)
 
@@ -169,18 +168,7 @@ def _targets(targets: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(target) for target in parsed)
 
 
-def _smaller(size: ImageSize, *others: ImageSize | None) -> ImageSize:
-    """Smallest height and width of them."""
-    found = [size, *(other for other in others if other is not None)]
-    return ImageSize(min(s.height for s in found), min(s.width for s in found))
-
-
-def _larger(size: ImageSize, *others: ImageSize | None) -> ImageSize:
-    """Largest height and width of them."""
-    found = [size, *(other for other in others if other is not None)]
-    return ImageSize(max(s.height for s in found), max(s.width for s in found))
-
-
-def _between(low: ImageSize, size: ImageSize, high: ImageSize) -> ImageSize:
-    """``size``, brought within bounds; bounds that are not in order are left for Profile to refuse."""
-    return _smaller(_larger(size, low), high)
+def _sides(pick: Callable[[Iterable[int]], int], *sizes: ImageSize | None) -> ImageSize:
+    """Smallest (``min``) or largest (``max``) height and width of the sizes that are given."""
+    found = [size for size in sizes if size is not None]
+    return ImageSize(pick(size.height for size in found), pick(size.width for size in found))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -21,6 +21,7 @@ from rest_deploy.specs import Precision
 
 _HEADING = "Layers:"
 _LINE = re.compile(r"^Name: (.*?), LayerType: ([^,]*)", re.MULTILINE)
+_BRACKET = re.compile(r"[\[\]]")
 _TYPE = re.compile(r"Datatype: ([^,}]*)")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _PIECE = re.compile(r"(\w+)[\w.]*/")  # TensorRT writes "PWN(stem/x" and "Reformatting CopyNode for ... to stem/x" too
@@ -129,15 +130,11 @@ def _types(text: str, part: str) -> tuple[str, ...]:
 def _closing(text: str, opening: int) -> int:
     """Where the bracket that opens at a place is closed; names of tensors may hold brackets too, in pairs."""
     depth = 0
-    for position, sign in _brackets(text, opening):
-        depth += 1 if sign == "[" else -1
+    for bracket in _BRACKET.finditer(text, opening):
+        depth += 1 if bracket[0] == "[" else -1
         if depth == 0:
-            return position
+            return bracket.start()
     return len(text)
-
-
-def _brackets(text: str, start: int) -> Iterator[tuple[int, str]]:
-    return ((match.start(), match[0]) for match in re.compile(r"[\[\]]").finditer(text, start))
 
 
 def _datatype(said: str) -> str:

@@ -23,6 +23,8 @@ _LARGE_PIXELS, _AT_ONCE_IF_LARGE = 640 * 640, 12
 
 _BINS = 2048
 _LEVELS = 128  # absolute values of INT8
+#: Where a histogram ends at least: bins of smaller ends are so narrow that float32 cannot count in them.
+_LEAST_END = 2.0**-116
 #: Share of the values that are not clipped, of the percentile method (TensorRT's and modelopt's usual one).
 _PERCENTILE = 99.99
 
@@ -101,7 +103,7 @@ class Histogram:
             if largest == 0.0:
                 self.counts[0] += absolute.size  # the first bin, wherever it will end
                 return
-            self._end = largest
+            self._end = max(largest, _LEAST_END)
         while self._end < largest:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2, np.int64)])
             self._end *= 2

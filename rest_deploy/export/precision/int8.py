@@ -221,13 +221,13 @@ class _Integers(_Rewrite):
     def product(self, product: _Product) -> None:
         """Add a product: quantize, multiply integers, scale, add the bias."""
         node, x = product.node, product.node.input[0]
+        _require_plain(node)
         if self._is_new(x):
             self._add("DynamicQuantizeLinear", [x], [f"{x}/int8", f"{x}/scale", f"{x}/zero"], f"{node.name}:quantize")
         weight = self._weight(product)
         y, out = node.output[0], node.output[0]
         bias = node.input[2] if len(node.input) > 2 else ""
         if bias:
-            _require_plain(node)
             y = f"{out}/product"
         inputs = [f"{x}/int8", f"{weight}/int8", f"{x}/zero", f"{weight}/zero"]
         self._step(node, "MatMulInteger", inputs, f"{out}/int32")
@@ -249,10 +249,10 @@ class _Integers(_Rewrite):
         self._add(operator, inputs, [output], f"{node.name}:{output.rpartition('/')[2]}:{operator}", **attributes)
 
 
-def _require_plain(gemm: onnx.NodeProto) -> None:
-    """Only ``x W + b`` can be written in integers here."""
-    if _attribute(gemm, "alpha", 1.0) != 1.0 or _attribute(gemm, "beta", 1.0) != 1.0 or _attribute(gemm, "transA", 0):
-        raise ExportError(f"node {gemm.name} is not a plain product with a bias; export with --no-simplify")
+def _require_plain(node: onnx.NodeProto) -> None:
+    """Only ``x W`` and ``x W + b`` can be written in integers here."""
+    if _attribute(node, "alpha", 1.0) != 1.0 or _attribute(node, "beta", 1.0) != 1.0 or _attribute(node, "transA", 0):
+        raise ExportError(f"node {node.name} is not a plain product; export with --no-simplify")
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

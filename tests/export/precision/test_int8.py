@@ -195,13 +195,16 @@ def test_weights_that_are_turned_when_the_graph_runs_are_turned_before() -> None
         assert np.abs(run_of(quantized)(image) - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
+@pytest.mark.parametrize("inputs", [("image", "w", "b"), ("image", "w")])
 @pytest.mark.parametrize(("attribute", "value"), [("alpha", 2.0), ("beta", 0.5), ("transA", 1)])
-def test_a_product_that_cannot_be_written_in_integers_is_refused(attribute: str, value: float) -> None:
+def test_a_product_that_cannot_be_written_in_integers_is_refused(
+    attribute: str, value: float, inputs: tuple[str, ...]
+) -> None:
     initializers = [
         numpy_helper.from_array(np.ones((2, 2), np.float32), "w"),
         numpy_helper.from_array(np.ones(2, np.float32), "b"),
     ]
-    node = helper.make_node("Gemm", ["image", "w", "b"], ["logits"], "head/gemm", **{attribute: value})
+    node = helper.make_node("Gemm", inputs, ["logits"], "head/gemm", **{attribute: value})
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in ("image", "logits")]
     graph = helper.make_graph([node], "g", values[:1], values[1:], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)

@@ -58,7 +58,7 @@ def test_zeros_have_no_range(method: CalibrationMethod) -> None:
 
 
 @pytest.mark.parametrize("method", CalibrationMethod)
-@pytest.mark.parametrize("values", [[1.0], [1e-30, 2e-30], [3e38], [0.0, 5.0]])
+@pytest.mark.parametrize("values", [[1.0], [1e-30, 2e-30], [1e-38, 2e-38], [3e38], [0.0, 5.0]])
 def test_few_and_extreme_values_have_a_range(method: CalibrationMethod, values: list[float]) -> None:
     found = range_of(_histogram(np.array(values)), method)
     assert 0 < found <= max(values) * 1.0001
