@@ -100,7 +100,7 @@ class Output:
             ExportError: Its file system cannot be asked.
         """
         if not self.remote:
-            return Path(self.target).exists()
+            return os.path.exists(self.target)
         import pyarrow.fs
 
         with self._reached():

@@ -159,7 +159,7 @@ class OnnxRuntime(Runtime):
     def _opened(self, *, large: bool = False) -> tuple[Any, ArtifactInfo]:
         """A session and the record of its file; on a GPU with large maps whole, or in blocks."""
         # unless there is no file that it will be needed for
-        with importing("onnxruntime") if self.path.is_file() else nullcontext():
+        with importing("onnxruntime") if os.path.isfile(self.path) else nullcontext():
             file = OnnxFile(self.path)
         info = file.info
         with file.checking_seal():

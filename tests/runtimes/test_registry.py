@@ -104,6 +104,13 @@ def test_a_missing_file_is_refused(tmp_path, name, function):
         function(str(tmp_path / name))
 
 
+@FUNCTIONS
+@pytest.mark.parametrize("suffix", ["", ".onnx", ".engine"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, suffix, function):
+    with pytest.raises(ArtifactError, match="unknown kind|no such file|too long"):
+        function(tmp_path / f"{'x' * 300}{suffix}")
+
+
 def forget(monkeypatch, module, package):
     """Pretend that a module was never imported and that its package is not installed."""
     monkeypatch.delitem(sys.modules, module, raising=False)
