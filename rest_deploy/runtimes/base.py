@@ -48,8 +48,8 @@ class GpuCall:
 class Runtime(ABC):
     """A network loaded from a file: float32 (B, channels, H, W) -> float32 outputs by name, each of B rows.
 
-    Calls may come from several threads at once. A subclass sets ``info``, and writes ``read_info``, ``_run`` and
-    ``_close``; of the rest what differs from here. Its row is in :mod:`rest_deploy.runtimes.registry`.
+    Calls may come from several threads at once. A subclass writes ``read_info``, ``_load``, ``_run`` and ``_close``; of
+    the rest what differs from here. Its row is in :mod:`rest_deploy.runtimes.registry`.
 
     In a process that is forked later it says so when it is called. Threads are not inherited, nor is a GPU: a call
     would wait for ever, and so would whatever lets go of what is held.
@@ -76,7 +76,7 @@ class Runtime(ABC):
     def __init__(
         self,
         path: str | Place,
-        device: str = "cpu",
+        device: str,
         threads: int | None = None,
         allow_spinning: bool = True,
     ) -> None:
@@ -84,13 +84,14 @@ class Runtime(ABC):
         if not allow_spinning and self.spinning_advice is not None:
             raise ConfigError(f"{path}: it cannot turn spinning off; {self.spinning_advice}, or use an .onnx file")
         self.device, self.target = device, Device.parse(device)
-        self.threads = threads
+        self.threads, self.allow_spinning = threads, allow_spinning
         #: What its user should know of where it runs; empty where that is what was meant.
         self.note = ""
         self._closed = self._forked = False
         self._call_bytes: dict[tuple[int, int, int], int] = {}  # asked for at every call
         self._closing = threading.Lock()
         _open.add(self)
+        self._load()
 
     @classmethod
     @abstractmethod
@@ -264,6 +265,10 @@ class Runtime(ABC):
     def _run_foreign(self, batch: Any) -> Any:
         """Run what is no NumPy array, for runtimes that can."""
         raise InputError(f"input is a {type(batch).__name__}; {self._needed()}, as a NumPy array")
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Load the network on ``target``, and set ``info``."""
 
     @abstractmethod
     def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

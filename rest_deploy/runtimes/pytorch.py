@@ -50,13 +50,10 @@ class PyTorchRuntime(Runtime):
 
     spinning_advice = "for PyTorch set OMP_WAIT_POLICY=PASSIVE before the process starts"
 
-    def __init__(
-        self, path: str | Path, device: str = "cpu", threads: int | None = None, allow_spinning: bool = True
-    ) -> None:
-        super().__init__(path, device, threads, allow_spinning)
-        if torch_threads.forked and (threads or 1) > 1:
+    def _load(self) -> None:
+        if torch_threads.forked and (self.threads or 1) > 1:
             raise ConfigError(
-                f"threads is {threads}; in a process that was forked PyTorch has 1: leave threads out, or start "
+                f"threads is {self.threads}; in a process that was forked PyTorch has 1: leave threads out, or start "
                 "processes by spawn"
             )
         check_cuda(self.target)
@@ -64,7 +61,7 @@ class PyTorchRuntime(Runtime):
         self.info = describe(loaded)
         self._device = str(self.target)
         self._model = loaded.model.to(self._device)
-        self._lock, self._threads = threading.Lock(), torch_threads(threads)
+        self._lock, self._threads = threading.Lock(), torch_threads(self.threads)
         self._home = threading.get_ident()
         self._thread = ThreadPoolExecutor(1, "rest_deploy-pytorch")  # starts it when it is first needed
 

@@ -48,11 +48,9 @@ class TensorRTRuntime(Runtime):
         DeviceError: No driver, no GPU, or one that the engine was not built for.
     """
 
-    def __init__(
-        self, path: str | Path, device: str = "cuda:0", threads: int | None = None, allow_spinning: bool = True
-    ) -> None:
-        self._finalizer: Any = None  # once there is something to let go of
-        super().__init__(path, device, threads, allow_spinning)
+    _finalizer: Any = None  # until there is something to let go of
+
+    def _load(self) -> None:
         file = read_engine(self.path)
         self.info, record = file.info, file.info.engine
         assert record is not None  # read_engine has looked

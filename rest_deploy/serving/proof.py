@@ -250,7 +250,9 @@ def _prove(folder: Path, model: Model, server: Server) -> dict[str, Any]:
     """
     try:
         with ExitStack() as stack:
-            remotes = {protocol: TritonRuntime(server.address(protocol, model.name)) for protocol in PROTOCOLS}
+            remotes = {
+                protocol: TritonRuntime(server.address(protocol, model.name), "server") for protocol in PROTOCOLS
+            }
             for remote in remotes.values():
                 stack.callback(remote.close)
             told = remotes["http"].served
