@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import threading
 import weakref
@@ -88,10 +89,11 @@ class Runtime(ABC):
         #: What its user should know of where it runs; empty where that is what was meant.
         self.note = ""
         self._closed = self._forked = False
-        self._call_bytes: dict[tuple[int, int, int], int] = {}  # asked for at every call
         self._closing = threading.Lock()
         _open.add(self)
         self._load()
+        needed = functools.partial(call_bytes, self.info, format=self.memory)
+        self._call_bytes = functools.lru_cache(_SIZES_KNOWN)(needed)  # asked for at every call
 
     @classmethod
     @abstractmethod
@@ -110,7 +112,7 @@ class Runtime(ABC):
             RestDeployError: It does not run there; says what is missing.
         """
 
-    def run(self, batch: Any) -> Any:
+    def run(self, batch: Any) -> dict[str, Any]:
         """The outputs for a batch.
 
         A file that takes pictures (``info.input_kind``) is given uint8 of shape (B, height, width, 3) instead.
@@ -187,14 +189,7 @@ class Runtime(ABC):
 
     def call_bytes(self, count: int, height: int, width: int) -> int:
         """Bytes of memory that a call with an input of these sizes takes; 0 on a GPU, where that cannot be told."""
-        if not self.target.in_memory:
-            return 0
-        known, size = self._call_bytes, (count, height, width)
-        if size not in known:
-            if len(known) == _SIZES_KNOWN:
-                known = self._call_bytes = {}
-            known[size] = call_bytes(self.info, *size, self.memory)
-        return known[size]
+        return self._call_bytes(count, height, width) if self.target.in_memory else 0
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of so many calls on a GPU goes; empty where there is no GPU, or the runtime cannot tell.
@@ -234,10 +229,6 @@ class Runtime(ABC):
         """Dtypes of arrays on the host that are taken beside the file's own."""
         return () if self.info.input.dtype == "uint8" else (np.dtype(np.float32),)
 
-    def _checked(self, batch: NDArray[Any]) -> NDArray[Any]:
-        self._check(batch.dtype, batch.shape, *self._besides)
-        return self._as_input(batch)
-
     def _as_input(self, batch: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(batch, self.info.input.dtype)  # what goes in as float32 may be float16 inside
 
@@ -262,7 +253,7 @@ class Runtime(ABC):
         dtypes = "float32" if own == "float32" else f"float32, on a GPU {own},"
         return f"needed: {dtypes} of shape (batch, {self.info.channels}, height, width), no size of 0"
 
-    def _run_foreign(self, batch: Any) -> Any:
+    def _run_foreign(self, batch: Any) -> dict[str, Any]:
         """Run what is no NumPy array, for runtimes that can."""
         raise InputError(f"input is a {type(batch).__name__}; {self._needed()}, as a NumPy array")
 

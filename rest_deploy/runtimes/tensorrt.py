@@ -76,18 +76,18 @@ class TensorRTRuntime(Runtime):
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of so many calls goes."""
-        checked = self._checked(batch)
-        self.check_usable()  # before the lock, which nobody lets go of in a forked process
+        self.check(batch)
+        given = self._as_input(batch)
         with self._lock:
             self.check_usable()
-            return [self._session.gpu_call(checked) for _ in range(count)]
+            return [self._session.gpu_call(given) for _ in range(count)]
 
     def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with self._lock:
             self.check_usable()
             return self._session.run_host(batch)
 
-    def _run_foreign(self, batch: Any) -> Any:
+    def _run_foreign(self, batch: Any) -> dict[str, Any]:
         with self._lock:
             self.check_usable()
             given = self._session.device_input(batch)
