@@ -30,8 +30,8 @@ _LONGEST_LINE = 1 << 16
 _TOLD = 10  # names of files that were left out
 _CHUNK = 1 << 20
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-#: What tarfile raises for files that are none, or damaged.
-_DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError)
+#: What tarfile raises for files that are none, or damaged; a header may claim more bytes than there is memory.
+_DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, MemoryError)
 
 
 def is_uri(path: str) -> bool:
