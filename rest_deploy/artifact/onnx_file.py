@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
-from rest_deploy.artifact.onnx_graph import (
+from rest_deploy.artifact.onnx_encoding import (
     Refused,
     bytes_field,
     read_model,
-    refuse_hostile,
     text_entry,
     with_blocks_of,
     without_blocks,
     without_weights,
 )
+from rest_deploy.artifact.onnx_graph import refuse_hostile
 from rest_deploy.errors import ArtifactError, ConfigError, PredictorError, no_file
 
 SEAL_KEY = "rest_deploy_sha256"

@@ -15,8 +15,8 @@ import pytest
 
 from rest_deploy.artifact import onnx_file
 from rest_deploy.artifact.info import METADATA_KEY
+from rest_deploy.artifact.onnx_encoding import Refused, read_model
 from rest_deploy.artifact.onnx_file import SEAL_KEY, OnnxFile, read_checked, sealed, write_record
-from rest_deploy.artifact.onnx_graph import Refused, read_model
 from rest_deploy.errors import ArtifactError, PredictorError
 from rest_deploy.models.family import operators_of
 
