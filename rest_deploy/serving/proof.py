@@ -141,7 +141,7 @@ def running(server: Path, folder: Path, models: Sequence[Model], *more: str) -> 
             if _wait(process, ports["http"], name):
                 break
             said = _last_error(log, process.poll())
-            _stop(process)
+            stack.close()  # ends it now, and not again later, when its number may be another's
             if "in use" not in said.lower() or tries == _TRIES:
                 raise VerificationError(f"{folder.name}: the server did not start: {said}")
         yield Server(ports, process)
