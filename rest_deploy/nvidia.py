@@ -335,20 +335,6 @@ class TensorRTLog:
             value = function(*arguments)
         except (TypeError, RuntimeError) as exc:
             raise error(f"{self.library} could not {what}: {self.reasons(start)} ({one_line(exc)})") from exc
-        return self.require(value, what, error, start)
-
-    def require(self, value: Any, what: str, error: type[RestDeployError], start: int = 0) -> Any:
-        """Return the value of a call, unless it is None, False or -1.
-
-        Args:
-            value: The value.
-            what: The task, as it reads after "could not".
-            error: What to raise.
-            start: Place in the log before the call.
-
-        Raises:
-            RestDeployError: Of the class ``error``, with the reasons from the log.
-        """
         if value is None or value is False or (type(value) is int and value == -1):
             raise error(f"{self.library} could not {what}: {self.reasons(start)}")
         return value

@@ -64,6 +64,8 @@ _log = logging.getLogger(__name__)
 DEFAULT_TOP_K = 5
 #: Pixels of input that one call of the network takes at most, unless one image alone is more: 16 at 224x224.
 _PIXELS_A_CALL = 16 * 224 * 224
+#: Calls whose RGB pictures wait for others of their size at most, however many sizes there are.
+_CALLS_WAITING = 4
 #: Times the operations of a square that an input of another shape may take. A line takes up to 128 times as many, as
 #: keys are not reduced across it.
 _SHAPES = 4
@@ -242,24 +244,19 @@ class Predictor:
             )
 
     def _outputs(self, batch: Any) -> dict[str, Any]:
-        outputs: dict[str, Any]
         # of the memory of a GPU, where other arrays lie, nothing is said here
-        if not isinstance(batch, np.ndarray) or batch.shape in self._usual:
-            outputs = self._runtime.run(batch)
-            return outputs
-        self._runtime.check(batch)
-        sizes = self.info.input_sizes(batch.shape)
-        if self._runtime.call_bytes(*sizes) > USUAL:
-            with self._large:  # so that what is free is not promised twice
-                self._check_input(*sizes, "the batch", InputError)
-                outputs = self._runtime.run(batch)
-                return outputs
-        self._check_input(*sizes, "the batch", InputError)
-        if len(self._usual) == _SIZES_KNOWN:
-            self._usual = set()
-        self._usual.add(batch.shape)
-        outputs = self._runtime.run(batch)
-        return outputs
+        if isinstance(batch, np.ndarray) and batch.shape not in self._usual:
+            self._runtime.check(batch)
+            sizes = self.info.input_sizes(batch.shape)
+            if self._runtime.call_bytes(*sizes) > USUAL:
+                with self._large:  # so that what is free is not promised twice
+                    self._check_input(*sizes, "the batch", InputError)
+                    return self._runtime.run(batch)
+            self._check_input(*sizes, "the batch", InputError)
+            if len(self._usual) >= _SIZES_KNOWN:
+                self._usual = set()
+            self._usual.add(batch.shape)
+        return self._runtime.run(batch)
 
     @overload
     def classify(
@@ -414,16 +411,14 @@ class Predictor:
                 if isinstance(pixels, ImageError):
                     yield index, pixels
                     continue
-                group = waiting[pixels.shape]
-                group.append((index, pixels))
-                if len(group) == self._images_a_call(*self.info.input_sizes((1, *pixels.shape))[1:]):
-                    yield from self._run_group(waiting.pop(pixels.shape), output, answer)
-                elif (
-                    sum(p.size for g in waiting.values() for _, p in g) > 4 * 3 * _PIXELS_A_CALL
-                ):  # many sizes: bound memory
-                    yield from self._run_group(
-                        waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))), output, answer
-                    )
+                shape = pixels.shape
+                waiting[shape].append((index, pixels))
+                if len(waiting[shape]) < self._images_a_call(*self.info.input_sizes((1, *shape))[1:]):
+                    held = sum(own.size for group in waiting.values() for _, own in group)
+                    if held <= _CALLS_WAITING * 3 * _PIXELS_A_CALL:
+                        continue
+                    shape = max(waiting, key=lambda one: len(waiting[one]))
+                yield from self._run_group(waiting.pop(shape), output, answer)
         for group in waiting.values():
             yield from self._run_group(group, output, answer)
 

@@ -58,7 +58,7 @@ class Machine:
             for name, content in _built[key].items():
                 (folder / name).write_bytes(content)
             path = folder / next(iter(_built[key]))
-        reference = OnnxRuntime(onnx)
+        reference = OnnxRuntime(onnx, "cpu")
         self.trt.network = lambda batch: reference.run(batch)["logits"]
         self.forget()
         return path

@@ -341,6 +341,12 @@ def test_warm_up_runs_each_size_once(
         assert len(seen) == 4
 
 
+def test_shapes_that_are_remembered_are_few_also_where_threads_added_some_at_once(own: Predictor) -> None:
+    own._usual = {(1, 3, side, side) for side in range(1, 67)}
+    own.logits(np.zeros((1, 3, 70, 70), np.float32))
+    assert own._usual == {(1, 3, 70, 70)}
+
+
 @pytest.mark.parametrize("size", [224, "224", (0, 4), (4,), (1, 2, 3, 4), (2.5, 4), None])
 def test_what_is_no_size_is_refused_before_anything_runs(
     own: Predictor, monkeypatch: pytest.MonkeyPatch, size: Any

@@ -37,8 +37,9 @@ Record = Mapping[str, Any]
 
 def row(item: Item, answer: list[Prediction] | ImageError) -> bytes:
     """A row as a line of JSON: exact scores, and no predictions where there is an error."""
-    if isinstance(answer, ImageError):  # which begins with what the row says: the path, or what stands for one
-        error = re.sub(rf"^(?:{re.escape(item.path[:200])}.*?|image(?: \d+ of the list)?): ", "", str(answer))
+    if isinstance(answer, ImageError):  # which begins with what the row says: the path, the name, or "image"
+        path, name = re.escape(item.path[:200]), re.escape(item.name)
+        error = re.sub(rf"^(?:{path}.*?|{name}|image(?: \d+ of the list)?): ", "", str(answer))
         made: dict[str, Any] = {"image": item.name, "error": error, "predictions": []}
     else:
         made = {"image": item.name, "error": None, "predictions": answer}
@@ -100,7 +101,7 @@ class Output:
             ExportError: Its file system cannot be asked.
         """
         if not self.remote:
-            return Path(self.target).exists()
+            return os.path.exists(self.target)
         import pyarrow.fs
 
         with self._reached():

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from rest_deploy.errors import ConfigError, ImageError, counted, listed, no_file, one_line
-from rest_deploy.preprocess.dataset import files_below, is_image_file
+from rest_deploy.preprocess.dataset import as_text, files_below, is_image_file
 from rest_deploy.preprocess.image_files import MAX_BYTES
 from rest_deploy.preprocess.images import is_image
 
@@ -30,8 +30,8 @@ _LONGEST_LINE = 1 << 16
 _TOLD = 10  # names of files that were left out
 _CHUNK = 1 << 20
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-#: What tarfile raises for files that are none, or damaged.
-_DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError)
+#: What tarfile raises for files that are none, or damaged; a header may claim more bytes than there is memory.
+_DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, MemoryError)
 
 
 def is_uri(path: str) -> bool:
@@ -125,7 +125,7 @@ class _LeftOut:
     def add(self, name: str) -> None:
         self.count += 1
         if len(self._first) < _TOLD:
-            self._first.append(_text(name))
+            self._first.append(as_text(name))
 
     def __str__(self) -> str:
         return listed(self._first) + (f" and {self.count - _TOLD} more" if self.count > _TOLD else "")
@@ -242,7 +242,7 @@ class Listing:
                     if member.isdir() or _hidden(member.name):
                         continue
                     if member.isreg() and not member.issparse() and _is_image(tar, member):
-                        item = Item(_text(f"{path}/{member.name}"), place, member.offset_data, member.size, seen=True)
+                        item = Item(as_text(f"{path}/{member.name}"), place, member.offset_data, member.size, seen=True)
                         yield item, f"{same}\0{posixpath.normpath(member.name)}"
                     else:
                         self._others.add(f"{path}/{member.name}")
@@ -258,15 +258,15 @@ class Listing:
 def _refuse_uri(path: str) -> None:
     if is_uri(path) and not os.path.lexists(path):
         raise ConfigError(
-            f"{_text(path)}: a URI, and images are read by their paths, on Ray's machines too; mount that file system, "
-            "or copy the images"
+            f"{as_text(path)}: a URI, and images are read by their paths, on Ray's machines too; mount that file "
+            "system, or copy the images"
         )
 
 
 def _file(path: str, *, seen: bool = False) -> tuple[Item, str]:
     """An image by its path, and what is the same for the same image."""
     place, same = _placed(path)
-    return Item(_text(path), place, seen=seen), same
+    return Item(as_text(path), place, seen=seen), same
 
 
 def _placed(path: str) -> tuple[str, str]:
@@ -277,10 +277,6 @@ def _placed(path: str) -> tuple[str, str]:
     place = os.path.join(os.getcwd(), path)
     folder, name = os.path.split(place)
     return place, os.path.join(os.path.realpath(folder), name)
-
-
-def _text(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _lines(path: str) -> Iterator[str]:

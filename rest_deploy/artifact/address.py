@@ -53,7 +53,7 @@ class Address:
         try:
             parts = urlsplit(text)
             port = parts.port if parts.port is not None else SCHEMES[parts.scheme]
-        except ValueError as exc:
+        except (ValueError, KeyError) as exc:
             raise wrong from exc
         path = parts.path.rstrip("/")
         if asked := re.fullmatch(r"(.*)/v2/models/([^/]+)(?:/infer)?", path):

@@ -43,11 +43,11 @@ def check_target(path: str | Path, *, folder: bool = False) -> Path:
         ExportError: The folder is missing, or the path is taken.
     """
     path = Path(path)
-    if folder and (path.exists() or path.is_symlink()):
+    if folder and os.path.lexists(path):  # which is False, not an error, for an impossible name
         raise ExportError(f"{path}: exists, and a folder is never written over; remove it, or name another")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ExportError(f"{path}: is a folder; name a file to write")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ExportError(f"{path}: the folder {path.parent} does not exist; make it first")
     return path
 
@@ -60,8 +60,8 @@ def check_writable(path: str | Path, *, folder: bool = False) -> Path:
     """
     path = check_target(path, folder=folder)
     try:
-        with workspace(path.parent, path.name):
-            pass
+        with workspace(path.parent, path.name) as place:
+            (place / path.name).touch()  # its name may be too long
     except OSError as exc:
         raise ExportError(_NOT_WRITABLE.format(path, exc.strerror)) from exc
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ def _matching(engine: Path, read_plan: Callable[[], tuple[str, int]]) -> Artifac
     An export that replaces both may come between the looks at them; then they are looked at again.
     """
     for _ in range(LOOKS):
-        if not engine.is_file():
+        if not os.path.isfile(engine):  # False, not an error, for an impossible name
             raise ArtifactError(f"{engine}: {no_file(engine, step='')}; make it: {_rebuild(engine)}")
         seen = _states(engine)
         text = _text(engine)
@@ -121,7 +122,7 @@ def _states(engine: Path) -> tuple[State, State]:
 
 def _text(engine: Path) -> str:
     path = manifest_path(engine)
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise ArtifactError(f"{path}: it is not a file; {_again(engine)}")
     try:
         with path.open("rb") as file:

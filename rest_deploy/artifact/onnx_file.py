@@ -19,22 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
-from rest_deploy.artifact.onnx_graph import (
+from rest_deploy.artifact.onnx_encoding import (
     Refused,
     bytes_field,
     read_model,
-    refuse_hostile,
     text_entry,
     with_blocks_of,
     without_blocks,
     without_weights,
 )
+from rest_deploy.artifact.onnx_graph import refuse_hostile
 from rest_deploy.errors import ArtifactError, ConfigError, PredictorError, no_file
 
 SEAL_KEY = "rest_deploy_sha256"
 OperatorsOf = Callable[[ArtifactInfo], Set[str]]
 _MAX_BYTES = (1 << 31) - 1  # of a protobuf message
-_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
 
 
 class OnnxFile:
@@ -238,10 +237,14 @@ def _entry(key: str, value: str) -> bytes:
 _SEAL_BYTES = len(_seal(b""))
 
 
+def _read_only(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe is not waited for
+
+
 def _read(path: Path) -> bytes:
     """What a file holds that is one, and of a size that an ONNX file can have."""
     try:
-        with open(os.open(path, _READ_ONLY), "rb") as file:
+        with open(path, "rb", opener=_read_only) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ArtifactError(f"{path}: {no_file(path)}")

@@ -160,9 +160,6 @@ def nearest(profiles: Sequence[Profile], wanted: InputSize) -> InputSize:
 
 def largest_batch(profiles: tuple[Profile, ...], height: int, width: int) -> int | None:
     """Most images of a size that one of the profiles takes; None where none takes the size."""
-    sizes = [profile.max.batch for profile in profiles if profile.holds(_at(profile, height, width))]
-    return max(sizes, default=None)
-
-
-def _at(profile: Profile, height: int, width: int) -> InputSize:
-    return InputSize(profile.max.batch, ImageSize(height, width))
+    size = ImageSize(height, width)
+    batches = (own.max.batch for own in profiles if own.holds(InputSize(own.max.batch, size)))
+    return max(batches, default=None)

@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from rest_deploy.artifact.onnx_graph import BLOCK_SIZES
+from rest_deploy.artifact.onnx_encoding import BLOCK_SIZES
 from rest_deploy.errors import ExportError
 from rest_deploy.models.family import MAP_BLOCK, MLP_WEIGHT, WHOLE_BLOCKS
 

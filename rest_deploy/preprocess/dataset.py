@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rest_deploy.errors import ConfigError, ImageError, PredictorError, no_folder
+from rest_deploy.errors import ConfigError, ImageError, PredictorError, counted, no_folder
 from rest_deploy.preprocess.classes import ClassWords, quoted, read_words, some
 from rest_deploy.preprocess.ground_truth import read_ground_truth
 from rest_deploy.preprocess.images import is_image
@@ -134,7 +134,11 @@ def is_array(path: Path) -> bool:
 
 def name_below(folder: Path, path: Path) -> str:
     """Name of a file relative to a folder, with forward slashes; bytes that are not UTF-8 as escapes."""
-    name = path.relative_to(folder).as_posix()
+    return as_text(path.relative_to(folder).as_posix())
+
+
+def as_text(name: str) -> str:
+    """The name of a file, its bytes that are not UTF-8 as escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -190,8 +194,8 @@ def _refuse(error: OSError) -> None:
 
 
 def _left_out_note(folder: Path, left_out: Sequence[Path], kinds: str) -> str:
-    files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
-    return f"{files} left out, not {kinds} that can be read here: {_names(folder, left_out, _LISTED)}"
+    files, names = counted(len(left_out), "file"), _names(folder, left_out, _LISTED)
+    return f"{files} left out, not {kinds} that can be read here: {names}"
 
 
 def _names(folder: Path, paths: Sequence[Path], most: int = 3) -> str:

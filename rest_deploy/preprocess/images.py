@@ -1,7 +1,8 @@
-"""Reading images: each becomes 8-bit RGB, upright. And which files are images."""
+"""Reading images: each becomes 8-bit RGB, upright. Which files are images, and small copies for a report."""
 
 from __future__ import annotations
 
+import base64
 import errno
 import io
 import os
@@ -348,3 +349,15 @@ def _upright_size(image: Image.Image, name: str) -> tuple[int, int]:
         check_exif(image, name)
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
+
+
+_THUMBNAIL_SIDE, _THUMBNAIL_QUALITY = 128, 85
+
+
+def thumbnail(image: Image.Image) -> str:
+    """An RGB image as a JPEG of at most 128 pixels a side, in a ``data:`` URI."""
+    small = image.copy()
+    small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -187,12 +187,14 @@ def _open_array(path: Path) -> NDArray[np.floating[Any]]:
     """
     needed = "needed: float16, float32 or float64 of shape (channels, height, width) or (N, channels, height, width)"
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, OverflowError) as exc:  # a damaged header, or Python objects
+        with path.open("rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                raise ValueError("an archive of arrays, .npz; save each array with numpy.save")
+        array = np.lib.format.open_memmap(path, mode="r")
+    except MemoryError:
+        raise
+    except Exception as exc:  # Python objects, or a damaged header: NumPy's, ast's or tokenize's
         raise ConfigError(f"{path}: not a .npy file of numbers ({one_line(exc)}); {needed}") from exc
-    if not isinstance(array, np.ndarray):  # an archive under another name
-        array.close()
-        raise ConfigError(f"{path}: an archive of arrays (.npz); save each array with numpy.save; {needed}")
     if array.dtype.kind != "f" or array.ndim not in (3, 4) or array.size == 0:
         raise ConfigError(f"{path}: dtype {array.dtype} and shape {array.shape}; {needed}, already normalised")
     return array

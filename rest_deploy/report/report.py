@@ -17,7 +17,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from rest_deploy.errors import ConfigError
-from rest_deploy.preprocess.thumbnail import thumbnail
+from rest_deploy.preprocess.images import thumbnail
 from rest_deploy.report.charts import ChartRow, Line, Look, Stop, plane, rows
 from rest_deploy.report.fields import BENCHMARK, SHAPES, VERIFICATION, Node, check_record, plain, unhidden, visible
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import threading
 import weakref
@@ -48,8 +49,8 @@ class GpuCall:
 class Runtime(ABC):
     """A network loaded from a file: float32 (B, channels, H, W) -> float32 outputs by name, each of B rows.
 
-    Calls may come from several threads at once. A subclass sets ``info``, and writes ``read_info``, ``_run`` and
-    ``_close``; of the rest what differs from here. Its row is in :mod:`rest_deploy.runtimes.registry`.
+    Calls may come from several threads at once. A subclass writes ``read_info``, ``_load``, ``_run`` and ``_close``; of
+    the rest what differs from here. Its row is in :mod:`rest_deploy.runtimes.registry`.
 
     In a process that is forked later it says so when it is called. Threads are not inherited, nor is a GPU: a call
     would wait for ever, and so would whatever lets go of what is held.
@@ -76,7 +77,7 @@ class Runtime(ABC):
     def __init__(
         self,
         path: str | Place,
-        device: str = "cpu",
+        device: str,
         threads: int | None = None,
         allow_spinning: bool = True,
     ) -> None:
@@ -84,13 +85,15 @@ class Runtime(ABC):
         if not allow_spinning and self.spinning_advice is not None:
             raise ConfigError(f"{path}: it cannot turn spinning off; {self.spinning_advice}, or use an .onnx file")
         self.device, self.target = device, Device.parse(device)
-        self.threads = threads
+        self.threads, self.allow_spinning = threads, allow_spinning
         #: What its user should know of where it runs; empty where that is what was meant.
         self.note = ""
         self._closed = self._forked = False
-        self._call_bytes: dict[tuple[int, int, int], int] = {}  # asked for at every call
         self._closing = threading.Lock()
         _open.add(self)
+        self._load()
+        needed = functools.partial(call_bytes, self.info, format=self.memory)
+        self._call_bytes = functools.lru_cache(_SIZES_KNOWN)(needed)  # asked for at every call
 
     @classmethod
     @abstractmethod
@@ -109,7 +112,7 @@ class Runtime(ABC):
             RestDeployError: It does not run there; says what is missing.
         """
 
-    def run(self, batch: Any) -> Any:
+    def run(self, batch: Any) -> dict[str, Any]:
         """The outputs for a batch.
 
         A file that takes pictures (``info.input_kind``) is given uint8 of shape (B, height, width, 3) instead.
@@ -186,14 +189,7 @@ class Runtime(ABC):
 
     def call_bytes(self, count: int, height: int, width: int) -> int:
         """Bytes of memory that a call with an input of these sizes takes; 0 on a GPU, where that cannot be told."""
-        if not self.target.in_memory:
-            return 0
-        known, size = self._call_bytes, (count, height, width)
-        if size not in known:
-            if len(known) == _SIZES_KNOWN:
-                known = self._call_bytes = {}
-            known[size] = call_bytes(self.info, *size, self.memory)
-        return known[size]
+        return self._call_bytes(count, height, width) if self.target.in_memory else 0
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of so many calls on a GPU goes; empty where there is no GPU, or the runtime cannot tell.
@@ -233,10 +229,6 @@ class Runtime(ABC):
         """Dtypes of arrays on the host that are taken beside the file's own."""
         return () if self.info.input.dtype == "uint8" else (np.dtype(np.float32),)
 
-    def _checked(self, batch: NDArray[Any]) -> NDArray[Any]:
-        self._check(batch.dtype, batch.shape, *self._besides)
-        return self._as_input(batch)
-
     def _as_input(self, batch: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(batch, self.info.input.dtype)  # what goes in as float32 may be float16 inside
 
@@ -261,9 +253,13 @@ class Runtime(ABC):
         dtypes = "float32" if own == "float32" else f"float32, on a GPU {own},"
         return f"needed: {dtypes} of shape (batch, {self.info.channels}, height, width), no size of 0"
 
-    def _run_foreign(self, batch: Any) -> Any:
+    def _run_foreign(self, batch: Any) -> dict[str, Any]:
         """Run what is no NumPy array, for runtimes that can."""
         raise InputError(f"input is a {type(batch).__name__}; {self._needed()}, as a NumPy array")
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Load the network on ``target``, and set ``info``."""
 
     @abstractmethod
     def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

@@ -49,14 +49,14 @@ class Buffer:
         """On the host, locked in memory, so that copies need not wait for the host."""
         return cls(cuda, "cudaHostAlloc", "cudaFreeHost", _HOST_ALLOC_DEFAULT, where="in pinned host memory")
 
-    def ensure(self, nbytes: int) -> bool:
-        """Have at least so many bytes; whether the address changed.
+    def ensure(self, nbytes: int) -> None:
+        """Have at least so many bytes.
 
         Raises:
             DeviceError: There is not that much memory; the buffer is empty then.
         """
         if nbytes <= self.nbytes:
-            return False
+            return
         self.free()
         try:
             self.pointer = int(self._cuda.call(self._allocate, nbytes, *self._flags))
@@ -70,7 +70,6 @@ class Buffer:
         self.nbytes = nbytes
         self._finalizer = weakref.finalize(self, self._cuda.call, self._free, self.pointer)
         self._finalizer.atexit = False  # CUDA may be gone by then, and the memory with it
-        return True
 
     def _left(self) -> str:
         """How much is free, in words; empty if CUDA does not say."""

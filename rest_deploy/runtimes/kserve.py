@@ -50,6 +50,7 @@ _BUSY = {
 _BUSY_TEXT = re.compile(r"http2? header with status: (429|502|503|504)|maximum queue size")
 #: What Triton says of a model that it does not have (any more), with a status of a server that is overloaded.
 _GONE = re.compile("unknown model|no available versions", re.IGNORECASE)
+_PORTS = "of Triton http:// asks port 8000 and grpc:// port 8001, unless it was started with others"
 #: Of the protocol -> ours.
 DTYPES: Mapping[str, str] = {"FP32": "float32", "FP16": "float16", "UINT8": "uint8"}
 DATATYPES = {ours: theirs for theirs, ours in DTYPES.items()}
@@ -126,7 +127,7 @@ class Client(ABC):
         except Busy as exc:
             raise DeviceError(f"{self.address}: {exc}") from exc
         except Refused as exc:
-            raise DeviceError(f"{self.address}: not a server of KServe's protocol v2 ({exc}); {self._ports}") from exc
+            raise DeviceError(f"{self.address}: not a server of KServe's protocol v2 ({exc}); {_PORTS}") from exc
         try:
             inputs, outputs = self._tensors()
             if not self._ready():
@@ -167,12 +168,8 @@ class Client(ABC):
         has = f"; it has {', '.join(sorted(states)[:10]) or 'none'}" if states else ""
         return ArtifactError(f"{self.address}: the server has no such model ({said}){has}; give one of its names")
 
-    @property
-    def _ports(self) -> str:
-        return "of Triton http:// asks port 8000 and grpc:// port 8001, unless it was started with others"
-
     def _unreachable(self, why: str) -> DeviceError:
-        return DeviceError(f"{self.address}: {why}; start the server, or give its address ({self._ports})")
+        return DeviceError(f"{self.address}: {why}; start the server, or give its address ({_PORTS})")
 
     @abstractmethod
     def infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], most: int) -> dict[str, NDArray[Any]]:
@@ -255,28 +252,26 @@ class HttpClient(Client):
                 connection.request(method, self.address.prefix + path, body, dict(headers or {}))
                 answer = connection.getresponse()
                 content = _content(connection, answer, most, end)
-            except ConnectionError as exc:  # a server closes connections that were idle for a while
+            except (OSError, http.client.HTTPException) as exc:
                 connection.close()
-                if not kept:
-                    raise self._unreachable(f"no answer ({exc.strerror or one_line(exc)})") from exc
-                continue
-            except TimeoutError as exc:
-                connection.close()
-                raise self._unreachable(f"no answer within {TIMEOUT_S:g} s") from exc
-            except OSError as exc:
-                connection.close()
-                raise self._unreachable(f"no answer ({exc.strerror or one_line(exc)})") from exc
-            except http.client.IncompleteRead as exc:
-                connection.close()
-                raise self._unreachable("its answer broke off; ask again") from exc
-            except http.client.HTTPException as exc:
-                connection.close()
-                raise DeviceError(f"{self.address}: what answers does not speak HTTP; {self._ports}") from exc
+                if kept and isinstance(exc, ConnectionError):  # a server closes connections that were idle for a while
+                    continue
+                raise self._failed(exc) from exc
             if len(content) > most:
                 connection.close()
                 raise DeviceError(f"{self.address}: an answer of over {most:,} bytes, more than what was asked for has")
             self._idle.append(connection)
             return answer.status, answer.headers, content
+
+    def _failed(self, exc: OSError | http.client.HTTPException) -> DeviceError:
+        """The error of an exchange that did not end."""
+        if isinstance(exc, TimeoutError):
+            return self._unreachable(f"no answer within {TIMEOUT_S:g} s")
+        if isinstance(exc, OSError):
+            return self._unreachable(f"no answer ({exc.strerror or one_line(exc)})")
+        if isinstance(exc, http.client.IncompleteRead):
+            return self._unreachable("its answer broke off; ask again")
+        return DeviceError(f"{self.address}: what answers does not speak HTTP; {_PORTS}")
 
     def _json(self, method: str, path: str) -> Any:
         return self._read(*self._ask(method, path))
@@ -452,7 +447,7 @@ class GrpcClient(Client):
             if status == "UNAVAILABLE" and "parsing HTTP" not in text:
                 raise self._unreachable(f"no answer ({text.rpartition(': ')[2]})") from exc
             if status in ("UNAVAILABLE", "UNIMPLEMENTED", "UNKNOWN"):
-                raise DeviceError(f"{self.address}: what answers does not speak Triton's gRPC; {self._ports}") from exc
+                raise DeviceError(f"{self.address}: what answers does not speak Triton's gRPC; {_PORTS}") from exc
             raise Refused(text) from exc
 
     def _server(self) -> str:

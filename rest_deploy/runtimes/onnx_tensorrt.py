@@ -131,11 +131,6 @@ class OnnxTensorRTRuntime(OnnxRuntime):
 
     plugin = Plugin(_TRT, _add, _ADVICE, weights_apart=False, blocks=False)  # TensorRT's parser refuses their loops
 
-    def __init__(
-        self, path: str | Path, device: str = "tensorrt:0", threads: int | None = None, allow_spinning: bool = True
-    ) -> None:
-        super().__init__(path, device, threads, allow_spinning)
-
     def _check_numbers(self, info: ArtifactInfo) -> None:
         if info.precision is Precision.INT8:
             raise DeviceError(
@@ -150,8 +145,3 @@ class OnnxTensorRTRTXRuntime(OnnxTensorRTRuntime):
     plugin = Plugin(
         _RTX, _add_rtx, "check the NVIDIA driver that TensorRT-RTX needs", weights_apart=False, blocks=False
     )
-
-    def __init__(
-        self, path: str | Path, device: str = "tensorrt-rtx:0", threads: int | None = None, allow_spinning: bool = True
-    ) -> None:
-        super().__init__(path, device, threads, allow_spinning)

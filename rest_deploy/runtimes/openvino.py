@@ -152,19 +152,16 @@ class OpenVinoRuntime(Runtime):
     memory = "openvino"
     spinning_advice = "OpenVINO's threads sleep between calls; leave allow_spinning out"
 
-    def __init__(
-        self, path: str | Path, device: str = "openvino:CPU", threads: int | None = None, allow_spinning: bool = True
-    ) -> None:
-        super().__init__(path, device, threads, allow_spinning)
+    def _load(self) -> None:
         file = read_checked(self.path, operators_of)
         self.info = file.info
         self._refuse_other_numbers()
         content = file.without_blocks()[0] if self.info.map_block else bytes(file.content)
         try:
-            compiled = compile_network(content, self.target, threads, in_rows)
+            compiled = compile_network(content, self.target, self.threads, in_rows)
             self._request: Any = compiled.create_infer_request()
         except RuntimeError as exc:
-            raise ArtifactError(f"{path}: OpenVINO cannot load it: {one_line(exc)}") from exc
+            raise ArtifactError(f"{self.path}: OpenVINO cannot load it: {one_line(exc)}") from exc
         specs = {spec.name: spec for spec in (self.info.input, *self.info.outputs)}
         inputs, outputs = (
             {own.any_name: _shape(own, specs) for own in ports} for ports in (compiled.inputs, compiled.outputs)

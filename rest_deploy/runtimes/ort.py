@@ -140,11 +140,7 @@ class OnnxRuntime(Runtime):
     whole: ClassVar[int] = _GPU_WHOLE
     block: ClassVar[int] = _GPU_BLOCK
 
-    def __init__(
-        self, path: str | Path, device: str = "cpu", threads: int | None = None, allow_spinning: bool = True
-    ) -> None:
-        super().__init__(path, device, threads, allow_spinning)
-        self._allow_spinning = allow_spinning
+    def _load(self) -> None:
         self._large: Any = None
         self._opening = threading.Lock()
         self._session: Any
@@ -152,14 +148,14 @@ class OnnxRuntime(Runtime):
         inputs = {value.name: value.shape for value in self._session.get_inputs()}
         outputs = {value.name: value.shape for value in self._session.get_outputs()}
         self.info.check_tensors(inputs, outputs, self.path)
-        self._turns = _turns(threads or usable_cores())
+        self._turns = _turns(self.threads or usable_cores())
         self._names = [output.name for output in self.info.outputs]
         self._input = self.info.input.name
 
     def _opened(self, *, large: bool = False) -> tuple[Any, ArtifactInfo]:
         """A session and the record of its file; on a GPU with large maps whole, or in blocks."""
         # unless there is no file that it will be needed for
-        with importing("onnxruntime") if self.path.is_file() else nullcontext():
+        with importing("onnxruntime") if os.path.isfile(self.path) else nullcontext():
             file = OnnxFile(self.path)
         info = file.info
         with file.checking_seal():
@@ -177,7 +173,7 @@ class OnnxRuntime(Runtime):
                 self.threads,
                 without_weights=without_weights,
                 fuse_qdq=not info.recipe.qdq,
-                allow_spinning=self._allow_spinning,
+                allow_spinning=self.allow_spinning,
                 plugin=self.plugin,
             )
         return session, info

@@ -50,13 +50,10 @@ class PyTorchRuntime(Runtime):
 
     spinning_advice = "for PyTorch set OMP_WAIT_POLICY=PASSIVE before the process starts"
 
-    def __init__(
-        self, path: str | Path, device: str = "cpu", threads: int | None = None, allow_spinning: bool = True
-    ) -> None:
-        super().__init__(path, device, threads, allow_spinning)
-        if torch_threads.forked and (threads or 1) > 1:
+    def _load(self) -> None:
+        if torch_threads.forked and (self.threads or 1) > 1:
             raise ConfigError(
-                f"threads is {threads}; in a process that was forked PyTorch has 1: leave threads out, or start "
+                f"threads is {self.threads}; in a process that was forked PyTorch has 1: leave threads out, or start "
                 "processes by spawn"
             )
         check_cuda(self.target)
@@ -64,7 +61,7 @@ class PyTorchRuntime(Runtime):
         self.info = describe(loaded)
         self._device = str(self.target)
         self._model = loaded.model.to(self._device)
-        self._lock, self._threads = threading.Lock(), torch_threads(threads)
+        self._lock, self._threads = threading.Lock(), torch_threads(self.threads)
         self._home = threading.get_ident()
         self._thread = ThreadPoolExecutor(1, "rest_deploy-pytorch")  # starts it when it is first needed
 
@@ -137,54 +134,72 @@ def describe(
     Raises:
         ConfigError: The preprocessing is not of the model's channels.
     """
-    config, card, assumed, taps = loaded.model.config, loaded.card, dict(loaded.assumed), loaded.model.taps
+    config, taps = loaded.model.config, loaded.model.taps
     check_taps(config, taps)
-    family, classifies, given = family_of(config), LOGITS in taps.names, labels is not None
     evidence = loaded.checkpoint.evidence if loaded.checkpoint is not None else Evidence()
-    told = evidence.transform(preprocessing) if card.preprocessing is None else ()
-    if not classifies and (labels or activation is not None):
-        raise ConfigError(
-            f"labels and activation are of logits, and the outputs are {', '.join(taps.names)}; leave them out, or add "
-            f"{LOGITS} to --features"
-        )
-    if labels is None and card.labels is None and (labels := default_labels(config.num_classes)) is not None:
-        assumed["labels"] = f"ImageNet's, as there are {len(labels)} classes"
-    if activation is None and card.activation is not None:
-        activation = Activation(card.activation)
-    if activation is None:
-        activation = Activation.SIGMOID if config.num_classes == 1 else Activation.SOFTMAX
-        assumed["activation"] = activation.value
-    if not classifies:
-        labels, activation = (), Activation.NONE
-        assumed = {what: value for what, value in assumed.items() if what not in ("labels", "activation")}
-    steps = preprocessing
-    if steps is None and card.preprocessing is None and not {LOGITS, EMBEDDING} & set(taps.names):
-        pass  # detectors and segmenters each have their own
-    elif not isinstance(steps, Preprocessing):
-        change = steps or PreprocessingChange()
-        steps, unsaid = _steps(change, card.preprocessing, family.preprocessing_at, config.in_channels)
-        assumed |= unsaid if card.preprocessing is not None else evidence.beside(unsaid, steps)
-    if steps is not None and len(steps.mean) != config.in_channels:
-        raise ConfigError(
-            f"the model takes {config.in_channels} channels, the preprocessing gives {len(steps.mean)}; give --mean "
-            "and --std with one value for each channel"
-        )
+    told = evidence.transform(preprocessing) if loaded.card.preprocessing is None else ()
+    names, scores, assumed = _classes(loaded, labels, activation)
+    steps, unsaid = _transform(loaded, evidence, preprocessing)
     return ArtifactInfo(
         format="pytorch",
         precision=Precision.FP32,
-        family=family.name,
+        family=family_of(config).name,
         model=loaded.name,
         config=config.to_dict(),
-        weights=_weights(loaded, given, told),
-        labels=(labels if labels is not None else card.labels) or None,
+        weights=_weights(loaded, labels is not None, told),
+        labels=names,
         preprocessing=steps,
-        activation=activation,
-        assumed=assumed,
+        activation=scores,
+        assumed={**loaded.assumed, **assumed, **unsaid},
         input=TensorSpec("image", "float32", ("batch", config.in_channels, "height", "width")),
         outputs=tuple(_output(loaded.model, name) for name in taps.names),
         feature_norm=taps.norm if taps != Taps() else None,
         versions={"torch": torch.__version__},
     )
+
+
+def _classes(
+    loaded: LoadedModel, labels: tuple[str, ...] | None, activation: Activation | None
+) -> tuple[tuple[str, ...] | None, Activation, dict[str, str]]:
+    """Names of the classes, how logits become scores, and what of both was assumed."""
+    count, card, outputs, assumed = loaded.model.config.num_classes, loaded.card, loaded.model.taps.names, {}
+    if LOGITS not in outputs:
+        if labels or activation is not None:
+            raise ConfigError(
+                f"labels and activation are of logits, and the outputs are {', '.join(outputs)}; leave them out, or "
+                f"add {LOGITS} to --features"
+            )
+        return None, Activation.NONE, {}
+    labels = card.labels if labels is None else labels
+    if labels is None and (labels := default_labels(count)) is not None:
+        assumed["labels"] = f"ImageNet's, as there are {len(labels)} classes"
+    if activation is None and card.activation is not None:
+        activation = Activation(card.activation)
+    if activation is None:
+        activation = Activation.SIGMOID if count == 1 else Activation.SOFTMAX
+        assumed["activation"] = activation.value
+    return labels or None, activation, assumed
+
+
+def _transform(
+    loaded: LoadedModel, evidence: Evidence, given: Preprocessing | PreprocessingChange | None
+) -> tuple[Preprocessing | None, dict[str, str]]:
+    """From a picture to the input, None where the caller makes it; and what of it was assumed."""
+    config, card, assumed = loaded.model.config, loaded.card.preprocessing, dict[str, str]()
+    if given is None and card is None and not {LOGITS, EMBEDDING} & set(loaded.model.taps.names):
+        return None, {}  # detectors and segmenters each have their own
+    if isinstance(given, Preprocessing):
+        steps: Preprocessing | None = given
+    else:
+        usual = family_of(config).preprocessing_at
+        steps, assumed = _changed(given or PreprocessingChange(), card, usual, config.in_channels)
+        assumed = assumed if card is not None else evidence.beside(assumed, steps)
+    if steps is not None and len(steps.mean) != config.in_channels:
+        raise ConfigError(
+            f"the model takes {config.in_channels} channels, the preprocessing gives {len(steps.mean)}; give --mean "
+            "and --std with one value for each channel"
+        )
+    return steps, assumed
 
 
 def _output(model: Network, name: str) -> Output:
@@ -215,10 +230,10 @@ def _weights(loaded: LoadedModel, labelled: bool, more: tuple[str, ...]) -> Weig
     return Weights(name, of.sha256, key=of.weights_key, prefix=of.key_prefix, notes=told)
 
 
-def _steps(
+def _changed(
     change: PreprocessingChange, card: Preprocessing | None, usual: Usual, channels: int
 ) -> tuple[Preprocessing | None, dict[str, str]]:
-    """From a picture to the input, None where the caller makes it; and what of it was assumed."""
+    """As :func:`_transform`, where the caller changes what the checkpoint or else the family has."""
     unknown = card is None and (change.mean is None or change.std is None)
     if channels != len(usual(None).mean) and unknown:  # no mean could be assumed: the family's has other channels
         if change != PreprocessingChange():

@@ -7,6 +7,7 @@ without importing it; everything else is asked of the class.
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -316,7 +317,7 @@ def _rows(path: str | Place) -> tuple[RuntimeRow, ...]:
         return tuple(row for row in RUNTIMES.values() if path.scheme in row.schemes)
     suffix = path.suffix.lower()
     rows = tuple(row for row in RUNTIMES.values() if suffix in row.suffixes or suffix in row.more_suffixes)
-    if rows or not path.is_file():
+    if rows or not os.path.isfile(path):  # False, not an error, for an impossible name
         return rows
     try:
         with path.open("rb") as file:

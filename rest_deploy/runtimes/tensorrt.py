@@ -48,11 +48,9 @@ class TensorRTRuntime(Runtime):
         DeviceError: No driver, no GPU, or one that the engine was not built for.
     """
 
-    def __init__(
-        self, path: str | Path, device: str = "cuda:0", threads: int | None = None, allow_spinning: bool = True
-    ) -> None:
-        self._finalizer: Any = None  # once there is something to let go of
-        super().__init__(path, device, threads, allow_spinning)
+    _finalizer: Any = None  # until there is something to let go of
+
+    def _load(self) -> None:
         file = read_engine(self.path)
         self.info, record = file.info, file.info.engine
         assert record is not None  # read_engine has looked
@@ -78,18 +76,18 @@ class TensorRTRuntime(Runtime):
 
     def gpu_calls(self, batch: NDArray[np.float32], count: int) -> list[GpuCall]:
         """Where the time of so many calls goes."""
-        checked = self._checked(batch)
-        self.check_usable()  # before the lock, which nobody lets go of in a forked process
+        self.check(batch)
+        given = self._as_input(batch)
         with self._lock:
             self.check_usable()
-            return [self._session.gpu_call(checked) for _ in range(count)]
+            return [self._session.gpu_call(given) for _ in range(count)]
 
     def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with self._lock:
             self.check_usable()
             return self._session.run_host(batch)
 
-    def _run_foreign(self, batch: Any) -> Any:
+    def _run_foreign(self, batch: Any) -> dict[str, Any]:
         with self._lock:
             self.check_usable()
             given = self._session.device_input(batch)

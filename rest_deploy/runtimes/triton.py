@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rest_deploy.artifact.address import Address, Place
+from rest_deploy.artifact.address import Address
 from rest_deploy.artifact.info import METADATA_KEY, ArtifactInfo
 from rest_deploy.artifact.profile import InputSize, fitting
 from rest_deploy.errors import ArtifactError, DeviceError, PredictorError
@@ -37,10 +37,7 @@ class TritonRuntime(Runtime):
 
     spinning_advice = "the server's threads are its own; leave allow_spinning out"
 
-    def __init__(
-        self, path: str | Place, device: str = "server", threads: int | None = None, allow_spinning: bool = True
-    ) -> None:
-        super().__init__(path, device, threads, allow_spinning)
+    def _load(self) -> None:
         self._client = open_client(self.path)
         try:
             self.served = self._client.describe()

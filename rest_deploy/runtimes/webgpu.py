@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,12 +134,10 @@ class WebGpuRuntime(OnnxRuntime):
     #: as many has no larger map.
     whole, block = 1 << 28, 1 << 25
 
-    def __init__(
-        self, path: str | Path, device: str = "webgpu", threads: int | None = None, allow_spinning: bool = True
-    ) -> None:
-        super().__init__(path, device, threads, allow_spinning)
+    def _load(self) -> None:
+        super()._load()
         if self.target.name == SOFTWARE:
-            self.note = f"{device} computes on the CPU, in software, slower than device cpu"
+            self.note = f"{self.device} computes on the CPU, in software, slower than device cpu"
 
     @classmethod
     def probe(cls, device: Device) -> None:

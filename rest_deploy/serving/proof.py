@@ -45,6 +45,7 @@ PROTOCOLS = ("http", "grpc")
 #: A server loads models and runs warm-ups before it answers; a plan of gigabytes takes a minute.
 _START_S = 300.0
 _STOP_S = 30.0
+_TRIES = 3
 _LOOKS = 1000
 _LOOK_S, _LOOK_AT_MOST_S = 0.1, 2.0
 #: Requests of each size by each protocol, and how many of all are under way at a time.
@@ -132,19 +133,17 @@ def running(server: Path, folder: Path, models: Sequence[Model], *more: str) -> 
     """
     with tempfile.TemporaryDirectory(prefix="rest-serve") as place, ExitStack() as stack:
         log, name = Path(place) / "log", f"rest-deploy-{secrets.token_hex(8)}"
-        process = ports = None
-        for attempt in range(3):  # another program may take a port between our look and the server's
-            ports = _free_ports()
+        tries = 0
+        while True:  # another program may take a port between our look and the server's
+            ports, tries = _free_ports(), tries + 1
             process = _started(server, folder, ports, log, [f"--id={name}", *server_arguments(models), *more])
             stack.callback(_stop, process)
             if _wait(process, ports["http"], name):
                 break
             said = _last_error(log, process.poll())
-            _stop(process)
-            if "in use" not in said.lower() or attempt == 2:
+            stack.close()  # ends it now, and not again later, when its number may be another's
+            if "in use" not in said.lower() or tries == _TRIES:
                 raise VerificationError(f"{folder.name}: the server did not start: {said}")
-        assert process is not None  # the loop ends with one
-        assert ports is not None
         yield Server(ports, process)
 
 
@@ -250,7 +249,9 @@ def _prove(folder: Path, model: Model, server: Server) -> dict[str, Any]:
     """
     try:
         with ExitStack() as stack:
-            remotes = {protocol: TritonRuntime(server.address(protocol, model.name)) for protocol in PROTOCOLS}
+            remotes = {
+                protocol: TritonRuntime(server.address(protocol, model.name), "server") for protocol in PROTOCOLS
+            }
             for remote in remotes.values():
                 stack.callback(remote.close)
             told = remotes["http"].served

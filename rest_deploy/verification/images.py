@@ -15,8 +15,7 @@ from rest_deploy.artifact.profile import InputSize
 from rest_deploy.errors import ConfigError, ImageError, InputError, RestDeployError, VerificationError
 from rest_deploy.models.family import family_named
 from rest_deploy.preprocess.dataset import Dataset, open_dataset
-from rest_deploy.preprocess.images import load_image
-from rest_deploy.preprocess.thumbnail import thumbnail
+from rest_deploy.preprocess.images import load_image, thumbnail
 from rest_deploy.preprocess.transform import fed_size, input_of, transform
 from rest_deploy.specs import (
     BATCH,

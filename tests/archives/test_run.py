@@ -94,6 +94,12 @@ def test_an_error_does_not_say_which_image_as_its_row_does(error: str, told: str
     assert json.loads(results.row(item, ImageError(error))) == {"image": "b.png", "error": told, "predictions": []}
 
 
+def test_the_error_of_a_member_does_not_say_its_name() -> None:
+    item = Item("t.tar/a.png", "/x/t.tar", 512, 20)
+    made = results.row(item, ImageError("t.tar/a.png: cannot be read: Permission denied"))
+    assert json.loads(made)["error"] == "cannot be read: Permission denied"
+
+
 def test_the_error_of_a_long_path_is_cut_where_the_path_ends() -> None:
     path = "/" + "d" * 300 + "/b.png"
     for error in (f"{path[:200]}: no such image file", f"{path}: no such image file"):

@@ -143,6 +143,9 @@ def damaged_tars() -> Iterator[tuple[str, bytes, str]]:
     yield "cut in a header", whole[: header + 100], "damaged at byte"
     yield "a header overwritten", whole[:header] + b"\x55" * 512 + whole[header + 512 :], f"damaged at byte {header:,}"
     yield "two in one", whole + whole, "more follows its end"
+    claims = tarfile.TarInfo("long.png")
+    claims.type, claims.size = tarfile.XHDTYPE, 1 << 60
+    yield "a header of more than there is", claims.tobuf(tarfile.GNU_FORMAT) + bytes(1024), "no tar file, or damaged"
     yield "none at all", b"x" * 2000, "no tar file, or damaged"
     yield "empty", b"", "no tar file, or damaged: empty file"
 

@@ -104,6 +104,13 @@ def test_a_file_as_folder_is_refused(tmp_path):
         check_writable(tmp_path / "file" / "model.onnx")
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_name_that_no_file_can_have_is_refused_before_any_work(tmp_path, folder):
+    with pytest.raises(ExportError, match="File name too long"):
+        check_writable(tmp_path / ("x" * 300), folder=folder)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_check_writable_gives_the_path_and_leaves_nothing(tmp_path):
     assert check_writable(str(tmp_path / "model.onnx")) == tmp_path / "model.onnx"
     assert list(tmp_path.iterdir()) == []

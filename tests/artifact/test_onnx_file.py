@@ -15,8 +15,8 @@ import pytest
 
 from rest_deploy.artifact import onnx_file
 from rest_deploy.artifact.info import METADATA_KEY
+from rest_deploy.artifact.onnx_encoding import Refused, read_model
 from rest_deploy.artifact.onnx_file import SEAL_KEY, OnnxFile, read_checked, sealed, write_record
-from rest_deploy.artifact.onnx_graph import Refused, read_model
 from rest_deploy.errors import ArtifactError, PredictorError
 from rest_deploy.models.family import operators_of
 
@@ -112,6 +112,14 @@ def test_the_seal_is_checked_beside_a_block_or_before_it(
         pass
 
 
+def test_a_folder_is_refused_and_not_kept_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(ArtifactError, match="a folder, not a file"):
+            OnnxFile(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_no_record_and_a_record_of_another_kind(model_file: Path, graph: bytes) -> None:
     model_file.write_bytes(graph + entry("author", "nobody"))
     with pytest.raises(ArtifactError, match=r"model\.onnx: an ONNX file that rest-export did not make"):
@@ -190,7 +198,7 @@ def test_a_file_is_read_at_once_and_let_go(model_file: Path, monkeypatch: pytest
             return super().read(size) or b""
 
     opened, whole = set(os.listdir("/proc/self/fd")), model_file.read_bytes()
-    monkeypatch.setattr(onnx_file, "open", lambda number, mode: Reader(number), raising=False)
+    monkeypatch.setattr(onnx_file, "open", Reader, raising=False)
     file = read_checked(model_file, operators_of)
     model_file.write_bytes(b"something else, in place")
     assert file.content == whole
@@ -223,7 +231,7 @@ def test_too_little_memory_is_no_fault_of_the_file(model_file: Path, monkeypatch
             raise MemoryError
 
     opened = set(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(onnx_file, "open", lambda number, mode: Reader(number), raising=False)
+    monkeypatch.setattr(onnx_file, "open", Reader, raising=False)
     with pytest.raises(PredictorError, match=r"model\.onnx: not enough memory to read its [\d,]+ bytes"):
         OnnxFile(model_file)
     assert set(os.listdir("/proc/self/fd")) == opened

@@ -78,7 +78,7 @@ def test_export_predict_info(
 ) -> None:
     from rest_deploy.runtimes.ort import OnnxRuntime
 
-    machine.trt.network = OnnxRuntime(tiny_onnx).run
+    machine.trt.network = OnnxRuntime(tiny_onnx, "cpu").run
     output = tmp_path / "tiny.engine"
     made = Outcome(
         export, ["--checkpoint", tiny_checkpoint, "--format", "trt", "-o", output, "--target", "sm89"], capsys

@@ -23,8 +23,9 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
 from rest_deploy import Predictor, export, verify
+from rest_deploy.artifact.onnx_encoding import read_model
 from rest_deploy.artifact.onnx_file import read_checked, write_record
-from rest_deploy.artifact.onnx_graph import read_model, refuse_hostile
+from rest_deploy.artifact.onnx_graph import refuse_hostile
 from rest_deploy.errors import ArtifactError, ConfigError, ExportError, InputError, PredictorError
 from rest_deploy.export import blockwise as blocks
 from rest_deploy.export import checks

@@ -247,19 +247,10 @@ def test_a_second_logger_in_the_process_is_nothing_to_be_warned_of(log):
     assert log.warnings() == (f"And {differs}",)
 
 
-@pytest.mark.parametrize("value", [None, False, -1])
-def test_what_stands_for_a_failure_is_raised_with_its_reason(log, value):
-    tell(log, "before")
-    start = log.mark()
-    tell(log, "the reason")
-    with pytest.raises(ArtifactError, match=r"^TensorRT 10\.9\.0\.34 could not load it: the reason$"):
-        log.require(value, "load it", ArtifactError, start)
-
-
 @pytest.mark.parametrize("value", [0, True, 1, -2, -1.0, "", b"", [], object()])
 def test_anything_else_is_given_back(log, value):
     tell(log, "an error of no consequence")
-    assert log.require(value, "load it", ArtifactError) is value
+    assert log.attempt("load it", ArtifactError, lambda: value) is value
 
 
 @pytest.mark.parametrize("value", [None, False, -1])
@@ -293,12 +284,6 @@ def test_a_call_that_succeeds_gives_what_it_gives(log):
 def test_errors_of_another_kind_pass(log):
     with pytest.raises(ZeroDivisionError, match="by zero"):
         log.attempt("divide", ExportError, divmod, 7, 0)
-
-
-def test_require_takes_the_whole_log_unless_told(log):
-    tell(log, "the reason")
-    with pytest.raises(ExportError, match="could not build: the reason"):
-        log.require(None, "build", ExportError)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +343,5 @@ def test_a_real_failure_comes_with_its_reason():
     builder = trt.Builder(log.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log.logger)
-    start = log.mark()
-    parsed = parser.parse(b"no model")
     with pytest.raises(ExportError, match=f"^{library} could not read it: .*Failed to parse the ONNX model"):
-        log.require(parsed, "read it", ExportError, start)
+        log.attempt("read it", ExportError, parser.parse, b"no model")

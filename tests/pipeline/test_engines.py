@@ -35,7 +35,7 @@ def _request(checkpoint: Path, output: Path, format: str = "trt", **options: Any
 
 def _serve(machine: Machine, onnx: Path) -> None:
     """Engines of the stand-in compute what this file computes."""
-    machine.trt.network = OnnxRuntime(onnx).run
+    machine.trt.network = OnnxRuntime(onnx, "cpu").run
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_an_engine_that_disagrees_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Path, tiny_onnx: Path
 ) -> None:
     machine = Machine.make(monkeypatch, RTX)
-    run = OnnxRuntime(tiny_onnx).run
+    run = OnnxRuntime(tiny_onnx, "cpu").run
     machine.trt.network = lambda batch: run(batch)["logits"] + np.float32(1e-3)
     with pytest.raises(VerificationError, match=r"x\.engine \(not kept\) disagrees with the PyTorch model"):
         run_export(_request(tiny_checkpoint, tmp_path / "x.engine", "trt-rtx"))

@@ -144,7 +144,7 @@ def test_where_a_gpu_is_it_is_verified_and_timed(
     *, file: str, half_io: bool, half_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine.make(monkeypatch, file)
-    runtime = OnnxRuntime(half_onnx)
+    runtime = OnnxRuntime(half_onnx, "cpu")
     machine.trt.network = lambda batch: runtime.run(batch.astype(np.float32))["logits"].astype(batch.dtype)
     timed = Speed("cuda:0", "224x224", 3.0, 2.0, 1.5, 1.4, 1.6, 20)
     compared: list[tuple[str, ...]] = []
@@ -177,7 +177,7 @@ def test_an_engine_that_is_not_faster_says_so(
     half_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine.make(monkeypatch, RTX)
-    machine.trt.network = OnnxRuntime(half_onnx).run
+    machine.trt.network = OnnxRuntime(half_onnx, "cpu").run
     monkeypatch.setattr(speed, "compare_speed", lambda *_: Speed("cuda:0", "224x224", 2.0, 2.0, 1.0, 0.9, 1.1, 9))
     result = _on_gpu(machine, tiny_checkpoint, tmp_path / "x.engine")
     assert any(note.startswith("not faster than FP32: 1.00x") for note in result.notes)

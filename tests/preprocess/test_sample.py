@@ -288,6 +288,7 @@ def test_files_that_are_no_arrays(tmp_path: Path) -> None:
     whole = (_saved(tmp_path / "whole", _inputs(40)) / "000.npy").read_bytes()
     np.savez(tmp_path / "several.npz", a=_inputs(3))
     contents = [b"", b"no array", whole[:5], whole[:100], whole[:2000], b"\x93NUMPY\1\0\xff\xff" + whole[10:]]
+    contents += [b"PK\3\4 no archive", whole.replace(b"'<f4'", b"',f4'"), whole.replace(b"shape'", b"sha(e'")]
     for number, content in enumerate([*contents, (tmp_path / "several.npz").read_bytes()]):
         folder = tmp_path / str(number)
         folder.mkdir()

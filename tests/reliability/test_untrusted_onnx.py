@@ -18,8 +18,9 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from onnx import TensorProto, helper, numpy_helper
 
 from rest_deploy import Predictor
+from rest_deploy.artifact.onnx_encoding import GRAPH, Reader, Refused, read_model
 from rest_deploy.artifact.onnx_file import OnnxFile
-from rest_deploy.artifact.onnx_graph import _GRAPH, Refused, _Reader, read_model, refuse_hostile
+from rest_deploy.artifact.onnx_graph import refuse_hostile
 from rest_deploy.errors import ArtifactError, RestDeployError
 from rest_deploy.models.family import FAMILIES
 from tests.conftest import slow
@@ -866,7 +867,7 @@ def _compared(content: bytes) -> bool:
     theirs = onnx.load_model_from_string(content)
     assert theirs.SerializeToString(deterministic=True) == content
     begin, end = model["graph"]
-    graph = _Reader(content).message(begin, end, _GRAPH)
+    graph = Reader(content).message(begin, end, GRAPH)
     assert not _differences({**model, "graph": (begin, end)}, theirs, content)
     assert not _differences(graph, theirs.graph, content)
     return True

@@ -25,7 +25,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def runtime(machine: Machine, tiny_onnx: Path, tmp_path: Path) -> Iterator[TensorRTRuntime]:
-    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path)) as opened:
+    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path), "cuda:0") as opened:
         machine.forget()
         yield opened
 
@@ -68,7 +68,7 @@ def test_it_is_checked_as_any_call(runtime: TensorRTRuntime) -> None:
 
 
 def test_without_a_gpu_there_is_nothing_to_tell(tiny_onnx: Path) -> None:
-    with OnnxRuntime(tiny_onnx) as opened:
+    with OnnxRuntime(tiny_onnx, "cpu") as opened:
         assert opened.gpu_calls(images(1, 3, 16, 24), 3) == []
 
 

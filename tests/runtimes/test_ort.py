@@ -102,7 +102,7 @@ def test_gelu_is_one_operator_apart_from_its_bias(
         return made
 
     monkeypatch.setattr(module, "_options", options)
-    OnnxRuntime(tiny_onnx).close()
+    OnnxRuntime(tiny_onnx, "cpu").close()
     fused = Counter(node.op_type for node in all_nodes(onnx.load(optimized).graph))
     assert fused["Gelu"] == 2 * sum(TINY.depths)  # as traced, and in blocks
     assert not fused.keys() & {"Erf", "BiasGelu"}
@@ -157,13 +157,13 @@ def test_a_foreign_onnx_file(tmp_path: Path) -> None:
     values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:1], values[1:])), tmp_path / "f.onnx")
     with pytest.raises(ArtifactError, match="that rest-export did not make"):
-        OnnxRuntime(tmp_path / "f.onnx")
+        OnnxRuntime(tmp_path / "f.onnx", "cpu")
 
 
 def test_calls_keep_no_second_copy_of_their_memory(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ONNX Runtime's memory patterns the second call of a size takes up to as much again as the first."""
     asked = _pretend(monkeypatch, FakeSession(["CPUExecutionProvider"], {}))
-    OnnxRuntime(tiny_onnx)
+    OnnxRuntime(tiny_onnx, "cpu")
     assert asked["options"].enable_mem_pattern is False
 
 
@@ -201,7 +201,7 @@ def test_what_is_run_is_what_was_checked(
         return make(model, *arguments, **named)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", made)
-    with OnnxRuntime(path) as runtime:
+    with OnnxRuntime(path, "cpu") as runtime:
         np.testing.assert_array_equal(runtime.run(batch)["logits"], wanted)
         assert runtime._session._model_bytes is None
     assert (given[0] < tiny_onnx.stat().st_size) == (handed == "apart")
@@ -218,7 +218,7 @@ def test_weights_apart_make_the_same_graph(tiny_onnx: Path, tmp_path: Path, monk
             return make(model, options, **named)
 
         monkeypatch.setattr(onnxruntime, "InferenceSession", made)
-        OnnxRuntime(tiny_onnx).close()
+        OnnxRuntime(tiny_onnx, "cpu").close()
         graph = onnx.load(tmp_path / way).graph
         kinds = Counter((node.domain, node.op_type, str(node.attribute)) for node in graph.node)
         graphs.append((kinds, {own.name: own for own in graph.initializer}))
@@ -232,7 +232,7 @@ def test_cuda_agrees_with_cpu(tiny_onnx: Path, rng: np.random.Generator) -> None
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has no CUDA provider (onnxruntime-gpu and an NVIDIA GPU are needed)")
-    with OnnxRuntime(tiny_onnx, "cuda") as gpu, OnnxRuntime(tiny_onnx) as cpu:
+    with OnnxRuntime(tiny_onnx, "cuda") as gpu, OnnxRuntime(tiny_onnx, "cpu") as cpu:
         for shape in ((1, 3, 1, 1), (2, 3, 97, 131), (1, 3, 512, 512)):
             batch = rng.standard_normal(shape).astype(np.float32)
             # TF32 is switched off, so float32 rounding through a dozen layers
@@ -322,7 +322,7 @@ def test_logits_of_another_number_than_the_record_says(
     """As of a graph that declares 7 classes and computes others: its last node decides."""
     batch = np.zeros((2, 3, 20, 20), np.float32)
     batch[1, 0, 0, 0] = np.nan if bad else 0
-    with OnnxRuntime(tiny_onnx) as runtime:
+    with OnnxRuntime(tiny_onnx, "cpu") as runtime:
         monkeypatch.setattr(runtime, "_run", lambda batch: {"logits": np.zeros((len(batch), classes), np.float32)})
         with pytest.raises(PredictorError, match=rf"logits is of shape \(\d, {classes}\).*\(\d, 7\)"):
             runtime.run(batch)

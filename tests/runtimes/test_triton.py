@@ -12,7 +12,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -95,6 +95,8 @@ def test_what_is_no_address(text: str) -> None:
 def test_files_are_files(text: str) -> None:
     assert not is_address(text)
     assert located(text) == Path(text)
+    with pytest.raises(ConfigError, match=r"accepted: http://HOST:8000/NAME"):
+        Address.parse(text)
 
 
 # ---- a stand-in
@@ -258,21 +260,32 @@ def test_no_server(standin: StandIn) -> None:
         Predictor(f"grpc://127.0.0.1:{standin.port}/tiny")
 
 
-def test_a_server_of_another_protocol() -> None:
-    """What does not speak HTTP at all, as the gRPC port of Triton."""
+@contextmanager
+def _answering(content: bytes) -> Iterator[str]:
+    """Address of a model on a server that answers all requests with these bytes."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             self.rfile.readline()
-            self.wfile.write(b"\0\0\x06\x04\0\0\0\0\0hello, this is no HTTP\n")
+            self.wfile.write(content)
 
     with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        with pytest.raises(DeviceError, match=r"what answers does not speak HTTP; .*port 8000"):
-            Predictor(f"http://127.0.0.1:{server.server_address[1]}/tiny")
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/tiny"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_server_of_another_protocol() -> None:
+    """What does not speak HTTP at all, as the gRPC port of Triton."""
+    with (
+        _answering(b"\0\0\x06\x04\0\0\0\0\0hello, this is no HTTP\n") as address,
+        pytest.raises(DeviceError, match=r"what answers does not speak HTTP; .*port 8000"),
+    ):
+        Predictor(address)
 
 
 def test_a_server_that_does_not_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,18 +306,11 @@ def test_an_answer_that_goes_on_and_on() -> None:
 
 @pytest.mark.parametrize("head", ["Content-Length: 100", "Transfer-Encoding: chunked"])
 def test_an_answer_that_breaks_off(head: str) -> None:
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            self.rfile.readline()
-            self.wfile.write(f'HTTP/1.1 200 OK\r\n{head}\r\n\r\n40\r\n{{"name"'.encode())
-
-    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        with pytest.raises(DeviceError, match=r"its answer broke off; ask again|Connection reset"):
-            Predictor(f"http://127.0.0.1:{server.server_address[1]}/tiny")
-        server.shutdown()
-        thread.join()
+    with (
+        _answering(f'HTTP/1.1 200 OK\r\n{head}\r\n\r\n40\r\n{{"name"'.encode()) as address,
+        pytest.raises(DeviceError, match=r"its answer broke off; ask again|Connection reset"),
+    ):
+        Predictor(address)
 
 
 def test_a_number_beyond_all_is_not_of_the_protocol(standin: StandIn) -> None:

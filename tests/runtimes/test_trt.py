@@ -44,7 +44,7 @@ def engine(machine: Machine, tiny_onnx: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def runtime(engine: Path, machine: Machine) -> Iterator[TensorRTRuntime]:
-    with TensorRTRuntime(engine) as opened:
+    with TensorRTRuntime(engine, "cuda:0") as opened:
         machine.forget()
         yield opened
 
@@ -108,7 +108,7 @@ def test_a_shape_that_repeats_is_captured_in_a_graph(
     file: str, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path, tmp_path: Path
 ) -> None:
     machine = Machine.make(monkeypatch, file)
-    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path)) as runtime:
+    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path), "cuda:0") as runtime:
         for seed in range(6):
             _same(machine, runtime, images(1, 3, 20, 20, seed=seed))
         assert machine.count("cudaStreamBeginCapture") == 1
@@ -124,7 +124,7 @@ def test_a_shape_that_repeats_is_captured_in_a_graph(
 
 def test_rtx_captures_graphs_itself(monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path, tmp_path: Path) -> None:
     machine = Machine.make(monkeypatch, RTX)
-    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path)) as runtime:
+    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path), "cuda:0") as runtime:
         for seed in range(5):
             _same(machine, runtime, images(1, 3, 20, 20, seed=seed))
     assert machine.count("cudaStreamBeginCapture") == 0
@@ -136,7 +136,7 @@ def test_without_graphs_calls_are_launched_one_by_one(
     function: str, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path, tmp_path: Path
 ) -> None:
     machine = Machine.make(monkeypatch, PLAIN[0])
-    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path)) as runtime:
+    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path), "cuda:0") as runtime:
         machine.cuda.fail[function] = real.cudaError_t.cudaErrorStreamCaptureUnsupported
         for seed in range(3):
             _same(machine, runtime, images(1, 3, 20, 20, seed=seed))
@@ -155,7 +155,7 @@ def test_garbage_on_the_gpu_does_not_spoil_a_capture(
 ) -> None:
     """Python may collect an array on the GPU, and free its memory, while a call is being captured."""
     machine = Machine.make(monkeypatch, PLAIN[0])
-    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path)) as runtime:
+    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path), "cuda:0") as runtime:
         kept = [DeviceArray.empty(Cuda(), 0, (4,), np.dtype(np.float32))]
         session = runtime._session
         execute = session._execute
@@ -202,7 +202,7 @@ def test_what_tensorrt_only_logs_is_raised_and_got_over(
 
 
 def test_a_profile_that_cannot_be_switched_to(machine: Machine, tiny_onnx: Path, tmp_path: Path) -> None:
-    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path, TWO)) as runtime:
+    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path, TWO), "cuda:0") as runtime:
         machine.trt.returns[f"{CONTEXT}.set_optimization_profile_async"] = False
         with pytest.raises(RestDeployError, match="could not switch to profile 1"):
             runtime.run(images(1, 3, 20, 20))
@@ -214,7 +214,7 @@ def test_a_switch_of_profiles_that_fails_half_way_is_got_over(
     machine: Machine, tiny_onnx: Path, tmp_path: Path
 ) -> None:
     """The context is on the new profile then, whatever we were told."""
-    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path, TWO)) as runtime:
+    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path, TWO), "cuda:0") as runtime:
         _same(machine, runtime, images(1, 3, 100, 100))
         machine.cuda.fail["cudaStreamSynchronize"] = real.cudaError_t.cudaErrorUnknown
         with pytest.raises(RestDeployError, match="cudaStreamSynchronize failed"):
@@ -225,7 +225,7 @@ def test_a_switch_of_profiles_that_fails_half_way_is_got_over(
 
 
 def test_the_narrowest_profile_that_fits(machine: Machine, tiny_onnx: Path, tmp_path: Path) -> None:
-    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path, TWO)) as runtime:
+    with TensorRTRuntime(machine.build(tiny_onnx, tmp_path, TWO), "cuda:0") as runtime:
         machine.forget()
         for shape in ((1, 3, 20, 20), (2, 3, 32, 32), (3, 3, 20, 20), (1, 3, 5, 5), (1, 3, 16, 16)):
             _same(machine, runtime, images(*shape))
@@ -293,7 +293,7 @@ def test_arrays_on_the_gpu_in_and_out(machine: Machine, runtime: TensorRTRuntime
 def test_every_output_by_its_name_from_the_host_and_on_the_gpu(machine: Machine, tmp_path: Path) -> None:
     onnx = write_two_outputs(tmp_path / "two.onnx")
     engine = machine.build(onnx, tmp_path)
-    with OnnxRuntime(onnx) as reference, TensorRTRuntime(engine) as runtime:
+    with OnnxRuntime(onnx, "cpu") as reference, TensorRTRuntime(engine, "cuda:0") as runtime:
         machine.trt.network, machine.trt.stride = reference.run, 4
         for seed, size in enumerate([(2, 3, 33, 40)] * 4 + [(1, 3, 64, 64), (2, 3, 33, 40)]):  # as a CUDA graph too
             batch = images(*size, seed=seed)

@@ -58,7 +58,7 @@ def _edit(path: Path, **changes: Any) -> None:
 def test_the_calls_of_opening(file: str, make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
     machine = make(file)
     path = machine.build(tiny_onnx, tmp_path)
-    with TensorRTRuntime(path):
+    with TensorRTRuntime(path, "cuda:0"):
         names = [name for name in machine.names() if not name.startswith(("ICudaEngine.get", "ICudaEngine.num"))]
         trt = machine.trt.module
     user_managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -113,7 +113,7 @@ def test_none_on_the_way_is_an_error_and_leaves_nothing(  # noqa: PLR0917
     machine.trt.returns[name] = False if name.endswith("set_runtime_cache") else None
     machine.trt.errors_to_log = ["the reason that it logs"]
     with pytest.raises(RestDeployError, match=rf"{words}.*: .*(the reason that it logs|gave no reason)"):
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
     assert not any(machine.cuda.live().values())
 
 
@@ -123,7 +123,7 @@ def test_another_version(built: str, here: str, make: Make, tiny_onnx: Path, tmp
     machine = make(here)
     wanted = f"built with TensorRT {built[9:]}, here is TensorRT {here[9:]}; it runs on the version that built it alone"
     with pytest.raises(ArtifactError, match=wanted) as raised:
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
     assert "Runtime.deserialize_cuda_engine" not in machine.names()
     request = _rebuild(str(raised.value), path)
     assert (request.formats, request.checkpoint) == (("trt",), "tiny.safetensors")
@@ -140,11 +140,11 @@ def test_a_version_compatible_engine_runs_on_later_versions(
     machine.trt.network = first.trt.network
     if not runs:
         with pytest.raises(ArtifactError, match="it runs on that version or a later one alone"):
-            TensorRTRuntime(path)
+            TensorRTRuntime(path, "cuda:0")
         return
     machine.trt.returns["Runtime.deserialize_cuda_engine"] = lambda plan: None  # a plan of another stand-in
     with pytest.raises(ArtifactError, match="could not load"):
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
     (allowed,) = [call.args for call in machine.trt.calls if call.name == "Runtime.engine_host_code_allowed="]
     assert allowed == (True,)
 
@@ -167,11 +167,11 @@ def test_another_gpu(  # noqa: PLR0917  fixtures
     path = make("tensorrt-10.16.1.11", A10).build(tiny_onnx, tmp_path, config)
     machine = make("tensorrt-10.16.1.11", here)
     if runs:
-        TensorRTRuntime(path).close()
+        TensorRTRuntime(path, "cuda:0").close()
         return
     wanted = rf"built on NVIDIA A10 \(sm86\), hardware compatibility {level.replace('+', '.')}, here is {here.name}"
     with pytest.raises(DeviceError, match=wanted) as raised:
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
     assert machine.names() == []
     _rebuild(str(raised.value), path)
 
@@ -180,7 +180,7 @@ def test_rtx_on_a_gpu_that_is_no_target(make: Make, tiny_onnx: Path, tmp_path: P
     path = make(RTX).build(tiny_onnx, tmp_path, EngineConfig(targets=("sm89", "sm120")))
     make(RTX, A10)
     with pytest.raises(DeviceError, match=r"built for sm89, sm120, here is NVIDIA A10 \(sm86\); rebuild: ") as raised:
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
     request = _rebuild(str(raised.value), path)
     assert (request.formats, request.configs["trt-rtx"].targets) == (("trt-rtx",), ("sm86",))
 
@@ -189,7 +189,7 @@ def test_rtx_on_hopper(make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
     path = make(RTX).build(tiny_onnx, tmp_path)
     make(RTX, H200)
     with pytest.raises(DeviceError, match=r"H200 \(sm90\); TensorRT-RTX does not run on Hopper; pip") as raised:
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
     assert _rebuild(str(raised.value), path).formats == ("trt",)
 
 
@@ -200,7 +200,7 @@ def test_what_rtx_itself_says_of_a_plan(make: Make, tiny_onnx: Path, tmp_path: P
     told = int(bits.OLD_CUDA_DRIVER) | int(bits.OLD_CUDA_RUNTIME)
     machine.trt.returns["Runtime.get_engine_validity"] = (trt.EngineValidity.INVALID, told)
     with pytest.raises(ArtifactError, match=r"refuses it: (OLD_CUDA_DRIVER|OLD_CUDA_RUNTIME), \w+$"):
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
     assert not any(machine.cuda.live().values())
 
 
@@ -224,10 +224,10 @@ def test_an_engine_that_the_gpu_has_no_memory_for(  # noqa: PLR0917  fixtures
     machine.trt.returns[name] = None
     machine.trt.errors_to_log = [words]
     with pytest.raises(DeviceError, match=r"tiny\.engine: .*[mM]emory.* 0 MiB.* 3,072 MiB .*activations: free memory"):
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
     _edit(path, activation_bytes=None)
     with pytest.raises(DeviceError, match="0 MiB") as caught:
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
     assert "activations" not in str(caught.value)
     assert not any(machine.cuda.live().values())
 
@@ -238,7 +238,7 @@ def test_a_gpu_that_rtx_itself_finds_too_small(make: Make, tiny_onnx: Path, tmp_
     told = int(trt.EngineInvalidityDiagnostics.INSUFFICIENT_GPU_MEMORY)
     machine.trt.returns["Runtime.get_engine_validity"] = (trt.EngineValidity.INVALID, told)
     with pytest.raises(DeviceError, match=r"INSUFFICIENT_GPU_MEMORY; .* 149 MiB .*activations: free memory"):
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
 
 
 def test_the_cpu_is_no_place_for_an_engine(make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
@@ -251,10 +251,10 @@ def test_no_driver_and_no_gpu(make: Make, tiny_onnx: Path, tmp_path: Path, monke
     path = make(RTX).build(tiny_onnx, tmp_path)
     FakeCuda.no_driver().install(monkeypatch)
     with pytest.raises(DeviceError, match="cuda:0: there is no NVIDIA driver here; install one"):
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
     FakeCuda.no_gpu().install(monkeypatch)
     with pytest.raises(DeviceError, match="cuda:0: the NVIDIA driver finds no GPU; check nvidia-smi"):
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
 
 
 def test_neither_library(make: Make, tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ def test_neither_library(make: Make, tiny_onnx: Path, tmp_path: Path, monkeypatc
         for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
             monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(MissingPackageError, match=rf'to run this engine; .*"rest-deploy\[{extra}\]"'):
-            TensorRTRuntime(path)
+            TensorRTRuntime(path, "cuda:0")
 
 
 def test_a_manifest_that_tells_of_another_network(make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_manifest_that_tells_of_another_network(make: Make, tiny_onnx: Path, t
         ArtifactError,
         match=r"has profiles .*\(8, 3, 640, 640\).* says .*\(9, 3, 640, 640\)",
     ) as raised:
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
     _rebuild(str(raised.value), path)
     assert not any(machine.cuda.live().values())
 
@@ -284,7 +284,7 @@ def test_kernels_that_rtx_compiled_are_kept_beside_the_engine(make: Make, tiny_o
     machine = make(RTX)
     path = machine.build(tiny_onnx, tmp_path)
     cache = path.with_name("tiny.engine.cache")
-    with TensorRTRuntime(path) as runtime:
+    with TensorRTRuntime(path, "cuda:0") as runtime:
         assert not cache.exists()
         runtime.run(images(1, 3, 8, 8))
         early = cache.read_bytes()  # a process that is killed keeps this much
@@ -292,11 +292,11 @@ def test_kernels_that_rtx_compiled_are_kept_beside_the_engine(make: Make, tiny_o
         assert cache.read_bytes() == early
     kept = cache.read_bytes()
     assert kept != early
-    with TensorRTRuntime(path):
+    with TensorRTRuntime(path, "cuda:0"):
         (loaded,) = [call.args for call in machine.trt.calls if call.name == "IRuntimeCache.deserialize"]
         assert loaded == (kept,)
     cache.write_bytes(b"of another GPU")
-    with TensorRTRuntime(path) as runtime:
+    with TensorRTRuntime(path, "cuda:0") as runtime:
         runtime.run(images(1, 3, 8, 8))
     assert cache.read_bytes() == early
 
@@ -305,7 +305,7 @@ def test_kernels_that_rtx_compiled_are_kept_beside_the_engine(make: Make, tiny_o
 def test_an_engine_that_nobody_closes_is_let_go_of(file: str, make: Make, tiny_onnx: Path, tmp_path: Path) -> None:
     machine = make(file)
     path = machine.build(tiny_onnx, tmp_path)
-    runtime = TensorRTRuntime(path)
+    runtime = TensorRTRuntime(path, "cuda:0")
     runtime.run(images(1, 3, 8, 8))
     runtime.run(images(2, 3, 9, 9))
     del runtime
@@ -330,7 +330,7 @@ def test_rtx_on_a_gpu_that_it_cannot_build_for(device: FakeDevice, make: Make, t
     path = make(RTX).build(tiny_onnx, tmp_path)
     make(RTX, device)
     with pytest.raises(DeviceError, match=r"begins with Turing, in FP32 with Ampere; pip install \"rest-") as raised:
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
     assert _rebuild(str(raised.value), path).formats == ("trt",)
 
 
@@ -340,7 +340,7 @@ def test_a_request_without_a_command_line(make: Make, tiny_onnx: Path, tmp_path:
     make(RTX, A10)
     _edit(path, targets=["sm120"])
     with pytest.raises(DeviceError, match=r"rebuild: rest_deploy\.export\(\) in Python, as it was made"):
-        TensorRTRuntime(path)
+        TensorRTRuntime(path, "cuda:0")
 
 
 def test_a_cache_that_cannot_be_kept_is_no_error(
@@ -349,7 +349,7 @@ def test_a_cache_that_cannot_be_kept_is_no_error(
     path = make(RTX).build(tiny_onnx, tmp_path)
     path.with_name("tiny.engine.cache").mkdir()
     caplog.set_level("WARNING", "rest_deploy")
-    with TensorRTRuntime(path) as runtime:
+    with TensorRTRuntime(path, "cuda:0") as runtime:
         runtime.run(images(1, 3, 8, 8))
     assert "tiny.engine.cache cannot be read" in caplog.text
     assert "tiny.engine.cache was not kept" in caplog.text

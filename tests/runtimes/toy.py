@@ -37,10 +37,7 @@ class ToyRuntime(Runtime):
 
     spinning_advice = "it has no threads"
 
-    def __init__(
-        self, path: str | Path, device: str = "cpu", threads: int | None = None, allow_spinning: bool = True
-    ) -> None:
-        super().__init__(path, device, threads, allow_spinning)
+    def _load(self) -> None:
         file = read_checked(self.path, operators_of)
         self.info = file.info
         self._evaluator: Any = ReferenceEvaluator(onnx.load_model_from_string(bytes(file.content)))

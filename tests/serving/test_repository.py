@@ -6,6 +6,7 @@ import ast
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,9 +16,10 @@ from rest_deploy.cli import serve as command
 from rest_deploy.errors import ConfigError, ExportError
 from rest_deploy.export.engine.config import EngineConfig
 from rest_deploy.runtimes.registry import read_info
-from rest_deploy.serving import container, repository
+from rest_deploy.serving import container, proof, repository
 from rest_deploy.serving.config import TritonConfig
 from rest_deploy.serving.model import Model, model_of, server_arguments
+from rest_deploy.serving.proof import running
 from rest_deploy.serving.repository import serve_triton
 from rest_deploy.specs import InputKind
 from tests.cli.test_commands import Outcome
@@ -241,3 +243,16 @@ def test_the_command_refuses_in_one_line(
     assert "rest-export --format triton" in done.err
     for argv in (["triton", "x.onnx"], ["kserve", "x.onnx", "-o", "r"], ["triton", "-o", "r"]):
         assert Outcome(command, argv, capsys).code == 2
+
+
+def test_a_server_that_did_not_start_is_ended_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later its number may be that of another process."""
+    ended: list[str] = []
+    processes, ready = iter([SimpleNamespace(poll=lambda: 1, name=name) for name in ("first", "second")]), [False, True]
+    monkeypatch.setattr(proof, "_started", lambda *_: next(processes))
+    monkeypatch.setattr(proof, "_wait", lambda *_: ready.pop(0))
+    monkeypatch.setattr(proof, "_last_error", lambda *_: "address already in use")
+    monkeypatch.setattr(proof, "_stop", lambda process: ended.append(process.name))
+    with running(Path("server"), tmp_path, []):
+        assert ended == ["first"]
+    assert ended == ["first", "second"]

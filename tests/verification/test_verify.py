@@ -130,7 +130,7 @@ def test_another_number_of_classes_is_refused(tiny_onnx: Path, tmp_path: Path) -
 
 
 def test_a_scaled_logit_is_told_with_its_size(scaled: Path, tiny_onnx: Path) -> None:
-    with OnnxRuntime(tiny_onnx) as runtime:
+    with OnnxRuntime(tiny_onnx, "cpu") as runtime:
         exact = runtime.run(synthetic_images(np.random.default_rng(0), ONE[0], 3))["logits"]
     (artifact,) = verify(scaled, tiny_onnx, cases=ONE).artifacts
     assert artifact.synthetic is not None
@@ -262,7 +262,7 @@ def test_a_batch_of_images_without_memory(
 def classed(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty images of noise, in folders of the classes that the honest file gives them."""
     folder, rng = tmp_path_factory.mktemp("classed"), np.random.default_rng(20210528)
-    with OnnxRuntime(tiny_onnx) as runtime:
+    with OnnxRuntime(tiny_onnx, "cpu") as runtime:
         for number in range(40):
             height, width = (int(side) for side in rng.choice((21, 40, 57), 2))  # PyTorch prepares each size anew
             pixels = rng.integers(0, 256, (2, 2, 3), dtype=np.uint8)
@@ -282,7 +282,7 @@ def folder(tmp_path: Path, classed: Path) -> Path:
 
 def _flipped(folder: Path, honest: Path) -> Iterator[tuple[str, float]]:
     """Images whose best class is one of the two that are swapped, and the honest file's margin."""
-    with OnnxRuntime(honest) as runtime:
+    with OnnxRuntime(honest, "cpu") as runtime:
         for path in sorted(folder.rglob("*.png")):
             logits = np.sort(runtime.run(transform(load_image(path), runtime.info.preprocessing)[None])["logits"][0])
             if path.parent.name in "ab":
