@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -248,7 +249,7 @@ def check_baselines(names: Sequence[str]) -> tuple[str, ...]:
     """
     for name in names:
         if name not in BASELINES:
-            swallowed = "; put artifacts before the flags" if Path(name).exists() else ""
+            swallowed = "; put artifacts before the flags" if os.path.exists(name) else ""
             raise ConfigError(f"unknown baseline {name!r}; accepted: {', '.join(BASELINES)}{swallowed}")
     return tuple(dict.fromkeys(names))
 

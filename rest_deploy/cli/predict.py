@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -157,7 +158,7 @@ def _score(score: float, activation: Activation) -> str:
 
 
 def _expand(path: Path) -> tuple[Path, ...]:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return (path,)
     from rest_deploy.preprocess.dataset import images_below
 

@@ -6,6 +6,7 @@ Nothing is unpacked and nothing else is read: the files of :data:`BUILDS`, by na
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 import zlib
@@ -85,7 +86,7 @@ def find_package(path: str | Path | None) -> NpmPackage:
         ConfigError: It is not there, another one, too old, or incomplete.
     """
     place = Path(path) if path is not None else INSTALLED
-    if not place.exists():
+    if not os.path.exists(place):
         if path is None:
             raise ConfigError(
                 f"a page needs the npm package {NAME}, and there is no {INSTALLED} here; {_GET}: {_FLAG} TGZ"

@@ -8,6 +8,7 @@ Either kind of file may carry a card (``card.py``).
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,7 +92,7 @@ def load_checkpoint(path: str | Path, *, weights_key: str | None = None, key_pre
             known network or several that nothing ranks, or NaN or infinite ones.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False, not an error, for an impossible name
         raise CheckpointError(f"{path}: {no_file(path, 'checkpoint file')}")
     try:
         with open_weights(path) as file:

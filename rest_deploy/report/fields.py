@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -310,7 +311,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
         ArtifactError: The file is missing, too large, not JSON, or not a record that the report can show.
     """
     try:
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise ArtifactError(f"{path}: {no_file(path, step='')}; {_MAKE}")
         with Path(path).open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)

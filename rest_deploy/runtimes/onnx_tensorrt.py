@@ -39,14 +39,14 @@ def _number(device: Device) -> int:
     """
     if not device.name.isdecimal():
         raise DeviceError(f"device {device}; accepted: {device.kind}, {device.kind}:0, {device.kind}:1, ...")
+    count, number, kind = gpu_count(), int(device.name), device.kind
+    if not count:
+        raise DeviceError(f"device {device}: no NVIDIA GPU is here, or no driver that shows it; use device cpu")
     if os.environ.get(_TF32) != "0":
         raise DeviceError(
             f"device {device}: TensorRT in ONNX Runtime computes FP32 in TF32, of 10 bits, unless "
             f"{_TF32}=0 is set before the process starts; set it, or use device cuda or an .engine file"
         )
-    count, number, kind = gpu_count(), int(device.name), device.kind
-    if not count:
-        raise DeviceError(f"device {device}: no NVIDIA GPU is here, or no driver that shows it; use device cpu")
     if number >= count:
         raise DeviceError(f"device {device}: GPUs here: {count}; accepted: {kind}:0 to {kind}:{count - 1}")
     return number
@@ -64,13 +64,12 @@ def gpu_count() -> int:
 
 def _add(options: Any, device: Device) -> None:
     """Let a session compute in the provider that onnxruntime-gpu has."""
-    ort = import_onnxruntime(device)
+    ort, number = import_onnxruntime(device), _number(device)
     if _TRT not in ort.get_available_providers():
         raise DeviceError(
             f"device {device}: the installed ONNX Runtime {ort.__version__} has no TensorRT provider; install it: "
             f"pip uninstall onnxruntime && {install('ort-trt')}, or use device cpu"
         )
-    number = _number(device)
     _check_libraries(ort, device)
     try:
         options.add_provider(_TRT, {"device_id": str(number), **_OPTIONS})

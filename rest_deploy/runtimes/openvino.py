@@ -163,9 +163,7 @@ class OpenVinoRuntime(Runtime):
         except RuntimeError as exc:
             raise ArtifactError(f"{self.path}: OpenVINO cannot load it: {one_line(exc)}") from exc
         specs = {spec.name: spec for spec in (self.info.input, *self.info.outputs)}
-        inputs, outputs = (
-            {own.any_name: _shape(own, specs) for own in ports} for ports in (compiled.inputs, compiled.outputs)
-        )
+        inputs, outputs = (dict(_tensor(own, specs) for own in ports) for ports in (compiled.inputs, compiled.outputs))
         self.info.check_tensors(inputs, outputs, self.path)
         self._turn = threading.Lock()
 
@@ -212,8 +210,9 @@ class OpenVinoRuntime(Runtime):
             self._request = None
 
 
-def _shape(port: Any, specs: Mapping[str, TensorSpec]) -> list[int | str | None]:
-    """Sizes of an input or output; free ones, which have no names in OpenVINO, have those of the record."""
-    spec = specs.get(port.any_name)
-    names = [size if isinstance(size, str) else None for size in spec.shape] if spec is not None else []
-    return [name if size is None else size for size, name in zip_longest(_sizes(port.partial_shape), names)]
+def _tensor(port: Any, specs: Mapping[str, TensorSpec]) -> tuple[str, list[int | str | None]]:
+    """Name and sizes of an input or output: of several names that of the record, and of free sizes, which have none."""
+    name = next((own for own in port.names if own in specs), port.any_name)
+    free = [size if isinstance(size, str) else None for size in specs[name].shape] if name in specs else []
+    sizes = zip_longest(_sizes(port.partial_shape), free)
+    return name, [said if size is None else size for size, said in sizes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -266,7 +267,7 @@ def _loaded(path: Path, choice: WeightsChoice | None, records: Sequence[Artifact
     taken: dict[str, Any] = {"features": None}
     if records:  # all give the same, or are refused
         taken = {"features": records[0].taps.names, "feature_norm": records[0].feature_norm}
-    digest = sha256_of(path) if path.is_file() else None
+    digest = sha256_of(path) if os.path.isfile(path) else None
     own = [record for record in records if record.weights.file is not None and record.weights.sha256 == digest]
     if not own or (choice is not None and choice.num_heads is not None):
         return load_model(None, path, **vars(choice or WeightsChoice()), **taken)

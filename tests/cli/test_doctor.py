@@ -48,8 +48,7 @@ TABLE = """\
    1 there is no NVIDIA driver here; install one, or use device cpu with an .onnx file
    2 openvino is not installed; pip install "rest-deploy[openvino]"
    3 onnxruntime-ep-webgpu is not installed; pip install "rest-deploy[webgpu]"
-   4 device tensorrt:0: the installed ONNX Runtime 1.32.0 has no TensorRT provider; install it:
-     pip uninstall onnxruntime && pip install "rest-deploy[ort-trt]", or use device cpu
+   4 device tensorrt:0: no NVIDIA GPU is here, or no driver that shows it; use device cpu
    5 onnxruntime-ep-nv-tensorrt-rtx is not installed; pip install "rest-deploy[ort-rtx]"
 """
 

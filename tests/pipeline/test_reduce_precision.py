@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from rest_deploy import Predictor, verify
 from rest_deploy.artifact.precision import PrecisionRecord
@@ -24,7 +25,7 @@ from rest_deploy.pipeline.reduce_precision import Judged, keep_worst, sensitivit
 from rest_deploy.recipes import recipe_of
 from rest_deploy.runtimes import ort
 from rest_deploy.runtimes.registry import read_info
-from rest_deploy.specs import LOGITS, CalibrationMethod, ImageSize, Int8Target, Precision
+from rest_deploy.specs import LOGITS, CalibrationMethod, ImageSize, Int8Target, Precision, PreprocessingChange
 from rest_deploy.verification import Case, Comparison, Limits, Pictures, open_candidate, synthetic_images
 from rest_deploy.verification.figures import measure_logits
 from rest_deploy.verification.limits import of_maps, on_synthetic
@@ -255,6 +256,26 @@ def test_a_budget_that_cannot_be_held_leaves_nothing(tmp_path: Path, precision: 
     ):
         _export(tmp_path / "x.onnx", precision, max_error=1e-7)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["cpu", "trt"])
+def test_one_class(target: str, pictures: Path, tmp_path: Path) -> None:
+    """A network that says how much an image is a seven."""
+    weights = load_file(DIGITS)
+    weights |= {f"head.{name}": weights[f"head.{name}"][7:8] for name in ("weight", "bias")}
+    save_file(weights, tmp_path / "seven.safetensors")
+    options: dict[str, Any] = {"int8_target": target, "compare_speed": False}
+    if target == "trt":
+        options["calibration"] = pictures
+    request = ExportRequest(
+        None,
+        tmp_path / "seven.onnx",
+        tmp_path / "seven.safetensors",
+        precision="int8",
+        preprocessing=PreprocessingChange("native", mean=(0.5,) * 3, std=(0.5,) * 3),
+        options=options,
+    )
+    assert not _plan(run_export(request)).kept
 
 
 def test_random_weights_are_not_asked_to_agree(tmp_path: Path, half: ExportResult) -> None:

@@ -208,10 +208,15 @@ def test_probe_finds_what_multiplies_wrongly(kind: str, monkeypatch: pytest.Monk
         runtime.probe(Device(kind, name="0"))
 
 
-def test_the_onnxruntime_that_is_here(tiny_onnx: Path) -> None:
-    """The real one, which has neither."""
+def test_the_onnxruntime_that_is_here(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one, which has neither; where there is no GPU it is not told to be replaced."""
     if "TensorrtExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has a TensorRT provider")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    monkeypatch.setattr(onnx_tensorrt, "gpu_count", lambda: 0)
+    with pytest.raises(DeviceError, match="no NVIDIA GPU is here"):
+        open_runtime(tiny_onnx, "tensorrt")
+    monkeypatch.setattr(onnx_tensorrt, "gpu_count", lambda: 1)
     with pytest.raises(DeviceError, match=r"device tensorrt:0: the installed ONNX Runtime .* has no TensorRT provider"):
         open_runtime(tiny_onnx, "tensorrt")
 

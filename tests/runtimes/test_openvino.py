@@ -25,7 +25,7 @@ from rest_deploy.pipeline import ExportRequest, run_export
 from rest_deploy.runtimes import openvino as module
 from rest_deploy.runtimes import ort
 from rest_deploy.runtimes.registry import open_runtime
-from rest_deploy.specs import Device, ImageSize, InputKind, PreprocessingChange
+from rest_deploy.specs import STAGE_MAPS, Device, ImageSize, InputKind, PreprocessingChange
 from tests.conftest import DIGITS, IMAGES, ROOT, further
 from tests.golden import golden_model
 
@@ -55,6 +55,18 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_digits_at_any_size(digits: Path) -> None:
     assert verify(digits, reference=DIGITS, cases=CASES, device="openvino").passed
+
+
+def test_an_output_of_two_names(tmp_path: Path) -> None:
+    """Where onnxsim does not run, a map is also what the next stage takes, under that name."""
+    options = {"simplify": False}
+    path = run_export(ExportRequest(None, tmp_path / "x.onnx", DIGITS, features=STAGE_MAPS, options=options)).path
+    image = np.random.default_rng(0).standard_normal((1, 3, 57, 91)).astype(np.float32)
+    with Predictor(path) as wanted, Predictor(path, device="openvino") as predictor:
+        for name, values in wanted.features(image).items():
+            np.testing.assert_allclose(
+                predictor.features(image)[name], values, rtol=0, atol=1e-4 * np.abs(values).max()
+            )
 
 
 def test_no_map_is_turned_round(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:

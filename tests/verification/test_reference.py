@@ -181,7 +181,7 @@ def test_a_flipped_image_is_measured_in_standard_deviations() -> None:
 
 
 def test_logits_that_do_not_differ_have_no_standard_deviation_to_measure_in() -> None:
-    agreement = _compare(lambda batch: np.ones((2, 1)), lambda batch: np.full((2, 1), 1.5))
+    agreement = _compare(lambda batch: np.ones((2, 2)), lambda batch: np.full((2, 2), 1.5))
     assert agreement.max_error == 0.5
     assert judge(agreement, Limits(0.6)) == []
     assert len(judge(agreement, Limits(0.4))) == 1
