@@ -18,6 +18,7 @@ what is accepted and what to do next. The commands print it as one line and exit
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from pathlib import Path
 _LISTED = 10  # names in a message
 _NAME = 100  # characters of a name
 _LINE = 300  # characters of a foreign error
+#: Errors of looking at a path at which nothing is, or nothing can be.
+_NOTHING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
 class RestDeployError(Exception):
@@ -130,9 +133,20 @@ def no_file(path: str | os.PathLike[str], kind: str = "file", step: str = "; giv
         return f"a folder, not a file{step}"
     if os.path.exists(path):
         return "a pipe or a device, not a file"
-    return f"no such {kind}"
+    return unseen(path) or f"no such {kind}"
 
 
 def no_folder(path: str | os.PathLike[str]) -> str:
     """Why a path is not a folder, for a message."""
-    return "a file, not a folder" if os.path.exists(path) else "no such folder"
+    return "a file, not a folder" if os.path.exists(path) else unseen(path) or "no such folder"
+
+
+def unseen(path: str | os.PathLike[str]) -> str:
+    """Why a path cannot be looked at, for a message; empty where it can, and where nothing is or can be."""
+    try:
+        os.stat(path)
+    except ValueError:  # a null character
+        return ""
+    except OSError as exc:
+        return "" if exc.errno in _NOTHING else f"it cannot be looked at: {exc.strerror}"
+    return ""

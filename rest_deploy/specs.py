@@ -16,7 +16,7 @@ from rest_deploy.values import ABSENT, Many, OneOf, Real, Text, Whole, check, ho
 #: A fixed number, so that all machines accept the same; the largest servers have under a thousand.
 THREADS = Whole(1, 1024)
 #: Of random numbers: the range of torch's generators.
-SEED = Whole(0, (1 << 63) - 1)
+SEED = Whole(0, (1 << 64) - 1)
 BATCH = Whole(1, 1 << 20)
 #: A side of an image or an input, in pixels: sizes of tensors have 31 bits.
 SIDE = Whole(1, (1 << 31) - 1)

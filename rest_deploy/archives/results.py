@@ -22,7 +22,7 @@ from typing import IO, Any
 from rest_deploy.archives.sources import Item, Shard, is_uri
 from rest_deploy.artifact.files import check_target, check_writable, replacing
 from rest_deploy.artifact.workspace import alone
-from rest_deploy.errors import ConfigError, ExportError, ImageError, MissingPackageError, one_line
+from rest_deploy.errors import ConfigError, ExportError, ImageError, MissingPackageError, one_line, unseen
 from rest_deploy.predictor import Prediction
 from rest_deploy.values import load_json
 
@@ -101,6 +101,8 @@ class Output:
             ExportError: Its file system cannot be asked.
         """
         if not self.remote:
+            if why := unseen(self.target):
+                raise ExportError(f"--output {self.target}: {why}")
             return os.path.exists(self.target)
         import pyarrow.fs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -9,9 +10,7 @@ from pathlib import Path
 
 from rest_deploy.artifact.address import Place
 from rest_deploy.artifact.workspace import workspace
-from rest_deploy.errors import ExportError
-
-_NOT_WRITABLE = "{}: the folder cannot be written to: {}"
+from rest_deploy.errors import ExportError, unseen
 
 
 def distinct_names(paths: Sequence[Place]) -> list[str]:
@@ -48,6 +47,8 @@ def check_target(path: str | Path, *, folder: bool = False) -> Path:
     if os.path.isdir(path):
         raise ExportError(f"{path}: is a folder; name a file to write")
     if not os.path.isdir(path.parent):
+        if why := unseen(path.parent):
+            raise ExportError(f"{path.parent}: {why}; name another folder")
         raise ExportError(f"{path}: the folder {path.parent} does not exist; make it first")
     return path
 
@@ -63,8 +64,14 @@ def check_writable(path: str | Path, *, folder: bool = False) -> Path:
         with workspace(path.parent, path.name) as place:
             (place / path.name).touch()  # its name may be too long
     except OSError as exc:
-        raise ExportError(_NOT_WRITABLE.format(path, exc.strerror)) from exc
+        raise _not_writable(path, exc) from exc
     return path
+
+
+def _not_writable(path: Path, exc: OSError) -> ExportError:
+    if exc.errno == errno.ENAMETOOLONG:
+        return ExportError(f"{path}: its name is too long for the file system, which takes some 255 bytes; shorten it")
+    return ExportError(f"{path}: the folder cannot be written to: {exc.strerror}; name another, or change its rights")
 
 
 @contextmanager
@@ -115,7 +122,7 @@ def workspace_of(path: str | Path, *, folder: bool = False) -> Iterator[tuple[Pa
             yield target, place
     except OSError as exc:
         if place is None:
-            raise ExportError(_NOT_WRITABLE.format(target, exc.strerror)) from exc
+            raise _not_writable(target, exc) from exc
         other = exc.filename is not None and Path(os.fsdecode(exc.filename)).parent not in (place, target.parent)
         where = f" ({exc.filename})" if other else ""
         raise ExportError(f"{target}: cannot be written: {exc.strerror or exc}{where}") from exc

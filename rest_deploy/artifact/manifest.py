@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rest_deploy.artifact.identity import LOOKS, State, sha256_of, state_of
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import ArtifactError, no_file
+from rest_deploy.errors import ArtifactError, no_file, unseen
 
 _MAX_BYTES = 64 << 20  # labels of a thousand classes and the figures take under 100 KiB
 #: Key under which a manifest holds the record of the engine that it is about to replace.
@@ -89,7 +89,8 @@ def _matching(engine: Path, read_plan: Callable[[], tuple[str, int]]) -> Artifac
     """
     for _ in range(LOOKS):
         if not os.path.isfile(engine):  # False, not an error, for an impossible name
-            raise ArtifactError(f"{engine}: {no_file(engine, step='')}; make it: {_rebuild(engine)}")
+            make = "" if unseen(engine) else f"; make it: {_rebuild(engine)}"
+            raise ArtifactError(f"{engine}: {no_file(engine, step='')}{make}")
         seen = _states(engine)
         text = _text(engine)
         told = _parse(engine, text)

@@ -128,9 +128,11 @@ def check_comparable(environment: Mapping[str, Any], old: Mapping[str, Any], nam
         told = "; ".join(f"{key} {before} then, {now} now" for key, (before, now) in differing.items())
         raise ConfigError(f"{name}: made on another machine, so its times cannot be compared ({told})")
     for (contender, size), result, case in _results(old):
-        where = f"{name}: {contender} at {size}"
-        check(_Rounds, result["rounds_ms"], f"{where}: rounds_ms")
-        check(_Milliseconds | None, _probe_ms(case), f"{where}: probe_ms")
+        try:
+            check(_Rounds, result["rounds_ms"], "rounds_ms")
+            check(_Milliseconds | None, _probe_ms(case), "probe_ms")
+        except ConfigError as exc:
+            raise ConfigError(f"{name}: {contender} at {size}: {exc}; measure it again") from exc
 
 
 def _results(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Mapping[str, Any], Mapping[str, Any]]]:

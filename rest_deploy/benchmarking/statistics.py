@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -53,14 +54,14 @@ def median_interval(values: Sequence[float], confidence: float) -> tuple[float, 
         (low, high) that contain the median with at least this confidence; None with too few values.
     """
     ordered, n = sorted(values), len(values)
-    # tosses with at most k heads, and with exactly k: whole numbers, because floats end at 2**1024
-    tosses, ways, most = 0, 1, (1 - confidence) / 2
+    # logarithms, because 2**n is no float from n = 1024 on; they lose less than a share of 1e-8
+    tail, most = 0.0, (1 - confidence) / 2 * (1 + 1e-8)
     k = 0
     while k < n:
-        tosses += ways
-        if tosses / 2**n > most:
+        log_ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        tail += math.exp(log_ways - n * math.log(2))
+        if tail > most:
             break
-        ways = ways * (n - k) // (k + 1)
         k += 1
     return (ordered[k - 1], ordered[n - k]) if k else None
 

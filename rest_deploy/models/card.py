@@ -39,8 +39,8 @@ class Card:
     def __post_init__(self) -> None:
         if self.name is not None and not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
             raise ConfigError(
-                f"the checkpoint calls its model {shown(self.name)}; a name must be 1 to 100 letters, digits, '_', '-' "
-                "and '.', as files are named after it"
+                f"the model's name is {shown(self.name)}; accepted: 1 to 100 letters, digits, '_', '-' and '.', as "
+                "files are named after it"
             )
         if self.labels is not None:
             object.__setattr__(self, "labels", _printable(self.labels))
@@ -89,8 +89,8 @@ class Card:
 
 def _printable(labels: Any) -> tuple[str, ...]:
     if isinstance(labels, (str, bytes, Mapping)) or not isinstance(labels, Iterable):
-        raise ConfigError(f"its labels are a {type(labels).__name__}; needed: a list of text")
+        raise ConfigError(f"the labels are of type {type(labels).__name__}; needed: a list of text")
     labels = tuple(labels)
     if not all(isinstance(label, str) and label.isprintable() for label in labels):
-        raise ConfigError("its labels are not all printable text")
+        raise ConfigError("the labels are not all printable text")
     return labels

@@ -39,7 +39,7 @@ from rest_deploy.verification import (
     synthetic_images,
 )
 from rest_deploy.verification.figures import LogitFigures, ValueFigures, summary
-from rest_deploy.verification.limits import budget_record, judge, of_export, of_maps
+from rest_deploy.verification.limits import budget_record, judge, of_export, of_maps, of_one_class
 
 if TYPE_CHECKING:
     import onnx
@@ -219,6 +219,8 @@ class Reduction:
         limits = of_export(network.recipe, asked, images=judged, random=random)
         if not network.info.num_classes:
             limits = limits[0], replace(limits[1], min_top1_agreement=None)
+        if network.info.num_classes == 1:
+            limits = of_one_class(limits[0]), limits[1]
         return cls(network, convert, reference, images, limits, of_maps(network.recipe, asked), report)
 
     def make(self, path: Path, info: ArtifactInfo) -> tuple[ArtifactInfo, Comparison | None]:

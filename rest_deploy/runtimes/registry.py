@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rest_deploy.artifact.address import SCHEMES, Address, Place, is_address, located
 from rest_deploy.artifact.engine import LIBRARIES, LibraryRow
 from rest_deploy.artifact.info import ArtifactInfo
-from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, MissingPackageError
+from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, MissingPackageError, no_file, unseen
 from rest_deploy.models.family import config_of
 from rest_deploy.specs import Device
 
@@ -317,8 +317,12 @@ def _rows(path: str | Place) -> tuple[RuntimeRow, ...]:
         return tuple(row for row in RUNTIMES.values() if path.scheme in row.schemes)
     suffix = path.suffix.lower()
     rows = tuple(row for row in RUNTIMES.values() if suffix in row.suffixes or suffix in row.more_suffixes)
-    if rows or not os.path.isfile(path):  # False, not an error, for an impossible name
+    if rows:
         return rows
+    if not os.path.isfile(path):  # False, not an error, for an impossible name
+        if os.path.isdir(path) or unseen(path):
+            raise ArtifactError(f"{path}: {no_file(path)}")
+        return ()
     try:
         with path.open("rb") as file:
             head = file.read(16)

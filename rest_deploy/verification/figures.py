@@ -15,8 +15,6 @@ from rest_deploy.specs import LOGITS, ImageSize
 
 _TOP = 5
 _TINY = float(np.finfo(np.float64).tiny)
-#: Images from which on the logits of one class tell by how much they differ.
-_SPREADING = 8
 
 Values = NDArray[np.floating[Any]]
 #: An output or a block by its name -> what it gives.
@@ -37,8 +35,7 @@ class LogitFigures:
         max_error, mean_error, rms_error: Largest, mean, root of the mean square; over images and classes.
         reference_error: The baseline error: the largest of PyTorch in float32; None where the reference has none.
         logit_scale: Largest absolute logit of the reference.
-        logit_std: Standard deviation of the reference's logits over images and classes; of one class over a few images
-            at least a third of the largest, or of 1.
+        logit_std: Standard deviation of the reference's logits over images and classes.
         cosine: Smallest cosine between an image's logits and the reference's.
         kl_divergence, max_kl_divergence: Mean and largest over the images of KL(reference || network) of the softmax,
             in nats.
@@ -103,23 +100,13 @@ def measure_logits(
             rms_error=float(np.sqrt(np.square(error).mean())),
             reference_error=reference_error,
             logit_scale=float(np.abs(exact).max()),
-            logit_std=_spread(exact),
+            logit_std=float(exact.std()),
             cosine=float(cosines.min()),
             kl_divergence=float(kl.mean()),
             max_kl_divergence=float(kl.max()),
             top1_agreement=float(((top[:, 0] == top_exact[:, 0]) & finite).mean()),
             top5_agreement=float((np.asarray(shared) * finite).mean()),
         )
-
-
-def _spread(logits: NDArray[np.float64]) -> float:
-    """Their standard deviation.
-
-    That of one class over a few images is about 0, and says nothing. It is at least a third of the largest logit there,
-    as it is of many classes, whose largest is some three deviations from their mean; or of 1, for a logit of 0.
-    """
-    alone = logits.shape[1] == 1 and len(logits) < _SPREADING
-    return max(float(logits.std()), max(1.0, float(np.abs(logits).max())) / 3 if alone else 0.0)
 
 
 def best_classes(logits: NDArray[np.float64]) -> NDArray[np.intp]:

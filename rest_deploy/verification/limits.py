@@ -57,6 +57,17 @@ def of_export(recipe: Recipe, asked: Limits, *, images: bool, random: bool) -> t
     return synthetic, on_images(recipe, asked, random=random)
 
 
+def of_one_class(synthetic: Limits) -> Limits:
+    """What is allowed on synthetic images of a network with one class, whose logits a few images do not spread.
+
+    Their standard deviation, which is 0 of one image, is taken for a third of the largest logit, or of 1: of many
+    classes the largest is some three deviations from their mean. A baseline error is a measure without it.
+    """
+    if synthetic.max_error is None or synthetic.baseline_factor:
+        return synthetic
+    return replace(synthetic, floor=max(synthetic.floor, synthetic.max_error / 3))
+
+
 def of_maps(recipe: Recipe, asked: Limits = _NOTHING) -> Limits:
     """What is allowed of maps on real images: they have many values, so their root mean squared error is judged."""
     own, limits = recipe.on_synthetic.max_block_rms, on_images(recipe, asked)
@@ -73,7 +84,8 @@ def _rms(own: float | None, asked: Limits) -> float | None:
 
 def budget_record(recipe: Recipe, synthetic: Limits, images: Limits) -> dict[str, float | None]:
     """What an artifact's record says of the limits that it was made within; :func:`of_artifact` reads it."""
-    asked = synthetic.max_error if synthetic != recipe.on_synthetic else None
+    own = replace(recipe.on_synthetic, floor=synthetic.floor)  # which may be that of one class
+    asked = synthetic.max_error if synthetic != own else None
     return {
         "min_top1_agreement": images.min_top1_agreement,
         "max_error": images.max_error,
@@ -85,7 +97,8 @@ def of_artifact(info: ArtifactInfo, asked: Limits = _NOTHING) -> Limits:
     """What is allowed of an artifact on synthetic images: what is requested, else the limits of its export."""
     if not asked.limits_error and info.precision_plan is not None:
         asked = replace(asked, max_error=info.precision_plan.budget.get("synthetic_max_error"))
-    return on_synthetic(info.recipe, asked)
+    limits = on_synthetic(info.recipe, asked)
+    return of_one_class(limits) if info.num_classes == 1 else limits
 
 
 def of_blocks(recipe: Recipe, synthetic: Limits, asked: Limits) -> Limits:

@@ -1,5 +1,6 @@
 """Files are whole or not there."""
 
+import errno
 import os
 import stat
 
@@ -104,9 +105,22 @@ def test_a_file_as_folder_is_refused(tmp_path):
         check_writable(tmp_path / "file" / "model.onnx")
 
 
+def test_a_folder_that_cannot_be_looked_at_is_not_to_be_made(tmp_path, monkeypatch):
+    inside, real = tmp_path / "locked" / "inside", os.stat
+
+    def stat(asked, **options):
+        if str(asked).startswith(str(inside)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(asked, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(ExportError, match="inside: it cannot be looked at: Permission denied; name another folder"):
+        check_writable(inside / "model.onnx")
+
+
 @pytest.mark.parametrize("folder", [False, True])
 def test_a_name_that_no_file_can_have_is_refused_before_any_work(tmp_path, folder):
-    with pytest.raises(ExportError, match="File name too long"):
+    with pytest.raises(ExportError, match="its name is too long"):
         check_writable(tmp_path / ("x" * 300), folder=folder)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,5 +1,7 @@
 """Which runtime opens which file, and what a runtime needs: a module and a row, and no change of any other file."""
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from rest_deploy.artifact.onnx_file import write_record
 from rest_deploy.benchmarking.measure import Effort
 from rest_deploy.cli import bench
 from rest_deploy.environment import describe_environment
-from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, InputError, MissingPackageError
+from rest_deploy.errors import ArtifactError, ConfigError, DeviceError, InputError, MissingPackageError, RestDeployError
 from rest_deploy.runtimes import registry
 from rest_deploy.runtimes.base import Runtime
 from rest_deploy.runtimes.registry import RUNTIMES, device_help, is_checkpoint, open_runtime, read_info
@@ -107,6 +109,28 @@ def test_a_missing_file_is_refused(tmp_path, name, function):
 def test_a_name_that_no_file_can_have_is_refused(tmp_path, suffix, function):
     with pytest.raises(ArtifactError, match=r"unknown kind|no such file|too long"):
         function(tmp_path / f"{'x' * 300}{suffix}")
+
+
+@FUNCTIONS
+def test_a_folder_is_told_as_one(tmp_path, function):
+    with pytest.raises(ArtifactError, match="a folder, not a file; give the file in it"):
+        function(tmp_path)
+
+
+@FUNCTIONS
+@pytest.mark.parametrize("suffix", ["", ".engine", ".pth"])
+def test_what_cannot_be_looked_at_is_no_missing_file(tmp_path, monkeypatch, suffix, function):
+    """Such as in a folder of somebody else: it may be there, so nothing is to be made."""
+    path, real = str(tmp_path / f"model{suffix}"), os.stat
+
+    def stat(asked, **options):
+        if str(asked) == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(asked, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(RestDeployError, match=r"model.*: it cannot be looked at: Permission denied$"):
+        function(path)
 
 
 def forget(monkeypatch, module, package):

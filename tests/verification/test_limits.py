@@ -12,7 +12,7 @@ from rest_deploy.errors import ConfigError
 from rest_deploy.recipes import Recipe, recipe_of, recipes
 from rest_deploy.specs import Precision
 from rest_deploy.verification import Limits
-from rest_deploy.verification.figures import LogitFigures, ValueFigures
+from rest_deploy.verification.figures import LogitFigures, ValueFigures, measure_logits
 from rest_deploy.verification.limits import (
     budget_record,
     judge,
@@ -20,6 +20,7 @@ from rest_deploy.verification.limits import (
     of_blocks,
     of_export,
     of_maps,
+    of_one_class,
     on_images,
     on_synthetic,
 )
@@ -109,6 +110,22 @@ def test_every_recipe_has_limits_with_a_reason(recipe: Recipe) -> None:
     for limits in (recipe.on_synthetic, recipe.on_images):
         assert limits.limits_error
         assert len(limits.reason) > 20
+
+
+@pytest.mark.parametrize(("logit", "most"), [(0.2, 0.5), (-8.0, 4.0)])
+def test_one_class_over_one_image(logit: float, most: float) -> None:
+    """Half of the largest logit, so an artifact that always answers 0 is found; and what was asked for, as a share."""
+    exact = np.array([[logit]])
+    figures = measure_logits(np.zeros((1, 1)), exact)
+    assert judge(figures, INT8.on_synthetic)  # whatever is computed, as it has no standard deviation
+    limits = of_one_class(INT8.on_synthetic)
+    assert limits.allowed(figures) == pytest.approx(most)
+    assert bool(judge(figures, limits)) == (abs(logit) > most)
+    assert limits.why(figures) == "0.5 of the largest logit, or of 1"
+    assert of_one_class(Limits(0.3)).allowed(figures) == pytest.approx(most / 5)
+    assert math.isnan(limits.allowed(measure_logits(exact, exact * np.nan)))
+    assert of_one_class(on_synthetic(recipe_of(Precision.FP32))) == on_synthetic(recipe_of(Precision.FP32))
+    assert budget_record(INT8, limits, INT8.on_images)["synthetic_max_error"] is None  # nothing was asked for
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
