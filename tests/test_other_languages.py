@@ -411,7 +411,7 @@ def _compiled(name: str, folder: Path) -> Path:
 # -- files that take pictures
 
 
-@pytest.mark.parametrize("case", TAKING_PICTURES)
+@pytest.mark.parametrize("case", ["pixels, crop", *slow(["pixels, grey", "pixels, native"])])
 def test_python_gives_the_predictors_logits(file_of: Callable[[str], Path], pictures: list[Path], case: str) -> None:
     given = _plain(pictures)
     done = _run([sys.executable, PROGRAMS / "pixels.py", file_of(case), *given])

@@ -61,7 +61,10 @@ def assemble(kinds_model: onnx.ModelProto, deploy: DeployForm, kinds: Mapping[st
 
 
 def _module(node: onnx.NodeProto, piece: str) -> str:
-    """Path of the module that a node comes from: ``"stage3_2.attn.q"``; of constants that kinds share, in another."""
+    """Path of the module that a node comes from, in a piece: ``"stage3_2.attn.q"``.
+
+    A constant that kinds share tells a module of another piece; its place in that is its place in this.
+    """
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
             path = [scope for scope in ast.literal_eval(entry.value) if scope.startswith(_PREFIX)][-1]

@@ -53,6 +53,11 @@ def count_classes(weights: Mapping[str, Tensor]) -> int:
 
 
 def count_blocks(weights: Mapping[str, Tensor], stage: str) -> int:
+    """Blocks of a stage, whose weights' names begin with it, such as ``"stage1."``.
+
+    Raises:
+        ValueError: They are too many, or not numbered from 0.
+    """
     numbers = {int(key.split(".")[1]) for key in weights if key.startswith(stage)}
     if len(numbers) > MAX_BLOCKS:
         raise ValueError(f"{len(numbers)} blocks in {stage.rstrip('.')}; at most {MAX_BLOCKS} are read")

@@ -188,7 +188,7 @@ def _open_array(path: Path) -> NDArray[np.floating[Any]]:
     needed = "needed: float16, float32 or float64 of shape (channels, height, width) or (N, channels, height, width)"
     try:
         with path.open("rb") as file:
-            if file.read(4) == b"PK\x03\x04":
+            if file.read(2) == b"PK":
                 raise ValueError("an archive of arrays, .npz; save each array with numpy.save")
         array = np.lib.format.open_memmap(path, mode="r")
     except MemoryError:

@@ -22,7 +22,7 @@ from rest_deploy.export.cpu_session import CpuSession
 from rest_deploy.export.pixels import as_graph, check_exact, check_levels
 from rest_deploy.preprocess.transform import input_of, scale_and_shift, transform
 from rest_deploy.specs import ImageSize, InputKind, Interpolation, Preprocessing, Resize
-from tests.conftest import IMAGES, further
+from tests.conftest import IMAGES, further, slow
 
 #: Networks: square and not, with sides that are multiples of a group of places and that are not, down to one pixel.
 SIZES = ((224, 224), (64, 48), (48, 65), (1, 1), (3, 100), (33, 7))
@@ -161,7 +161,7 @@ def _pictures(count: int) -> Iterator[NDArray[np.uint8]]:
                 yield np.asarray(image.convert("RGB").resize((width, height)))
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("interpolation", [*slow(["bilinear", "bicubic"]), "lanczos"])
 @pytest.mark.parametrize("resize", RESIZES)
 def test_in_float32_a_level_in_a_thousand_is_one_off(resize: str, interpolation: str, rng: np.random.Generator) -> None:
     """Of noise, the worst case; long pictures, where Pillow is given a box with ends in float32, and tall ones too."""

@@ -122,6 +122,7 @@ def test_int8_is_for_cpus() -> None:
     assert [target.value for target in FORMATS["web"].int8_targets] == ["cpu"]
 
 
+@pytest.mark.slow
 def test_under_25_megabytes_with_the_digits(tmp_path: Path) -> None:
     options = {"onnxruntime_web": real_package(), "verify": False}
     output = export(None, tmp_path / "page", checkpoint=DIGITS, format="web", **options)

@@ -97,6 +97,7 @@ def test_int8_for_tensorrt(tiny_checkpoint: Path, tmp_path: Path, rng: np.random
     assert _apart(*files) == 0
 
 
+@pytest.mark.slow
 def test_speed_is_compared_on_pictures(tiny_checkpoint: Path, tmp_path: Path) -> None:
     made = run_export(_asked(tiny_checkpoint, tmp_path / "x.onnx", input="pixels", precision="fp16", verify=True))
     assert made.info.precision_plan is not None

@@ -29,7 +29,7 @@ from rest_deploy.specs import LOGITS, CalibrationMethod, ImageSize, Int8Target, 
 from rest_deploy.verification import Case, Comparison, Limits, Pictures, open_candidate, synthetic_images
 from rest_deploy.verification.figures import measure_logits
 from rest_deploy.verification.limits import of_maps, on_synthetic
-from tests.conftest import DIGITS, TINY
+from tests.conftest import DIGITS, TINY, slow
 
 DIGIT_IMAGES = DIGITS.parent / "images"
 
@@ -258,7 +258,7 @@ def test_a_budget_that_cannot_be_held_leaves_nothing(tmp_path: Path, precision: 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("target", ["cpu", "trt"])
+@pytest.mark.parametrize("target", ["cpu", *slow(["trt"])])
 def test_one_class(target: str, pictures: Path, tmp_path: Path) -> None:
     """A network that says how much an image is a seven."""
     weights = load_file(DIGITS)
