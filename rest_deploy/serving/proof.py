@@ -249,11 +249,10 @@ def _prove(folder: Path, model: Model, server: Server) -> dict[str, Any]:
     """
     try:
         with ExitStack() as stack:
-            remotes = {
-                protocol: TritonRuntime(server.address(protocol, model.name), "server") for protocol in PROTOCOLS
-            }
-            for remote in remotes.values():
-                stack.callback(remote.close)
+            remotes: dict[str, TritonRuntime] = {}
+            for protocol in PROTOCOLS:
+                remotes[protocol] = TritonRuntime(server.address(protocol, model.name), "server")
+                stack.callback(remotes[protocol].close)
             told = remotes["http"].served
             for remote in remotes.values():
                 _check_identity(folder, model, remote)
