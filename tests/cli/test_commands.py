@@ -262,6 +262,9 @@ def places(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, tiny_check
     (folder / "empty.onnx").write_bytes(b"")
     (folder / "foreign.onnx").write_bytes(b"\x08\x08")  # an ONNX file of IR version 8 and nothing else
     (folder / "no_images").mkdir()
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "list.txt").write_text("chelsea.png\n")
+    (folder / "p.TAR").write_bytes(bytes(10240))
     _bomb(folder / "bomb.png")
     return {"bad": folder, "artifact": tiny_onnx, "checkpoint": tiny_checkpoint, "cat": IMAGES / "chelsea.png"}
 
@@ -288,6 +291,9 @@ BAD: dict[str, tuple[Any, str, str]] = {
     "missing image": (predict, "{artifact} {bad}/no.png", "no such image file"),
     "truncated image": (predict, "{artifact} {bad}/truncated.jpg", "damaged or unsupported image"),
     "decompression bomb": (predict, "{artifact} {bad}/bomb.png", "89,478,485; scale it down"),
+    "empty image": (predict, "{artifact} {bad}/empty.png", "empty.png: an empty file"),
+    "list without output": (predict, "{artifact} {bad}/list.txt", "a list, whose images are read only with --output"),
+    "tar file without output": (predict, "{artifact} {bad}/p.TAR", "a tar file, whose images are read only with --out"),
     "no image": (predict, f"{{artifact}} {__file__}", "not an image that can be read"),
     "empty folder": (predict, "{artifact} {bad}/no_images", "no images in this folder"),
     "no gpu": (predict, "{artifact} {cat} --device cuda", "use device cpu"),
