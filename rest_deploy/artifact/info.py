@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypedDict
 
 from rest_deploy.artifact.engine import EngineRecord, VerificationRecord
 from rest_deploy.artifact.precision import PrecisionRecord
-from rest_deploy.errors import ArtifactError, ConfigError, one_line
+from rest_deploy.errors import ArtifactError, ConfigError, counted, one_line
 from rest_deploy.recipes import Recipe, recipe_of, recipes
 from rest_deploy.specs import (
     EMBEDDING,
@@ -303,7 +303,7 @@ class ArtifactInfo:
     def takes(self) -> str:
         """What goes in, in words."""
         if self.input_kind is InputKind.FLOAT:
-            return f"{self.channels} channels"
+            return counted(self.channels, "channel")
         if self.resizes:
             return f"uint8 pictures in RGB, resized in the file{f'; {self.levels}' if self.levels is not None else ''}"
         return f"uint8 pictures in RGB{', resized before' if self.image_size is not None else ''}"

@@ -93,7 +93,8 @@ def test_tar_files_of_a_folder_are_not_looked_into(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     _, note = listed(tmp_path)
     assert note.startswith(
-        f"1 file left out, not images that can be read here: {tmp_path}/note.md; 12 tar files in a folder left out: {tmp_path}/1.tar"
+        f"1 file left out, not images that can be read here: {tmp_path}/note.md; "
+        f"12 tar files in a folder left out: {tmp_path}/1.tar"
     )
     assert note.endswith(" and 2 more; to take their images give them by their own names, as FOLDER/*.tar")
 
