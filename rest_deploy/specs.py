@@ -20,6 +20,7 @@ SEED = Whole(0, (1 << 64) - 1)
 BATCH = Whole(1, 1 << 20)
 #: A side of an image or an input, in pixels: sizes of tensors have 31 bits.
 SIDE = Whole(1, (1 << 31) - 1)
+_TYPED_SIDE = Whole(1, 999_999)
 TOP_K = Whole(1, 1 << 24)  # as many as there may be classes
 MAX_PIXELS = Whole(1, 1 << 40)
 #: Of a map, or of a block of one; a file divides by it.
@@ -121,16 +122,18 @@ class ImageSize:
         Raises:
             ConfigError: Anything else.
         """
-        match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
+        match = re.fullmatch(r"(\d{1,100})(?:[xX](\d{1,100}))?", text.strip())
         if not match:
             raise ConfigError(
                 f"image size {shown(text)}; accepted: HEIGHTxWIDTH such as 480x640, or one number for a square"
             )
-        height, width = int(match[1]), int(match[2] or match[1])
         try:
-            return input_size((height, width)) if resized else cls(height, width)
+            size = cls(
+                check(_TYPED_SIDE, int(match[1]), "height"), check(_TYPED_SIDE, int(match[2] or match[1]), "width")
+            )
+            return input_size(size) if resized else size
         except ConfigError as exc:
-            raise ConfigError(f"image size {text!r}: {exc}") from exc
+            raise ConfigError(f"image size {shown(text)}: {exc}") from exc
 
 
 def input_size(size: ImageSize | tuple[int, int]) -> ImageSize:

@@ -54,17 +54,18 @@ def test_image_size_is_read_height_first(text, height, width):
     assert ImageSize.parse(str(size)) == size
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", "224x", "x224", "224*224", "224x224x3", "-1", "1.5", "1e3", "1000000", "2 2"]
-)
+@pytest.mark.parametrize("text", ["", "x", "224x", "x224", "224*224", "224x224x3", "-1", "1.5", "1e3", "2 2"])
 def test_image_size_refuses_other_text(text):
     with pytest.raises(ConfigError, match="accepted: HEIGHTxWIDTH"):
         ImageSize.parse(text)
 
 
-@pytest.mark.parametrize("text", ["0", "0x224", "224x0"])
-def test_image_size_refuses_zero_in_text(text):
-    with pytest.raises(ConfigError, match=r"is .*; accepted: a whole number from 1 to"):
+@pytest.mark.parametrize(
+    ("text", "side"),
+    [("0", "height"), ("0x224", "height"), ("224x0", "width"), ("1000000", "height"), ("224x9999999", "width")],
+)
+def test_image_size_refuses_sides_out_of_range_in_text(text, side):
+    with pytest.raises(ConfigError, match=rf"{side} is .*; accepted: a whole number from 1 to 999,999"):
         ImageSize.parse(text)
 
 

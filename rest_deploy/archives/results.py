@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rest_deploy.archives.sources import Item, Shard, is_uri
-from rest_deploy.artifact.files import check_target, check_writable, replacing
+from rest_deploy.artifact.files import check_writable, replacing
 from rest_deploy.artifact.workspace import alone
 from rest_deploy.errors import ConfigError, ExportError, ImageError, MissingPackageError, one_line, unseen
 from rest_deploy.predictor import Prediction
@@ -117,7 +117,7 @@ class Output:
             ExportError: They cannot be.
         """
         if not self.remote:
-            return  # check_target has looked
+            return  # rows_of has looked
         import pyarrow.fs
 
         with self._reached():
@@ -291,7 +291,7 @@ def rows_of(output: Output, *, resume: bool) -> Iterator[Rows]:
     """
     path = output.beside(PART)
     if not output.remote:
-        check_target(output.target)
+        check_writable(output.target)
     check_writable(path)
     try:
         with alone(path) as file:

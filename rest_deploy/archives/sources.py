@@ -177,7 +177,9 @@ class Listing:
         """What was left out, in words; empty if nothing was."""
         words = []
         if self._others.count:
-            words += [f"{counted(self._others.count, 'file')} left out, no images: {self._others}"]
+            words += [
+                f"{counted(self._others.count, 'file')} left out, not images that can be read here: {self._others}"
+            ]
         if self._tars.count:
             words += [
                 f"{counted(self._tars.count, 'tar file')} in a folder left out: {self._tars}; to take their images "

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypedDict
 
 from rest_deploy.artifact.engine import EngineRecord, VerificationRecord
 from rest_deploy.artifact.precision import PrecisionRecord
-from rest_deploy.errors import ArtifactError, ConfigError, one_line
+from rest_deploy.errors import ArtifactError, ConfigError, counted, one_line
 from rest_deploy.recipes import Recipe, recipe_of, recipes
 from rest_deploy.specs import (
     EMBEDDING,
@@ -252,9 +252,11 @@ class ArtifactInfo:
             raise ArtifactError(f"outputs {', '.join(wrong)}: a map needs a stride, {LOGITS} and {EMBEDDING} have none")
         object.__setattr__(self, "task", "classification" if self.num_classes else "features")
         if self.labels is not None and len(self.labels) != self.num_classes:
-            raise ArtifactError(f"{len(self.labels)} labels for {self.num_classes} classes")
+            raise ArtifactError(f"{counted(len(self.labels), 'label')} for {self.num_classes} classes")
         if self.preprocessing is not None and len(self.preprocessing.mean) != self.channels:
-            raise ArtifactError(f"preprocessing for {len(self.preprocessing.mean)} channels, and {self.channels}")
+            raise ArtifactError(
+                f"preprocessing for {counted(len(self.preprocessing.mean), 'channel')}, and {self.channels}"
+            )
         block = self.extra.get("map_block")
         if block is not None:
             check(MAP_NUMBERS, block, "map_block")
@@ -303,7 +305,7 @@ class ArtifactInfo:
     def takes(self) -> str:
         """What goes in, in words."""
         if self.input_kind is InputKind.FLOAT:
-            return f"{self.channels} channels"
+            return counted(self.channels, "channel")
         if self.resizes:
             return f"uint8 pictures in RGB, resized in the file{f'; {self.levels}' if self.levels is not None else ''}"
         return f"uint8 pictures in RGB{', resized before' if self.image_size is not None else ''}"

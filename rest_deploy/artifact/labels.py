@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from rest_deploy.errors import ConfigError
+from rest_deploy.errors import ConfigError, counted
 from rest_deploy.values import load_json
 
 IMAGENET_CLASSES = 1000
@@ -62,7 +62,8 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
     if len(labels) != num_classes:
-        raise ConfigError(f"{path}: {len(labels)} labels for a model of {num_classes} classes; one is needed for each")
+        classes = f"{num_classes} class{'' if num_classes == 1 else 'es'}"
+        raise ConfigError(f"{path}: {counted(len(labels), 'label')} for a model of {classes}; one is needed for each")
     return labels
 
 

@@ -38,7 +38,7 @@ class InputSize:
             ConfigError: Anything else.
         """
         first, *rest = text.strip().lower().split("x")
-        if len(rest) == 2 and first.isascii() and first.isdigit() and len(first) < 7:
+        if len(rest) == 2 and first.isascii() and first.isdigit() and len(first) <= 100:
             return cls(int(first), ImageSize.parse("x".join(rest), resized=resized))
         return cls(1, ImageSize.parse(text, resized=resized))
 

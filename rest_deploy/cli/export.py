@@ -32,6 +32,7 @@ from rest_deploy.cli.record_text import (
 )
 from rest_deploy.cli.tables import Table
 from rest_deploy.cli.terminal import OK, clean, command, parser, progress_display
+from rest_deploy.errors import counted
 from rest_deploy.export.formats import FORMATS, SOURCE, parse_formats
 from rest_deploy.machine import describe_cpu
 from rest_deploy.models.family import titles
@@ -145,7 +146,7 @@ def _plan(prepared: Prepared, job: Job) -> dict[str, str]:
         "weights": info.weights,
         "format": f"{job.format}, {request.precision.value}, opset {request.onnx_config.opset}",
         "output": job.output,
-        "input": "" if pictures else f"{info.channels} channels, any batch, height and width from 1 up",
+        "input": "" if pictures else f"{counted(info.channels, 'channel')}, any batch, height and width from 1 up",
         **record_rows(info),
         "assumed": assumed(info),
         "outputs": outputs(info) if info.taps != Taps() else "",

@@ -84,7 +84,10 @@ def given_options(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
         if own.option.off and str(value).lower() == "none":
             found[own.option.off] = False
         else:
-            found[name] = value if own.option.read is None else own.option.read(value)
+            try:
+                found[name] = value if own.option.read is None else own.option.read(value)
+            except ConfigError as exc:
+                raise ConfigError(f"{own.flag}: {exc}") from exc
     return found
 
 

@@ -90,7 +90,7 @@ def _main(arguments: argparse.Namespace) -> int:
             print(f"at most {predictor.max_pixels:,} pixels of input", file=sys.stderr)
         start = time.monotonic()
         for index, answer in predictor.stream(paths, arguments.top_k):
-            answers[index] = answer
+            answers[index] = _as_told(paths[index], answer)
             rate = len(answers) / max(time.monotonic() - start, 1e-9)
             report(len(answers) / len(paths), f"{len(answers)} of {len(paths)} images, {rate:.3g} a second")
     if arguments.json:
@@ -166,6 +166,18 @@ def _expand(path: Path) -> tuple[Path, ...]:
     if found.left_out:
         print(f"warning: {clean(str(path))}: {clean(found.left_out_note)}", file=sys.stderr)
     return found.images
+
+
+def _as_told(path: Path, answer: list[Prediction] | ImageError) -> list[Prediction] | ImageError:
+    """An answer; of a list or a tar file, which are no images, what reads them."""
+    if not isinstance(answer, ImageError):
+        return answer
+    from rest_deploy.archives.sources import LIST, TAR
+
+    what = {LIST: "a list", TAR: "a tar file"}.get(path.suffix.lower())
+    if what is None or not os.path.isfile(path):
+        return answer
+    return ImageError(f"{path}: {what}, whose images are read only with --output; add --output FILE.jsonl")
 
 
 def _as_json(path: Path, answer: list[Prediction] | ImageError) -> dict[str, object]:

@@ -96,13 +96,14 @@ def _ranges(plan: PrecisionRecord) -> str:
     if calibration is None:
         return ""
     sizes = f" at {', '.join(calibration.sizes)}" if calibration.sizes else ""
-    return f"{calibration.method.value}, {len(calibration.images)} images{sizes}, SHA-256 {calibration.sha256[:16]}..."
+    images = counted(len(calibration.images), "image")
+    return f"{calibration.method.value}, {images}{sizes}, SHA-256 {calibration.sha256[:16]}..."
 
 
 def _agreement(figures: Mapping[str, Any]) -> str:
     top1, of = figures.get("top1_agreement"), "the logits" if "top1_agreement" in figures else "the worst output"
     return (
-        f"{f'top-1 {top1:.2%} of ' if top1 is not None else ''}{figures['images']} images, cosine "
+        f"{f'top-1 {top1:.2%} of ' if top1 is not None else ''}{counted(figures['images'], 'image')}, cosine "
         f"{figures['cosine']:.5f}, largest error {figures['max_error']:.3g} standard deviations of {of}, against FP32"
     )
 

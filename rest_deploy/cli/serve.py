@@ -11,6 +11,7 @@ from rest_deploy.artifact.files import bytes_of
 from rest_deploy.cli.flags import add_options, given_options
 from rest_deploy.cli.process import start
 from rest_deploy.cli.terminal import OK, clean, command, parser
+from rest_deploy.errors import counted
 from rest_deploy.serving.config import TritonConfig
 
 
@@ -52,8 +53,9 @@ def _main(arguments: argparse.Namespace) -> int:
             for how, outputs in proof["largest_difference"].items()
         )
         print(
-            f"{name}: proved by {clean(proof['server'])}: {proof['requests']} requests, largest difference {largest}; "
-            f"{proof['executions']} executions of {proof['images']} images"
+            f"{name}: proved by {clean(proof['server'])}: {counted(proof['requests'], 'request')}, "
+            f"largest difference {largest}; "
+            f"{counted(proof['executions'], 'execution')} of {counted(proof['images'], 'image')}"
         )
     print(f"{clean(str(output))}: {bytes_of(output) / 2**20:.1f} MiB; its README.md says how to run it")
     return OK

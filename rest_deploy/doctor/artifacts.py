@@ -134,7 +134,8 @@ class Demand:
             return ""
         own = self.key if self.key in RUNTIMES and RUNTIMES[self.key].opens else name
         verb = "made" if name == EXPORT else f"run on {own}"
-        return f"{self}: it cannot be {verb} here: {'; and '.join(ability.steps)}"
+        beside = f"; {ability.note}" if ability.note else ""
+        return f"{self}: it cannot be {verb} here: {'; and '.join(ability.steps)}{beside}"
 
 
 # Kinds of artifact.

@@ -16,7 +16,7 @@ from rest_deploy.artifact.files import check_writable
 from rest_deploy.artifact.info import ASSUMABLE, ArtifactInfo
 from rest_deploy.artifact.labels import imagenet_labels, read_labels
 from rest_deploy.artifact.precision import PrecisionRecord
-from rest_deploy.errors import ConfigError, ImageError
+from rest_deploy.errors import ConfigError, ImageError, counted
 from rest_deploy.export.formats import SOURCE, Exporter, FormatRequest, get_format
 from rest_deploy.models.family import NetworkConfig, network_bytes, variant_of
 from rest_deploy.pipeline.request import ExportRequest, as_arguments
@@ -217,7 +217,7 @@ def _check_pictures(job: Job, info: ArtifactInfo) -> None:
     if job.input is InputKind.FLOAT:
         return
     if steps is None or not steps.takes_pictures:
-        why = "its caller makes the input" if steps is None else f"it takes {info.channels} channels"
+        why = "its caller makes the input" if steps is None else f"it takes {counted(info.channels, 'channel')}"
         asked, instead = f"--input {job.input.value}", "leave --input out"
         if get_format(job.format).input is not InputKind.FLOAT:
             asked, instead = f"--format {job.format}", "give another --format"
@@ -230,10 +230,14 @@ def _check_pictures(job: Job, info: ArtifactInfo) -> None:
 
 def _labels(request: ExportRequest, num_classes: int) -> tuple[str, ...] | None:
     """Names of classes that the request gives; () for none at all, None where it says nothing."""
-    if request.labels is not None and not isinstance(request.labels, (str, Path)):
-        return tuple(map(str, request.labels))
     if request.labels is None or str(request.labels) == "none":
         return None if request.labels is None else ()
+    if num_classes == 0:
+        raise ConfigError(
+            "labels were given, and the artifact gives no logits, so it has no classes; leave --labels out"
+        )
+    if not isinstance(request.labels, (str, Path)):
+        return tuple(map(str, request.labels))
     if str(request.labels) == "imagenet":
         if num_classes != len(imagenet_labels()):
             raise ConfigError(

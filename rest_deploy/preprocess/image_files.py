@@ -164,6 +164,8 @@ def _opened(file: Any) -> Image.Image:
 
 def _not_read(content: bytes) -> str:
     """Why a file is not opened, in words."""
+    if not content:
+        return "an empty file, 0 bytes; copy or save it again"
     start = content[:16]
     for kind, (_, accept) in Image.OPEN.items():
         if kind not in IMAGE_FORMATS and accept and accept(start):

@@ -174,7 +174,7 @@ def _read(file: Any, name: str) -> bytes:
             part = file.read(_CHUNK)
         except Exception as exc:  # file objects of other libraries have their own errors
             _refuse_exhausted(name, exc)
-            raise ImageError(f"{name}: cannot be read: {one_line(exc)}") from exc
+            raise ImageError(f"{name}: {_cannot_be_read(exc)}") from exc
         if not isinstance(part, (bytes, bytearray, memoryview)):
             if hasattr(part, "close"):  # a coroutine that is not awaited would warn
                 part.close()
@@ -236,7 +236,17 @@ def _decoding(name: str, image: Image.Image | None = None) -> Iterator[None]:
         raise _out_of_memory(name, image) from exc
     except Exception as exc:  # OSError, SyntaxError, struct.error, ...
         _refuse_exhausted(name, exc)
+        if isinstance(exc, OSError) and exc.errno is not None:  # the file system's; Pillow's have none
+            raise ImageError(f"{name}: {_cannot_be_read(exc)}") from exc
         raise ImageError(f"{name}: damaged or unsupported image ({one_line(exc)})") from exc
+
+
+def _cannot_be_read(exc: Exception) -> str:
+    """Why a file could not be read, in words; its name stands before them."""
+    if not isinstance(exc, OSError) or exc.errno is None:
+        return f"cannot be read: {one_line(exc)}"
+    step = "; allow this user to read it" if exc.errno in (errno.EACCES, errno.EPERM) else ""
+    return f"cannot be read: {exc.strerror}{step}"
 
 
 def _out_of_memory(name: str, image: Image.Image | None) -> RestDeployError:

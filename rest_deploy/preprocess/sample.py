@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rest_deploy.errors import ConfigError, ImageError, one_line
+from rest_deploy.errors import ConfigError, ImageError, counted, one_line
 from rest_deploy.preprocess.dataset import Dataset, images_below, name_below
 from rest_deploy.preprocess.images import load_image
 from rest_deploy.specs import LARGEST_INPUT
@@ -154,8 +154,8 @@ def choose_images(
     if len(found) < least + MIN_JUDGED:
         ranges = f"{least} to calibrate with and {MIN_JUDGED} others" if calibrating else f"{MIN_JUDGED}"
         raise ConfigError(
-            f"calibration folder {folder} has {len(found)} different {kind}; needed: {least + MIN_JUDGED} or more, "
-            f"{ranges} to judge by; add {kind} like those that the network will get"
+            f"calibration folder {folder} has {counted(len(found), f'different {kind[:-1]}')}; needed: "
+            f"{least + MIN_JUDGED} or more, {ranges} to judge by; add {kind} like those that the network will get"
         )
     _refuse_alike(dataset, [look for _, look in found])
     chosen = [source for source, _ in found]
@@ -193,6 +193,8 @@ def _open_array(path: Path) -> NDArray[np.floating[Any]]:
         array = np.lib.format.open_memmap(path, mode="r")
     except MemoryError:
         raise
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror or one_line(exc)}") from exc
     except Exception as exc:  # Python objects, or a damaged header: NumPy's, ast's or tokenize's
         raise ConfigError(f"{path}: not a .npy file of numbers ({one_line(exc)}); {needed}") from exc
     if array.dtype.kind != "f" or array.ndim not in (3, 4) or array.size == 0:

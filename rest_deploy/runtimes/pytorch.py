@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rest_deploy.artifact.info import ArtifactInfo, Weights
 from rest_deploy.artifact.labels import default_labels
-from rest_deploy.errors import CheckpointError, ConfigError, DeviceError, PredictorError
+from rest_deploy.errors import CheckpointError, ConfigError, DeviceError, PredictorError, counted
 from rest_deploy.models.evidence import Evidence
 from rest_deploy.models.factory import LoadedModel, load_model
 from rest_deploy.models.family import family_of
@@ -196,8 +196,8 @@ def _transform(
         assumed = assumed if card is not None else evidence.beside(assumed, steps)
     if steps is not None and len(steps.mean) != config.in_channels:
         raise ConfigError(
-            f"the model takes {config.in_channels} channels, the preprocessing gives {len(steps.mean)}; give --mean "
-            "and --std with one value for each channel"
+            f"the model takes {counted(config.in_channels, 'channel')}, the preprocessing gives {len(steps.mean)}; "
+            "give --mean and --std with one value for each channel"
         )
     return steps, assumed
 
@@ -238,15 +238,16 @@ def _changed(
     if channels != len(usual(None).mean) and unknown:  # no mean could be assumed: the family's has other channels
         if change != PreprocessingChange():
             raise ConfigError(
-                f"the model takes {channels} channels: give --mean and --std with {channels} values each, or no flag "
-                "of the preprocessing, and make its input yourself"
+                f"the model takes {counted(channels, 'channel')}: give --mean and --std with {channels} values "
+                "each, or no flag of the preprocessing, and make its input yourself"
             )
         return None, {}
     if channels in PICTURE_CHANNELS:
         return change.apply(card or usual(None), usual), change.assumed(card, usual)
     if replace(change, mean=None, std=None) != PreprocessingChange():
         raise ConfigError(
-            f"the model takes {channels} channels, which no picture has: only --mean and --std tell of its input"
+            f"the model takes {counted(channels, 'channel')}, which no picture has: only --mean and --std tell of its "
+            "input"
         )
     return change.apply(card or Preprocessing(Resize.NATIVE, None), usual), {}
 

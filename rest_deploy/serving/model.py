@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,8 @@ def check_servable(info: ArtifactInfo, path: str | Path, config: TritonConfig) -
         ConfigError: Says what to serve in its place.
     """
     if info.format == "pytorch":
-        raise ConfigError(f"{path}: a checkpoint, which no server runs; export it: rest-export --format triton")
+        line = f"rest-export --checkpoint {shlex.quote(str(path))} --format triton -o repository"
+        raise ConfigError(f"{path}: a checkpoint, which no server runs; export it: {line}")
     if info.engine is not None and info.engine.library != "trt":
         raise ConfigError(
             f"{path}: a plan of TensorRT-RTX, for which Triton has no backend: its own loads plans of TensorRT alone; "

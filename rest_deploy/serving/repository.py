@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import textwrap
@@ -55,6 +56,8 @@ def serve_triton(
     first: dict[str, Model] = {}
     for model in models:
         if (other := first.setdefault(model.name, model)) is not model:
+            if os.path.samefile(other.file, model.file):
+                raise ConfigError(f"{model.file}: this file was given twice; give it once")
             raise ConfigError(f"{other.file} and {model.file} would both be the model {model.name}; rename one of them")
     return make_repository(models, output, verify=verify)
 

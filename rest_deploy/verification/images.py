@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rest_deploy.artifact.profile import InputSize
-from rest_deploy.errors import ConfigError, ImageError, InputError, RestDeployError, VerificationError
+from rest_deploy.errors import ConfigError, ImageError, InputError, RestDeployError, VerificationError, counted
 from rest_deploy.models.family import family_named
 from rest_deploy.preprocess.dataset import Dataset, open_dataset
 from rest_deploy.preprocess.images import load_image, thumbnail
@@ -280,7 +280,9 @@ class _Pass:
                 self._answer(self.answers[i], group)
         if not self.answers[0].images:
             name, why = self.skipped[0]
-            raise VerificationError(f"none of {len(self.skipped)} images could be read; the first is {name}: {why}")
+            raise VerificationError(
+                f"none of {counted(len(self.skipped), 'image')} could be read; the first is {name}: {why}"
+            )
 
     def _steps(self) -> list[Preprocessing]:
         """From a picture to the input, at every size."""

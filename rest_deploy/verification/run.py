@@ -14,7 +14,7 @@ from rest_deploy.artifact.address import Place, located
 from rest_deploy.artifact.files import distinct_names
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.environment import describe_environment
-from rest_deploy.errors import ConfigError, InputError, RestDeployError
+from rest_deploy.errors import ConfigError, InputError, RestDeployError, counted
 from rest_deploy.recipes import Limits
 from rest_deploy.specs import LOGITS, SEED, THREADS, ImageSize, StepProgress, input_size
 from rest_deploy.values import check
@@ -140,8 +140,8 @@ def _check_alike(subject: Subject, reference: Subject) -> None:
     ours, theirs = ((own.info.channels, _outputs(own)) for own in (subject, reference))
     if ours != theirs:
         raise ConfigError(
-            f"{subject.path} has {ours[0]} channels and {ours[1]}, {reference.path} {theirs[0]} and {theirs[1]}; give "
-            "the checkpoint it was made from"
+            f"{subject.path} has {counted(ours[0], 'channel')} and {ours[1]}, {reference.path} {theirs[0]} and "
+            f"{theirs[1]}; give the checkpoint it was made from"
         )
     if reference.way not in ((), subject.way):
         raise ConfigError(
@@ -153,9 +153,11 @@ def _check_alike(subject: Subject, reference: Subject) -> None:
 def _outputs(subject: Subject) -> str:
     """Its outputs, in words."""
     told = [
-        f"{own.name} of {own.shape[1]} channels and stride {own.stride}"
+        f"{own.name} of {counted(int(own.shape[1]), 'channel')} and stride {own.stride}"
         if own.stride is not None
-        else f"{own.shape[1]} {'classes' if own.name == LOGITS else f'channels of {own.name}'}"
+        else f"{own.shape[1]} class{'' if own.shape[1] == 1 else 'es'}"
+        if own.name == LOGITS
+        else f"{counted(int(own.shape[1]), 'channel')} of {own.name}"
         for own in subject.info.outputs
     ]
     norm = subject.info.feature_norm

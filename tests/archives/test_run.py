@@ -334,7 +334,9 @@ def test_results_among_the_images_are_not_told_of(tiny_onnx: Path, tmp_path: Pat
         (images / other).write_bytes(b"")
     _, out, err = rest_predict(*words, "--resume")
     assert "was whole" in out
-    assert err == f"warning: 2 files left out, no images: {images}/r-2.jsonl, {images}/00/r.jsonl\n"
+    assert (
+        err == f"warning: 2 files left out, not images that can be read here: {images}/r-2.jsonl, {images}/00/r.jsonl\n"
+    )
 
 
 def test_resume_of_what_is_done_does_nothing(

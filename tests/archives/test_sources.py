@@ -58,7 +58,7 @@ def test_folders_lists_and_tar_files_one_after_the_other(tmp_path: Path, monkeyp
     assert [item.name for item in found] == [
         "f/a.png", "f/b.png", "f/a/c.png", "d.png", "no/such.png", "t.tar/z.png", "t.tar/a.png",
     ]  # fmt: skip
-    assert note.startswith("3 files left out, no images: f/note.md, t.tar/z.cls")
+    assert note.startswith("3 files left out, not images that can be read here: f/note.md, t.tar/z.cls")
     assert note.endswith("3 images given more than once, taken once")
 
 
@@ -80,7 +80,7 @@ def test_members_of_a_tar_file_are_read_where_they_lie(tmp_path: Path) -> None:
     found, note = listed(tar)
     assert [item.source() for item in found] == [PNG, PNG, members["1.png"]]
     assert [Path(item.name).name for item in found] == ["1.png", "without_suffix", "1.png"]
-    assert note == f"3 files left out, no images: {tar}/1.json, {tar}/text, {tar}/2.png"
+    assert note == f"3 files left out, not images that can be read here: {tar}/1.json, {tar}/text, {tar}/2.png"
 
 
 def test_tar_files_of_a_folder_are_not_looked_into(tmp_path: Path) -> None:
@@ -93,7 +93,8 @@ def test_tar_files_of_a_folder_are_not_looked_into(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     _, note = listed(tmp_path)
     assert note.startswith(
-        f"1 file left out, no images: {tmp_path}/note.md; 12 tar files in a folder left out: {tmp_path}/1.tar"
+        f"1 file left out, not images that can be read here: {tmp_path}/note.md; "
+        f"12 tar files in a folder left out: {tmp_path}/1.tar"
     )
     assert note.endswith(" and 2 more; to take their images give them by their own names, as FOLDER/*.tar")
 

@@ -220,7 +220,7 @@ def test_only_what_may_be_assumed_is(assumed):
 
 
 def test_preprocessing_is_of_the_inputs_channels():
-    with pytest.raises(ArtifactError, match="preprocessing for 1 channels, and 3"):
+    with pytest.raises(ArtifactError, match="preprocessing for 1 channel, and 3"):
         make_info(preprocessing=Preprocessing(Resize.NATIVE, None, mean=(0.5,), std=(0.5,)))
 
 

@@ -165,7 +165,7 @@ def test_a_truncated_manifest_is_refused_wherever_it_was_cut(engine):
         (lambda values: values["engine"].update(profiles=[]), "engine.profiles has 0 values"),
         (lambda values: values["engine"].update(plan_sha256="00"), "engine.plan_sha256 is '00'"),
         (lambda values: values.update(engine=[]), "engine is []"),
-        (lambda values: values.update(labels=["cat"]), "1 labels for 3 classes"),
+        (lambda values: values.update(labels=["cat"]), "1 label for 3 classes"),
     ],
     ids=["schema", "library", "targets", "profiles", "digest", "list", "labels"],
 )

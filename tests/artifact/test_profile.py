@@ -42,7 +42,7 @@ def test_a_size_as_text(text, sizes):
     assert InputSize.parse(str(size)) == size
 
 
-@pytest.mark.parametrize("text", ["", "x", "ax224x224", "-1x224x224", "8x224x", "1x2x3x4", "1234567x2x2", "8x0x224"])
+@pytest.mark.parametrize("text", ["", "x", "ax224x224", "-1x224x224", "8x224x", "1x2x3x4", "8x0x224"])
 def test_a_size_that_cannot_be_read(text):
     with pytest.raises(ConfigError, match="image size"):
         InputSize.parse(text)
@@ -64,9 +64,10 @@ def test_a_batch_is_a_whole_number_of_at_least_one(batch):
         InputSize(batch, ImageSize(224, 224))
 
 
-def test_batch_zero_in_text():
-    with pytest.raises(ConfigError, match="batch is 0; accepted: a whole number"):
-        InputSize.parse("0x224x224")
+@pytest.mark.parametrize("batch", ["0", "1234567"])
+def test_batches_out_of_range_in_text(batch):
+    with pytest.raises(ConfigError, match=f"batch is {batch}; accepted: a whole number"):
+        InputSize.parse(f"{batch}x224x224")
 
 
 def test_the_shape_is_nchw():

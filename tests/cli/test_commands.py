@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 
-from rest_deploy.cli import bench, export, info, predict, verify
+from rest_deploy.cli import bench, export, info, predict, serve, verify
 from rest_deploy.cli.flags import preprocessing_change
 from rest_deploy.cli.terminal import clean, progress_display
 from rest_deploy.models.factory import create_model
@@ -262,6 +262,9 @@ def places(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, tiny_check
     (folder / "empty.onnx").write_bytes(b"")
     (folder / "foreign.onnx").write_bytes(b"\x08\x08")  # an ONNX file of IR version 8 and nothing else
     (folder / "no_images").mkdir()
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "list.txt").write_text("chelsea.png\n")
+    (folder / "p.TAR").write_bytes(bytes(10240))
     _bomb(folder / "bomb.png")
     return {"bad": folder, "artifact": tiny_onnx, "checkpoint": tiny_checkpoint, "cat": IMAGES / "chelsea.png"}
 
@@ -281,6 +284,11 @@ BAD: dict[str, tuple[Any, str, str]] = {
     "unwritable output": (export, "--checkpoint {checkpoint} -o /proc/out.onnx", "cannot be written to"),
     "no output folder": (export, "--checkpoint {checkpoint} -o {bad}/a/b.onnx", "does not exist; make it"),
     "wrong suffix": (export, "--checkpoint {checkpoint} -o x.engine", "files of format onnx end in .onnx"),
+    "labels of no classes": (
+        *(export, "--checkpoint {checkpoint} --features embedding --labels {bad}/list.txt -o {out}"),
+        "the artifact gives no logits, so it has no classes; leave --labels out",
+    ),
+    "warm-up of no size": (serve, "triton {artifact} -o {out} --warm-up -3", "--warm-up: image size '-3'"),
     "missing artifact": (predict, "{bad}/no.onnx {cat}", "no such file; make it: rest-export"),
     "empty artifact": (predict, "{bad}/empty.onnx {cat}", "empty file; export it again"),
     "foreign artifact": (predict, "{bad}/foreign.onnx {cat}", "that rest-export did not make"),
@@ -288,6 +296,10 @@ BAD: dict[str, tuple[Any, str, str]] = {
     "missing image": (predict, "{artifact} {bad}/no.png", "no such image file"),
     "truncated image": (predict, "{artifact} {bad}/truncated.jpg", "damaged or unsupported image"),
     "decompression bomb": (predict, "{artifact} {bad}/bomb.png", "89,478,485; scale it down"),
+    "unwritable results": (predict, "{artifact} {cat} --output /proc/r.jsonl", "/proc/r.jsonl: the folder cannot be"),
+    "empty image": (predict, "{artifact} {bad}/empty.png", "empty.png: an empty file"),
+    "list without output": (predict, "{artifact} {bad}/list.txt", "a list, whose images are read only with --output"),
+    "tar file without output": (predict, "{artifact} {bad}/p.TAR", "a tar file, whose images are read only with --out"),
     "no image": (predict, f"{{artifact}} {__file__}", "not an image that can be read"),
     "empty folder": (predict, "{artifact} {bad}/no_images", "no images in this folder"),
     "no gpu": (predict, "{artifact} {cat} --device cuda", "use device cpu"),
@@ -351,6 +363,7 @@ def test_terminals_are_not_sent_control_characters() -> None:
         (export, ["--max-batch", "0"], "--max-batch: is 0; accepted: a whole number from 1"),
         (export, ["--workspace", "0"], "--workspace: is 0; accepted: a whole number from 1"),
         (export, ["--optimization-level", "9"], "--optimization-level: is 9; accepted: a whole number from 0 to 5"),
+        (export, ["--device", "cpu"], "leave --device out to build with TensorRT-RTX"),
         (export, ["--opset", "9"], "--opset: is 9; accepted: a whole number from 18 to 21"),
         (export, ["--seed", "-1"], "--seed: is -1; accepted: a whole number from 0 to"),
         (export, ["--mean", "0.5", "nan", "0.5"], "--mean: is nan; accepted: a number from"),

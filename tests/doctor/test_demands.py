@@ -54,6 +54,9 @@ MACHINES = {
 }
 
 
+_BUILT_IN_ITS_PLACE = {("rtx, no GPU", "trt")}
+
+
 @pytest.mark.parametrize(
     ("machine", "text", "words"),
     [
@@ -82,6 +85,8 @@ def test_what_is_missing(monkeypatch: pytest.MonkeyPatch, machine: str, text: st
     unmet = Demand.parse(text).unmet(report)
     assert unmet.startswith(words)
     assert bool(unmet) == bool(words)
+    in_its_place = "; --format trt builds with TensorRT-RTX 1.7.1.116 here"
+    assert unmet.endswith(in_its_place) == ((machine, text) in _BUILT_IN_ITS_PLACE)
 
 
 def test_a_gpu_that_only_nvml_finds_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

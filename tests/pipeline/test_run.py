@@ -190,10 +190,10 @@ def test_a_checkpoint_of_another_model(tmp_path: Path, tiny_checkpoint: Path) ->
 
 def test_channels_and_preprocessing_must_fit(tmp_path: Path) -> None:
     steps = Preprocessing()
-    with pytest.raises(ConfigError, match="takes 1 channels, the preprocessing gives 3"):
+    with pytest.raises(ConfigError, match="takes 1 channel, the preprocessing gives 3"):
         run_export(ExportRequest(replace(TINY, in_channels=1), tmp_path / "x.onnx", preprocessing=steps))
     one = PreprocessingChange(resize=Resize.WARP)
-    with pytest.raises(ConfigError, match=r"takes 1 channels: give --mean and --std with 1"):
+    with pytest.raises(ConfigError, match=r"takes 1 channel: give --mean and --std with 1"):
         run_export(ExportRequest(replace(TINY, in_channels=1), tmp_path / "x.onnx", preprocessing=one))
     change = PreprocessingChange(resize=Resize.WARP, mean=(0.0,) * 4, std=(1.0,) * 4)
     with pytest.raises(ConfigError, match=r"takes 4 channels, which no picture has"):

@@ -545,7 +545,7 @@ def test_a_damaged_avif_file_is_refused(tmp_path):
 def test_what_is_no_image_is_refused(tmp_path, content):
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"image\.jpg: (not an image|damaged)"):
+    with pytest.raises(ImageError, match=rf"image\.jpg: {'(not an image|damaged)' if content else 'an empty file'}"):
         load_image(path)
 
 
@@ -929,7 +929,7 @@ def test_an_image_that_may_not_be_read_is_the_images_fault(tmp_path, monkeypatch
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(builtins, "open", refusing)
-    with pytest.raises(ImageError, match=r"image\.png: .*Permission denied"):
+    with pytest.raises(ImageError, match=r"image\.png: cannot be read: Permission denied; allow"):
         load_image(tmp_path / "image.png")
 
 

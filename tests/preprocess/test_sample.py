@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,20 @@ def test_linked_folders_are_searched(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("count", "there", "needed"), [(None, 20, 24), (None, 1, 24), (30, 37, 38)])
 def test_too_few(tmp_path: Path, count: int | None, there: int, needed: int) -> None:
     folder = _noise(tmp_path / "x", there)
-    with pytest.raises(ConfigError, match=rf"has {there} different images; needed: {needed} or more"):
+    with pytest.raises(ConfigError, match=rf"has {there} different images?; needed: {needed} or more"):
         choose_images(folder, count, 0)
+
+
+def test_an_array_that_may_not_be_read_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(24):
+        np.save(tmp_path / f"{number}.npy", np.random.default_rng(number).normal(size=(3, 8, 8)).astype(np.float32))
+
+    def refusing(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(ConfigError, match=r"\.npy: cannot be read: Permission denied"):
+        choose_images(tmp_path, None, 0)
 
 
 def test_copies_count_once(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_plan_of_tensorrt_rtx_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_what_no_server_runs(tiny_checkpoint: Path, tiny_onnx: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a checkpoint, which no server runs; export it"):
+    with pytest.raises(ConfigError, match=f"--checkpoint {tiny_checkpoint} --format triton -o repo"):
         read_model(tiny_checkpoint, TritonConfig())
     with pytest.raises(ConfigError, match="it is on a server already"):
         read_model("http://localhost:8000/tiny", TritonConfig())

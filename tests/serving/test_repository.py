@@ -223,6 +223,8 @@ def test_the_client_is_a_program(tmp_path: Path, tiny_by_input: dict[str, Path],
 def test_refusals(tmp_path: Path, tiny_onnx: Path) -> None:
     other = tmp_path / "tiny.onnx"
     other.write_bytes(tiny_onnx.read_bytes())
+    with pytest.raises(ConfigError, match=r"tiny\.onnx: this file was given twice"):
+        serve_triton([tiny_onnx, f"{tiny_onnx.parent}/./{tiny_onnx.name}"], tmp_path / "r", TritonConfig())
     with pytest.raises(ConfigError, match=r"tiny\.onnx and .*tiny\.onnx would both be the model tiny; rename one"):
         serve_triton([tiny_onnx, other], tmp_path / "r", TritonConfig(), verify=False)
     with pytest.raises(ConfigError, match="one name, and 2 artifacts"):
@@ -240,7 +242,7 @@ def test_the_command_refuses_in_one_line(
 ) -> None:
     done = Outcome(command, ["triton", tiny_checkpoint, "-o", tmp_path / "r"], capsys)
     assert (done.code, done.err.count("\n")) == (1, 1)
-    assert "rest-export --format triton" in done.err
+    assert f"rest-export --checkpoint {tiny_checkpoint} --format triton -o repository" in done.err
     for argv in (["triton", "x.onnx"], ["kserve", "x.onnx", "-o", "r"], ["triton", "-o", "r"]):
         assert Outcome(command, argv, capsys).code == 2
 

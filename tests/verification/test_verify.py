@@ -411,7 +411,7 @@ def test_images_are_read_with_the_transforms_own_alpha(tiny_onnx: Path, tiny_che
 
 def test_no_image_can_be_read(tmp_path: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"nothing")
-    with pytest.raises(VerificationError, match=r"none of 1 images .* bad.png"):
+    with pytest.raises(VerificationError, match=r"none of 1 image .* bad.png"):
         verify(tiny_onnx, tiny_checkpoint, data=tmp_path, synthetic=False)
 
 

@@ -39,7 +39,10 @@ class HardwareCompatibility(str, Enum):
 def _gpu_number(text: str) -> int:
     match = re.fullmatch(r"cuda(?::(\d{1,3}))?", text)
     if not match:
-        raise ConfigError(f"device {text}: an engine is built on a GPU; accepted: cuda, cuda:0, cuda:1, ...")
+        raise ConfigError(
+            f"device {text}: TensorRT builds on a GPU; accepted: cuda, cuda:0, cuda:1, ...; leave --device out to "
+            "build with TensorRT-RTX, which needs no GPU"
+        )
     return int(match[1] or 0)
 
 
