@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from rest_deploy.artifact.files import replacing
-from rest_deploy.errors import CheckpointError, ConfigError, listed, no_file
+from rest_deploy.errors import CheckpointError, ConfigError, counted, listed, no_file
 from rest_deploy.models.card import CARD_KEY, Card
 from rest_deploy.models.evidence import Evidence, settings_of
 from rest_deploy.models.family import FAMILIES, Family, family_of, titles
@@ -209,7 +209,7 @@ def _check_finite(source: str | Path, state_dict: StateDict) -> None:
     bad = [name for name, value in state_dict.items() if not is_counter(name) and not _is_finite(value)]
     if bad:
         raise CheckpointError(
-            f"{source}: NaN or infinite weights in {len(bad)} tensors: {listed(bad)}; such a model is broken"
+            f"{source}: NaN or infinite weights in {counted(len(bad), 'tensor')}: {listed(bad)}; such a model is broken"
         )
 
 
@@ -269,7 +269,8 @@ def save_checkpoint(
     heads = (state_dict.get(family.head) for family in FAMILIES.values())
     head = next((weight for weight in heads if weight is not None), None)
     if card.labels is not None and head is not None and len(card.labels) != head.shape[0]:
-        raise ConfigError(f"{len(card.labels)} labels for a model of {head.shape[0]} classes; one is needed for each")
+        given = counted(len(card.labels), "label")
+        raise ConfigError(f"{given} for a head of {head.shape[0]}; one is needed for each class")
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
     with replacing(path) as temporary:
         temporary.write_bytes(save(tensors, metadata={CARD_KEY: card.to_json()}))  # save_file makes it mode 0600

@@ -256,7 +256,7 @@ def test_nan_and_infinite_weights_are_named(tmp_path, bad, dtype):
     torch.save(weights, tmp_path / "a.pth")
     save_file(weights, tmp_path / "a.safetensors")
     for name in ("a.pth", "a.safetensors"):
-        with pytest.raises(CheckpointError, match=rf"{name}: NaN or infinite weights in 1 tensors: bad\.weight;"):
+        with pytest.raises(CheckpointError, match=rf"{name}: NaN or infinite weights in 1 tensor: bad\.weight;"):
             load_checkpoint(tmp_path / name)
 
 

@@ -376,7 +376,7 @@ def test_a_name_that_is_a_path_is_refused(name: str, tiny_model: torch.nn.Module
     path = tmp_path / "named.pth"
     card = json.dumps({"name": name, "labels": None, "preprocessing": None})
     torch.save({"state_dict": tiny_model.state_dict(), "rest_deploy": card}, path)
-    with pytest.raises(CheckpointError, match="a name must be 1 to 100 letters, digits"):
+    with pytest.raises(CheckpointError, match="accepted: 1 to 100 letters, digits"):
         load_checkpoint(path)
 
 
