@@ -189,9 +189,9 @@ def test_a_flag_reads_what_a_field_declares() -> None:
 
 
 def test_seeds_are_those_of_torch() -> None:
-    assert check(SEED, 2**63 - 1, "seed") == 2**63 - 1
-    with pytest.raises(ConfigError, match="seed is 9223372036854775808"):
-        check(SEED, 2**63, "seed")
+    assert check(SEED, 2**64 - 1, "seed") == 2**64 - 1
+    with pytest.raises(ConfigError, match="seed is 18446744073709551616"):
+        check(SEED, 2**64, "seed")
 
 
 @pytest.mark.parametrize(

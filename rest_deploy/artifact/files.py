@@ -71,7 +71,7 @@ def check_writable(path: str | Path, *, folder: bool = False) -> Path:
 def _not_writable(path: Path, exc: OSError) -> ExportError:
     if exc.errno == errno.ENAMETOOLONG:
         return ExportError(f"{path}: its name is too long for the file system, which takes some 255 bytes; shorten it")
-    return ExportError(f"{path}: the folder cannot be written to: {exc.strerror}; name another, or change its rights")
+    return ExportError(f"{path}: the folder cannot be written to: {exc.strerror}; name another folder")
 
 
 @contextmanager
