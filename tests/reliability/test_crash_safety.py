@@ -246,7 +246,8 @@ def test_a_read_only_file_system(
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
     code = export.main(["--checkpoint", str(two_checkpoints / "b.safetensors"), "-o", str(output)])
     assert code == 1
-    assert capsys.readouterr().err == f"error: {output}: the folder cannot be written to: Read-only file system; name another folder\n"
+    why = "the folder cannot be written to: Read-only file system; name another folder"
+    assert capsys.readouterr().err == f"error: {output}: {why}\n"
     with Predictor(output) as predictor:
         assert predictor.info.model == "tiny"
     record.add("an export into a read-only file system", 1, "one line, exit code 1, the old one whole")
