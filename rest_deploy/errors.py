@@ -123,8 +123,8 @@ def listed(names: Sequence[str]) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """A number of things whose plural ends in s."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    """A number of things whose plural ends in s, or in es after an s."""
+    return f"{number:,} {thing}{'' if number == 1 else 'es' if thing.endswith('s') else 's'}"
 
 
 def no_file(path: str | os.PathLike[str], kind: str = "file", step: str = "; give the file in it") -> str:

@@ -30,6 +30,7 @@ from rest_deploy.errors import (
     InputError,
     PredictorError,
     RestDeployError,
+    counted,
 )
 from rest_deploy.machine import USUAL, threads_for_images
 from rest_deploy.models.family import config_of, family_named
@@ -592,7 +593,7 @@ class Predictor:
     def __repr__(self) -> str:
         info, runtime = self.info, self._runtime
         what = f"{info.model}, {info.format} {info.precision.value} on {runtime.device}, "
-        what += f"{info.num_classes} classes" if info.num_classes else ", ".join(own.name for own in info.outputs)
+        what += counted(info.num_classes, "class") if info.num_classes else ", ".join(own.name for own in info.outputs)
         return f"<Predictor {str(runtime.path)!r}: {what}{', closed' if runtime.closed else ''}>"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ SEED = Whole(0, (1 << 64) - 1)
 BATCH = Whole(1, 1 << 20)
 #: A side of an image or an input, in pixels: sizes of tensors have 31 bits.
 SIDE = Whole(1, (1 << 31) - 1)
-_TYPED_SIDE = Whole(1, 999_999)
+_TYPED_SIDE = Whole(1, 999_999)  # a longer one is a slip of the hand
 TOP_K = Whole(1, 1 << 24)  # as many as there may be classes
 MAX_PIXELS = Whole(1, 1 << 40)
 #: Of a map, or of a block of one; a file divides by it.

@@ -252,7 +252,7 @@ class ArtifactInfo:
             raise ArtifactError(f"outputs {', '.join(wrong)}: a map needs a stride, {LOGITS} and {EMBEDDING} have none")
         object.__setattr__(self, "task", "classification" if self.num_classes else "features")
         if self.labels is not None and len(self.labels) != self.num_classes:
-            raise ArtifactError(f"{counted(len(self.labels), 'label')} for {self.num_classes} classes")
+            raise ArtifactError(f"{counted(len(self.labels), 'label')} for {counted(self.num_classes, 'class')}")
         if self.preprocessing is not None and len(self.preprocessing.mean) != self.channels:
             raise ArtifactError(
                 f"preprocessing for {counted(len(self.preprocessing.mean), 'channel')}, and {self.channels}"

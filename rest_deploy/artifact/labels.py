@@ -62,8 +62,8 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
     if len(labels) != num_classes:
-        classes = f"{num_classes} class{'' if num_classes == 1 else 'es'}"
-        raise ConfigError(f"{path}: {counted(len(labels), 'label')} for a model of {classes}; one is needed for each")
+        given, needed = counted(len(labels), "label"), counted(num_classes, "class")
+        raise ConfigError(f"{path}: {given} for a model of {needed}; one is needed for each")
     return labels
 
 

@@ -269,8 +269,8 @@ def save_checkpoint(
     heads = (state_dict.get(family.head) for family in FAMILIES.values())
     head = next((weight for weight in heads if weight is not None), None)
     if card.labels is not None and head is not None and len(card.labels) != head.shape[0]:
-        given = counted(len(card.labels), "label")
-        raise ConfigError(f"{given} for a head of {head.shape[0]}; one is needed for each class")
+        given, needed = counted(len(card.labels), "label"), counted(head.shape[0], "class")
+        raise ConfigError(f"{given} for a model of {needed}; one is needed for each")
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
     with replacing(path) as temporary:
         temporary.write_bytes(save(tensors, metadata={CARD_KEY: card.to_json()}))  # save_file makes it mode 0600

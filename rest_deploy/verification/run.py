@@ -155,7 +155,7 @@ def _outputs(subject: Subject) -> str:
     told = [
         f"{own.name} of {counted(int(own.shape[1]), 'channel')} and stride {own.stride}"
         if own.stride is not None
-        else f"{own.shape[1]} class{'' if own.shape[1] == 1 else 'es'}"
+        else counted(int(own.shape[1]), "class")
         if own.name == LOGITS
         else f"{counted(int(own.shape[1]), 'channel')} of {own.name}"
         for own in subject.info.outputs
