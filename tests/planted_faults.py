@@ -465,9 +465,30 @@ FAULTS = (
     Fault(
         "what is the same along an axis, added by rows in OpenVINO",
         "runtimes/openvino.py",
-        " and one == other",
+        " and shape == other.get_partial_shape()",
         "",
         "tests/runtimes/test_openvino.py::test_maps_of_another_kind_stay",
+    ),
+    Fault(
+        "norms of another axis, by rows in OpenVINO",
+        "runtimes/openvino.py",
+        "_numbers(axes.get_node()) in ([-1], [3])",
+        "True",
+        "tests/runtimes/test_openvino.py::test_maps_of_another_kind_stay",
+    ),
+    Fault(
+        "products of all channels in one sum, in OpenVINO",
+        "runtimes/openvino.py",
+        "if self.target.in_memory:",
+        "if not self.target.in_memory:",
+        "tests/runtimes/test_openvino.py::test_a_file_is_computed_in_short_sums",
+    ),
+    Fault(
+        "the last channels of a convolution, left out in OpenVINO",
+        "runtimes/openvino.py",
+        "np.arange(channels), groups)])",
+        "np.arange(channels - channels % groups), groups)])",
+        "tests/runtimes/test_openvino.py::test_sums_are_short",
     ),
 )
 
