@@ -180,10 +180,10 @@ def _infer(content: bytes, image: NDArray[Any], prepare: Callable[[Any], None] =
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize(
     ("kernel", "groups"),
-    [((1, 3, 3), 1), ((16, 3, 3), 1), ((17, 3, 3), 2), ((97, 3, 5), 11), ((5, 13, 12), 5), ((300, 1, 1), 3)],
+    [((1, 3, 3), 1), ((32, 3, 3), 1), ((33, 3, 3), 2), ((97, 3, 5), 6), ((5, 17, 18), 5), ((300, 1, 1), 2)],
 )
 def test_sums_are_short(kernel: tuple[int, int, int], groups: int, dtype: type, rng: np.random.Generator) -> None:
-    """144 products, or those of one channel; all of them are there."""
+    """288 products, or those of one channel; all of them are there."""
     sizes = [(2, kernel[0], 33, 47), (24, *kernel), (24,)]
     image, weights, bias = (rng.standard_normal(size).astype(dtype) for size in sizes)
     products: list[int] = []
@@ -195,7 +195,7 @@ def test_sums_are_short(kernel: tuple[int, int, int], groups: int, dtype: type, 
 
     found, wanted = _infer(_convolution(weights, bias), image, prepare), _in_float64(image, weights, bias)
     assert len(products) == groups
-    assert max(products) <= max(144, kernel[1] * kernel[2])
+    assert max(products) <= max(288, kernel[1] * kernel[2])
     assert sum(products) == math.prod(kernel)
     # some roundings of a sum; a half is rounded once, where it goes out
     np.testing.assert_allclose(found, wanted, rtol=0, atol=10 * np.finfo(dtype).eps * np.abs(wanted).max())
@@ -209,7 +209,7 @@ def test_sums_lose_no_more_than_those_of_onnxruntime(rng: np.random.Generator) -
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = [session.run(None, {"x": image})[0], _infer(content, image, module.in_short_sums), _infer(content, image)]
     theirs, ours, plain = (float(np.sqrt(np.mean((own - wanted) ** 2))) for own in found)
-    assert ours < 1.2 * theirs
+    assert ours < 1.5 * theirs
     assert plain > 2 * ours
 
 
