@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import logging
 import re
+import sys
 import threading
 import traceback
 from collections import deque
@@ -122,6 +124,10 @@ class Gpu:
         return f"{self.name} ({self.compute_capability})"
 
 
+#: What is told where :func:`gpu_count` is 0.
+NONE_SHOWN = "no NVIDIA GPU is here, or no driver that shows it; use device cpu"
+
+
 class NoGpuError(DeviceError):
     """There is no GPU, or no driver that shows one."""
 
@@ -145,6 +151,16 @@ def find_gpu(index: int) -> Gpu:
     name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
     capability = ComputeCapability(int(properties.major), int(properties.minor))
     return Gpu(index, name, capability, int(properties.totalGlobalMem))
+
+
+def gpu_count() -> int:
+    """GPUs that CUDA's driver shows; 0 without a driver. It takes no package."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    return 0 if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
 
 
 def free_bytes(index: int) -> int | None:

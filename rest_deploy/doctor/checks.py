@@ -22,7 +22,7 @@ from rest_deploy.artifact.engine import LIBRARIES
 from rest_deploy.doctor.records import CPU, CUDA, Gpus, Integers, Package, Provider, State
 from rest_deploy.environment import installed_version
 from rest_deploy.errors import MissingPackageError, RestDeployError, install, one_line
-from rest_deploy.nvidia import NO_GPU, Cuda, CudaError, cuda_version, find_gpu
+from rest_deploy.nvidia import NONE_SHOWN, Cuda, cuda_version, find_gpu, gpu_count
 from rest_deploy.runtimes.registry import RUNTIMES
 from rest_deploy.specs import Device
 
@@ -94,7 +94,9 @@ def not_installed(packages: Sequence[str], extras: Iterable[str]) -> str:
     """Says that packages are missing, with the pip line that installs them; empty if none is."""
     if not packages:
         return ""
-    return f"{' and '.join(packages)} {'is' if len(packages) == 1 else 'are'} not installed; {install(*extras)}"
+    *first, last = packages
+    told = f"{', '.join(first)} and {last} are" if first else f"{last} is"
+    return f"{told} not installed; {install(*extras)}"
 
 
 def repair(problem: str, package: str, extra: str = "") -> str:
@@ -280,17 +282,11 @@ def find_gpus() -> Gpus:
     words = cuda_version(driver) if driver else None
     count = attempt(lambda: int(Cuda().call("cudaGetDeviceCount"))).value
     if not count:
+        absent = not gpu_count()
         problem = attempt(find_gpu, 0).problem.removeprefix("device cuda:0: ")  # says best why there is none
-        return Gpus((), problem, driver == 0 or attempt(_knows_of_none).value is True, words)
+        if absent and attempt(Cuda).problem:  # no package would help
+            problem = NONE_SHOWN
+        return Gpus((), problem, absent, words)
     outcomes = [attempt(find_gpu, index) for index in range(count)]
     found = tuple(outcome.value for outcome in outcomes if outcome.value is not None)
     return Gpus(found, next((outcome.problem for outcome in outcomes if outcome.problem), ""), False, words)
-
-
-def _knows_of_none() -> bool:
-    """Whether CUDA is certain that there is no GPU; there may be one that the driver is too old for."""
-    try:
-        Cuda().call("cudaGetDeviceCount")
-    except CudaError as exc:
-        return exc.code == NO_GPU
-    return False

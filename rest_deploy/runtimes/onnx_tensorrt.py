@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from typing import Any
 
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import DeviceError, MissingPackageError, install, one_line
+from rest_deploy.nvidia import NONE_SHOWN, gpu_count
 from rest_deploy.runtimes.ort import OnnxRuntime, Plugin, import_onnxruntime, plugin_devices
 from rest_deploy.specs import Device, Precision
 
@@ -41,7 +41,7 @@ def _number(device: Device) -> int:
         raise DeviceError(f"device {device}; accepted: {device.kind}, {device.kind}:0, {device.kind}:1, ...")
     count, number, kind = gpu_count(), int(device.name), device.kind
     if not count:
-        raise DeviceError(f"device {device}: no NVIDIA GPU is here, or no driver that shows it; use device cpu")
+        raise DeviceError(f"device {device}: {NONE_SHOWN}")
     if os.environ.get(_TF32) != "0":
         raise DeviceError(
             f"device {device}: TensorRT in ONNX Runtime computes FP32 in TF32, of 10 bits, unless "
@@ -50,16 +50,6 @@ def _number(device: Device) -> int:
     if number >= count:
         raise DeviceError(f"device {device}: GPUs here: {count}; accepted: {kind}:0 to {kind}:{count - 1}")
     return number
-
-
-def gpu_count() -> int:
-    """GPUs that CUDA's driver shows; 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int()
-    return 0 if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
 
 
 def _add(options: Any, device: Device) -> None:

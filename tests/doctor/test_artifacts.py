@@ -124,7 +124,7 @@ def test_nothing_is_there(monkeypatch: MonkeyPatch) -> None:
     }
     for key in ONNX:
         assert steps(report, key, EXPORT) == (
-            "torch and safetensors and onnx and onnxscript and onnxsim and onnxruntime are not installed; "
+            "torch, safetensors, onnx, onnxscript, onnxsim and onnxruntime are not installed; "
             'pip install "rest-deploy[export,cpu]"',
         )
         run = 'onnxruntime is not installed; pip install "rest-deploy[{}]"'

@@ -36,6 +36,7 @@ from rest_deploy.doctor.checks import (
 from rest_deploy.doctor.records import Gpus, Integers, Package, Provider, State
 from rest_deploy.errors import DeviceError, MissingPackageError
 from rest_deploy.errors import install as pip_line
+from rest_deploy.nvidia import NONE_SHOWN
 from rest_deploy.runtimes import ort
 from tests.conftest import ROOT
 from tests.doctor.machines import CPU_EP, CUDA_EP, RTX_4090, FakeOnnxRuntime, broken_module, fake_module, hide, install
@@ -342,7 +343,15 @@ def test_a_gpu_that_runs_it(monkeypatch: MonkeyPatch) -> None:
 )  # fmt: skip
 def test_a_gpu_that_does_not(monkeypatch: MonkeyPatch, fake: FakeOnnxRuntime, words: str) -> None:
     fake.install(monkeypatch)
+    monkeypatch.setattr("rest_deploy.nvidia.gpu_count", lambda: 1)
     assert check_provider("cuda").problem.startswith(words)
+
+
+def test_no_gpu_and_no_provider_for_it(monkeypatch: MonkeyPatch) -> None:
+    """Another ONNX Runtime would not help."""
+    FakeOnnxRuntime().install(monkeypatch)
+    monkeypatch.setattr("rest_deploy.nvidia.gpu_count", lambda: 0)
+    assert check_provider("cuda").problem == NONE_SHOWN
 
 
 def test_the_library_that_is_missing_is_told_and_not_printed(
@@ -417,9 +426,12 @@ def test_none_are_found(monkeypatch: MonkeyPatch, cuda: FakeCuda, words: str, dr
 
 
 def test_without_cuda_python(monkeypatch: MonkeyPatch) -> None:
-    hide(monkeypatch, "cuda.bindings.runtime")
-    said = 'cuda-bindings is needed to use an NVIDIA GPU; install it: pip install "rest-deploy[trt]"'
-    assert find_gpus() == Gpus(problem=said)
+    """Where the driver shows no GPU, no package is asked for."""
+    for shown in (1, 0):
+        monkeypatch.setattr("rest_deploy.doctor.checks.gpu_count", lambda shown=shown: shown)
+        hide(monkeypatch, "cuda.bindings.runtime")
+        said = 'cuda-bindings is needed to use an NVIDIA GPU; install it: pip install "rest-deploy[trt]"'
+        assert find_gpus() == (Gpus(problem=said) if shown else Gpus(problem=NONE_SHOWN, absent=True))
 
 
 @pytest.mark.parametrize("lost", [0, 1])

@@ -85,7 +85,15 @@ class FakeCuda:
 
         monkeypatch.setitem(sys.modules, _NAME, self.module)
         monkeypatch.setattr(cuda.bindings, "runtime", self.module)
+        for module in ("rest_deploy.nvidia", "rest_deploy.doctor.checks"):  # which asks the driver itself
+            monkeypatch.setattr(f"{module}.gpu_count", lambda: self.shown)
         return self
+
+    @property
+    def shown(self) -> int:
+        """GPUs that the driver shows; an old one has a GPU behind it."""
+        none = self.driver == 0 or self.absent is cudaError_t.cudaErrorNoDevice
+        return 0 if none else max(1, len(self.devices))
 
     # What tests ask.
 
