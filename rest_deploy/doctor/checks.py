@@ -18,11 +18,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+from rest_deploy import nvidia
 from rest_deploy.artifact.engine import LIBRARIES
 from rest_deploy.doctor.records import CPU, CUDA, Gpus, Integers, Package, Provider, State
 from rest_deploy.environment import installed_version
 from rest_deploy.errors import MissingPackageError, RestDeployError, install, one_line
-from rest_deploy.nvidia import NONE_SHOWN, Cuda, cuda_version, find_gpu, gpu_count
+from rest_deploy.nvidia import Cuda, cuda_version, find_gpu
 from rest_deploy.runtimes.registry import RUNTIMES
 from rest_deploy.specs import Device
 
@@ -282,10 +283,10 @@ def find_gpus() -> Gpus:
     words = cuda_version(driver) if driver else None
     count = attempt(lambda: int(Cuda().call("cudaGetDeviceCount"))).value
     if not count:
-        absent = not gpu_count()
+        absent = not nvidia.gpu_count()
         problem = attempt(find_gpu, 0).problem.removeprefix("device cuda:0: ")  # says best why there is none
         if absent and attempt(Cuda).problem:  # no package would help
-            problem = NONE_SHOWN
+            problem = nvidia.NONE_SHOWN
         return Gpus((), problem, absent, words)
     outcomes = [attempt(find_gpu, index) for index in range(count)]
     found = tuple(outcome.value for outcome in outcomes if outcome.value is not None)

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from rest_deploy import nvidia
 from rest_deploy.artifact.info import ArtifactInfo
 from rest_deploy.errors import DeviceError, MissingPackageError, install, one_line
-from rest_deploy.nvidia import NONE_SHOWN, gpu_count
 from rest_deploy.runtimes.ort import OnnxRuntime, Plugin, import_onnxruntime, plugin_devices
 from rest_deploy.specs import Device, Precision
 
@@ -39,9 +39,9 @@ def _number(device: Device) -> int:
     """
     if not device.name.isdecimal():
         raise DeviceError(f"device {device}; accepted: {device.kind}, {device.kind}:0, {device.kind}:1, ...")
-    count, number, kind = gpu_count(), int(device.name), device.kind
+    count, number, kind = nvidia.gpu_count(), int(device.name), device.kind
     if not count:
-        raise DeviceError(f"device {device}: {NONE_SHOWN}")
+        raise DeviceError(f"device {device}: {nvidia.NONE_SHOWN}")
     if os.environ.get(_TF32) != "0":
         raise DeviceError(
             f"device {device}: TensorRT in ONNX Runtime computes FP32 in TF32, of 10 bits, unless "
@@ -99,7 +99,7 @@ def _add_rtx(options: Any, device: Device) -> None:
             "onnxruntime_ep_nv_tensorrt_rtx", "run .onnx files on tensorrt-rtx", "ort-rtx"
         ) from exc
     number = _number(device)
-    if (count := gpu_count()) > 1:  # the plugin lists GPUs in an order of its own, and not by CUDA_VISIBLE_DEVICES
+    if (count := nvidia.gpu_count()) > 1:  # the plugin lists them in its own order, not by CUDA_VISIBLE_DEVICES
         raise DeviceError(
             f"device {device}: {count} GPUs are here, and nothing tells which of them the plugin would take for number "
             f"{number}; use device tensorrt:{number} or cuda:{number}"

@@ -438,11 +438,11 @@ def import_onnxruntime(device: Device) -> Any:
 
 
 def _check_provider(ort: Any, device: Device) -> None:
-    from rest_deploy.nvidia import NONE_SHOWN, gpu_count
+    from rest_deploy import nvidia
 
     if device.kind == "cuda" and _CUDA not in ort.get_available_providers():
-        if not gpu_count():
-            raise DeviceError(f"device {device}: {NONE_SHOWN}")
+        if not nvidia.gpu_count():
+            raise DeviceError(f"device {device}: {nvidia.NONE_SHOWN}")
         raise DeviceError(
             f"device {device}: the installed ONNX Runtime {ort.__version__} has no CUDA provider; install it: "
             f"pip uninstall onnxruntime && {install('gpu')}, or use device cpu"

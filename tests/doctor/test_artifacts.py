@@ -58,7 +58,6 @@ def with_gpu() -> FakeOnnxRuntime:
 
 def test_everything_is_there(monkeypatch: MonkeyPatch) -> None:
     torch_with_gpu(monkeypatch)
-    monkeypatch.setattr("rest_deploy.runtimes.onnx_tensorrt.gpu_count", lambda: 1)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     report = Machine(monkeypatch, TRT, RTX, onnxruntime=with_gpu()).look()
     assert table(report) == {

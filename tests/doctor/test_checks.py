@@ -428,7 +428,7 @@ def test_none_are_found(monkeypatch: MonkeyPatch, cuda: FakeCuda, words: str, dr
 def test_without_cuda_python(monkeypatch: MonkeyPatch) -> None:
     """Where the driver shows no GPU, no package is asked for."""
     for shown in (1, 0):
-        monkeypatch.setattr("rest_deploy.doctor.checks.gpu_count", lambda shown=shown: shown)
+        monkeypatch.setattr("rest_deploy.nvidia.gpu_count", lambda shown=shown: shown)
         hide(monkeypatch, "cuda.bindings.runtime")
         said = 'cuda-bindings is needed to use an NVIDIA GPU; install it: pip install "rest-deploy[trt]"'
         assert find_gpus() == (Gpus(problem=said) if shown else Gpus(problem=NONE_SHOWN, absent=True))

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from rest_deploy import Predictor, benchmark, export, verify
+from rest_deploy import Predictor, benchmark, export, nvidia, verify
 from rest_deploy.artifact.onnx_file import OnnxFile
 from rest_deploy.benchmarking.run import Effort
 from rest_deploy.errors import DeviceError, InputError, MissingPackageError
@@ -213,10 +213,10 @@ def test_the_onnxruntime_that_is_here(tiny_onnx: Path, monkeypatch: pytest.Monke
     if "TensorrtExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has a TensorRT provider")
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    monkeypatch.setattr(onnx_tensorrt, "gpu_count", lambda: 0)
+    monkeypatch.setattr(nvidia, "gpu_count", lambda: 0)
     with pytest.raises(DeviceError, match="no NVIDIA GPU is here"):
         open_runtime(tiny_onnx, "tensorrt")
-    monkeypatch.setattr(onnx_tensorrt, "gpu_count", lambda: 1)
+    monkeypatch.setattr(nvidia, "gpu_count", lambda: 1)
     with pytest.raises(DeviceError, match=r"device tensorrt:0: the installed ONNX Runtime .* has no TensorRT provider"):
         open_runtime(tiny_onnx, "tensorrt")
 
@@ -264,7 +264,7 @@ def test_the_driver_is_asked(started: int, shown: int, count: int, monkeypatch: 
             return shown
 
     monkeypatch.setattr(ctypes, "CDLL", Driver)
-    assert onnx_tensorrt.gpu_count() == count
+    assert nvidia.gpu_count() == count
 
 
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,4 +272,4 @@ def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", load)
-    assert onnx_tensorrt.gpu_count() == 0
+    assert nvidia.gpu_count() == 0

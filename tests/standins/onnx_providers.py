@@ -11,7 +11,8 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from rest_deploy.runtimes import onnx_tensorrt, ort
+from rest_deploy import nvidia
+from rest_deploy.runtimes import ort
 
 CPU_EP, CUDA_EP = "CPUExecutionProvider", "CUDAExecutionProvider"
 TRT_EP, RTX_EP = "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"
@@ -93,7 +94,7 @@ class FakeProvider:
         listed = [*([TRT_EP] if self.provider == TRT_EP else []), CPU_EP]
         monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", plugin)
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-        monkeypatch.setattr(onnx_tensorrt, "gpu_count", lambda: self.gpus)
+        monkeypatch.setattr(nvidia, "gpu_count", lambda: self.gpus)
         monkeypatch.setattr(ort, "registered", {})
         for name, value in {
             "SessionOptions": Options,
