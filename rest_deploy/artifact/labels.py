@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from rest_deploy.errors import ConfigError, counted
+from rest_deploy.errors import ConfigError, counted, no_file
 from rest_deploy.values import load_json
 
 IMAGENET_CLASSES = 1000
@@ -54,7 +54,8 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
             raise ConfigError(f"{path}: too many bytes for labels; at most {_MAX_BYTES:,}")
         text = content.decode("utf-8-sig")
     except OSError as exc:
-        raise ConfigError(f"{path}: labels cannot be read: {exc.strerror}") from exc
+        reason = no_file(path) if isinstance(exc, IsADirectoryError) else exc.strerror
+        raise ConfigError(f"{path}: labels cannot be read: {reason}") from exc
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: labels must be UTF-8 text") from exc
     try:

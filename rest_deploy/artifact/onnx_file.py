@@ -258,7 +258,8 @@ def _read(path: Path) -> bytes:
     except IsADirectoryError as exc:
         raise ArtifactError(f"{path}: {no_file(path)}") from exc
     except FileNotFoundError as exc:
-        raise ArtifactError(f"{path}: {no_file(path)}; make it: rest-export --output {path} ...") from exc
+        make = f"make it: rest-export --checkpoint CHECKPOINT --output {path}"
+        raise ArtifactError(f"{path}: {no_file(path)}; {make}") from exc
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read: {exc.strerror}") from exc
     except MemoryError as exc:

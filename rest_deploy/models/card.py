@@ -42,6 +42,8 @@ class Card:
                 f"the model's name is {shown(self.name)}; accepted: 1 to 100 letters, digits, '_', '-' and '.', as "
                 "files are named after it"
             )
+        if self.config is not None:
+            family_of(self.config)
         if self.labels is not None:
             object.__setattr__(self, "labels", _printable(self.labels))
         for name, kind in (("preprocessing", Preprocessing), ("activation", Activation)):

@@ -236,7 +236,7 @@ def family_of(config: object) -> Family[Any]:
         if isinstance(config, family.config):
             return family
     accepted = ", ".join(family.config.__name__ for family in FAMILIES.values())
-    raise ConfigError(f"a {type(config).__name__} is not a config of a network; accepted: {accepted}")
+    raise ConfigError(f"an object of type {type(config).__name__} is not a config of a network; accepted: {accepted}")
 
 
 class Described(Protocol):

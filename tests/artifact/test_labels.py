@@ -182,5 +182,5 @@ def test_a_file_too_large_for_labels_is_refused_unread(tmp_path):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.txt: labels cannot be read: No such file"):
         read_labels(tmp_path / "none.txt", 1)
-    with pytest.raises(ConfigError, match="labels cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match="labels cannot be read: a folder, not a file; give the file in it"):
         read_labels(tmp_path, 1)

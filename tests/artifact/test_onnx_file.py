@@ -179,7 +179,7 @@ def test_an_empty_file_a_missing_one_a_folder_a_pipe_and_a_device(tmp_path: Path
     (tmp_path / "zero.onnx").symlink_to("/dev/zero")
     for path, reason in [
         (empty, r"empty\.onnx: empty file"),
-        (tmp_path / "none.onnx", r"none\.onnx: no such file; make it: rest-export --output .*none\.onnx"),
+        (tmp_path / "none.onnx", r"no such file; make it: rest-export --checkpoint CHECKPOINT --output .*none\.onnx$"),
         (tmp_path, "a folder, not a file"),
         (pipe, "a pipe or a device, not a file"),
         (tmp_path / "zero.onnx", "a pipe or a device, not a file"),

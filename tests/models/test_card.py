@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rest_deploy.errors import CheckpointError
+from rest_deploy.errors import CheckpointError, ConfigError
 from rest_deploy.models.card import Card
 from rest_deploy.models.rest_family import ResTConfig
 from rest_deploy.specs import Preprocessing, Resize
@@ -21,6 +21,11 @@ def test_a_card_cannot_name_a_file_elsewhere(name):
     """Files are named after the model where no output is given."""
     with pytest.raises(CheckpointError, match="the model's name is"):
         Card.from_json(json.dumps({"name": name, "labels": None, "preprocessing": None}))
+
+
+def test_a_config_of_no_network_is_refused():
+    with pytest.raises(ConfigError, match="an object of type int is not a config of a network; accepted: "):
+        Card(config=5)
 
 
 @pytest.mark.parametrize("labels", ["abcdefg", {"0": "cat"}, 7, [["cat"]], ["cat", 1]])
