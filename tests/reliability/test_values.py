@@ -29,6 +29,7 @@ from rest_deploy.specs import ImageSize, InputKind, Int8Target, Precision, Prepr
 from tests.artifact.test_engine import FIGURES, MAP_CASE
 from tests.artifact.test_precision import RECORD
 from tests.cli.test_commands import Outcome
+from tests.conftest import further
 from tests.engines import RTX, Machine
 from tests.reliability.conftest import Amount
 from tests.reliability.odd_values import ODD, Place, bare_graph, places, sealed_with, with_odd
@@ -38,11 +39,9 @@ from tests.two_outputs import INFO
 WHAT, WELL = "records, manifests and flags with odd values", "it works, or is refused in one line"
 Case = tuple[Place, str]
 
-#: Of a record that has everything: a plan of a precision too.
-KINDS = ("fp32", "narrowed")
-
 
 def _record(tiny_onnx: Path, kind: str) -> str:
+    """A record of a kind; ``"narrowed"`` has everything, a plan of a precision too."""
     plain = read_info(tiny_onnx)
     if kind == "narrowed":
         plan: PrecisionRecord = replace(RECORD, int8_target=Int8Target.TRT, reduced_range=False)
@@ -116,7 +115,7 @@ def _chosen(text: str, count: int) -> Iterator[Case]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["narrowed", *further(["fp32"])])
 def test_odd_records_through_all_commands(  # noqa: PLR0917
     tiny_onnx: Path,
     tiny_checkpoint: Path,
