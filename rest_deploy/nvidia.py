@@ -125,7 +125,9 @@ class Gpu:
 
 
 #: What is told where :func:`gpu_count` is 0.
-NONE_SHOWN = "no NVIDIA GPU is here, or no driver that shows it; use device cpu"
+NONE_SHOWN = (
+    "no NVIDIA GPU is here, or no driver that shows it; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use device cpu"
+)
 
 
 class NoGpuError(DeviceError):
@@ -153,14 +155,17 @@ def find_gpu(index: int) -> Gpu:
     return Gpu(index, name, capability, int(properties.totalGlobalMem))
 
 
-def gpu_count() -> int:
-    """GPUs that CUDA's driver shows; 0 without a driver. It takes no package."""
+def gpu_count() -> int | None:
+    """GPUs that CUDA's driver shows, 0 without a driver; None where it fails and so cannot say. It takes no package."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return 0
     count = ctypes.c_int()
-    return 0 if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
+    code = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if code in (_SUCCESS, NO_GPU):  # which have the same numbers in the driver's CUresult
+        return count.value if code == _SUCCESS else 0
+    return None
 
 
 def free_bytes(index: int) -> int | None:

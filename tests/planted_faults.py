@@ -430,8 +430,8 @@ FAULTS = (
     Fault(
         "a number of a GPU that may be another one",
         "runtimes/onnx_tensorrt.py",
-        "(count := nvidia.gpu_count()) > 1",
-        "(count := nvidia.gpu_count()) > 9",
+        "(count := nvidia.gpu_count() or 0) > 1",
+        "(count := nvidia.gpu_count() or 0) > 9",
         "tests/runtimes/test_onnx_tensorrt.py::test_of_several_gpus_the_plugin_takes_none",
     ),
     Fault(

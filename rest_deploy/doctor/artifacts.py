@@ -264,6 +264,8 @@ def _run_on_its_own(row: RuntimeRow, name: str, device: str, findings: Findings)
     kind, own = next(iter(row.devices)), row.default_device
     if (device == CPU) is not Device.parse(own).in_memory:
         return Ability.never(f"{row.title} runs {row.suffixes[0]} files on {own}")
+    if row.device_names == "N" and findings.no_gpu:  # numbers of NVIDIA's GPUs
+        return Ability.unless(findings.no_gpu)
     return Ability.unless(_package_problem(row, kind, findings, findings.probes[name, own]))
 
 

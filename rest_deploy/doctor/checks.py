@@ -283,7 +283,7 @@ def find_gpus() -> Gpus:
     words = cuda_version(driver) if driver else None
     count = attempt(lambda: int(Cuda().call("cudaGetDeviceCount"))).value
     if not count:
-        absent = not nvidia.gpu_count()
+        absent = nvidia.gpu_count() == 0
         problem = attempt(find_gpu, 0).problem.removeprefix("device cuda:0: ")  # says best why there is none
         if absent and attempt(Cuda).problem:  # no package would help
             problem = nvidia.NONE_SHOWN

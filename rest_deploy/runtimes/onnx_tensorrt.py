@@ -40,14 +40,14 @@ def _number(device: Device) -> int:
     if not device.name.isdecimal():
         raise DeviceError(f"device {device}; accepted: {device.kind}, {device.kind}:0, {device.kind}:1, ...")
     count, number, kind = nvidia.gpu_count(), int(device.name), device.kind
-    if not count:
+    if count == 0:
         raise DeviceError(f"device {device}: {nvidia.NONE_SHOWN}")
     if os.environ.get(_TF32) != "0":
         raise DeviceError(
             f"device {device}: TensorRT in ONNX Runtime computes FP32 in TF32, of 10 bits, unless "
             f"{_TF32}=0 is set before the process starts; set it, or use device cuda or an .engine file"
         )
-    if number >= count:
+    if count is not None and number >= count:
         raise DeviceError(f"device {device}: GPUs here: {count}; accepted: {kind}:0 to {kind}:{count - 1}")
     return number
 
@@ -99,7 +99,7 @@ def _add_rtx(options: Any, device: Device) -> None:
             "onnxruntime_ep_nv_tensorrt_rtx", "run .onnx files on tensorrt-rtx", "ort-rtx"
         ) from exc
     number = _number(device)
-    if (count := nvidia.gpu_count()) > 1:  # the plugin lists them in its own order, not by CUDA_VISIBLE_DEVICES
+    if (count := nvidia.gpu_count() or 0) > 1:  # the plugin lists them in its own order, not by CUDA_VISIBLE_DEVICES
         raise DeviceError(
             f"device {device}: {count} GPUs are here, and nothing tells which of them the plugin would take for number "
             f"{number}; use device tensorrt:{number} or cuda:{number}"

@@ -441,7 +441,7 @@ def _check_provider(ort: Any, device: Device) -> None:
     from rest_deploy import nvidia
 
     if device.kind == "cuda" and _CUDA not in ort.get_available_providers():
-        if not nvidia.gpu_count():
+        if nvidia.gpu_count() == 0:
             raise DeviceError(f"device {device}: {nvidia.NONE_SHOWN}")
         raise DeviceError(
             f"device {device}: the installed ONNX Runtime {ort.__version__} has no CUDA provider; install it: "

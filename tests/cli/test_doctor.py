@@ -42,14 +42,12 @@ TABLE = """\
   triton     Triton repository                 yes     -           -
   openvino   .onnx by OpenVINO                 -       no          -           2
   webgpu     .onnx by ONNX Runtime WebGPU      -       -           no          3
-  ort-trt    .onnx by ONNX Runtime TensorRT    -       -           no          4
-  ort-rtx    .onnx by ONNX Runtime TRT-RTX     -       -           no          5
+  ort-trt    .onnx by ONNX Runtime TensorRT    -       -           no          1
+  ort-rtx    .onnx by ONNX Runtime TRT-RTX     -       -           no          1
   pytorch    .pth .pt .safetensors by PyTorch  -       yes         no          1
    1 there is no NVIDIA driver here; install one, or use device cpu with an .onnx file
    2 openvino is not installed; pip install "rest-deploy[openvino]"
    3 onnxruntime-ep-webgpu is not installed; pip install "rest-deploy[webgpu]"
-   4 device tensorrt:0: no NVIDIA GPU is here, or no driver that shows it; use device cpu
-   5 onnxruntime-ep-nv-tensorrt-rtx is not installed; pip install "rest-deploy[ort-rtx]"
 """
 
 

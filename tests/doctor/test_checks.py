@@ -348,10 +348,12 @@ def test_a_gpu_that_does_not(monkeypatch: MonkeyPatch, fake: FakeOnnxRuntime, wo
 
 
 def test_no_gpu_and_no_provider_for_it(monkeypatch: MonkeyPatch) -> None:
-    """Another ONNX Runtime would not help."""
+    """Another ONNX Runtime would not help; where the driver cannot say it may."""
     FakeOnnxRuntime().install(monkeypatch)
     monkeypatch.setattr("rest_deploy.nvidia.gpu_count", lambda: 0)
     assert check_provider("cuda").problem == NONE_SHOWN
+    monkeypatch.setattr("rest_deploy.nvidia.gpu_count", lambda: None)
+    assert "has no CUDA provider" in check_provider("cuda").problem
 
 
 def test_the_library_that_is_missing_is_told_and_not_printed(
@@ -427,11 +429,11 @@ def test_none_are_found(monkeypatch: MonkeyPatch, cuda: FakeCuda, words: str, dr
 
 def test_without_cuda_python(monkeypatch: MonkeyPatch) -> None:
     """Where the driver shows no GPU, no package is asked for."""
-    for shown in (1, 0):
+    for shown in (1, None, 0):
         monkeypatch.setattr("rest_deploy.nvidia.gpu_count", lambda shown=shown: shown)
         hide(monkeypatch, "cuda.bindings.runtime")
         said = 'cuda-bindings is needed to use an NVIDIA GPU; install it: pip install "rest-deploy[trt]"'
-        assert find_gpus() == (Gpus(problem=said) if shown else Gpus(problem=NONE_SHOWN, absent=True))
+        assert find_gpus() == (Gpus(problem=NONE_SHOWN, absent=True) if shown == 0 else Gpus(problem=said))
 
 
 @pytest.mark.parametrize("lost", [0, 1])

@@ -215,7 +215,7 @@ def _compare(browser: Browser, page: Path, pictures: list[Path], tolerance: floa
 # -- Python's logits
 
 
-@pytest.mark.parametrize("name", ["digits", "grey", "drop", "sigmoid", "none", *further(["crop"])])
+@pytest.mark.parametrize("name", [*(name for name in PAGES if name not in {*SAME_IN, "crop"}), *further(["crop"])])
 def test_pythons_logits(browser: Browser, page_of: Callable[[str], Path], pictures: list[Path], name: str) -> None:
     page = page_of(name)
     with Server(page) as server:

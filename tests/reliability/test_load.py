@@ -11,7 +11,6 @@ import pytest
 
 from rest_deploy import Predictor
 from rest_deploy.errors import RestDeployError
-from tests.conftest import further
 from tests.reliability.conftest import Amount, Worker
 from tests.reliability.record import Record
 
@@ -19,7 +18,7 @@ _FLAT = 0.02  # of memory: what it may grow by after the warm-up
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx", *further(["checkpoint"])])
+@pytest.mark.parametrize("kind", ["onnx", "checkpoint"])
 def test_64_threads_get_the_answers_of_one(  # noqa: PLR0917
     kind: str, tiny_onnx: Path, tiny_checkpoint: Path, worker: Worker, amount: Amount, record: Record
 ) -> None:

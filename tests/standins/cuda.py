@@ -89,10 +89,13 @@ class FakeCuda:
         return self
 
     @property
-    def shown(self) -> int:
-        """GPUs that the driver shows; an old one has a GPU behind it."""
-        none = self.driver == 0 or self.absent is cudaError_t.cudaErrorNoDevice
-        return 0 if none else max(1, len(self.devices))
+    def shown(self) -> int | None:
+        """GPUs that the driver shows; an old one has a GPU behind it, and one that fails does not say."""
+        if self.driver == 0 or self.absent is cudaError_t.cudaErrorNoDevice:
+            return 0
+        if self.absent in (None, cudaError_t.cudaErrorInsufficientDriver):
+            return max(1, len(self.devices))
+        return None
 
     # What tests ask.
 
