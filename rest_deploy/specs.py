@@ -408,7 +408,8 @@ class Device:
         other = r"((?!cpu|cuda)[a-z]+(?:-[a-z]+)*)(?::(\w[\w.]{0,39}))?"
         match = re.fullmatch(rf"(cpu)|(cuda)(?::(\d{{1,3}}))?|{other}", text, re.ASCII)
         if not match:
-            raise DeviceError(f"device {text!r}; accepted: cpu, cuda, cuda:0, cuda:1, ..., or KIND:NAME")
+            others = "another kind in small letters, as openvino, or openvino:NAME"
+            raise DeviceError(f"device {text!r}; accepted: cpu, cuda, cuda:0, cuda:1, ..., or {others}")
         cpu, cuda, index, other, name = match.groups()
         return cls(cpu or cuda or other, int(index or 0), name or "")
 

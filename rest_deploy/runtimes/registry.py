@@ -74,8 +74,9 @@ class RuntimeRow:
         """Where it runs, in words, for who asked for another device."""
         if self.schemes:
             return "a model on a server runs where its server was told to; leave the device out"
-        kinds, suffix = " and ".join(self.devices), self.suffixes[0]
-        return f"{self.title} runs {suffix} files on {kinds} only; use device {kinds}, or elsewhere an .onnx file"
+        every, one = (f" {word} ".join(self.devices) for word in ("and", "or"))
+        runs = f"{self.title} runs {self.suffixes[0]} files on {every} only"
+        return f"{runs}; use device {one}, or elsewhere an .onnx file"
 
     def load(self, purpose: str) -> type[Runtime]:
         """Its class.

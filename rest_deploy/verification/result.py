@@ -70,6 +70,7 @@ class ArtifactResult:
         images: Figures on real images, one for each size.
         data: Of the images; None where there were none.
         errors: What could not be run, in words.
+        other_weights: That the reference has other weights than it was made from, in words; empty where that is not so.
         name_of: Name of a class.
         thumbnails: Image's name -> a small copy of it.
     """
@@ -82,6 +83,7 @@ class ArtifactResult:
     images: tuple[ImageFigures, ...] = ()
     data: DataResult | None = None
     errors: tuple[str, ...] = ()
+    other_weights: str = ""
     name_of: Callable[[int], str] = str
     thumbnails: Mapping[str, str] = field(default_factory=dict)
 
@@ -99,6 +101,8 @@ class ArtifactResult:
                 failures += [f"{where} {name}: {reason}" for reason in judge(figures, self.allowed_of_maps)]
         if self.blocks is not None and self.blocks.first_over_limit is not None:
             failures.append(f"{self.blocks.case}: the difference begins at block {self.blocks.first_over_limit}")
+        if failures and self.other_weights:
+            failures.append(self.other_weights)
         return failures
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 
 from rest_deploy.artifact.address import Place, located
 from rest_deploy.artifact.files import distinct_names
-from rest_deploy.artifact.info import ArtifactInfo
+from rest_deploy.artifact.info import ArtifactInfo, Weights
 from rest_deploy.environment import describe_environment
 from rest_deploy.errors import ConfigError, InputError, RestDeployError, counted
 from rest_deploy.recipes import Limits
@@ -111,7 +111,8 @@ def verify(
         if per_block:
             first = Case(1, at[0] if at else _BLOCK_SIZE)
             blocks = _by_block(known, subjects, synthetic=made, first=first, limits=limits, seed=seed, say=say)
-        results = tuple(_result(subject, made, images, blocks.get(subject.name), limits) for subject in subjects)
+        weights = known.subject.info.weights
+        results = tuple(_result(own, weights, made, images, blocks.get(own.name), limits=limits) for own in subjects)
         about, found = known.subject.to_dict(), images.data if images is not None else None
         return Verification(describe_environment(command), about, results, found, seed)
 
@@ -258,9 +259,11 @@ def _by_block(
 
 def _result(
     subject: Subject,
+    reference: Weights,
     synthetic: _Synthetic,
     images: ImagesResult | None,
     blocks: BlockComparison | None,
+    *,
     limits: Limits,
 ) -> ArtifactResult:
     name = subject.name
@@ -273,6 +276,14 @@ def _result(
         images=images.figures[name] if images is not None else (),
         data=images.data if images is not None else None,
         errors=(*synthetic.errors.get(name, ()), *(images.errors[name] if images is not None else ())),
+        other_weights=_other_weights(subject.info.weights, reference),
         name_of=subject.info.label,
         thumbnails=images.thumbnails if images is not None else {},
     )
+
+
+def _other_weights(own: Weights, reference: Weights) -> str:
+    if own.file is None or reference.file is None or own.sha256 == reference.sha256:
+        return ""
+    made, compared = (f"{weights.file} (SHA-256 {(weights.sha256 or '')[:12]})" for weights in (own, reference))
+    return f"it was made from {made}, and is compared with {compared}; give the checkpoint it was made from"

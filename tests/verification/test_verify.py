@@ -120,6 +120,8 @@ def test_a_file_fails_against_another_checkpoint(tiny_onnx: Path, tmp_path: Path
     found = verify(tiny_onnx, other, cases=ONE)
     assert not found.passed
     assert found.failures[0].startswith("tiny.onnx: 2x33x40: largest error")
+    assert found.failures[-1].startswith("tiny.onnx: it was made from tiny.safetensors (SHA-256 ")
+    assert "and is compared with other.safetensors (SHA-256 " in found.failures[-1]
 
 
 def test_another_number_of_classes_is_refused(tiny_onnx: Path, tmp_path: Path) -> None:
