@@ -39,7 +39,7 @@ faults: $(VENV)/.made
 # All that docs/reliability.md promises, and the longest cases; the table is soak_output/reliability.md.
 soak: $(VENV)/.made
 	$(BIN)/python -m pytest tests/reliability --soak
-	$(BIN)/python -m pytest tests --soak -m soak
+	$(BIN)/python -m pytest tests --soak -m soak --ignore tests/reliability
 
 # The oldest versions that pyproject.toml allows, but for torch (constraints-oldest.txt says why). Left out are a mistake of
 # onnxsim's that 0.7.0 did not make yet, and uncompressed YCbCr in TIFF, which Pillow 12.3.0 cannot read back.
