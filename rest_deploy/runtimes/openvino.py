@@ -113,8 +113,8 @@ def in_short_sums(model: Any) -> None:
 
     On CPUs with AVX2 or AVX-512 OpenVINO adds the products of a value one after the other, so that rounding grows with
     their number: a convolution of 256 channels by 3x3 loses 3.7 times what it does in ONNX Runtime with AVX-512, 4.5
-    times with AVX2, and rest_large 4.2e-5, root mean squared over 24 batches of 2x96x96, in place of 3.2e-5. Its
-    programs for SSE4.1 begin a sum with the one before, so that nothing changes there.
+    times with AVX2, and rest_large 4.2e-5, root mean squared over 24 batches of 2x96x96, in place of 3.2e-5. On
+    older CPUs it changes nothing.
 
     Args:
         model: An ``openvino.Model``; it is changed.

@@ -438,9 +438,9 @@ def import_onnxruntime(device: Device) -> Any:
 
 
 def _check_provider(ort: Any, device: Device) -> None:
-    from rest_deploy import nvidia
-
     if device.kind == "cuda" and _CUDA not in ort.get_available_providers():
+        from rest_deploy import nvidia
+
         if nvidia.gpu_count() == 0:
             raise DeviceError(f"device {device}: {nvidia.NONE_SHOWN}")
         raise DeviceError(

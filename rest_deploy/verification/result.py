@@ -101,7 +101,7 @@ class ArtifactResult:
                 failures += [f"{where} {name}: {reason}" for reason in judge(figures, self.allowed_of_maps)]
         if self.blocks is not None and self.blocks.first_over_limit is not None:
             failures.append(f"{self.blocks.case}: the difference begins at block {self.blocks.first_over_limit}")
-        if failures and self.other_weights:
+        if len(failures) > len(self.errors) and self.other_weights:  # which is no reason for what could not be run
             failures.append(self.other_weights)
         return failures
 
