@@ -159,6 +159,7 @@ def test_predicting_loads_nothing_heavy(tiny_onnx: Path) -> None:
         "psutil",
         "pynvml",
         "rest_deploy.environment",
+        "rest_deploy.nvidia",
         "jinja2",
         "matplotlib",
         "rich",
